@@ -1,0 +1,39 @@
+"""Settings for the tests of every package."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# `ci`: the same examples on every run and every machine. `dev`: new examples each time, failures remembered.
+# `thorough`: for a night. No deadlines: the first call of an operator pays for its set-up.
+settings.register_profile(
+    "ci",
+    derandomize=True,
+    deadline=None,
+    max_examples=50,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("dev", deadline=None, max_examples=50, print_blob=True)
+settings.register_profile("thorough", deadline=None, max_examples=2000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if "CI" in os.environ else "dev"))
+
+# The matrices of the tests are small: threads would cost more than they save, and the order of a sum over several
+# threads is not fixed.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _global_state() -> Iterator[None]:
+    """Start every test from the same global generator, and fail the one that leaves a changed default dtype."""
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    yield
+    after = torch.get_default_dtype()
+    torch.set_default_dtype(before)
+    assert after == before, f"the test left {after} as the default dtype, found {before}"

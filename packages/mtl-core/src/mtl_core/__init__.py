@@ -1,0 +1,77 @@
+"""Task gradients, conflict metrics and the protocols of multi-task optimisation.
+
+``collect`` turns losses into ``TaskGradients``; the functions of ``conflict`` measure how tasks disagree; ``step`` does
+a whole training step with any method that keeps to one of the four protocols.
+"""
+
+from mtl_core.conflict import (
+    conflict_count,
+    cosines,
+    dominated_conflict,
+    imbalance_ratio,
+    individual_progress,
+    majority_conflict,
+    mean_cosines,
+    weak_conflict,
+)
+from mtl_core.errors import (
+    DetachedLossError,
+    DuplicateModuleError,
+    InvalidInputError,
+    InvalidJacobianError,
+    InvalidParameterError,
+    MissingExtraError,
+    NoLossesError,
+    NoMatchError,
+    NonFiniteLossError,
+    NonScalarLossError,
+    NoSharedParametersError,
+    ResultsDirectoryError,
+    SolverError,
+    UnknownNameError,
+)
+from mtl_core.gradients import TaskGradients, collect
+from mtl_core.problem import Problem, TaskLosses
+from mtl_core.protocols import Aggregator, Event, LossWeighting, Method, Weighting
+from mtl_core.report import SkippedUpdate, StepOptions, StepReport
+from mtl_core.step import step
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Aggregator",
+    "DetachedLossError",
+    "DuplicateModuleError",
+    "Event",
+    "InvalidInputError",
+    "InvalidJacobianError",
+    "InvalidParameterError",
+    "LossWeighting",
+    "Method",
+    "MissingExtraError",
+    "NoLossesError",
+    "NoMatchError",
+    "NoSharedParametersError",
+    "NonFiniteLossError",
+    "NonScalarLossError",
+    "Problem",
+    "ResultsDirectoryError",
+    "SkippedUpdate",
+    "SolverError",
+    "StepOptions",
+    "StepReport",
+    "TaskGradients",
+    "TaskLosses",
+    "UnknownNameError",
+    "Weighting",
+    "collect",
+    "conflict_count",
+    "cosines",
+    "dominated_conflict",
+    "imbalance_ratio",
+    "individual_progress",
+    "majority_conflict",
+    "mean_cosines",
+    "step",
+    "weak_conflict",
+]

@@ -1,0 +1,159 @@
+"""Checks at the public door: each returns the value it was given, or says what is wrong with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from mtl_core.errors import InvalidJacobianError, InvalidParameterError, NonScalarLossError
+
+__all__ = [
+    "gramian",
+    "in_interval",
+    "jacobian",
+    "non_negative",
+    "one_of",
+    "positive",
+    "positive_int",
+    "scalar_loss",
+]
+
+T = TypeVar("T")
+
+
+def _number(name: str, value: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InvalidParameterError(f"`{name}` must be a number, got {value!r}.") from None
+    if not math.isfinite(number):
+        raise InvalidParameterError(f"`{name}` must be finite, got {value!r}.")
+    return number
+
+
+def positive(name: str, value: float) -> float:
+    """Return ``value`` if it is a finite number above zero.
+
+    Raises:
+        InvalidParameterError: otherwise.
+    """
+    number = _number(name, value)
+    if number <= 0:
+        raise InvalidParameterError(f"`{name}` must be positive, got {value!r}.")
+    return number
+
+
+def non_negative(name: str, value: float) -> float:
+    """Return ``value`` if it is a finite number of zero or more.
+
+    Raises:
+        InvalidParameterError: otherwise.
+    """
+    number = _number(name, value)
+    if number < 0:
+        raise InvalidParameterError(f"`{name}` must not be negative, got {value!r}.")
+    return number
+
+
+def positive_int(name: str, value: int) -> int:
+    """Return ``value`` if it is a whole number of one or more.
+
+    Raises:
+        InvalidParameterError: otherwise.
+    """
+    if type(value) is not int or value < 1:
+        raise InvalidParameterError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+    return value
+
+
+def in_interval(name: str, value: float, low: float, high: float) -> float:
+    """Return ``value`` if it lies in the closed interval ``[low, high]``.
+
+    Raises:
+        InvalidParameterError: otherwise.
+    """
+    number = _number(name, value)
+    if not low <= number <= high:
+        raise InvalidParameterError(f"`{name}` must lie in [{low:g}, {high:g}], got {value!r}.")
+    return number
+
+
+def one_of(name: str, value: T, options: Sequence[T]) -> T:
+    """Return ``value`` if it is one of ``options``.
+
+    Raises:
+        InvalidParameterError: otherwise.
+    """
+    if value not in options:
+        listed = ", ".join(repr(option) for option in options)
+        raise InvalidParameterError(f"`{name}` must be one of {listed}, got {value!r}.")
+    return value
+
+
+def _matrix(name: str, value: Tensor) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise InvalidJacobianError(f"`{name}` must be a torch.Tensor, got {type(value).__name__}.")
+    if value.ndim != 2:
+        raise InvalidJacobianError(
+            f"`{name}` must have two dimensions, one row per task, got shape {tuple(value.shape)}. "
+            "Flatten each task's gradient into one row."
+        )
+    if value.shape[0] == 0:
+        raise InvalidJacobianError(f"`{name}` must have at least one row, got shape {tuple(value.shape)}.")
+    if not value.is_floating_point():
+        raise InvalidJacobianError(
+            f"`{name}` must be of a real floating dtype, got {value.dtype}. Use .float(), or torch.view_as_real for "
+            "complex."
+        )
+    return value
+
+
+def _finite(name: str, value: Tensor) -> Tensor:
+    # One small reduction; on an accelerator this is the single synchronisation of the check.
+    if not bool(torch.isfinite(value.detach().sum())) and not bool(torch.isfinite(value.detach()).all()):
+        bad = [i for i, row in enumerate(value.detach()) if not bool(torch.isfinite(row).all())]
+        raise InvalidJacobianError(
+            f"`{name}` must be finite, got NaN or infinity in row(s) {bad} of shape {tuple(value.shape)}. "
+            "Look at these tasks' losses, or lower the learning rate or loss scale."
+        )
+    return value
+
+
+def jacobian(matrix: Tensor, *, name: str = "jacobian") -> Tensor:
+    """Return ``matrix`` if it is a finite real floating Jacobian ``[m, d]`` with ``m >= 1``.
+
+    Raises:
+        InvalidJacobianError: otherwise, naming the rows that are not finite.
+    """
+    return _finite(name, _matrix(name, matrix))
+
+
+def gramian(matrix: Tensor, *, name: str = "gramian") -> Tensor:
+    """Return ``matrix`` if it is a finite real floating square matrix ``[m, m]`` with ``m >= 1``.
+
+    Raises:
+        InvalidJacobianError: otherwise.
+    """
+    _matrix(name, matrix)
+    if matrix.shape[0] != matrix.shape[1]:
+        raise InvalidJacobianError(f"`{name}` must be square, got shape {tuple(matrix.shape)}.")
+    return _finite(name, matrix)
+
+
+def scalar_loss(task: str, loss: object) -> Tensor:
+    """Return a task's loss as a tensor without dimensions.
+
+    Raises:
+        NonScalarLossError: it is not a tensor of one element.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise NonScalarLossError(
+            f"the loss of task {task!r} must be a scalar tensor, got {found}. "
+            "Reduce it over the batch, e.g. with .mean()."
+        )
+    return loss.reshape(()) if loss.ndim else loss

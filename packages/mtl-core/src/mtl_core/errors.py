@@ -1,0 +1,130 @@
+"""What can go wrong, by cause.
+
+Every error that this family of packages raises on purpose is one of these. The text names the argument, the rule it
+broke, what was found and the way out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "DetachedLossError",
+    "DuplicateModuleError",
+    "InvalidInputError",
+    "InvalidJacobianError",
+    "InvalidParameterError",
+    "MissingExtraError",
+    "NoLossesError",
+    "NoMatchError",
+    "NoSharedParametersError",
+    "NonFiniteLossError",
+    "NonScalarLossError",
+    "ResultsDirectoryError",
+    "SolverError",
+    "UnknownNameError",
+]
+
+
+class InvalidInputError(ValueError):
+    """An argument breaks the rule that its function states."""
+
+
+class NoLossesError(InvalidInputError):
+    """There is no task loss to work on."""
+
+
+class NonScalarLossError(InvalidInputError):
+    """A task's loss is not one number."""
+
+
+class NonFiniteLossError(InvalidInputError):
+    """A task's loss is NaN or infinite.
+
+    Attributes:
+        tasks: names of the tasks concerned.
+    """
+
+    def __init__(self, message: str, *, tasks: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.tasks = tuple(tasks)
+
+
+class DetachedLossError(InvalidInputError):
+    """A task's loss does not depend on any shared parameter.
+
+    Attributes:
+        tasks: names of the tasks concerned.
+    """
+
+    def __init__(self, message: str, *, tasks: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.tasks = tuple(tasks)
+
+
+class NoSharedParametersError(InvalidInputError):
+    """The set of shared parameters is empty or wholly frozen."""
+
+
+class InvalidJacobianError(InvalidInputError):
+    """A Jacobian or Gramian has the wrong rank, shape or dtype, or holds NaN or infinities."""
+
+
+class InvalidParameterError(InvalidInputError):
+    """A hyper-parameter lies outside the range in which its method is defined."""
+
+
+class UnknownNameError(InvalidInputError):
+    """A method, benchmark or option of that name does not exist.
+
+    Attributes:
+        name: the name that was asked for.
+        valid: the names that exist.
+    """
+
+    def __init__(self, kind: str, name: str, valid: Iterable[str]) -> None:
+        self.name = name
+        self.valid = tuple(valid)
+        close = difflib.get_close_matches(name.lower(), [v.lower() for v in self.valid], n=1)
+        guess = next((v for v in self.valid if close and v.lower() == close[0]), None)
+        hint = f" Did you mean {guess!r}?" if guess is not None else ""
+        super().__init__(f"unknown {kind} {name!r}.{hint} Valid: {', '.join(self.valid) or 'none'}.")
+
+
+class NoMatchError(InvalidInputError):
+    """A pattern matches no parameter or layer."""
+
+
+class DuplicateModuleError(InvalidInputError):
+    """One submodule is registered under two names, which functional evaluation cannot handle."""
+
+
+class ResultsDirectoryError(InvalidInputError):
+    """A results directory holds something else than the run that wants to write there."""
+
+
+class SolverError(RuntimeError):
+    """A solver did not reach its tolerance.
+
+    Attributes:
+        residual: the optimality residual that was reached.
+        iterations: how many iterations were spent.
+    """
+
+    def __init__(self, message: str, *, residual: float, iterations: int) -> None:
+        super().__init__(f"{message} (residual {residual:.3e} after {iterations} iterations)")
+        self.residual = residual
+        self.iterations = iterations
+
+
+class MissingExtraError(ImportError):
+    """An optional dependency is needed and absent.
+
+    Args:
+        what: what needs it, in the reader's words.
+        extra: the requirement that brings it, e.g. ``"mtl-aggregators[cvxpy]"``.
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs an optional dependency. Install it with: pip install '{extra}'")

@@ -1,0 +1,67 @@
+"""How a step is asked for and what it reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mtl_core import checks
+from mtl_core.protocols import Event
+
+__all__ = ["SkippedUpdate", "StepOptions", "StepReport"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """How a step treats what its method leaves open; the same for every method.
+
+    Attributes:
+        heads: ``"unit"``: each head follows its own loss. ``"weighted"``: it follows its loss times the method's
+            weight.
+        max_norm: the combined gradient of the shared parameters is clipped to this norm, after it is written.
+        scaler: a gradient scaler. Losses are scaled before and gradients unscaled after differentiation, so that every
+            method sees true gradients; the scaler then takes the optimiser's step, and skips it at an overflow.
+    """
+
+    heads: Literal["unit", "weighted"] = "unit"
+    max_norm: float | None = None
+    scaler: torch.amp.GradScaler | None = None
+
+    def __post_init__(self) -> None:
+        checks.one_of("heads", self.heads, ("unit", "weighted"))
+        if self.max_norm is not None:
+            checks.positive("max_norm", self.max_norm)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step saw and did.
+
+    Attributes:
+        losses: the losses ``[m]`` before the update; NaN for a task that was absent.
+        weights: the method's weights ``[m]``, if it has any.
+        gramian: the Gramian ``[m, m]`` that the weights were computed from, if it was.
+        tasks: the tasks' names.
+        events: what else happened, in order.
+    """
+
+    losses: Tensor
+    weights: Tensor | None
+    gramian: Tensor | None
+    tasks: tuple[str, ...]
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True)
+class SkippedUpdate:
+    """The gradients overflowed under a gradient scaler: parameters were left alone and the scale was lowered."""
+
+    scale: float
+    kind: str = "skipped_update"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The event as plain data."""
+        return {"kind": self.kind, "scale": self.scale}

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from mtl_core import (
+    DetachedLossError,
+    InvalidInputError,
+    InvalidJacobianError,
+    InvalidParameterError,
+    NoLossesError,
+    NonFiniteLossError,
+    NonScalarLossError,
+    NoSharedParametersError,
+    TaskGradients,
+    collect,
+)
+from mtl_core.gradients import gramian_of
+from mtl_core.testing import jacobian_of, jacobians, reference_jacobian, small_problem
+
+
+def parameter(*values: float) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(values, dtype=torch.float64))
+
+
+def test_gradients_by_hand() -> None:
+    a, b = parameter(1.0, 2.0), parameter(3.0)
+    # L1 = a1^2 + b, L2 = a1 a2: gradients (2, 0, 1) and (2, 1, 0).
+    grads = collect([a[0] ** 2 + b[0], a[0] * a[1]], [a, b])
+    assert grads.matrix.tolist() == [[2.0, 0.0, 1.0], [2.0, 1.0, 0.0]]
+    assert grads.gramian.tolist() == [[5.0, 4.0], [4.0, 5.0]]
+    assert grads.norms.tolist() == [math.sqrt(5.0)] * 2
+    assert grads.mean.tolist() == [2.0, 0.5, 0.5]
+    assert grads.combine(torch.tensor([1.0, -1.0])).tolist() == [0.0, -1.0, 1.0]
+    assert grads.losses.tolist() == [4.0, 2.0]
+    assert a.grad is None
+
+
+def test_untouched_parameters_count_as_zero() -> None:
+    a, b = parameter(1.0), parameter(1.0)
+    grads = collect({"first": a[0] * 3, "second": b[0] * 5}, [a, b])
+    assert grads.matrix.tolist() == [[3.0, 0.0], [0.0, 5.0]]
+    assert grads.tasks == ("first", "second")
+
+
+def test_assign_writes_views_in_each_parameters_shape() -> None:
+    w, b = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(4))
+    grads = collect([w.sum() + b.sum(), w.sum()], [w, b])
+    vector = torch.arange(10.0)
+    grads.assign(vector)
+    assert w.grad is not None
+    assert b.grad is not None
+    assert w.grad.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    assert b.grad.tolist() == [6.0, 7.0, 8.0, 9.0]
+    vector[0] = 7.0
+    assert float(w.grad[0, 0]) == 7.0  # the same memory
+
+
+def test_repeated_and_frozen_parameters_count_once_or_not_at_all() -> None:
+    a, frozen = parameter(1.0, 1.0), parameter(9.0)
+    frozen.requires_grad_(False)
+    grads = collect([a.sum() * frozen[0]], [a, a, frozen])
+    assert grads.matrix.tolist() == [[9.0, 9.0]]
+
+
+def test_complex_parameters_are_real_pairs() -> None:
+    z = nn.Parameter(torch.tensor([1.0 + 2.0j], dtype=torch.complex128))
+    loss = (z.abs() ** 2).sum()  # x^2 + y^2: gradient (2, 4)
+    grads = collect([loss], [z])
+    assert grads.matrix.tolist() == [[2.0, 4.0]]
+    grads.assign(torch.tensor([0.5, -1.0], dtype=torch.float64))
+    assert z.grad is not None
+    assert z.grad.tolist() == [0.5 - 1.0j]
+
+
+def test_sparse_gradients_are_made_dense() -> None:
+    table = nn.Embedding(3, 2, sparse=True)
+    grads = collect([table(torch.tensor([0, 0])).sum(), table(torch.tensor([2])).sum()], table.parameters())
+    assert grads.matrix.tolist() == [[2.0, 2.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 1.0, 1.0]]
+
+
+def test_mixed_dtypes_are_promoted_and_cast_back() -> None:
+    narrow, wide = nn.Parameter(torch.ones(2, dtype=torch.bfloat16)), nn.Parameter(torch.ones(1))
+    grads = collect([narrow.float().sum() * 2 + wide.sum()], [narrow, wide])
+    assert grads.matrix.dtype == torch.float32
+    grads.assign(grads.combine(torch.ones(1)))
+    assert narrow.grad is not None
+    assert narrow.grad.dtype == torch.bfloat16
+    assert narrow.grad.tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("form", ["mapping", "stack", "joint"])
+@pytest.mark.parametrize("features", [False, True])
+@pytest.mark.parametrize("chunk_size", [None, 1, 2, 3, 7])
+def test_every_mode_equals_one_backward_pass_per_task(form: str, features: bool, chunk_size: int | None) -> None:
+    problem, batch = small_problem(3, features=features, form=form)
+    expected = reference_jacobian(problem, batch)
+    losses = problem.losses(batch)
+    grads = collect(
+        losses.outputs, problem.shared, features=losses.features, heads=problem.heads, chunk_size=chunk_size
+    )
+    torch.testing.assert_close(grads.matrix, expected, rtol=1e-12, atol=1e-14)
+    found = [p.grad.clone() for p in problem.heads if p.grad is not None]
+    problem.model.zero_grad()
+    problem.losses(batch).values.sum().backward()
+    assert len(found) == len(problem.heads)
+    for gradient, head in zip(found, problem.heads, strict=True):
+        torch.testing.assert_close(gradient, head.grad, rtol=1e-12, atol=1e-14)
+
+
+def test_a_stack_is_taken_apart() -> None:
+    """Going backward through the stack would run every head for every task, and give zeros for untouched parameters."""
+    a, b = parameter(1.0), parameter(1.0)
+    passes = []
+
+    class Counted(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: object, gradient: Tensor) -> Tensor:
+            passes.append(1)
+            return gradient
+
+    collect(torch.stack([Counted.apply(a[0]), Counted.apply(b[0])]), [a, b])
+    assert len(passes) == 2
+
+
+def test_graph_is_kept_on_request() -> None:
+    a = parameter(2.0)
+    losses = [a[0] ** 2, a[0] ** 3]
+    first = collect(losses, [a], retain_graph=True)
+    second = collect(losses, [a])
+    assert torch.equal(first.matrix, second.matrix)
+    with pytest.raises(RuntimeError, match="second time"):
+        collect(losses, [a])
+
+
+@given(jacobians(dtypes=(torch.float32, torch.float64), max_parameters=40))
+def test_gramian_is_symmetric_and_positive_semidefinite(jacobian: Tensor) -> None:
+    gramian = gramian_of(jacobian)
+    assert gramian.dtype == torch.float64
+    assert torch.equal(gramian, gramian.T)
+    scale = gramian.diagonal().clamp(min=1e-300).sqrt()
+    assert float(torch.linalg.eigvalsh(gramian / scale / scale[:, None]).min()) >= -1e-12
+
+
+def test_gramian_of_many_columns_is_that_of_the_whole() -> None:
+    jacobian = jacobian_of("generic", n_tasks=3, n_parameters=400_000, spread=3, dtype=torch.float32)
+    wide = jacobian.double()
+    torch.testing.assert_close(gramian_of(jacobian), wide @ wide.T, rtol=1e-12, atol=0.0)
+
+
+@given(st.integers(1, 4), st.lists(st.booleans(), min_size=4, max_size=4), st.integers(0, 99))
+def test_freezing_removes_columns_and_nothing_else(n_tasks: int, frozen: list[bool], seed: int) -> None:
+    problem, batch = small_problem(n_tasks, seed=seed)
+    everything = collect(problem.losses(batch).outputs, problem.shared)
+    sizes = [p.numel() for p in problem.shared]
+    kept = [i for i, f in enumerate(frozen) if not f]
+    columns = torch.cat(
+        [part for part, f in zip(torch.arange(sum(sizes)).split(sizes), frozen, strict=True) if not f]
+        or [torch.empty(0, dtype=torch.long)]
+    )
+    for p, f in zip(tuple(problem.model.trunk.parameters()), frozen, strict=True):
+        p.requires_grad_(not f)
+    if not kept:
+        with pytest.raises(NoSharedParametersError, match="all frozen"):
+            collect(problem.losses(batch).outputs, problem.model.trunk.parameters())
+        return
+    some = collect(problem.losses(batch).outputs, problem.shared)
+    torch.testing.assert_close(some.matrix, everything.matrix[:, columns], rtol=1e-12, atol=1e-14)
+
+
+class TestBadInput:
+    def test_no_losses(self) -> None:
+        with pytest.raises(NoLossesError, match="at least one loss, got none"):
+            collect([], [parameter(1.0)])
+
+    def test_loss_that_is_not_scalar(self) -> None:
+        a = parameter(1.0, 2.0)
+        with pytest.raises(NonScalarLossError, match=r"task '1' must be a scalar tensor, got shape \(2,\)"):
+            collect([a.sum(), a * 2], [a])
+        with pytest.raises(NonScalarLossError, match=r"got shape \(2, 2\)"):
+            collect(torch.ones(2, 2), [a])
+        with pytest.raises(NonScalarLossError, match="got float"):
+            collect([a.sum(), 1.0], [a])  # type: ignore[list-item]
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_loss_that_is_not_finite_is_named(self, value: float) -> None:
+        a = parameter(1.0)
+        with pytest.raises(NonFiniteLossError, match=f"'depth' is {value}") as caught:
+            collect({"semantic": a[0], "depth": a[0] * value}, [a])
+        assert caught.value.tasks == ("depth",)
+
+    @pytest.mark.parametrize("chunk_size", [None, 2])
+    def test_detached_loss_is_named(self, chunk_size: int | None) -> None:
+        a, other = parameter(1.0), parameter(1.0)
+        with pytest.raises(DetachedLossError, match="shared parameters") as caught:
+            collect({"a": a[0], "b": other[0], "c": a[0].detach()}, [a], chunk_size=chunk_size)
+        assert caught.value.tasks == ("b", "c")
+
+    def test_detached_from_the_features(self) -> None:
+        a = parameter(1.0)
+        z = a * 2
+        with pytest.raises(DetachedLossError, match="features"):
+            collect([z.sum(), parameter(1.0)[0]], [a], features=z)
+
+    def test_way_past_the_features(self) -> None:
+        a = parameter(1.0)
+        z = a * 2
+        with pytest.raises(InvalidInputError, match=r"another way for tasks \['1'\]"):
+            collect([z.sum(), z.sum() * a[0]], [a], features=z)
+
+    def test_detached_features(self) -> None:
+        a = parameter(1.0)
+        z = a * 2
+        with pytest.raises(InvalidInputError, match="Do not detach"):
+            collect([z.sum()], [a], features=z.detach())
+
+    def test_empty_and_frozen_shared_set(self) -> None:
+        a = parameter(1.0)
+        with pytest.raises(NoSharedParametersError, match=r"got 0 parameter\(s\)"):
+            collect([a[0]], [])
+        frozen = parameter(1.0).requires_grad_(False)
+        with pytest.raises(NoSharedParametersError, match="all frozen"):
+            collect([a[0]], [frozen])
+        with pytest.raises(InvalidInputError, match="Wrap it in a list"):
+            collect([a[0]], a)
+
+    def test_chunk_size(self) -> None:
+        a = parameter(1.0)
+        with pytest.raises(InvalidParameterError, match="`chunk_size` must be a whole number of at least 1, got 0"):
+            collect([a[0]], [a], chunk_size=0)
+
+    def test_vector_and_weights_of_wrong_shape(self) -> None:
+        a = parameter(1.0, 2.0)
+        grads = collect([a.sum()], [a])
+        with pytest.raises(InvalidJacobianError, match=r"shape \(2,\).*got \(3,\)"):
+            grads.assign(torch.ones(3))
+        with pytest.raises(InvalidInputError, match=r"one weight per task, shape \(1,\), got \(2,\)"):
+            grads.combine(torch.ones(2))
+        with pytest.raises(InvalidInputError, match="must be finite"):
+            grads.combine(torch.tensor([math.nan]))
+
+    def test_gradient_that_is_not_finite_though_the_loss_is(self) -> None:
+        a = parameter(0.0)
+        grads = collect({"fine": a[0] + 1, "bad": (a * 0).sqrt().sum()}, [a])
+        with pytest.raises(InvalidJacobianError, match=r"tasks \['bad'\]"):
+            _ = grads.host_gramian
+
+    def test_jacobian_that_does_not_fit_its_parameters(self) -> None:
+        with pytest.raises(InvalidJacobianError, match=r"one column per shared parameter entry, 2, got shape \(1, 3\)"):
+            TaskGradients(torch.ones(1, 3), [parameter(1.0, 2.0)])
+
+    def test_several_devices(self) -> None:
+        a, b = parameter(1.0), nn.Parameter(torch.ones(1, device="meta"))
+        with pytest.raises(InvalidInputError, match="one device"):
+            collect([a[0]], [a, b])

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import mtl_core
+import mtl_core.testing
+from mtl_core import InvalidParameterError, MissingExtraError, SolverError, UnknownNameError, checks
+
+
+def test_public_names() -> None:
+    assert sorted(mtl_core.__all__) == [
+        "Aggregator",
+        "DetachedLossError",
+        "DuplicateModuleError",
+        "Event",
+        "InvalidInputError",
+        "InvalidJacobianError",
+        "InvalidParameterError",
+        "LossWeighting",
+        "Method",
+        "MissingExtraError",
+        "NoLossesError",
+        "NoMatchError",
+        "NoSharedParametersError",
+        "NonFiniteLossError",
+        "NonScalarLossError",
+        "Problem",
+        "ResultsDirectoryError",
+        "SkippedUpdate",
+        "SolverError",
+        "StepOptions",
+        "StepReport",
+        "TaskGradients",
+        "TaskLosses",
+        "UnknownNameError",
+        "Weighting",
+        "collect",
+        "conflict_count",
+        "cosines",
+        "dominated_conflict",
+        "imbalance_ratio",
+        "individual_progress",
+        "majority_conflict",
+        "mean_cosines",
+        "step",
+        "weak_conflict",
+    ]
+    for module in (mtl_core, mtl_core.testing):
+        assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_import_is_light() -> None:
+    """Nothing heavy is imported that torch does not import itself, and the seed and thread count are left alone."""
+    script = """
+import sys, torch
+before, seed, threads = set(sys.modules), torch.initial_seed(), torch.get_num_threads()
+import mtl_core
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+heavy = new & {"scipy", "peft", "cvxpy", "hypothesis", "matplotlib", "mtl_aggregators", "mtl_teleport"}
+assert not heavy, heavy
+assert (seed, threads) == (torch.initial_seed(), torch.get_num_threads())
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_errors_say_what_to_do() -> None:
+    error = UnknownNameError("method", "fairgrd", ["CAGrad", "FairGrad"])
+    assert str(error) == "unknown method 'fairgrd'. Did you mean 'FairGrad'? Valid: CAGrad, FairGrad."
+    assert error.valid == ("CAGrad", "FairGrad")
+    assert "Valid: none." in str(UnknownNameError("option", "x", []))
+    assert (
+        str(SolverError("no minimum", residual=0.5, iterations=3))
+        == "no minimum (residual 5.000e-01 after 3 iterations)"
+    )
+    assert "pip install 'mtl-core[testing]'" in str(MissingExtraError("x", "mtl-core[testing]"))
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "message"),
+    [
+        (checks.positive, 0.0, "must be positive, got 0.0"),
+        (checks.positive, float("inf"), "must be finite, got inf"),
+        (checks.positive, "x", "must be a number, got 'x'"),
+        (checks.non_negative, -1e-9, "must not be negative"),
+        (checks.positive_int, 1.0, "must be a whole number of at least 1, got 1.0"),
+        (checks.positive_int, True, "must be a whole number of at least 1, got True"),
+    ],
+)
+def test_checks_refuse(check: object, value: object, message: str) -> None:
+    assert callable(check)
+    with pytest.raises(InvalidParameterError, match=f"`c` {message}"):
+        check("c", value)
+
+
+def test_checks_return_what_they_are_given() -> None:
+    assert checks.positive("c", 0.5) == 0.5
+    assert checks.non_negative("c", 0) == 0.0
+    assert checks.in_interval("c", 1, 0, 1) == 1.0
+    assert checks.one_of("c", "a", ("a", "b")) == "a"
