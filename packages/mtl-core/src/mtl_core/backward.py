@@ -12,7 +12,10 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from mtl_core.errors import DetachedLossError, InvalidInputError, NonFiniteLossError
 
 __all__ = [
+    "Joint",
     "Outputs",
+    "Root",
+    "Row",
     "batched_rows",
     "check_attached",
     "check_finite_losses",
@@ -20,8 +23,13 @@ __all__ = [
     "empty_jacobian",
     "feature_rows",
     "flat_size",
+    "flatten_into",
     "full_losses",
+    "head_gradients",
+    "refuse_detached",
+    "roots_of",
     "sequential_rows",
+    "widest_dtype",
 ]
 
 Outputs = tuple[Tensor, ...] | Tensor
@@ -31,7 +39,7 @@ Row = tuple[Tensor | None, ...]
 """One task's gradient by each input; ``None`` where the task does not touch it."""
 
 
-class _Joint:
+class Joint:
     """Entry ``i`` of losses that were computed as one tensor."""
 
     def __init__(self, losses: Tensor, i: int) -> None:
@@ -39,11 +47,11 @@ class _Joint:
         self.i = i
 
 
-_Root = Tensor | GradientEdge | _Joint | None
+Root = Tensor | GradientEdge | Joint | None
 """What one task's backward pass starts from; ``None`` where the loss has no graph at all."""
 
 
-def _roots(outputs: Outputs) -> list[_Root]:
+def roots_of(outputs: Outputs) -> list[Root]:
     """One root per task. A stack is taken apart: going through it would run every task's head in every task's pass."""
     if not isinstance(outputs, Tensor):
         return [loss if loss.requires_grad else None for loss in outputs]
@@ -52,10 +60,10 @@ def _roots(outputs: Outputs) -> list[_Root]:
     stack = outputs.grad_fn
     if stack is not None and stack.name().startswith("StackBackward"):
         return [None if node is None else GradientEdge(node, nr) for node, nr in stack.next_functions]
-    return [_Joint(outputs, i) for i in range(len(outputs))]
+    return [Joint(outputs, i) for i in range(len(outputs))]
 
 
-def _grad(root: _Root, inputs: Sequence[Tensor], retain_graph: bool) -> Row:
+def _grad(root: Root, inputs: Sequence[Tensor], retain_graph: bool) -> Row:
     if root is None:
         return (None,) * len(inputs)
     if isinstance(root, GradientEdge):
@@ -78,14 +86,14 @@ def sequential_rows(
     """Fill each task's row of the Jacobian by a backward pass of its own; return the heads' gradients per task."""
     head_rows: list[Row] = []
     detached: list[str] = []
-    for k, root in enumerate(_roots(outputs)):
+    for k, root in enumerate(roots_of(outputs)):
         found = _grad(root, (*shared, *heads), retain_graph or k < len(rows) - 1)
         if all(g is None for g in found[: len(shared)]):
             detached.append(names[k])
             continue
-        _flatten_into(rows[k], found[: len(shared)], shared)
+        flatten_into(rows[k], found[: len(shared)], shared)
         head_rows.append(found[len(shared) :])
-    _refuse_detached(detached, "shared parameters")
+    refuse_detached(detached, "shared parameters")
     return head_rows
 
 
@@ -107,9 +115,29 @@ def batched_rows(
         found = _vjp([losses], (*shared, *heads), [part], keep)
         for k in range(len(part)):
             row = tuple(None if g is None else g[k] for g in found)
-            _flatten_into(rows[start + k], row[: len(shared)], shared)
+            flatten_into(rows[start + k], row[: len(shared)], shared)
             head_rows.append(row[len(shared) :])
     return head_rows
+
+
+def head_gradients(
+    outputs: Outputs, names: Sequence[str], features: Sequence[Tensor], heads: Sequence[Tensor]
+) -> tuple[list[Row], list[Row]]:
+    """Each task's gradient by the features and by the heads' parameters; the graph is kept.
+
+    Raises:
+        DetachedLossError: a loss does not depend on the features.
+    """
+    at_features: list[Row] = []
+    head_rows: list[Row] = []
+    for root in roots_of(outputs):
+        found = _grad(root, (*features, *heads), True)
+        at_features.append(found[: len(features)])
+        head_rows.append(found[len(features) :])
+    refuse_detached(
+        [name for name, row in zip(names, at_features, strict=True) if all(g is None for g in row)], "features"
+    )
+    return at_features, head_rows
 
 
 def feature_rows(
@@ -123,31 +151,23 @@ def feature_rows(
     retain_graph: bool,
 ) -> list[Row]:
     """As ``sequential_rows``, but each head once, down to the features, and then ``chunk_size`` tasks at a time."""
-    at_features: list[Row] = []
-    head_rows: list[Row] = []
-    for root in _roots(outputs):
-        found = _grad(root, (*features, *heads), True)
-        at_features.append(found[: len(features)])
-        head_rows.append(found[len(features) :])
-    _refuse_detached(
-        [name for name, row in zip(names, at_features, strict=True) if all(g is None for g in row)], "features"
-    )
+    at_features, head_rows = head_gradients(outputs, names, features, heads)
     for start in range(0, len(rows), chunk_size):
         part = at_features[start : start + chunk_size]
         keep = retain_graph or start + chunk_size < len(rows)
         used = [j for j in range(len(features)) if any(row[j] is not None for row in part)]
         starts = [features[j] for j in used]
         if len(part) == 1:
-            seeds = [g for g in part[0] if g is not None]
-            found = torch.autograd.grad(starts, shared, seeds, retain_graph=keep, allow_unused=True)
-            _flatten_into(rows[start], found, shared)
+            own = [g for g in part[0] if g is not None]
+            row = torch.autograd.grad(starts, shared, own, retain_graph=keep, allow_unused=True)
+            flatten_into(rows[start], row, shared)
             continue
         seeds = [
             torch.stack([torch.zeros_like(features[j]) if (g := row[j]) is None else g for row in part]) for j in used
         ]
         found = _vjp(starts, shared, seeds, keep)
         for k in range(len(part)):
-            _flatten_into(rows[start + k], tuple(None if g is None else g[k] for g in found), shared)
+            flatten_into(rows[start + k], tuple(None if g is None else g[k] for g in found), shared)
     return head_rows
 
 
@@ -163,19 +183,21 @@ def flat_size(parameter: Tensor) -> int:
     return parameter.numel() * (2 if parameter.is_complex() else 1)
 
 
-def _real_dtype(parameter: Tensor) -> torch.dtype:
-    return parameter.dtype.to_real()
+def widest_dtype(parameters: Sequence[Tensor]) -> torch.dtype:
+    """The real dtype to which the parameters' gradients are promoted."""
+    dtype = parameters[0].dtype.to_real()
+    for parameter in parameters[1:]:
+        dtype = torch.promote_types(dtype, parameter.dtype.to_real())
+    return dtype
 
 
 def empty_jacobian(n_tasks: int, shared: Sequence[Tensor]) -> Tensor:
-    """Room for a Jacobian ``[m, d]`` of the widest dtype among the parameters."""
-    dtype = _real_dtype(shared[0])
-    for parameter in shared[1:]:
-        dtype = torch.promote_types(dtype, _real_dtype(parameter))
-    return torch.empty(n_tasks, sum(flat_size(p) for p in shared), dtype=dtype, device=shared[0].device)
+    """Room for a Jacobian ``[m, d]``."""
+    size = sum(flat_size(p) for p in shared)
+    return torch.empty(n_tasks, size, dtype=widest_dtype(shared), device=shared[0].device)
 
 
-def _flatten_into(row: Tensor, gradients: Sequence[Tensor | None], shared: Sequence[Tensor]) -> None:
+def flatten_into(row: Tensor, gradients: Sequence[Tensor | None], shared: Sequence[Tensor]) -> None:
     """Write gradients into one row of the Jacobian, zero where there is none."""
     parts: list[Tensor] = []
     for gradient, parameter in zip(gradients, shared, strict=True):
@@ -196,7 +218,8 @@ def full_losses(outputs: Outputs, n_tasks: int, index: Sequence[int]) -> Tensor:
     return values.new_full((n_tasks,), float("nan")).index_put((torch.tensor(index, device=values.device),), values)
 
 
-def _refuse_detached(detached: Sequence[str], what: str) -> None:
+def refuse_detached(detached: Sequence[str], what: str) -> None:
+    """Raise ``DetachedLossError`` if there are tasks to name."""
     if detached:
         raise DetachedLossError(
             f"the losses of tasks {list(detached)} must depend on the {what}, got none that do. "
@@ -228,15 +251,15 @@ def check_attached(outputs: Outputs, names: Sequence[str], shared: Sequence[Tens
     Raises:
         DetachedLossError: naming the tasks whose loss does not.
     """
-    reached = _reach(_roots(outputs), shared)
-    _refuse_detached([name for name, ok in zip(names, reached, strict=True) if not ok], "shared parameters")
+    reached = _reach(roots_of(outputs), shared)
+    refuse_detached([name for name, ok in zip(names, reached, strict=True) if not ok], "shared parameters")
 
 
 def _node(tensor: Tensor) -> Node:
     return get_gradient_edge(tensor).node
 
 
-def _reach(roots: Sequence[_Root], targets: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> list[bool]:
+def _reach(roots: Sequence[Root], targets: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> list[bool]:
     """Whether the graph of each root leads to some target without passing through ``stop``."""
     known: dict[Node, bool] = {_node(t): True for t in targets}
     known.update({_node(t): False for t in stop if t.requires_grad})
@@ -245,9 +268,7 @@ def _reach(roots: Sequence[_Root], targets: Sequence[Tensor], stop: Sequence[Ten
         if root is None:
             reached.append(False)
             continue
-        start = (
-            root.node if isinstance(root, GradientEdge) else _node(root.losses if isinstance(root, _Joint) else root)
-        )
+        start = root.node if isinstance(root, GradientEdge) else _node(root.losses if isinstance(root, Joint) else root)
         stack = [(start, False)]
         while stack:
             node, expanded = stack.pop()
@@ -269,7 +290,7 @@ def check_no_bypass(
     Raises:
         InvalidInputError: naming the tasks whose loss has another way.
     """
-    reached = _reach(_roots(outputs), shared, stop=features)
+    reached = _reach(roots_of(outputs), shared, stop=features)
     past = [name for name, ok in zip(names, reached, strict=True) if ok]
     if past:
         raise InvalidInputError(

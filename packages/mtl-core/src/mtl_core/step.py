@@ -117,6 +117,7 @@ def collect_problem(
         heads=problem.heads,
         chunk_size=None,
         group=None,
+        keep="jacobian",
         retain_graph=retain_graph,
     )
     if scaler is not None:

@@ -1,0 +1,201 @@
+"""The gradients of several losses, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from mtl_core.backward import check_finite_losses, flat_size, widest_dtype
+from mtl_core.errors import InvalidInputError, InvalidJacobianError
+from mtl_core.gramian import gramian_of
+
+__all__ = ["TaskGradients"]
+
+
+class TaskGradients:
+    r"""The gradients :math:`g_i = \nabla_\theta L_i` of ``m`` task losses with respect to the shared parameters.
+
+    Made by ``collect``. Rows are tasks; columns are the shared parameters one after the other, each flattened (a
+    complex parameter as its real and imaginary parts). A parameter that a task does not touch has a zero entry; a task
+    that is absent from the batch has a zero row.
+
+    Attributes:
+        parameters: the shared parameters, in the order of the columns.
+        losses: the losses ``[m]``, detached; NaN for an absent task.
+        tasks: the tasks' names (``"0"``, ``"1"``, … if none were given).
+        present: positions of the tasks that have a loss in this batch.
+    """
+
+    def __init__(
+        self,
+        matrix: Tensor,
+        parameters: Sequence[Tensor],
+        *,
+        losses: Tensor | None = None,
+        tasks: Sequence[str] | None = None,
+        present: Sequence[int] | None = None,
+        heads: Sequence[Tensor] = (),
+        head_gradients: Sequence[Sequence[Tensor | None]] = (),
+    ) -> None:
+        n_tasks = len(matrix)
+        self.parameters = tuple(parameters)
+        if matrix.shape[1:] != (self.n_parameters,):
+            raise InvalidJacobianError(
+                f"`matrix` must have one column per shared parameter entry, {self.n_parameters}, got shape "
+                f"{tuple(matrix.shape)}."
+            )
+        self._matrix: Tensor | None = matrix
+        self.losses = matrix.new_full((n_tasks,), float("nan")) if losses is None else losses
+        self.tasks = tuple(str(i) for i in range(n_tasks)) if tasks is None else tuple(tasks)
+        self.present = tuple(range(n_tasks)) if present is None else tuple(present)
+        self._heads = tuple(heads)
+        self._head_gradients = tuple(tuple(row) for row in head_gradients) or tuple(() for _ in self.present)
+
+    def __repr__(self) -> str:
+        shape, device = (self.n_tasks, self.n_parameters), self.parameters[0].device
+        return f"{type(self).__name__}(tasks={self.tasks}, shape={shape}, dtype={self.dtype}, device={device})"
+
+    @property
+    def n_tasks(self) -> int:
+        """Number ``m`` of tasks."""
+        return len(self.tasks)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number ``d`` of shared parameter entries; a complex one counts twice."""
+        return sum(flat_size(p) for p in self.parameters)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of gradients and updates: the widest among the shared parameters."""
+        return widest_dtype(self.parameters)
+
+    @property
+    def matrix(self) -> Tensor:
+        """The Jacobian ``[m, d]``."""
+        assert self._matrix is not None
+        return self._matrix
+
+    @cached_property
+    def gramian(self) -> Tensor:
+        r"""The Gramian :math:`G = J J^\top`, float64 ``[m, m]``, on the gradients' device; computed once."""
+        return gramian_of(self.matrix)
+
+    @cached_property
+    def host_gramian(self) -> Tensor:
+        """The Gramian on the CPU, checked.
+
+        This is the one small copy from the device that a step needs; the losses travel with it.
+
+        Raises:
+            NonFiniteLossError: a loss is NaN or infinite.
+            InvalidJacobianError: a gradient is NaN or infinite though its loss is finite, or its squared norm leaves
+                float64.
+        """
+        gramian = self.gramian
+        packed = torch.cat([gramian, self.losses.to(gramian).unsqueeze(1)], dim=1).cpu()
+        check_finite_losses(packed[:, -1], self.tasks, self.present)
+        host = packed[:, :-1].contiguous()
+        if not bool(torch.isfinite(host).all()):
+            bad = [self.tasks[i] for i in range(self.n_tasks) if not bool(torch.isfinite(host[i, i]))]
+            raise InvalidJacobianError(
+                f"the gradients of tasks {bad} must be finite, got NaN or infinity though the losses are finite. "
+                "Look for sqrt or log at zero in these losses, or pass the gradient scaler to step()."
+            )
+        return host
+
+    @property
+    def norms(self) -> Tensor:
+        r"""Gradient norms :math:`\|g_i\|`, float64 ``[m]``."""
+        return self.gramian.diagonal().clamp(min=0.0).sqrt()
+
+    @property
+    def mean(self) -> Tensor:
+        r"""The mean gradient :math:`g_0 = \frac1m \sum_i g_i`, ``[d]``."""
+        return self.matrix.mean(dim=0)
+
+    def combine(self, weights: Tensor) -> Tensor:
+        r"""The combination :math:`g_w = J^\top w`.
+
+        Args:
+            weights: ``[m]``, of any device and dtype.
+
+        Returns:
+            ``[d]`` in the Jacobian's dtype.
+
+        Raises:
+            InvalidInputError: there is not one finite weight per task.
+        """
+        return self._check_weights(weights) @ self.matrix
+
+    def _check_weights(self, weights: Tensor) -> Tensor:
+        """The weights, checked, on the gradients' device and of their dtype."""
+        if weights.shape != (self.n_tasks,):
+            raise InvalidInputError(
+                f"`weights` must hold one weight per task, shape ({self.n_tasks},), got {tuple(weights.shape)}."
+            )
+        if weights.device.type == "cpu" and not bool(torch.isfinite(weights).all()):
+            raise InvalidInputError(f"`weights` must be finite, got {weights.tolist()}.")
+        return weights.detach().to(device=self.parameters[0].device, dtype=self.dtype, non_blocking=True)
+
+    def assign(self, vector: Tensor) -> None:
+        """Write ``vector`` into the parameters' ``.grad``, replacing what is there.
+
+        Each ``.grad`` is a view of ``vector``: nothing is copied unless a parameter's dtype differs.
+
+        Args:
+            vector: the update direction (a gradient, to be descended), ``[d]``.
+
+        Raises:
+            InvalidJacobianError: ``vector`` does not have one entry per column.
+        """
+        if vector.shape != (self.n_parameters,):
+            raise InvalidJacobianError(
+                f"`vector` must have shape ({self.n_parameters},), one entry per shared parameter entry, got "
+                f"{tuple(vector.shape)}."
+            )
+        start = 0
+        for parameter in self.parameters:
+            size = flat_size(parameter)
+            part = vector[start : start + size]
+            if parameter.is_complex():
+                part = torch.view_as_complex(part.view(-1, 2))
+            parameter.grad = part.view(parameter.shape).to(parameter.dtype)
+            start += size
+
+    def assign_heads(self, weights: Tensor | None = None) -> None:
+        """Add the heads' gradients to their ``.grad``: of each task's own loss, or weighted.
+
+        Args:
+            weights: ``[m]``; ``None`` for one each.
+        """
+        moved: list[Tensor] | None = None
+        if weights is not None and self._heads:
+            moved = list(weights.detach().to(self._heads[0].device).unbind())
+        for task, row in zip(self.present, self._head_gradients, strict=True):
+            for head, gradient in zip(self._heads, row, strict=True):
+                if gradient is None:
+                    continue
+                scaled = gradient if moved is None else gradient * moved[task].to(gradient.dtype)
+                head.grad = scaled if head.grad is None else head.grad + scaled
+
+    def rescale(self, factor: Tensor) -> None:
+        """Multiply losses and gradients, those of the heads included, by a positive number."""
+        self.__dict__.pop("gramian", None)
+        self.__dict__.pop("host_gramian", None)
+        self.matrix.mul_(factor)
+        self.losses = self.losses * factor
+        self.rescale_heads(factor)
+
+    def rescale_heads(self, factor: Tensor) -> None:
+        """Multiply the heads' gradients by a positive number."""
+        self._head_gradients = tuple(
+            tuple(None if g is None else g * factor.to(g.dtype) for g in row) for row in self._head_gradients
+        )
+
+    def drop_heads(self) -> None:
+        """Forget the heads' gradients, which frees their memory."""
+        self._heads, self._head_gradients = (), tuple(() for _ in self.present)
