@@ -3,46 +3,167 @@
 from __future__ import annotations
 
 import os
-import tempfile
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import Tensor, nn
 
-from mtl_core import collect
-from mtl_core.testing import small_problem
+from mtl_core import Problem, collect, step
+from mtl_core.testing import TwoLayers, small_problem
 
 WORLD = 2
 
 
+class ByNorm:
+    """A weighting whose weights depend on what it sees, so that ranks that see different Gramians drift apart."""
+
+    def weights(self, gramian: Tensor) -> Tensor:
+        return 1.0 / (1.0 + gramian.diagonal().sqrt())
+
+
+class ByLoss:
+    """The same on losses, looking back after the step."""
+
+    needs = "losses"
+    takes_present = True
+
+    def __init__(self) -> None:
+        self.after: list[Tensor] = []
+
+    def __call__(self, losses: Tensor, present: Tensor | None = None) -> Tensor:
+        return (losses**2).sum()
+
+    def after_step(self, before: Tensor, after: Callable[[], Tensor]) -> None:
+        self.after.append(after())
+
+
+def by_matrix(jacobian: Tensor) -> Tensor:
+    return (jacobian / jacobian.norm(dim=1, keepdim=True)).sum(0)
+
+
+METHODS: dict[str, Callable[[], Any]] = {"weighting": ByNorm, "losses": ByLoss, "aggregator": lambda: by_matrix}
+
+
+def whole_batch() -> Tensor:
+    return torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def partly_labelled() -> Problem:
+    """A problem in which a batch holds the tasks that its first row says."""
+    torch.manual_seed(0)
+
+    def losses(model: nn.Module, batch: tuple[Tensor, tuple[str, ...]]) -> dict[str, Tensor]:
+        x, names = batch
+        outputs = model(x)[1]
+        return {name: outputs["abc".index(name)].square().mean() for name in names}
+
+    model = TwoLayers(3)
+    return Problem(model, losses, shared="trunk", tasks=("a", "b", "c"))
+
+
+def train(group: dist.ProcessGroup | None, rank: int, world: int) -> dict[str, Any]:
+    """Every scenario, on one rank's part of the data; ``world=1`` is the reference."""
+    found: dict[str, Any] = {}
+    problem, _ = small_problem(3, features=True)
+    losses = problem.losses(whole_batch().chunk(world)[rank])
+    grads = collect(losses.outputs, problem.shared, features=losses.features, heads=problem.heads, group=group)
+    found["matrix"], found["losses"] = grads.matrix, grads.losses
+    found["heads"] = [p.grad for p in problem.heads]
+    for name, make in METHODS.items():
+        problem, _ = small_problem(3)
+        problem.model.register_buffer("statistic", torch.full((1,), float(rank)))
+        optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.05)
+        method = make()
+        for k in range(3):
+            batch = whole_batch().roll(k, 0).chunk(world)[rank]
+            report = step(problem, batch, optimizer, method, group=group)
+        found[name] = [p.detach() for p in problem.model.parameters()]
+        found[f"{name} losses"] = report.losses
+        found[f"{name} buffer"] = problem.model.statistic
+        if isinstance(method, ByLoss):
+            found["after"] = method.after
+    if world == 1:
+        return found
+    for name in ("weighting", "losses"):
+        problem = partly_labelled()
+        optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.05)
+        names = (("a", "b"), ("b", "c"))[rank]
+        report = step(problem, (whole_batch().chunk(world)[rank], names), optimizer, METHODS[name](), group=group)
+        found[f"partly {name}"] = [p.detach() for p in problem.model.parameters()]
+        found[f"partly {name} losses"] = report.losses
+    return found
+
+
 def _worker(rank: int, folder: str) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
     )
-    problem, _ = small_problem(3, features=True)
-    whole = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    losses = problem.losses(whole.chunk(WORLD)[rank])
-    grads = collect(
-        losses.outputs, problem.shared, features=losses.features, heads=problem.heads, group=dist.group.WORLD
-    )
-    heads = [p.grad for p in problem.heads]
-    torch.save({"matrix": grads.matrix, "losses": grads.losses, "heads": heads}, f"{folder}/{rank}.pt")
+    torch.save(train(dist.group.WORLD, rank, WORLD), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_ranks_equal_one_process_on_the_whole_batch() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_worker, args=(folder,), nprocs=WORLD, join=True)
-        found = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(WORLD)]
-    problem, _ = small_problem(3, features=True)
-    whole = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    losses = problem.losses(whole)
-    expected = collect(losses.outputs, problem.shared, heads=problem.heads)
-    assert torch.equal(found[0]["matrix"], found[1]["matrix"])
-    torch.testing.assert_close(found[0]["matrix"], expected.matrix, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(found[0]["losses"], expected.losses, rtol=1e-10, atol=1e-12)
-    for gradient, head in zip(found[0]["heads"], problem.heads, strict=True):
-        torch.testing.assert_close(gradient, head.grad, rtol=1e-10, atol=1e-12)
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(_worker, args=(str(folder),), nprocs=WORLD, join=True)
+    return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(WORLD)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    return train(None, 0, 1)
+
+
+def test_mean_jacobian_losses_and_heads(ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    assert torch.equal(ranks[0]["matrix"], ranks[1]["matrix"])
+    for name in ("matrix", "losses", "heads"):
+        torch.testing.assert_close(ranks[0][name], alone[name], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(ranks[1][name], alone[name], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_steps_equal_those_of_one_process(ranks: list[dict[str, Any]], alone: dict[str, Any], method: str) -> None:
+    for p, q in zip(ranks[0][method], ranks[1][method], strict=True):
+        assert torch.equal(p, q)  # bit for bit, or the ranks drift apart
+    torch.testing.assert_close(ranks[0][method], alone[method], rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(ranks[1][f"{method} losses"], alone[f"{method} losses"], rtol=1e-9, atol=0.0)
+
+
+def test_losses_after_the_step_are_those_of_the_whole_batch(ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    for k in range(3):
+        torch.testing.assert_close(ranks[0]["after"][k], alone["after"][k], rtol=1e-9, atol=0.0)
+        assert torch.equal(ranks[0]["after"][k], ranks[1]["after"][k])
+
+
+def test_buffers_are_those_of_the_first_rank(ranks: list[dict[str, Any]]) -> None:
+    assert [float(found["weighting buffer"]) for found in ranks] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("method", ["weighting", "losses"])
+def test_ranks_may_hold_different_tasks(ranks: list[dict[str, Any]], method: str) -> None:
+    """A task's gradient is the mean over the ranks that have it; here ``b`` is on both, ``a`` and ``c`` on one each."""
+    problem = partly_labelled()
+    first, second = whole_batch().chunk(2)
+    one, two = problem.losses((first, ("a", "b"))).values, problem.losses((second, ("b", "c"))).values
+    losses = torch.stack([one[0], (one[1] + two[0]) / 2, two[1]])
+    torch.testing.assert_close(ranks[0][f"partly {method} losses"], losses.detach(), rtol=1e-9, atol=0.0)
+    rows = [torch.autograd.grad(loss, problem.shared, retain_graph=True) for loss in losses]
+    jacobian = torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in rows])
+    weights = ByNorm().weights(jacobian @ jacobian.T) if method == "weighting" else 2 * losses.detach()
+    expected = torch.cat([p.detach().reshape(-1) for p in problem.shared]) - 0.05 * weights @ jacobian
+    head_gradients = torch.autograd.grad(losses.sum(), problem.heads)
+    for found in ranks:
+        names = dict(zip((n for n, _ in problem.model.named_parameters()), found[f"partly {method}"], strict=True))
+        moved = torch.cat([names[name].reshape(-1) for name in problem.shared_names])
+        torch.testing.assert_close(moved, expected, rtol=1e-9, atol=1e-12)
+        heads = [p for name, p in names.items() if name not in problem.shared_names]
+        for p, old, gradient in zip(heads, problem.heads, head_gradients, strict=True):
+            torch.testing.assert_close(p, old.detach() - 0.05 * gradient, rtol=1e-9, atol=1e-12)

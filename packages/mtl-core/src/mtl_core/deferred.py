@@ -46,6 +46,8 @@ class DeferredGradients(TaskGradients):
         self.losses = losses
         self.tasks = tuple(tasks)
         self.present = tuple(present)
+        self.group = None
+        self.counts = None
         self._heads = tuple(heads)
         self._head_gradients = tuple(tuple(row) for row in head_gradients) or tuple(() for _ in self.present)
 

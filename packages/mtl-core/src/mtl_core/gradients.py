@@ -23,7 +23,6 @@ from mtl_core.backward import (
     sequential_rows,
 )
 from mtl_core.deferred import DeferredGradients, through_features, weighted_backward
-from mtl_core.distributed import mean_over_ranks_
 from mtl_core.errors import InvalidInputError, NoLossesError, NonScalarLossError, NoSharedParametersError
 from mtl_core.gramian import gramian_of
 from mtl_core.streaming import streamed_gramian
@@ -70,7 +69,8 @@ def collect(
         heads: the parameters of the heads.
         chunk_size: how many tasks' vector–Jacobian products are done at once (by ``vmap``); 1 or ``None``: one after
             the other, which needs no support by the operations and the least memory.
-        group: a process group. Gradients and losses are then means over its ranks, the same on each.
+        group: a process group. Gradients and losses are then means over those of its ranks that have the task in their
+            batch, the same on each rank.
         keep: ``"jacobian"``: the gradients ``[m, d]``. ``"gramian"``: their Gramian alone, exactly, computed block by
             block of the parameters so that nothing of size ``[m, d]`` is ever held; combining them costs one more
             backward pass. ``"features"``: an approximation, the Gramian of the gradients by the *features*, which needs
@@ -163,11 +163,12 @@ def differentiate(
     else:
         check_attached(outputs, present, shared)
         head_rows = batched_rows(outputs, rows, shared, heads, chunk_size, retain_graph)
-    if group is not None:
-        mean_over_ranks_([matrix, losses, *(g for row in head_rows for g in row if g is not None)], group)
-    return TaskGradients(
+    gradients = TaskGradients(
         matrix, shared, losses=losses, tasks=names, present=index, heads=heads, head_gradients=head_rows
     )
+    if group is not None:
+        gradients.average(group)
+    return gradients
 
 
 _BLOCKS = 16

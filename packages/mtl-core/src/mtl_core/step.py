@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, optim
 
 from mtl_core.backward import check_attached, check_finite_losses
+from mtl_core.combination import combine, combine_per_group, is_loss_weighting, loss_weights
+from mtl_core.distributed import broadcast_buffers_, mean_over_tasks_present_, sum_over_ranks_
 from mtl_core.errors import InvalidInputError, InvalidJacobianError, InvalidParameterError
-from mtl_core.gradients import TaskGradients, differentiate
+from mtl_core.gradients import Keep, TaskGradients, differentiate
 from mtl_core.problem import Problem, TaskLosses
 from mtl_core.protocols import Aggregator, Event, LossWeighting, Method, Weighting
 from mtl_core.report import SkippedUpdate, StepOptions, StepReport
@@ -31,6 +34,10 @@ def step(
     heads: Literal["unit", "weighted"] = "unit",
     max_norm: float | None = None,
     scaler: torch.amp.GradScaler | None = None,
+    keep: Keep = "jacobian",
+    chunk_size: int | None = None,
+    group: dist.ProcessGroup | None = None,
+    per: Literal["model", "layer", "parameter"] = "model",
 ) -> StepReport:
     """One training step: evaluate the losses, differentiate, combine by ``method``, clip, update.
 
@@ -46,6 +53,11 @@ def step(
         heads: ``"unit"``: each head follows its own loss; ``"weighted"``: its loss times the method's weight.
         max_norm: clip the combined gradient of the shared parameters to this norm.
         scaler: a gradient scaler, for mixed precision.
+        keep: ``"jacobian"``, or ``"gramian"`` where ``m`` gradients are too much to hold, or ``"features"``; see
+            ``collect``.
+        chunk_size: how many tasks are differentiated at once; see ``collect``.
+        group: a process group: every rank gives its part of the batch, and all take the same step on the mean losses.
+        per: apply the method to the whole ``"model"``, or by itself to each ``"layer"`` or ``"parameter"``.
 
     Returns:
         losses, weights and events of the step, as plain detached tensors.
@@ -66,7 +78,9 @@ def step(
         >>> report.losses.shape
         torch.Size([2])
     """
-    options = StepOptions(heads=heads, max_norm=max_norm, scaler=scaler)
+    options = StepOptions(
+        heads=heads, max_norm=max_norm, scaler=scaler, keep=keep, chunk_size=chunk_size, group=group, per=per
+    )
     own = getattr(method, "step", None)
     if callable(own):
         return _delegate(own, problem, batch, optimizer, options)
@@ -76,16 +90,13 @@ def step(
             "See mtl_core.protocols."
         )
     optimizer.zero_grad(set_to_none=True)
+    if group is not None:
+        broadcast_buffers_(problem.model, group)
     losses = problem.losses(batch)
     if is_loss_weighting(method):
         return _loss_step(problem, batch, optimizer, method, losses, options)
     gradients = collect_problem(problem, losses, options=options)
     return finish(problem, batch, optimizer, method, gradients, options=options)
-
-
-def is_loss_weighting(method: object) -> bool:
-    """Whether a method works on losses alone."""
-    return getattr(method, "needs", None) == "losses" and not callable(getattr(method, "step", None))
 
 
 def collect_problem(
@@ -102,7 +113,8 @@ def collect_problem(
     Returns:
         the gradients, with those of the heads kept inside for ``finish``.
     """
-    scaler = None if options is None else options.scaler
+    options = StepOptions() if options is None else options
+    scaler = options.scaler
     outputs = losses.outputs
     if scaler is not None:
         # A half-precision loss would overflow by the scale itself.
@@ -115,13 +127,13 @@ def collect_problem(
         problem.shared,
         features=losses.features,
         heads=problem.heads,
-        chunk_size=None,
-        group=None,
-        keep="jacobian",
+        chunk_size=options.chunk_size,
+        group=options.group,
+        keep=options.keep,
         retain_graph=retain_graph,
     )
     if scaler is not None:
-        gradients.rescale(1.0 / scaler.scale(torch.ones((), device=gradients.matrix.device)))
+        gradients.rescale(1.0 / scaler.scale(torch.ones((), device=gradients.parameters[0].device)))
     return gradients
 
 
@@ -148,32 +160,21 @@ def finish(
         the step's report.
     """
     options = StepOptions() if options is None else options
-    host: Tensor | None = None
-    weights: Tensor | None = None
     try:
         host = gradients.host_gramian
     except InvalidJacobianError:
         if options.scaler is None or not options.scaler.is_enabled():
             raise
         return _skip(problem, gradients, optimizer, options.scaler)
-    if is_loss_weighting(method):
-        weights = loss_weights(method, gradients.losses, gradients.present)
-        vector = gradients.combine(weights)
-    elif callable(getattr(method, "weights", None)):
-        weights = gramian_weights(method, host, gradients.losses)
-        vector = gradients.combine(weights)
+    if options.per != "model":
+        vector, weights = combine_per_group(problem, method, gradients, options.per)
     else:
-        if options.heads == "weighted":
-            raise InvalidParameterError(
-                f"`heads='weighted'` needs a method that gives weights, got {type(method).__name__}, which gives "
-                "only an update. Use heads='unit'."
-            )
-        vector = method(gradients.matrix)  # type: ignore[operator]
-        if not isinstance(vector, Tensor) or vector.shape != gradients.matrix.shape[1:]:
-            found = tuple(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
-            raise InvalidInputError(
-                f"`method` must return an update of shape {tuple(gradients.matrix.shape[1:])}, got {found}."
-            )
+        vector, weights = combine(method, gradients, host)
+    if weights is None and options.heads == "weighted":
+        raise InvalidParameterError(
+            f"`heads='weighted'` needs a method that gives weights, got {type(method).__name__}, which gives "
+            "only an update. Use heads='unit'."
+        )
     if options.scaler is not None:
         scale = options.scaler.scale(torch.ones((), device=vector.device))
         vector = vector * scale
@@ -181,50 +182,8 @@ def finish(
     gradients.assign(vector.detach())
     gradients.assign_heads(weights if options.heads == "weighted" else None)
     _update(problem, optimizer, options)
-    _look_back(method, problem, batch, gradients.losses)
+    _look_back(method, problem, batch, gradients.losses, options.group)
     return StepReport(gradients.losses, weights, host, problem.tasks, _events(method))
-
-
-def gramian_weights(weighting: Any, gramian: Tensor, losses: Tensor) -> Tensor:
-    """The weights that a weighting gives, with the losses handed on if it takes them."""
-    if getattr(weighting, "takes_losses", False):
-        weights = weighting.weights(gramian, losses=losses.detach().to(gramian))
-    else:
-        weights = weighting.weights(gramian)
-    if not isinstance(weights, Tensor) or weights.shape != gramian.shape[:1]:
-        found = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
-        raise InvalidInputError(f"`method.weights` must return shape {tuple(gramian.shape[:1])}, got {found}.")
-    return weights.detach()
-
-
-def loss_weights(weighting: Any, losses: Tensor, present: Sequence[int]) -> Tensor:
-    r"""The weight of each loss in a loss weighting's scalar, ``[m]``: :math:`\lambda_i = \partial S / \partial L_i`.
-
-    The gradient of the scalar is then :math:`\sum_i \lambda_i \nabla L_i`, so that nothing else of its graph is needed.
-    """
-    leaf = losses.detach()
-    mask: Tensor | None = None
-    if len(present) < len(leaf):
-        if not getattr(weighting, "takes_present", False):
-            raise InvalidInputError(
-                f"every task must be present for {type(weighting).__name__}, which cannot leave one out, got tasks "
-                f"at {list(present)} of {len(leaf)}. "
-                "Give every task some data in each batch."
-            )
-        mask = torch.zeros_like(leaf, dtype=torch.bool)
-        mask[list(present)] = True
-        leaf = torch.where(mask, leaf, torch.zeros_like(leaf))
-    leaf = leaf.clone().requires_grad_()
-    with torch.enable_grad():
-        scalar = weighting(leaf) if mask is None else weighting(leaf, present=mask)
-        if not isinstance(scalar, Tensor) or scalar.numel() != 1:
-            found = tuple(scalar.shape) if isinstance(scalar, Tensor) else type(scalar).__name__
-            raise InvalidInputError(
-                f"{type(weighting).__name__} must return one scalar for losses of shape {tuple(leaf.shape)}, got "
-                f"{found}."
-            )
-        (weights,) = torch.autograd.grad(scalar, leaf)
-    return weights if mask is None else torch.where(mask, weights, torch.zeros_like(weights))
 
 
 def _loss_step(
@@ -236,23 +195,39 @@ def _loss_step(
         problem.graph_checked = losses.is_complete
     values = losses.values
     full = losses.full(float("nan")).detach()
-    weights = loss_weights(method, full, losses.index)
+    present = list(losses.index)
+    share = torch.ones_like(full)
+    if options.group is not None:
+        full, counts = mean_over_tasks_present_(full, losses.index, options.group)
+        share = 1.0 / counts.clamp(min=1.0)
+        present = [i for i, count in enumerate(counts.tolist()) if count]
+    weights = loss_weights(method, full, present)
     # One small copy: losses must be finite before anything is written, and unit weights save a pass over the heads.
     host = torch.stack([full, weights.to(full)]).cpu()
-    check_finite_losses(host[0], problem.tasks, losses.index)
-    own = weights if losses.is_complete else weights[list(losses.index)]
-    ones = torch.ones_like(values)
+    check_finite_losses(host[0], problem.tasks, present)
+    ones = share[list(losses.index)].to(values.dtype)
+    own = weights[list(losses.index)].to(values.dtype) * ones
     if options.scaler is not None:
         own, ones = options.scaler.scale(own), options.scaler.scale(ones)
     heads = list(problem.heads)
-    if not heads or options.heads == "weighted" or bool((host[1, list(losses.index)] == 1).all()):
+    if not heads or options.heads == "weighted" or bool((host[1, present] == 1).all()):
         torch.autograd.backward([values], [own], inputs=[*problem.shared, *heads])
     else:
         torch.autograd.backward([values], [ones], inputs=heads, retain_graph=True)
         torch.autograd.backward([values], [own], inputs=list(problem.shared))
+    if options.group is not None:
+        _sum_gradients((*problem.shared, *heads), options.group)
     _update(problem, optimizer, options)
-    _look_back(method, problem, batch, full)
+    _look_back(method, problem, batch, full, options.group)
     return StepReport(full, weights, None, problem.tasks, _events(method))
+
+
+def _sum_gradients(parameters: Sequence[Tensor], group: dist.ProcessGroup) -> None:
+    """Sum what each rank has written; a rank without a parameter's task adds zero."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    sum_over_ranks_([p.grad for p in parameters if p.grad is not None], group)
 
 
 def _update(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) -> None:
@@ -272,7 +247,8 @@ def _skip(
     problem: Problem, gradients: TaskGradients, optimizer: optim.Optimizer, scaler: torch.amp.GradScaler
 ) -> StepReport:
     """Let the scaler see the overflow, so that it leaves the parameters alone and lowers its scale."""
-    gradients.assign(torch.full_like(gradients.matrix[0], float("inf")))
+    device, dtype = gradients.parameters[0].device, gradients.dtype
+    gradients.assign(torch.full((gradients.n_parameters,), float("inf"), device=device, dtype=dtype))
     scaler.unscale_(optimizer)
     scaler.step(optimizer)
     scaler.update()
@@ -280,14 +256,16 @@ def _skip(
     return StepReport(gradients.losses, None, None, problem.tasks, (SkippedUpdate(scaler.get_scale()),))
 
 
-def _look_back(method: object, problem: Problem, batch: Any, before: Tensor) -> None:
+def _look_back(method: object, problem: Problem, batch: Any, before: Tensor, group: dist.ProcessGroup | None) -> None:
     after_step = getattr(method, "after_step", None)
     if not callable(after_step):
         return
 
     def after() -> Tensor:
         with torch.no_grad():
-            return problem.losses(batch).full(float("nan"))
+            losses = problem.losses(batch)
+            full = losses.full(float("nan"))
+        return full if group is None else mean_over_tasks_present_(full, losses.index, group)[0]
 
     after_step(before, after)
 

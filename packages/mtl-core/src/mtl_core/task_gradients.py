@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from mtl_core.backward import check_finite_losses, flat_size, widest_dtype
+from mtl_core.distributed import mean_over_tasks_present_, sum_over_ranks_
 from mtl_core.errors import InvalidInputError, InvalidJacobianError
 from mtl_core.gramian import gramian_of
 
@@ -26,7 +28,9 @@ class TaskGradients:
         parameters: the shared parameters, in the order of the columns.
         losses: the losses ``[m]``, detached; NaN for an absent task.
         tasks: the tasks' names (``"0"``, ``"1"``, … if none were given).
-        present: positions of the tasks that have a loss in this batch.
+        present: positions of the tasks that have a loss in this batch (of this rank).
+        group: the process group over which they were averaged, if they were.
+        counts: how many of its ranks have each task, ``[m]``.
     """
 
     def __init__(
@@ -51,6 +55,8 @@ class TaskGradients:
         self.losses = matrix.new_full((n_tasks,), float("nan")) if losses is None else losses
         self.tasks = tuple(str(i) for i in range(n_tasks)) if tasks is None else tuple(tasks)
         self.present = tuple(range(n_tasks)) if present is None else tuple(present)
+        self.group: dist.ProcessGroup | None = None
+        self.counts: Tensor | None = None
         self._heads = tuple(heads)
         self._head_gradients = tuple(tuple(row) for row in head_gradients) or tuple(() for _ in self.present)
 
@@ -96,9 +102,14 @@ class TaskGradients:
                 float64.
         """
         gramian = self.gramian
-        packed = torch.cat([gramian, self.losses.to(gramian).unsqueeze(1)], dim=1).cpu()
-        check_finite_losses(packed[:, -1], self.tasks, self.present)
-        host = packed[:, :-1].contiguous()
+        columns = [gramian, self.losses.to(gramian).unsqueeze(1)]
+        if self.counts is not None:
+            columns.append(self.counts.to(gramian).unsqueeze(1))
+        packed = torch.cat(columns, dim=1).cpu()
+        counts = None if self.counts is None else packed[:, -1].tolist()
+        there = self.present if counts is None else [i for i, count in enumerate(counts) if count]
+        check_finite_losses(packed[:, self.n_tasks], self.tasks, there)
+        host = packed[:, : self.n_tasks].contiguous()
         if not bool(torch.isfinite(host).all()):
             bad = [self.tasks[i] for i in range(self.n_tasks) if not bool(torch.isfinite(host[i, i]))]
             raise InvalidJacobianError(
@@ -166,21 +177,46 @@ class TaskGradients:
             parameter.grad = part.view(parameter.shape).to(parameter.dtype)
             start += size
 
+    def average(self, group: dist.ProcessGroup) -> None:
+        """Replace gradients and losses by their means over the ranks of a group that have the task.
+
+        The heads' gradients are summed when they are assigned, so that ranks may differ in which tasks they have.
+        """
+        self.losses, counts = mean_over_tasks_present_(self.losses, self.present, group)
+        share = 1.0 / counts.clamp(min=1.0)
+        self._head_gradients = tuple(
+            tuple(None if g is None else g * share[task].to(g.dtype) for g in row)
+            for task, row in zip(self.present, self._head_gradients, strict=True)
+        )
+        sum_over_ranks_([self.matrix], group)
+        self.matrix.mul_(share.to(self.matrix.dtype).unsqueeze(1))
+        self.counts = counts
+        self.group = group
+
     def assign_heads(self, weights: Tensor | None = None) -> None:
         """Add the heads' gradients to their ``.grad``: of each task's own loss, or weighted.
 
         Args:
             weights: ``[m]``; ``None`` for one each.
         """
-        moved: list[Tensor] | None = None
-        if weights is not None and self._heads:
-            moved = list(weights.detach().to(self._heads[0].device).unbind())
+        if not self._heads:
+            return
+        moved = None if weights is None else weights.detach().to(self._heads[0].device).unbind()
+        totals: list[Tensor | None] = [None] * len(self._heads)
         for task, row in zip(self.present, self._head_gradients, strict=True):
-            for head, gradient in zip(self._heads, row, strict=True):
+            for k, gradient in enumerate(row):
                 if gradient is None:
                     continue
                 scaled = gradient if moved is None else gradient * moved[task].to(gradient.dtype)
-                head.grad = scaled if head.grad is None else head.grad + scaled
+                before = totals[k]
+                totals[k] = scaled if before is None else before + scaled
+        if self.group is not None:
+            summed = [torch.zeros_like(h) if g is None else g for h, g in zip(self._heads, totals, strict=True)]
+            sum_over_ranks_(summed, self.group)
+            totals = [*summed]
+        for head, total in zip(self._heads, totals, strict=True):
+            if total is not None:
+                head.grad = total if head.grad is None else head.grad + total
 
     def rescale(self, factor: Tensor) -> None:
         """Multiply losses and gradients, those of the heads included, by a positive number."""

@@ -1,0 +1,126 @@
+"""From task gradients to an update, by whichever of the protocols a method keeps to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mtl_core.backward import flat_size
+from mtl_core.errors import InvalidInputError
+from mtl_core.gramian import gramian_of
+from mtl_core.problem import Problem
+from mtl_core.task_gradients import TaskGradients
+
+__all__ = ["combine", "combine_per_group", "gramian_weights", "is_loss_weighting", "loss_weights"]
+
+
+def is_loss_weighting(method: object) -> bool:
+    """Whether a method works on losses alone."""
+    return getattr(method, "needs", None) == "losses" and not callable(getattr(method, "step", None))
+
+
+def has_weights(method: object) -> bool:
+    """Whether a method gives weights for a Gramian."""
+    return callable(getattr(method, "weights", None))
+
+
+def combine(method: Any, gradients: TaskGradients, gramian: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The update ``[d]`` of a method without a step of its own, and its weights ``[m]`` if it has any.
+
+    Args:
+        method: a weighting, loss weighting, aggregator or callable.
+        gradients: the task gradients.
+        gramian: their Gramian on the CPU.
+    """
+    if is_loss_weighting(method):
+        weights = loss_weights(method, gradients.losses, gradients.present)
+        return gradients.combine(weights), weights
+    if has_weights(method):
+        weights = gramian_weights(method, gramian, gradients.losses)
+        return gradients.combine(weights), weights
+    return _aggregate(method, gradients.matrix), None
+
+
+def combine_per_group(
+    problem: Problem, method: Any, gradients: TaskGradients, per: Literal["layer", "parameter"]
+) -> tuple[Tensor, Tensor | None]:
+    """As ``combine``, with the method applied to each group of parameters by itself; weights are ``[n_groups, m]``."""
+    names = problem.shared_names
+    owners = [name.rpartition(".")[0] if per == "layer" else name for name in names]
+    bounds = torch.tensor([0, *(flat_size(p) for p in gradients.parameters)]).cumsum(0).tolist()
+    groups = {owner: [k for k, other in enumerate(owners) if other == owner] for owner in dict.fromkeys(owners)}
+    parts = [
+        torch.cat([gradients.matrix[:, bounds[k] : bounds[k + 1]] for k in members], dim=1)
+        for members in groups.values()
+    ]
+    if is_loss_weighting(method):
+        raise InvalidInputError(
+            f"`per` needs a method that looks at gradients, got {type(method).__name__}, which weighs losses."
+        )
+    weights: Tensor | None = None
+    if has_weights(method):
+        gramians = torch.stack([gramian_of(part) for part in parts]).cpu()
+        weights = torch.stack([gramian_weights(method, gramian, gradients.losses) for gramian in gramians])
+        moved = weights.to(device=gradients.matrix.device, dtype=gradients.dtype)
+        updates = [row @ part for row, part in zip(moved, parts, strict=True)]
+    else:
+        updates = [_aggregate(method, part) for part in parts]
+    vector = torch.empty_like(gradients.matrix[0])
+    for members, update in zip(groups.values(), updates, strict=True):
+        pieces = update.split([bounds[k + 1] - bounds[k] for k in members])
+        for k, piece in zip(members, pieces, strict=True):
+            vector[bounds[k] : bounds[k + 1]] = piece
+    return vector, weights
+
+
+def _aggregate(aggregator: Callable[[Tensor], Tensor], jacobian: Tensor) -> Tensor:
+    vector = aggregator(jacobian)
+    if not isinstance(vector, Tensor) or vector.shape != jacobian.shape[1:]:
+        found = tuple(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
+        raise InvalidInputError(f"`method` must return an update of shape {tuple(jacobian.shape[1:])}, got {found}.")
+    return vector
+
+
+def gramian_weights(weighting: Any, gramian: Tensor, losses: Tensor) -> Tensor:
+    """The weights that a weighting gives, with the losses handed on if it takes them."""
+    if getattr(weighting, "takes_losses", False):
+        weights = weighting.weights(gramian, losses=losses.detach().to(gramian))
+    else:
+        weights = weighting.weights(gramian)
+    if not isinstance(weights, Tensor) or weights.shape != gramian.shape[:1]:
+        found = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+        raise InvalidInputError(f"`method.weights` must return shape {tuple(gramian.shape[:1])}, got {found}.")
+    return weights.detach()
+
+
+def loss_weights(weighting: Any, losses: Tensor, present: Sequence[int]) -> Tensor:
+    r"""The weight of each loss in a loss weighting's scalar, ``[m]``: :math:`\lambda_i = \partial S / \partial L_i`.
+
+    The gradient of the scalar is then :math:`\sum_i \lambda_i \nabla L_i`, so that nothing else of its graph is needed.
+    """
+    leaf = losses.detach()
+    mask: Tensor | None = None
+    if len(present) < len(leaf):
+        if not getattr(weighting, "takes_present", False):
+            raise InvalidInputError(
+                f"every task must be present for {type(weighting).__name__}, which cannot leave one out, got tasks "
+                f"at {list(present)} of {len(leaf)}. "
+                "Give every task some data in each batch."
+            )
+        mask = torch.zeros_like(leaf, dtype=torch.bool)
+        mask[list(present)] = True
+        leaf = torch.where(mask, leaf, torch.zeros_like(leaf))
+    leaf = leaf.clone().requires_grad_()
+    with torch.enable_grad():
+        scalar = weighting(leaf) if mask is None else weighting(leaf, present=mask)
+        if not isinstance(scalar, Tensor) or scalar.numel() != 1:
+            found = tuple(scalar.shape) if isinstance(scalar, Tensor) else type(scalar).__name__
+            raise InvalidInputError(
+                f"{type(weighting).__name__} must return one scalar for losses of shape {tuple(leaf.shape)}, got "
+                f"{found}."
+            )
+        (weights,) = torch.autograd.grad(scalar, leaf)
+    return weights if mask is None else torch.where(mask, weights, torch.zeros_like(weights))
