@@ -13,8 +13,10 @@ from mtl_core import InvalidParameterError, MissingExtraError, SolverError, Unkn
 def test_public_names() -> None:
     assert sorted(mtl_core.__all__) == [
         "Aggregator",
+        "ConflictMonitor",
         "DetachedLossError",
         "DuplicateModuleError",
+        "EpochConflict",
         "Event",
         "InvalidInputError",
         "InvalidJacobianError",
@@ -35,7 +37,9 @@ def test_public_names() -> None:
         "StepReport",
         "TaskGradients",
         "TaskLosses",
+        "TaskSampling",
         "UnknownNameError",
+        "UpdateEvery",
         "Weighting",
         "collect",
         "conflict_count",

@@ -30,7 +30,9 @@ from mtl_core.errors import (
     SolverError,
     UnknownNameError,
 )
+from mtl_core.frequency import TaskSampling, UpdateEvery
 from mtl_core.gradients import TaskGradients, collect
+from mtl_core.monitor import ConflictMonitor, EpochConflict
 from mtl_core.problem import Problem, TaskLosses
 from mtl_core.protocols import Aggregator, Event, LossWeighting, Method, Weighting
 from mtl_core.report import SkippedUpdate, StepOptions, StepReport
@@ -40,8 +42,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Aggregator",
+    "ConflictMonitor",
     "DetachedLossError",
     "DuplicateModuleError",
+    "EpochConflict",
     "Event",
     "InvalidInputError",
     "InvalidJacobianError",
@@ -62,7 +66,9 @@ __all__ = [
     "StepReport",
     "TaskGradients",
     "TaskLosses",
+    "TaskSampling",
     "UnknownNameError",
+    "UpdateEvery",
     "Weighting",
     "collect",
     "conflict_count",

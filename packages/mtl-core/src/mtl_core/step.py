@@ -19,7 +19,7 @@ from mtl_core.problem import Problem, TaskLosses
 from mtl_core.protocols import Aggregator, Event, LossWeighting, Method, Weighting
 from mtl_core.report import SkippedUpdate, StepOptions, StepReport
 
-__all__ = ["AnyMethod", "collect_problem", "finish", "is_loss_weighting", "step"]
+__all__ = ["AnyMethod", "collect_problem", "finish", "is_loss_weighting", "step", "step_from_losses"]
 
 AnyMethod = Method | Weighting | LossWeighting | Aggregator
 """What ``step`` accepts as a method."""
@@ -93,6 +93,19 @@ def step(
     if group is not None:
         broadcast_buffers_(problem.model, group)
     losses = problem.losses(batch)
+    return step_from_losses(problem, batch, optimizer, method, losses, options=options)
+
+
+def step_from_losses(
+    problem: Problem,
+    batch: Any,
+    optimizer: optim.Optimizer,
+    method: AnyMethod | Callable[[Tensor], Tensor],
+    losses: TaskLosses,
+    *,
+    options: StepOptions,
+) -> StepReport:
+    """The part of ``step`` that follows the forward pass, for any method that does not own its step."""
     if is_loss_weighting(method):
         return _loss_step(problem, batch, optimizer, method, losses, options)
     gradients = collect_problem(problem, losses, options=options)
