@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from mtl_core import Problem, collect, step
 from mtl_core.testing import TwoLayers, small_problem
@@ -82,7 +84,7 @@ def train(group: dist.ProcessGroup | None, rank: int, world: int) -> dict[str, A
         method = make()
         for k in range(3):
             batch = whole_batch().roll(k, 0).chunk(world)[rank]
-            report = step(problem, batch, optimizer, method, group=group)
+            report = step(problem, batch, optimizer, method, max_norm=0.5, group=group)
         found[name] = [p.detach() for p in problem.model.parameters()]
         found[f"{name} losses"] = report.losses
         found[f"{name} buffer"] = problem.model.statistic
@@ -90,6 +92,11 @@ def train(group: dist.ProcessGroup | None, rank: int, world: int) -> dict[str, A
             found["after"] = method.after
     if world == 1:
         return found
+    problem, _ = small_problem(3)
+    losses = problem.losses(whole_batch().chunk(world)[rank])
+    parts = collect(losses.outputs, problem.shared, group=group, keep="scattered")
+    found["scattered"] = parts.gramian, parts.combine(torch.ones(3)), parts.matrix.shape[1]
+    found["sharded"] = train_sharded(rank)
     for name in ("weighting", "losses"):
         problem = partly_labelled()
         optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.05)
@@ -167,3 +174,42 @@ def test_ranks_may_hold_different_tasks(ranks: list[dict[str, Any]], method: str
         heads = [p for name, p in names.items() if name not in problem.shared_names]
         for p, old, gradient in zip(heads, problem.heads, head_gradients, strict=True):
             torch.testing.assert_close(p, old.detach() - 0.05 * gradient, rtol=1e-9, atol=1e-12)
+
+
+def train_sharded(rank: int) -> dict[str, Any]:
+    """The same steps with every parameter sharded over the ranks."""
+    found: dict[str, Any] = {}
+    mesh = init_device_mesh("cpu", (WORLD,))
+    for name, make in SHARDABLE.items():
+        for form, features in (("mapping", False), ("stack", True)):
+            problem, _ = small_problem(3, form=form, features=features)  # type: ignore[arg-type]
+            fully_shard(problem.model.trunk, mesh=mesh)
+            fully_shard(problem.model, mesh=mesh)
+            optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.05)
+            for k in range(3):
+                report = step(problem, whole_batch().roll(k, 0).chunk(WORLD)[rank], optimizer, make(), max_norm=0.5)
+            found[name, form] = [p.full_tensor().detach() for p in problem.model.parameters()]  # type: ignore[attr-defined]
+            found[name, form, "losses"] = report.losses
+    return found
+
+
+SHARDABLE: dict[str, Callable[[], Any]] = {"weighting": ByNorm, "losses": ByLoss}
+
+
+@pytest.mark.parametrize("method", SHARDABLE)
+@pytest.mark.parametrize("form", ["mapping", "stack"])
+def test_sharded_steps_equal_those_of_one_process(
+    ranks: list[dict[str, Any]], alone: dict[str, Any], method: str, form: str
+) -> None:
+    for found in ranks:
+        torch.testing.assert_close(found["sharded"][method, form], alone[method], rtol=1e-6, atol=1e-9)
+        losses = found["sharded"][method, form, "losses"]
+        torch.testing.assert_close(losses, alone[f"{method} losses"], rtol=1e-9, atol=0.0)
+
+
+def test_scattered_columns_give_the_same(ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    for found in ranks:
+        gramian, combined, width = found["scattered"]
+        assert width < alone["matrix"].shape[1]
+        torch.testing.assert_close(gramian, alone["matrix"] @ alone["matrix"].T, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(combined, alone["matrix"].sum(0), rtol=1e-10, atol=1e-12)

@@ -180,7 +180,7 @@ def test_bad_input() -> None:
     losses = problem.losses(batch)
     with pytest.raises(InvalidInputError, match="needs `features`"):
         collect(losses.outputs, problem.shared, keep="features")
-    with pytest.raises(InvalidInputError, match="`keep` must be one of 'jacobian', 'gramian', 'features', got 'all'"):
+    with pytest.raises(InvalidInputError, match=r"`keep` must be one of .*'features', got 'all'"):
         collect(losses.outputs, problem.shared, keep="all")  # type: ignore[arg-type]
     loose = nn.Parameter(torch.ones(()))
     with pytest.raises(DetachedLossError, match=r"\['b'\]"):

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["broadcast_buffers_", "mean_over_tasks_present_", "sum_over_ranks_"]
+from mtl_core.errors import InvalidInputError
+
+__all__ = [
+    "broadcast_buffers_",
+    "is_sharded",
+    "mean_over_tasks_present_",
+    "reshard",
+    "shard_group",
+    "sum_over_ranks_",
+]
 
 
 def sum_over_ranks_(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> None:
@@ -54,3 +65,37 @@ def broadcast_buffers_(model: nn.Module, group: dist.ProcessGroup) -> None:
     for work in works:
         if work is not None:
             work.wait()
+
+
+def is_sharded(parameters: Iterable[Tensor]) -> bool:
+    """Whether some parameter is a shard of a model under ``torch.distributed.fsdp.fully_shard``.
+
+    Where nothing has imported the sharding, nothing is sharded: importing it here would cost a second.
+    """
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and any(isinstance(p, module.DTensor) for p in parameters)
+
+
+def reshard(model: nn.Module) -> None:
+    """Put the shards back where a forward pass left whole parameters in their places."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def shard_group(parameters: Sequence[Tensor]) -> dist.ProcessGroup:
+    """The ranks over which sharded parameters are spread.
+
+    Raises:
+        InvalidInputError: they are spread over more than one dimension of a mesh.
+    """
+    first: Any = parameters[0]
+    if first.device_mesh.ndim != 1:
+        raise InvalidInputError(
+            f"a sharded model must lie on a mesh of one dimension, got {first.device_mesh}. Hybrid sharding is not "
+            "supported."
+        )
+    group: dist.ProcessGroup = first.device_mesh.get_group()
+    return group

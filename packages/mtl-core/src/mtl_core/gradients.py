@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -23,14 +23,16 @@ from mtl_core.backward import (
     sequential_rows,
 )
 from mtl_core.deferred import DeferredGradients, through_features, weighted_backward
+from mtl_core.distributed import is_sharded
 from mtl_core.errors import InvalidInputError, NoLossesError, NonScalarLossError, NoSharedParametersError
 from mtl_core.gramian import gramian_of
+from mtl_core.sharded import ScatteredGradients, differentiate_sharded
 from mtl_core.streaming import streamed_gramian
 from mtl_core.task_gradients import TaskGradients
 
 __all__ = ["Keep", "Losses", "TaskGradients", "collect", "gramian_of"]
 
-Keep = Literal["jacobian", "gramian", "features"]
+Keep = Literal["jacobian", "scattered", "gramian", "features"]
 """What ``collect`` keeps of the gradients."""
 
 Losses = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -74,7 +76,8 @@ def collect(
         keep: ``"jacobian"``: the gradients ``[m, d]``. ``"gramian"``: their Gramian alone, exactly, computed block by
             block of the parameters so that nothing of size ``[m, d]`` is ever held; combining them costs one more
             backward pass. ``"features"``: an approximation, the Gramian of the gradients by the *features*, which needs
-            no backward pass through the trunk but the one that combines (the upper bound of MGDA-UB).
+            no backward pass through the trunk but the one that combines (the upper bound of MGDA-UB). ``"scattered"``,
+            with ``group``: the gradients, of which each rank keeps an equal part of the columns.
         tasks: the tasks' names, for messages and reports.
         retain_graph: keep the graph, for a further backward pass by the caller.
 
@@ -115,7 +118,7 @@ def collect(
         heads=tuple(p for p in heads if p.requires_grad),
         chunk_size=chunk_size,
         group=group,
-        keep=checks.one_of("keep", keep, ("jacobian", "gramian", "features")),
+        keep=checks.one_of("keep", keep, get_args(Keep)),
         retain_graph=retain_graph,
     )
     gradients.assign_heads()
@@ -149,7 +152,14 @@ def differentiate(
     present = [names[i] for i in index]
     if features is not None:
         check_no_bypass(outputs, present, features, shared)
-    if keep != "jacobian":
+    if is_sharded(shared):
+        if keep != "jacobian" or chunk_size not in (None, 1):
+            raise InvalidInputError(
+                f"a sharded model needs keep='jacobian' and chunk_size=1, got {keep!r} and {chunk_size!r}: its "
+                "gradients exist on no rank as a whole and are collected by one backward pass per task."
+            )
+        return differentiate_sharded(outputs, names, losses, shared, heads)
+    if keep in ("gramian", "features"):
         return _deferred(outputs, names, index, shared, losses, features, heads, group, keep)
     matrix = empty_jacobian(len(names), shared)
     absent = sorted(set(range(len(names))) - set(index))
@@ -166,6 +176,10 @@ def differentiate(
     gradients = TaskGradients(
         matrix, shared, losses=losses, tasks=names, present=index, heads=heads, head_gradients=head_rows
     )
+    if keep == "scattered":
+        if group is None:
+            raise InvalidInputError("`keep='scattered'` needs `group`, the process group to scatter over, got none.")
+        return ScatteredGradients(gradients, group)
     if group is not None:
         gradients.average(group)
     return gradients

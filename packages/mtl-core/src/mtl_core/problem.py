@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core import checks
+from mtl_core.distributed import is_sharded, reshard
 from mtl_core.errors import (
     DuplicateModuleError,
     InvalidInputError,
@@ -145,12 +146,13 @@ class Problem:
         self.model = model
         self._loss_fn = losses
         self._loss_module = _LossModule(model, losses)
-        self._all_shared = _resolve_shared(model, shared)
+        # By owner and attribute: sharding, for one, puts other Parameter objects in their places.
+        self._places = {name: _place(model, name) for name in _resolve_shared(model, shared)}
         self._duplicate: tuple[str, str] | Literal[False] | None = False  # False: not looked yet
         self.graph_checked = False
         if not self.shared:
             raise NoSharedParametersError(
-                f"`shared` must hold at least one trainable parameter, got {len(self._all_shared)} parameter(s), all "
+                f"`shared` must hold at least one trainable parameter, got {len(self._places)} parameter(s), all "
                 "frozen. Set requires_grad=True on what the tasks are to share."
             )
 
@@ -165,15 +167,18 @@ class Problem:
         """Number ``m`` of tasks."""
         return len(self.tasks)
 
+    def _all_shared(self) -> dict[str, nn.Parameter]:
+        return {name: getattr(owner, attribute) for name, (owner, attribute) in self._places.items()}
+
     @property
     def named_shared(self) -> dict[str, nn.Parameter]:
         """The shared parameters that are trainable now, by their name in the model."""
-        return {name: p for name, p in self._all_shared.items() if p.requires_grad}
+        return {name: p for name, p in self._all_shared().items() if p.requires_grad}
 
     @property
     def shared(self) -> tuple[nn.Parameter, ...]:
         """The shared parameters that are trainable now, in the model's order."""
-        return tuple(p for p in self._all_shared.values() if p.requires_grad)
+        return tuple(self.named_shared.values())
 
     @property
     def shared_names(self) -> tuple[str, ...]:
@@ -183,7 +188,7 @@ class Problem:
     @property
     def heads(self) -> tuple[nn.Parameter, ...]:
         """Every other trainable parameter of the model."""
-        shared = {id(p) for p in self._all_shared.values()}
+        shared = {id(p) for p in self._all_shared().values()}
         return tuple(p for p in self.model.parameters() if p.requires_grad and id(p) not in shared)
 
     def losses(self, batch: Any, *, parameters: Mapping[str, Tensor] | None = None) -> TaskLosses:
@@ -206,7 +211,11 @@ class Problem:
                 losses.
         """
         if parameters is None:
-            return self._parse(self._loss_fn(self.model, batch))
+            sharded = is_sharded(self.shared)
+            returned = self._loss_fn(self.model, batch)
+            if sharded:
+                reshard(self.model)
+            return self._parse(returned)
         self.check_functional()
         replaced = {f"model.{name}": value for name, value in parameters.items()}
         return self._parse(torch.func.functional_call(self._loss_module, replaced, (batch,)))
@@ -278,6 +287,12 @@ def _first_duplicate(model: nn.Module) -> tuple[str, str] | None:
             return seen[id(module)], name
         seen[id(module)] = name
     return None
+
+
+def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that owns a parameter, and the parameter's name in it."""
+    path, _, attribute = name.rpartition(".")
+    return model.get_submodule(path), attribute
 
 
 def _resolve_shared(model: nn.Module, shared: SharedSpec) -> dict[str, nn.Parameter]:

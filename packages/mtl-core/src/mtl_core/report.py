@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -44,7 +44,7 @@ class StepOptions:
 
     def __post_init__(self) -> None:
         checks.one_of("heads", self.heads, ("unit", "weighted"))
-        checks.one_of("keep", self.keep, ("jacobian", "gramian", "features"))
+        checks.one_of("keep", self.keep, get_args(Keep))
         checks.one_of("per", self.per, ("model", "layer", "parameter"))
         if self.max_norm is not None:
             checks.positive("max_norm", self.max_norm)

@@ -12,7 +12,14 @@ from torch import Tensor, optim
 
 from mtl_core.backward import check_attached, check_finite_losses
 from mtl_core.combination import combine, combine_per_group, is_loss_weighting, loss_weights
-from mtl_core.distributed import broadcast_buffers_, mean_over_tasks_present_, sum_over_ranks_
+from mtl_core.distributed import (
+    broadcast_buffers_,
+    is_sharded,
+    mean_over_tasks_present_,
+    reshard,
+    shard_group,
+    sum_over_ranks_,
+)
 from mtl_core.errors import InvalidInputError, InvalidJacobianError, InvalidParameterError
 from mtl_core.gradients import Keep, TaskGradients, differentiate
 from mtl_core.problem import Problem, TaskLosses
@@ -195,7 +202,8 @@ def finish(
     gradients.assign(vector.detach())
     gradients.assign_heads(weights if options.heads == "weighted" else None)
     _update(problem, optimizer, options)
-    _look_back(method, problem, batch, gradients.losses, options.group)
+    ranks = shard_group(problem.shared) if is_sharded(problem.shared) else options.group
+    _look_back(method, problem, batch, gradients.losses, ranks)
     return StepReport(gradients.losses, weights, host, problem.tasks, _events(method))
 
 
@@ -203,16 +211,18 @@ def _loss_step(
     problem: Problem, batch: Any, optimizer: optim.Optimizer, method: Any, losses: TaskLosses, options: StepOptions
 ) -> StepReport:
     """A step of a loss weighting: one backward pass through the shared part."""
-    if not problem.graph_checked:
+    sharded = is_sharded(problem.shared)
+    if not problem.graph_checked and not sharded:
         check_attached(losses.outputs, losses.tasks, problem.shared)
         problem.graph_checked = losses.is_complete
     values = losses.values
     full = losses.full(float("nan")).detach()
     present = list(losses.index)
     share = torch.ones_like(full)
-    if options.group is not None:
-        full, counts = mean_over_tasks_present_(full, losses.index, options.group)
-        share = 1.0 / counts.clamp(min=1.0)
+    ranks = shard_group(problem.shared) if sharded else options.group
+    if ranks is not None:
+        full, counts = mean_over_tasks_present_(full, losses.index, ranks)
+        share = share if sharded else 1.0 / counts.clamp(min=1.0)
         present = [i for i, count in enumerate(counts.tolist()) if count]
     weights = loss_weights(method, full, present)
     # One small copy: losses must be finite before anything is written, and unit weights save a pass over the heads.
@@ -223,15 +233,22 @@ def _loss_step(
     if options.scaler is not None:
         own, ones = options.scaler.scale(own), options.scaler.scale(ones)
     heads = list(problem.heads)
-    if not heads or options.heads == "weighted" or bool((host[1, present] == 1).all()):
+    single = not heads or options.heads == "weighted" or bool((host[1, present] == 1).all())
+    if sharded:
+        # The sharding's hooks see whole backward passes only, so heads cannot be passed by themselves.
+        if not single:
+            gradients = collect_problem(problem, losses, options=options)
+            return finish(problem, batch, optimizer, method, gradients, options=options)
+        torch.autograd.backward([values], [own])
+    elif single:
         torch.autograd.backward([values], [own], inputs=[*problem.shared, *heads])
     else:
         torch.autograd.backward([values], [ones], inputs=heads, retain_graph=True)
         torch.autograd.backward([values], [own], inputs=list(problem.shared))
-    if options.group is not None:
-        _sum_gradients((*problem.shared, *heads), options.group)
+    if ranks is not None and not sharded:
+        _sum_gradients((*problem.shared, *heads), ranks)
     _update(problem, optimizer, options)
-    _look_back(method, problem, batch, full, options.group)
+    _look_back(method, problem, batch, full, ranks)
     return StepReport(full, weights, None, problem.tasks, _events(method))
 
 
@@ -247,6 +264,8 @@ def _update(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) 
     """Unscale, clip and step, in this order, from gradients that are written."""
     if options.scaler is not None:
         options.scaler.unscale_(optimizer)
+    if is_sharded(problem.shared):
+        reshard(problem.model)
     if options.max_norm is not None:
         torch.nn.utils.clip_grad_norm_(problem.shared, options.max_norm)
     if options.scaler is None:

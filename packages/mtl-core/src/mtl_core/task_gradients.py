@@ -182,16 +182,21 @@ class TaskGradients:
 
         The heads' gradients are summed when they are assigned, so that ranks may differ in which tasks they have.
         """
+        share = self.average_losses(group)
+        sum_over_ranks_([self.matrix], group)
+        self.matrix.mul_(share.to(self.matrix.dtype).unsqueeze(1))
+
+    def average_losses(self, group: dist.ProcessGroup) -> Tensor:
+        """The small part of ``average``; returns the factor ``[m]`` of each task's gradient once it is summed."""
         self.losses, counts = mean_over_tasks_present_(self.losses, self.present, group)
         share = 1.0 / counts.clamp(min=1.0)
         self._head_gradients = tuple(
             tuple(None if g is None else g * share[task].to(g.dtype) for g in row)
             for task, row in zip(self.present, self._head_gradients, strict=True)
         )
-        sum_over_ranks_([self.matrix], group)
-        self.matrix.mul_(share.to(self.matrix.dtype).unsqueeze(1))
         self.counts = counts
         self.group = group
+        return share
 
     def assign_heads(self, weights: Tensor | None = None) -> None:
         """Add the heads' gradients to their ``.grad``: of each task's own loss, or weighted.
