@@ -4,6 +4,7 @@
 a whole training step with any method that keeps to one of the four protocols.
 """
 
+from mtl_core.accumulation import MicroBatches, accumulate
 from mtl_core.conflict import (
     conflict_count,
     cosines,
@@ -52,6 +53,7 @@ __all__ = [
     "InvalidParameterError",
     "LossWeighting",
     "Method",
+    "MicroBatches",
     "MissingExtraError",
     "NoLossesError",
     "NoMatchError",
@@ -70,6 +72,7 @@ __all__ = [
     "UnknownNameError",
     "UpdateEvery",
     "Weighting",
+    "accumulate",
     "collect",
     "conflict_count",
     "cosines",

@@ -10,7 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, optim
 
+from mtl_core.accumulation import MicroBatches, accumulate
 from mtl_core.backward import check_attached, check_finite_losses
+from mtl_core.collection import collect_problem
 from mtl_core.combination import combine, combine_per_group, is_loss_weighting, loss_weights
 from mtl_core.distributed import (
     broadcast_buffers_,
@@ -21,7 +23,7 @@ from mtl_core.distributed import (
     sum_over_ranks_,
 )
 from mtl_core.errors import InvalidInputError, InvalidJacobianError, InvalidParameterError
-from mtl_core.gradients import Keep, TaskGradients, differentiate
+from mtl_core.gradients import Keep, TaskGradients
 from mtl_core.problem import Problem, TaskLosses
 from mtl_core.protocols import Aggregator, Event, LossWeighting, Method, Weighting
 from mtl_core.report import SkippedUpdate, StepOptions, StepReport
@@ -53,7 +55,7 @@ def step(
 
     Args:
         problem: the model and its losses.
-        batch: what the problem's losses take.
+        batch: what the problem's losses take, or ``MicroBatches`` of it.
         optimizer: any ``torch.optim`` optimiser over the problem's parameters.
         method: a ``Method``, ``Weighting``, ``LossWeighting`` or ``Aggregator``, or any callable from a Jacobian
             ``[m, d]`` to an update ``[d]``, such as the aggregators of other libraries.
@@ -99,6 +101,9 @@ def step(
     optimizer.zero_grad(set_to_none=True)
     if group is not None:
         broadcast_buffers_(problem.model, group)
+    if isinstance(batch, MicroBatches):
+        gradients = accumulate(problem, batch, options=options)
+        return finish(problem, batch, optimizer, method, gradients, options=options)
     losses = problem.losses(batch)
     return step_from_losses(problem, batch, optimizer, method, losses, options=options)
 
@@ -117,44 +122,6 @@ def step_from_losses(
         return _loss_step(problem, batch, optimizer, method, losses, options)
     gradients = collect_problem(problem, losses, options=options)
     return finish(problem, batch, optimizer, method, gradients, options=options)
-
-
-def collect_problem(
-    problem: Problem, losses: TaskLosses, *, options: StepOptions | None = None, retain_graph: bool = False
-) -> TaskGradients:
-    """The first half of a gradient-based step: the task gradients of evaluated losses.
-
-    Args:
-        problem: the problem.
-        losses: what ``problem.losses(batch)`` returned.
-        options: the step's options; its scaler, if any, is applied and undone.
-        retain_graph: keep the losses' graph for another backward pass.
-
-    Returns:
-        the gradients, with those of the heads kept inside for ``finish``.
-    """
-    options = StepOptions() if options is None else options
-    scaler = options.scaler
-    outputs = losses.outputs
-    if scaler is not None:
-        # A half-precision loss would overflow by the scale itself.
-        single = outputs.float() if isinstance(outputs, Tensor) else tuple(out.float() for out in outputs)
-        outputs = scaler.scale(single)  # type: ignore[assignment]
-    gradients = differentiate(
-        outputs,
-        problem.tasks,
-        losses.index,
-        problem.shared,
-        features=losses.features,
-        heads=problem.heads,
-        chunk_size=options.chunk_size,
-        group=options.group,
-        keep=options.keep,
-        retain_graph=retain_graph,
-    )
-    if scaler is not None:
-        gradients.rescale(1.0 / scaler.scale(torch.ones((), device=gradients.parameters[0].device)))
-    return gradients
 
 
 def finish(
@@ -294,10 +261,12 @@ def _look_back(method: object, problem: Problem, batch: Any, before: Tensor, gro
         return
 
     def after() -> Tensor:
+        parts = batch if isinstance(batch, MicroBatches) else (batch,)
         with torch.no_grad():
-            losses = problem.losses(batch)
-            full = losses.full(float("nan"))
-        return full if group is None else mean_over_tasks_present_(full, losses.index, group)[0]
+            found = [problem.losses(part) for part in parts]
+        full = torch.stack([losses.full(float("nan")) for losses in found]).nanmean(dim=0)
+        present = sorted({task for losses in found for task in losses.index})
+        return full if group is None else mean_over_tasks_present_(full, present, group)[0]
 
     after_step(before, after)
 

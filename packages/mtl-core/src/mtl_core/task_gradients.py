@@ -65,6 +65,11 @@ class TaskGradients:
         return f"{type(self).__name__}(tasks={self.tasks}, shape={shape}, dtype={self.dtype}, device={device})"
 
     @property
+    def head_gradients(self) -> tuple[tuple[Tensor | None, ...], ...]:
+        """The heads' gradients that ``assign_heads`` has yet to write, one row per present task."""
+        return self._head_gradients
+
+    @property
     def n_tasks(self) -> int:
         """Number ``m`` of tasks."""
         return len(self.tasks)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mtl_core import InvalidInputError, MicroBatches, Problem, accumulate, step
+from mtl_core.report import StepOptions
+from mtl_core.testing import TwoLayers, reference_jacobian, small_problem
+
+
+class ByNorm:
+    def weights(self, gramian: Tensor) -> Tensor:
+        return 1.0 / (1.0 + gramian.diagonal().sqrt())
+
+
+class ByLoss:
+    needs = "losses"
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def __call__(self, losses: Tensor) -> Tensor:
+        return (losses**2).sum()
+
+    def after_step(self, before: Tensor, after: Callable[[], Tensor]) -> None:
+        self.seen += [before, after()]
+
+
+def whole() -> Tensor:
+    return torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize("features", [False, True])
+def test_gradients_are_those_of_the_whole_batch(parts: int, features: bool) -> None:
+    problem, _ = small_problem(3, features=features)
+    found = accumulate(problem, MicroBatches(whole().chunk(parts)))
+    jacobian = reference_jacobian(problem, whole())
+    torch.testing.assert_close(found.matrix, jacobian, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(found.gramian, jacobian @ jacobian.T, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(found.losses, problem.losses(whole()).values.detach())
+
+
+@pytest.mark.parametrize("make", [ByNorm, ByLoss, lambda: lambda jacobian: jacobian.sum(0)])
+@pytest.mark.parametrize("heads", ["unit", "weighted"])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_step_is_that_of_the_whole_batch(make: Callable[[], Any], heads: Any, scaled: bool) -> None:
+    if heads == "weighted" and make not in (ByNorm, ByLoss):
+        pytest.skip("an aggregator gives no weights")
+    models = []
+    for batch in (whole(), MicroBatches(whole().chunk(4))):
+        problem, _ = small_problem(3)
+        optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.05)
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0) if scaled else None
+        method = make()
+        step(problem, batch, optimizer, method, heads=heads, scaler=scaler, max_norm=1.0)
+        models.append([p.detach() for p in problem.model.parameters()])
+        if isinstance(method, ByLoss):
+            models[-1] += method.seen
+    torch.testing.assert_close(models[0], models[1], rtol=1e-5 if scaled else 1e-10, atol=1e-9)
+
+
+def test_a_task_is_averaged_over_the_parts_that_have_it() -> None:
+    torch.manual_seed(0)
+
+    def losses(model: nn.Module, batch: tuple[Tensor, str]) -> dict[str, Tensor]:
+        outputs = model(batch[0])[1]
+        return {name: outputs["abc".index(name)].square().mean() for name in batch[1]}
+
+    problem = Problem(TwoLayers(3), losses, shared="trunk", tasks=("a", "b", "c"))
+    first, second = whole().chunk(2)
+    found = accumulate(problem, MicroBatches([(first, "a"), (second, "ab")]))
+    assert found.present == (0, 1)
+    expected = torch.stack(
+        [
+            (problem.losses((first, "a")).values[0] + problem.losses((second, "a")).values[0]) / 2,
+            problem.losses((second, "b")).values[0],
+        ]
+    )
+    torch.testing.assert_close(found.losses[:2], expected.detach())
+    rows = [torch.autograd.grad(loss, problem.shared, retain_graph=True) for loss in expected]
+    torch.testing.assert_close(found.matrix[:2], torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in rows]))
+    assert not bool(found.matrix[2].any())
+    found.assign_heads()
+    wanted = torch.autograd.grad(expected.sum(), list(problem.model.heads[:2].parameters()))
+    for p, gradient in zip(problem.model.heads[:2].parameters(), wanted, strict=True):
+        torch.testing.assert_close(p.grad, gradient)
+    assert all(p.grad is None for p in problem.model.heads[2].parameters())
+
+
+def test_bad_input() -> None:
+    problem, _ = small_problem(3)
+    with pytest.raises(InvalidInputError, match="at least one batch"):
+        MicroBatches([])
+    with pytest.raises(InvalidInputError, match="must be 'jacobian' to accumulate"):
+        accumulate(problem, MicroBatches([whole()]), options=StepOptions(keep="gramian"))
