@@ -1,0 +1,278 @@
+r"""Adapters of the PEFT library, attached in place and taken off without a trace.
+
+The only module that imports ``peft``, and only when an adapter attaches: the import takes seconds.
+
+PEFT changes module classes, names, ``requires_grad`` flags and, on some layers, the model's outputs. So an adapter
+is attached only to layer kinds on an allow-list, its start as a no-op is checked on a batch, and the displacement is
+read off its own merged weights before everything is put back.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtl_core import checks
+from mtl_core.errors import DuplicateModuleError, InvalidInputError, NoMatchError
+from mtl_core.problem import Problem
+from mtl_teleport.adapters.protocol import AdapterSession
+from mtl_teleport.adapters.weight_space import Targets
+from mtl_teleport.isolation import isolated
+
+__all__ = ["PeftAdapter", "PeftLoRA", "PeftSession"]
+
+_NAME = "teleport"
+
+
+class PeftAdapter:
+    """Any PEFT configuration that starts as a no-op and merges into its layers' weights.
+
+    Args:
+        config: a ``peft.PeftConfig``. It is copied; its ``target_modules`` are replaced by the layers that match
+            here.
+        targets: name patterns of layers; ``None`` for every supported layer of the shared part.
+
+    Raises:
+        InvalidInputError: ``config`` is no PEFT configuration.
+
+    Note:
+        Supported are exactly ``Linear`` and plain ``Conv2d`` (one group, no dilation, zero padding), the kinds on
+        which PEFT 0.21 was seen to start and to merge exactly. On others it is wrong in silence: orthogonal adapters
+        change a convolution's output two- to threefold at the start, dilated and grouped convolutions crash or do
+        not merge. ``mtl_teleport.LoRA`` reaches every weight.
+    """
+
+    def __init__(self, config: Any, *, targets: Targets = None) -> None:
+        if not hasattr(config, "peft_type") or not hasattr(config, "target_modules"):
+            raise InvalidInputError(
+                f"`config` must be a peft.PeftConfig with target_modules, got {type(config).__name__}. For example "
+                "peft.LoHaConfig(r=5, alpha=5)."
+            )
+        self._config = config
+        self.targets: tuple[str, ...] | None = (
+            (targets,) if isinstance(targets, str) else None if targets is None else tuple(targets)
+        )
+
+    def attach(
+        self, problem: Problem, *, batch: Any = None, generator: torch.Generator | None = None
+    ) -> AdapterSession:
+        """Wrap the matching layers in place, and check on ``batch`` that nothing has changed.
+
+        Args:
+            problem: the problem whose shared layers are to be adapted; its model in evaluation mode.
+            batch: a batch for the check.
+            generator: source of the initial values, on the CPU.
+
+        Raises:
+            NoMatchError: no shared layer is supported, or a pattern matches none; lists what is.
+            DuplicateModuleError: the model registers one submodule twice.
+            InvalidInputError: there is no batch, the model has adapters already, or the losses change when the
+                adapter is attached.
+        """
+        if batch is None:
+            raise InvalidInputError(
+                f"`batch` must be given, got None: {type(self).__name__} checks on it that the adapter starts as a "
+                "no-op."
+            )
+        if hasattr(problem.model, "peft_config"):
+            raise InvalidInputError(
+                "the model must have no PEFT adapter of its own, got one. Merge or unload it first."
+            )
+        problem.check_functional()
+        layers = self._choose(problem)
+        with isolated(problem.model):
+            with torch.no_grad():
+                before = problem.losses(batch).full(0.0)
+            session = PeftSession(problem, self._config, layers, generator)
+            try:
+                self._check_no_op(session, batch, before)
+            except BaseException:
+                session.detach()
+                raise
+        return session
+
+    def _check_no_op(self, session: AdapterSession, batch: Any, before: Tensor) -> None:
+        with torch.no_grad():
+            after = session.evaluate(batch).full(0.0)
+        tolerance = 100 * torch.finfo(before.dtype).eps
+        if not torch.allclose(before, after, rtol=tolerance, atol=tolerance * float(before.abs().max())):
+            raise InvalidInputError(
+                f"`config` must start as a no-op, got losses {before.tolist()} before and {after.tolist()} after "
+                "attaching "
+                f"{type(self._config).__name__}. Leave layers out by `targets`, or use mtl_teleport.LoRA."
+            )
+
+    def _choose(self, problem: Problem) -> dict[str, nn.Module]:
+        shared = {id(p) for p in problem.shared}
+        supported = {
+            name: module
+            for name, module in problem.model.named_modules()
+            if _is_supported(module) and id(getattr(module, "weight", None)) in shared
+        }
+        kinds = "exactly torch.nn.Linear, or Conv2d with groups=1, dilation=1 and zero padding"
+        if not supported:
+            found = sorted(
+                {
+                    type(m).__name__
+                    for m in problem.model.modules()
+                    if any(id(p) in shared for p in m.parameters(recurse=False))
+                }
+            )
+            raise NoMatchError(
+                f"{type(self).__name__} must find a shared layer that is {kinds}, got {', '.join(found)}. Use "
+                "mtl_teleport.LoRA, which adapts any weight."
+            )
+        if self.targets is None:
+            return supported
+        chosen: dict[str, nn.Module] = {}
+        for pattern in self.targets:
+            matched = {
+                n: m for n, m in supported.items() if fnmatch.fnmatchcase(n, pattern) or n.startswith(f"{pattern}.")
+            }
+            if not matched:
+                raise NoMatchError(
+                    f"`targets` pattern {pattern!r} must match a shared layer that is {kinds}, got none. Supported: "
+                    f"{', '.join(supported)}."
+                )
+            chosen.update(matched)
+        return chosen
+
+
+class PeftLoRA(PeftAdapter):
+    """LoRA by the PEFT library, on linear and plain convolutional layers.
+
+    Args:
+        rank: rank ``>= 1``.
+        alpha: scale ``> 0``.
+        targets: name patterns of layers; ``None`` for every supported layer of the shared part.
+
+    References:
+        Zhou et al., *Continual Optimization with Symmetry Teleportation for Multi-Task Learning*, section 4.1;
+        appendix table 4 compares ranks and kinds.
+    """
+
+    def __init__(self, rank: int = 5, *, alpha: float = 8.0, targets: Targets = None) -> None:
+        self.rank = checks.positive_int("rank", rank)
+        self.alpha = checks.positive("alpha", alpha)
+        super().__init__(_Deferred(), targets=targets)
+
+    def __repr__(self) -> str:
+        return f"PeftLoRA(rank={self.rank}, alpha={self.alpha:g}, targets={self.targets})"
+
+    def attach(
+        self, problem: Problem, *, batch: Any = None, generator: torch.Generator | None = None
+    ) -> AdapterSession:
+        """As ``PeftAdapter.attach``; the configuration is made here, so that constructing one imports nothing."""
+        if isinstance(self._config, _Deferred):
+            from peft import LoraConfig
+
+            self._config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=[])  # type: ignore[arg-type]
+        return super().attach(problem, batch=batch, generator=generator)
+
+
+class _Deferred:
+    """Stands in for a configuration whose class is not imported yet."""
+
+    peft_type = "LORA"
+    target_modules: tuple[str, ...] = ()
+
+
+class PeftSession(AdapterSession):
+    """A session whose model is wrapped by PEFT until it is detached."""
+
+    def __init__(
+        self, problem: Problem, config: Any, layers: dict[str, nn.Module], generator: torch.Generator | None
+    ) -> None:
+        super().__init__(problem)
+        from peft import inject_adapter_in_model
+
+        model = problem.model
+        self._layers = layers
+        self._flags = [(p, p.requires_grad) for p in model.parameters()]
+        self._attached = True
+        own = copy.deepcopy(config)
+        own.target_modules = f"(?:{'|'.join(re.escape(name) for name in layers)})"
+        before = {id(p) for p in model.parameters()}
+        seed = int(torch.randint(2**31, (), generator=generator))
+        devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+        try:
+            with torch.random.fork_rng(devices=devices):
+                torch.manual_seed(seed)
+                inject_adapter_in_model(own, model, adapter_name=_NAME)
+            for name in layers:
+                model.get_submodule(name).train(model.training)
+            self._restore_flags()
+            found = [p for p in model.parameters() if id(p) not in before and p.requires_grad]
+            if not found:
+                raise InvalidInputError(
+                    f"`config` must bring trainable tensors, got {type(config).__name__} with none."
+                )
+            self.trainable = tuple(found)
+            if len({id(m) for m in model.modules()}) != sum(1 for _ in model.named_modules(remove_duplicate=False)):
+                raise DuplicateModuleError(
+                    f"{type(config).__name__} registers a module twice, which functional evaluation cannot handle. "
+                    "Use mtl_teleport.LoRA."
+                )
+        except BaseException:
+            self.detach()
+            raise
+        names = {id(p): name for name, p in model.named_parameters()}
+        self._names = {name: names[id(p)] for name, p in self.shared.items()}
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The base weights under their present names, each a leaf; the adapter acts in the wrapped layers."""
+        return {self._names[name]: p.detach().requires_grad_() for name, p in self.shared.items()}
+
+    def delta(self) -> dict[str, Tensor]:
+        """What PEFT's own merge would add to each adapted weight."""
+        base = {name: p.detach().clone() for name, p in self.shared.items()}
+        storage = {name: p.data for name, p in self.shared.items()}
+        wrappers: list[Any] = [self.problem.model.get_submodule(name) for name in self._layers]
+        try:
+            for wrapper in wrappers:
+                wrapper.merge(safe_merge=False, adapter_names=[_NAME])
+            return {
+                name: p.detach() - base[name]
+                for name, p in self.shared.items()
+                if not torch.equal(p.detach(), base[name])
+            }
+        finally:
+            # Some merges replace a parameter's storage: give it its own back, with its values.
+            for name, parameter in self.shared.items():
+                parameter.data = storage[name]
+                parameter.data.copy_(base[name])
+            for wrapper in wrappers:
+                wrapper.merged_adapters.clear()
+
+    def detach(self) -> None:
+        """Put the very same layers back under their names, and every flag as it was."""
+        if not self._attached:
+            return
+        self._attached = False
+        model = self.problem.model
+        for name, layer in self._layers.items():
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer)
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+        self._restore_flags()
+
+    def _restore_flags(self) -> None:
+        for parameter, flag in self._flags:
+            parameter.requires_grad_(flag)
+
+
+def _is_supported(module: nn.Module) -> bool:
+    if type(module) is nn.Linear:
+        return True
+    return (
+        type(module) is nn.Conv2d
+        and module.groups == 1
+        and tuple(module.dilation) == (1, 1)
+        and module.padding_mode == "zeros"
+    )

@@ -1,0 +1,130 @@
+r"""What an adapter is: a way to move the shared parameters by a trainable :math:`\Delta\theta(\varphi)`.
+
+``adapter.attach(problem)`` opens a session. The session holds the trainable tensors :math:`\varphi`, evaluates the
+problem at :math:`\theta + \Delta\theta(\varphi)`, and ends either with ``merge()`` (the displacement is written into
+the very same ``Parameter`` objects) or with ``detach()`` (as if nothing had happened).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from mtl_core.problem import Problem, TaskLosses
+
+__all__ = ["Adapter", "AdapterSession", "displaced", "write_"]
+
+
+class AdapterSession(ABC):
+    r"""A problem with an adapter attached; counts the passes it is used for.
+
+    Attributes:
+        problem: the problem that is adapted.
+        shared: its shared parameters by their name *before* attaching, in the model's order.
+        trainable: the adapter's tensors :math:`\varphi`, leaves that require a gradient.
+        forwards: evaluations of the losses so far.
+        backwards: differentiations so far.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.shared: dict[str, nn.Parameter] = dict(problem.named_shared)
+        self.trainable: tuple[Tensor, ...] = ()
+        self.forwards = 0
+        self.backwards = 0
+
+    @abstractmethod
+    def parameters(self) -> dict[str, Tensor]:
+        """The tensors at which the losses are evaluated, one per shared parameter and in their order.
+
+        Keys are names in the model as it is now, for ``problem.losses(batch, parameters=...)``. Every value may be
+        differentiated with respect to, and a gradient through it reaches ``trainable``.
+        """
+
+    @abstractmethod
+    def delta(self) -> dict[str, Tensor]:
+        """The displacement of each adapted parameter, by its name before attaching; detached."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Take the adapter off: parameters, flags and modules are as before attaching. May be called twice."""
+
+    def evaluate(self, batch: Any, *, parameters: Mapping[str, Tensor] | None = None) -> TaskLosses:
+        """The task losses at the adapted point, or at ``parameters`` (with the keys of ``parameters()``)."""
+        self.forwards += 1
+        return self.problem.losses(batch, parameters=self.parameters() if parameters is None else parameters)
+
+    def differentiate(
+        self,
+        output: Tensor,
+        inputs: Sequence[Tensor],
+        *,
+        create_graph: bool = False,
+        retain_graph: bool | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Gradients of a scalar, zero where it does not depend on an input; no ``.grad`` is touched."""
+        self.backwards += 1
+        if not output.requires_grad:
+            return tuple(torch.zeros_like(tensor) for tensor in inputs)
+        return torch.autograd.grad(
+            output,
+            inputs,
+            create_graph=create_graph,
+            retain_graph=create_graph if retain_graph is None else retain_graph,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+
+    def merge(self, *, scale: float = 1.0) -> None:
+        r"""Detach, then write :math:`\theta \leftarrow \theta + \text{scale}\cdot\Delta\theta` in place.
+
+        Modules and Parameters stay the same Python objects, so optimiser state and references to them stay valid.
+        """
+        delta = self.delta()
+        self.detach()
+        write_(self.shared, displaced(self.shared, delta, scale=scale))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """Anything that can attach itself to the shared parameters of a problem as an exact no-op."""
+
+    def attach(
+        self, problem: Problem, *, batch: Any = None, generator: torch.Generator | None = None
+    ) -> AdapterSession:
+        """Open a session in which the adapted losses equal the problem's own.
+
+        Args:
+            problem: the problem whose shared parameters are to be moved.
+            batch: a batch for adapters that check on data that they start as a no-op.
+            generator: source of the initial values, on the CPU.
+
+        Raises:
+            NoMatchError: no shared parameter or layer can be adapted.
+        """
+        ...
+
+
+def displaced(shared: Mapping[str, Tensor], delta: Mapping[str, Tensor], *, scale: float = 1.0) -> dict[str, Tensor]:
+    r"""New tensors :math:`\theta + \text{scale}\cdot\Delta\theta` for the parameters that ``delta`` names; detached."""
+    return {name: shared[name].detach() + (scale * step).to(shared[name].dtype) for name, step in delta.items()}
+
+
+@torch.no_grad()
+def write_(shared: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Copy ``values`` into the tensors of the same names, in place."""
+    for name, value in values.items():
+        shared[name].copy_(value)

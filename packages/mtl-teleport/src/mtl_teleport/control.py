@@ -1,0 +1,114 @@
+"""The control that a claim for teleportation needs: a move as long, in a random direction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from mtl_core import checks
+from mtl_core.errors import InvalidInputError
+from mtl_teleport.history import HTR
+from mtl_teleport.teleportation import Proposal, Search, Teleportation, WrappedMethod
+from mtl_teleport.triggers import DominatedConflict, Trigger
+
+__all__ = ["RandomTeleport"]
+
+
+class RandomTeleport(Teleportation):
+    r"""Move the shared parameters by a random displacement of given length where ``COST`` would teleport.
+
+    .. math:: \Delta\theta = \ell\, u, \qquad u \text{ uniform on the unit sphere of } \mathbb{R}^d
+
+    Everything else is as in ``COST``: trigger, limits, trajectory reuse and report. Whatever ``COST`` gains over the
+    method alone and this control does not gain is owed to *where* it moved; the rest is owed to having moved at all.
+
+    Args:
+        method: the wrapped method, as for ``COST``.
+        length: :math:`\ell > 0`, or a sequence of lengths, used one after the other and then from the start again:
+            the
+            ``length`` of a ``COST`` run's reports gives moves of equal length one by one.
+        trigger: when to move.
+        start_after, max_per_epoch, steps_per_epoch: limits, as for ``COST``.
+        max_drift: largest mean relative drift of the losses, by backtracking; ``None`` (the default) takes the move
+            as it is unless a loss is not finite. With a limit the move may be shorter than ``length``.
+        htr: what becomes of the optimiser's memory, as for ``COST``.
+        seed: of the directions.
+
+    Raises:
+        InvalidParameterError: a length is not positive, or a limit is out of range.
+        InvalidInputError: there is no length.
+
+    Example:
+        >>> import torch
+        >>> from mtl_core import Problem, step
+        >>> from mtl_teleport import AnyMeanConflict
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> problem = Problem(
+        ...     model, lambda m, x: torch.stack([m(x).sum(), -m(x).sum()]), shared=model, tasks=("a", "b")
+        ... )
+        >>> method = RandomTeleport(length=0.5, trigger=AnyMeanConflict(), max_per_epoch=None)
+        >>> report = step(problem, torch.ones(1, 1), torch.optim.SGD(model.parameters(), lr=0.1), method)
+        >>> round(report.events[0].length, 6)
+        0.5
+    """
+
+    def __init__(
+        self,
+        method: WrappedMethod = None,
+        *,
+        length: float | Sequence[float],
+        trigger: Trigger = DominatedConflict(),
+        start_after: int = 0,
+        max_per_epoch: int | None = 1,
+        steps_per_epoch: int | None = None,
+        max_drift: float | None = None,
+        htr: HTR = "paper",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            method,
+            trigger=trigger,
+            start_after=start_after,
+            max_per_epoch=max_per_epoch,
+            steps_per_epoch=steps_per_epoch,
+            probe_batches=None,
+            max_probe_batches=1,
+            max_drift=max_drift,
+            backtracks=6,
+            htr=htr,
+            seed=seed,
+        )
+        found: Iterable[Any] = length if isinstance(length, Sequence) else (length,)
+        self.lengths = tuple(checks.positive("length", entry) for entry in found)
+        if not self.lengths:
+            raise InvalidInputError("`length` must be a length or a sequence of at least one, got an empty sequence.")
+        self._made = 0
+
+    def _propose(self, search: Search) -> Proposal:
+        """A random direction, drawn on the CPU so that every device gets the same."""
+        length = self.lengths[self._made % len(self.lengths)]
+        self._made += 1
+        draws = {
+            name: torch.randn(p.shape, generator=search.generator, dtype=torch.float64)
+            for name, p in search.problem.named_shared.items()
+        }
+        norm = torch.stack([draw.square().sum() for draw in draws.values()]).sum().sqrt()
+        shared = search.problem.named_shared
+        return Proposal({name: (draw * (length / norm)).to(shared[name]) for name, draw in draws.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """As for every teleportation, with the number of moves made."""
+        return {**super().state_dict(), "made": self._made}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict``."""
+        rest = dict(state)
+        made = rest.pop("made", None)
+        if not isinstance(made, int):
+            raise InvalidInputError(
+                f"`state` must hold the number of moves made, got {made!r}. Give what state_dict() returned."
+            )
+        super().load_state_dict(rest)
+        self._made = made

@@ -1,0 +1,268 @@
+r"""Historical trajectory reuse (HTR): how much of an optimiser's memory survives a teleport.
+
+With :math:`\sigma = \cos(\Delta\theta, g')`, :math:`g'` the gradient before the teleport, the next step of the
+shared parameters uses
+
+.. math::
+    v_t = \sigma\beta_1 v_{t-1} + (1 - \sigma\beta_1) g_t, \qquad s_t = \sigma\beta_2 s_{t-1} + (1 - \sigma\beta_2)
+    g_t^2,
+
+and every later step uses the usual :math:`\beta_1, \beta_2` again.
+
+**Bias correction.** A moving average :math:`v_t = b_t v_{t-1} + (1 - b_t) g_t` from zero has weights of sum
+:math:`c_t = 1 - \prod_{k \le t} b_k`, so :math:`v_t / c_t` is the unbiased estimate. One changed factor :math:`b_t =
+\sigma\beta` gives :math:`c_t = 1 - \sigma\beta^t`, now *and in every later step*, while an optimiser divides by
+:math:`1 - \beta^t` (or, if its ``betas`` were overwritten for the step, by :math:`1 - (\sigma\beta)^t`). Here the
+stored average is therefore equation 13's times :math:`a = (1 - \beta^t) / (1 - \sigma\beta^t)`: the optimiser's own
+division then yields exactly :math:`v_t / (1 - \sigma\beta^t)`, and since the weights again sum to :math:`1 -
+\beta^t`, every later step is unbiased too. For large t, a is 1.
+
+That stored average is reached with the optimiser's own ``betas``: just before the step, when :math:`g_t` is known,
+its memory is set to the affine image of itself and :math:`g_t` from which the ordinary update arrives there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mtl_core import checks
+
+__all__ = ["HTR", "modulated", "trajectory_cosine"]
+
+HTR = Literal["paper", "released", "descent", "reset", "keep"]
+"""What becomes of the optimiser's memory of the shared parameters; see ``modulated``."""
+
+_AVERAGED = (torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax, torch.optim.Muon)
+_ACCUMULATED = (torch.optim.SGD, torch.optim.RMSprop)
+_TINY = 1e-12  # stands in for a momentum of zero, for which some optimisers skip their buffer instead of clearing it
+
+
+def trajectory_cosine(delta: Mapping[str, Tensor], gradient: Mapping[str, Tensor]) -> float:
+    r"""The cosine :math:`\sigma = \cos(\Delta\theta, g')` over the shared parameters, in float64.
+
+    Args:
+        delta: the displacement by parameter name; a missing parameter did not move.
+        gradient: the gradient before the teleport by parameter name, for all shared parameters.
+
+    Returns:
+        A number in [-1, 1]; 1 if nothing moved (the memory is as good as before), else 0 if the gradient is zero.
+
+    References:
+        Zhou et al., *Continual Optimization with Symmetry Teleportation for Multi-Task Learning*, equation 12.
+
+    Example:
+        >>> import torch
+        >>> trajectory_cosine({"w": torch.tensor([3.0, 4.0])}, {"w": torch.tensor([1.0, 0.0])})
+        0.6
+    """
+    moved = sum(float(step.to(torch.float64).square().sum()) for step in delta.values())
+    length = sum(float(g.to(torch.float64).square().sum()) for g in gradient.values())
+    if moved == 0.0:
+        return 1.0
+    if length == 0.0:
+        return 0.0
+    inner = sum(
+        float((step.to(torch.float64) * gradient[name].to(torch.float64)).sum()) for name, step in delta.items()
+    )
+    return float(max(-1.0, min(1.0, inner / math.sqrt(moved) / math.sqrt(length))))
+
+
+@contextmanager
+def modulated(
+    optimizer: Optimizer, sigma: float, parameters: Iterable[Tensor], *, mode: HTR = "paper"
+) -> Iterator[None]:
+    r"""Let the first ``optimizer.step()`` inside the block reuse its memory of ``parameters`` in part.
+
+    ============ ==============================================================================================
+    ``paper``    equation 13 with :math:`\sigma`
+    ``released`` :math:`\sigma > 0`: equation 13; :math:`\sigma \le 0`: as ``reset``
+    ``descent``  equation 13 with :math:`-\sigma = \cos(\Delta\theta, -g')`, the cosine with the direction of descent
+    ``reset``    forget everything, step counters included
+    ``keep``     change nothing
+    ============ ==============================================================================================
+
+    Only ``parameters`` are concerned, whatever group they are in. Adam, AdamW, NAdam, RAdam, Adamax, SGD, RMSprop
+    and Muon follow the equations to rounding, weight decay, ``maximize`` and clipping included; momentum that is no
+    average (SGD, RMSprop) is :math:`\sigma\beta v + g`. For any other optimiser with ``betas`` or ``momentum`` in
+    its groups these are scaled for that one step, in a group of their own. An optimiser with neither is left alone.
+
+    Args:
+        optimizer: the optimiser of the step.
+        sigma: :math:`\cos(\Delta\theta, g')`, in [-1, 1].
+        parameters: the shared parameters.
+        mode: one of the five forms above.
+
+    Raises:
+        InvalidParameterError: ``sigma`` or ``mode`` is out of range.
+
+    Note:
+        If the block or the step raises, the optimiser's memory is put back as it was. For :math:`\sigma < 0` a
+        second moment by equation 13 could become negative, so it uses :math:`\max(\sigma, 0)`; the first moment
+        keeps the sign. ``amsgrad`` keeps its maximum. The released code overwrites the ``betas`` of whole groups,
+        which corrupts the bias correction, and skips the step they were meant for; ``released`` here is its rule for
+        :math:`\sigma`, done right.
+
+    References:
+        Zhou et al., *Continual Optimization with Symmetry Teleportation for Multi-Task Learning*, equation 13.
+
+    Example:
+        >>> import torch
+        >>> p = torch.nn.Parameter(torch.zeros(1))
+        >>> optimizer = torch.optim.SGD([p], lr=1.0, momentum=0.5)
+        >>> for sigma in (1.0, 0.0):
+        ...     p.grad = torch.ones(1)
+        ...     with modulated(optimizer, sigma, [p]):
+        ...         optimizer.step()
+        >>> p.data, optimizer.state[p]["momentum_buffer"]
+        (tensor([-2.]), tensor([1.]))
+    """
+    checks.one_of("mode", mode, get_args(HTR))
+    sigma = checks.in_interval("sigma", sigma, -1.0, 1.0)
+    wanted = {id(p) for p in parameters}
+    if mode == "descent":
+        sigma = -sigma
+    forget = mode == "reset" or (mode == "released" and sigma <= 0)
+    if mode == "keep" or (sigma == 1.0 and not forget):
+        yield
+        return
+    memory: list[Callable[[], object]] = []
+    groups: list[Callable[[], object]] = []
+
+    steps = 0
+
+    def before_step(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps > 1:
+            return
+        for group in list(optimizer.param_groups):
+            inside = [p for p in group["params"] if id(p) in wanted]
+            if inside and forget:
+                _forget(optimizer, inside, memory)
+            elif inside and isinstance(optimizer, (*_AVERAGED, *_ACCUMULATED)):
+                for parameter in inside:
+                    _reuse(optimizer, group, parameter, sigma, memory)
+            elif inside:
+                _scale_factors(optimizer, group, inside, sigma, groups)
+
+    def after_step(*_: object) -> None:
+        memory.clear()  # what the step has written is meant
+        _undo(groups)
+
+    handle = optimizer.register_step_pre_hook(before_step)
+    after = optimizer.register_step_post_hook(after_step)
+    try:
+        yield
+    except BaseException:
+        _undo(memory)
+        raise
+    finally:
+        handle.remove()
+        after.remove()
+        _undo(groups)
+
+
+def _undo(actions: list[Callable[[], object]]) -> None:
+    while actions:
+        actions.pop()()
+
+
+def _forget(optimizer: Optimizer, parameters: list[Tensor], undo: list[Callable[[], object]]) -> None:
+    """Drop the state of these parameters, so that the optimiser starts on them anew."""
+    for parameter in parameters:
+        if parameter in optimizer.state:
+            state = optimizer.state.pop(parameter)
+            undo.append(partial(optimizer.state.__setitem__, parameter, state))
+
+
+def _reuse(
+    optimizer: Optimizer, group: dict[str, Any], parameter: Tensor, sigma: float, undo: list[Callable[[], object]]
+) -> None:
+    """Set the memory of one parameter to that from which the ordinary step arrives at equation 13."""
+    state = optimizer.state.get(parameter)
+    if not state or parameter.grad is None:
+        return
+    memory = [state.get(key) for key in ("exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer")]
+    undo.extend(partial(tensor.copy_, tensor.clone()) for tensor in memory if isinstance(tensor, Tensor))
+    positive = max(sigma, 0.0)
+    if isinstance(optimizer, _ACCUMULATED):
+        if isinstance(state.get("momentum_buffer"), Tensor):
+            state["momentum_buffer"].mul_(sigma)
+        return
+    gradient = _effective_gradient(group, parameter)
+    if isinstance(optimizer, torch.optim.Muon):
+        # An average without bias correction: a = 1.
+        state["momentum_buffer"].mul_(sigma).add_(gradient, alpha=1.0 - sigma)
+        return
+    step = float(state["step"]) + 1.0
+    beta1, beta2 = (float(beta) for beta in group["betas"])
+    average = torch.view_as_real(state["exp_avg"]) if parameter.is_complex() else state["exp_avg"]
+    keep, add = _affine(sigma, beta1, step)
+    average.mul_(keep).add_(gradient, alpha=add)
+    if "exp_inf" in state:
+        state["exp_inf"].mul_(positive)
+        return
+    squares = torch.view_as_real(state["exp_avg_sq"]) if parameter.is_complex() else state["exp_avg_sq"]
+    keep, add = _affine(positive, beta2, step)
+    squares.mul_(keep).addcmul_(gradient, gradient, value=add)
+
+
+def _affine(sigma: float, beta: float, step: float) -> tuple[float, float]:
+    r"""The p, q for which :math:`\beta (p v + q g) + (1-\beta) g = a (\sigma\beta v + (1-\sigma\beta) g)`."""
+    if beta == 0.0:
+        return 1.0, 0.0
+    a = (1.0 - beta**step) / (1.0 - sigma * beta**step)
+    return a * sigma, (a * (1.0 - sigma * beta) - (1.0 - beta)) / beta
+
+
+def _effective_gradient(group: dict[str, Any], parameter: Tensor) -> Tensor:
+    """The gradient as the averages see it: with its sign and coupled weight decay, complex as pairs of reals."""
+    assert parameter.grad is not None
+    gradient = parameter.grad.neg() if group.get("maximize") else parameter.grad
+    decoupled = group.get("decoupled_weight_decay", "ns_steps" in group)  # Muon's decay is decoupled without saying so
+    if group.get("weight_decay") and not decoupled:
+        gradient = gradient.add(parameter.detach(), alpha=group["weight_decay"])
+    return torch.view_as_real(gradient) if gradient.is_complex() else gradient
+
+
+def _scale_factors(
+    optimizer: Optimizer,
+    group: dict[str, Any],
+    inside: list[Tensor],
+    sigma: float,
+    undo: list[Callable[[], object]],
+) -> None:
+    """Scale ``betas`` or ``momentum`` for some parameters of a group, if need be in a group of their own."""
+    scaled: dict[str, Any] = {}
+    if "betas" in group:
+        first, *others = group["betas"]
+        scaled["betas"] = (sigma * first, *(max(sigma, 0.0) * beta for beta in others))
+    if group.get("momentum"):
+        scaled["momentum"] = (sigma or _TINY) * group["momentum"]
+    if not scaled:
+        return
+    chosen = {id(p) for p in inside}
+    rest = [p for p in group["params"] if id(p) not in chosen]
+    if not rest:
+        for key, value in scaled.items():
+            undo.append(partial(group.__setitem__, key, group[key]))
+            group[key] = value
+        return
+    own = {**group, **scaled, "params": inside}
+    everything = group["params"]
+
+    def rejoin() -> None:
+        group["params"] = everything
+        optimizer.param_groups[:] = [other for other in optimizer.param_groups if other is not own]
+
+    undo.append(rejoin)
+    group["params"] = rest
+    optimizer.param_groups.append(own)

@@ -1,0 +1,111 @@
+"""What a teleport reports."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from mtl_core.conflict import mean_cosines
+from mtl_core.gradients import TaskGradients
+
+__all__ = ["TeleportReport", "conflict_measures"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeleportReport:
+    r"""One teleport, accepted or rolled back.
+
+    Losses are means over the probe batches, in evaluation mode. Cosines and norms are those of the step's own batch,
+    in the mode the model trains in, at the point before and at the point where the step then goes on.
+
+    Attributes:
+        step: index of the step, from 0.
+        epoch: index of the epoch, if the method was told.
+        trigger: the condition that fired.
+        tasks: the tasks' names, in the order of everything per task.
+        accepted: whether the shared parameters moved.
+        reason: why it was accepted or rolled back.
+        losses_before, losses_after: per task, NaN if absent; ``after`` is at the point that was judged last.
+        drift: mean relative change of the losses at that point.
+        cosines_before, cosines_after: :math:`\cos\varphi_{i0}` per task; ``after`` is ``None`` if rolled back.
+        norms_before, norms_after: :math:`\|g_i\|` per task; ``after`` is ``None`` if rolled back.
+        mean_norm_before, mean_norm_after: :math:`\|g_0\|` of the mean gradient; ``after`` is ``None`` if rolled back.
+        sigma: :math:`\cos(\Delta\theta, g')`, ``None`` if rolled back.
+        length: :math:`\|\Delta\theta\|` of the move that was made; 0 if rolled back.
+        relative_length: :math:`\|\Delta\theta\| / \|\theta\|` over the shared parameters.
+        scale: the part of the proposed displacement that was taken; below 1 after backtracking.
+        adapter_steps: optimisation steps of the adapter.
+        seconds: wall-clock time of the teleport.
+        forwards, backwards: evaluations and differentiations of the losses that it took.
+    """
+
+    kind: ClassVar[str] = "teleport"
+
+    step: int
+    epoch: int | None
+    trigger: str
+    tasks: tuple[str, ...]
+    accepted: bool
+    reason: str
+    losses_before: tuple[float, ...]
+    losses_after: tuple[float, ...]
+    drift: float
+    cosines_before: tuple[float, ...]
+    cosines_after: tuple[float, ...] | None
+    norms_before: tuple[float, ...]
+    norms_after: tuple[float, ...] | None
+    mean_norm_before: float
+    mean_norm_after: float | None
+    sigma: float | None
+    length: float
+    relative_length: float
+    scale: float
+    adapter_steps: int
+    seconds: float
+    forwards: int
+    backwards: int
+
+    @property
+    def min_cosine_before(self) -> float:
+        r""":math:`\min_i \cos\varphi_{i0}` before."""
+        return _smallest(self.cosines_before)
+
+    @property
+    def min_cosine_after(self) -> float | None:
+        r""":math:`\min_i \cos\varphi_{i0}` after, ``None`` if rolled back."""
+        return None if self.cosines_after is None else _smallest(self.cosines_after)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as data that JSON can hold: lists for tuples, ``None`` for NaN and infinities."""
+        found: dict[str, Any] = {"kind": self.kind}
+        for field in fields(self):
+            found[field.name] = _plain(getattr(self, field.name))
+        found["min_cosine_before"] = _plain(self.min_cosine_before)
+        found["min_cosine_after"] = _plain(self.min_cosine_after)
+        return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _smallest(values: tuple[float, ...]) -> float:
+    """The smallest value of the tasks that are present."""
+    return min((value for value in values if not math.isnan(value)), default=math.nan)
+
+
+def conflict_measures(gradients: TaskGradients) -> tuple[tuple[float, ...], tuple[float, ...], float]:
+    """Cosines with the mean and norms per task, NaN for an absent task, and the norm of the mean gradient."""
+    gramian = gradients.host_gramian
+    cosines, norms = mean_cosines(gramian=gramian).tolist(), gramian.diagonal().clamp(min=0.0).sqrt().tolist()
+    present = set(gradients.present)
+    return (
+        tuple(c if i in present else math.nan for i, c in enumerate(cosines)),
+        tuple(n if i in present else math.nan for i, n in enumerate(norms)),
+        math.sqrt(max(float(gramian.mean()), 0.0)),
+    )

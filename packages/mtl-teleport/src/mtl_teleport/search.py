@@ -1,0 +1,227 @@
+r"""How an adapter is trained: two ways to raise the sharpness :math:`L_g` while the task losses stay where they are.
+
+``penalty`` is the paper's: Adam on :math:`a L_t - b L_g`. ``projected`` treats the losses as constraints instead of
+a penalty: it climbs :math:`L_g` within the surface on which every loss keeps its value to first order, and steers
+    back by a Gauss-Newton step when it has drifted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mtl_core.gradients import gramian_of
+from mtl_teleport.adapters.protocol import AdapterSession
+from mtl_teleport.objective import Objective, relative_drift
+from mtl_teleport.triggers import Trigger
+
+__all__ = ["Aim", "Climb", "SearchKind", "penalty", "projected"]
+
+SearchKind = Literal["projected", "penalty"]
+"""Names of the two ways."""
+
+_RIDGE = 1e-6  # on the unit-diagonal Gramian of the constraints, so that parallel or zero loss gradients do no harm
+_SHRINK, _GROW = 0.5, 1.3  # of the step length, after a step that drifted too far and after one that did not
+
+
+@dataclass(frozen=True)
+class Climb:
+    """What a search works on.
+
+    Attributes:
+        session: the adapter, a no-op at first.
+        objective: sharpness, weights and units.
+        batches: the probe batches, used in turn.
+        held: the losses to hold, one ``[m]`` per batch.
+        lr: length of a step: the root mean square change of an entry of the adapter's tensors, as in a step of Adam.
+        max_steps: number of steps at most.
+        max_drift: mean relative drift of the losses that will be accepted in the end, or ``None``.
+        generator: for random sharpness, on the parameters' device.
+    """
+
+    session: AdapterSession
+    objective: Objective
+    batches: Sequence[Any]
+    held: Sequence[Tensor]
+    lr: float
+    max_steps: int
+    max_drift: float | None
+    generator: torch.Generator
+
+
+class Aim:
+    r"""When to stop early: the trigger is silent and :math:`\|g_0\|` has grown by a factor.
+
+    Both are looked at in evaluation mode on the first probe batch.
+
+    Args:
+        trigger: the condition to be rid of.
+        factor: of the mean gradient's norm; ``None`` never stops.
+    """
+
+    def __init__(self, trigger: Trigger, factor: float | None) -> None:
+        self._trigger = trigger
+        self._factor = factor
+        self._start: float | None = None
+
+    def begin(self, climb: Climb) -> None:
+        """Measure where the search begins."""
+        if self._factor is not None:
+            self._start = _mean_norm(_gramian(climb))
+
+    def is_reached(self, climb: Climb, drift: float, gain: float) -> bool:
+        """Whether the present point will do; looks at gradients only if drift and sharpness already allow it.
+
+        Args:
+            climb: the search.
+            drift: relative drift of the losses here.
+            gain: sharpness here over sharpness at the start.
+        """
+        if self._factor is None or self._start is None or gain < self._factor:
+            return False
+        if climb.max_drift is not None and drift > climb.max_drift:
+            return False
+        gramian = _gramian(climb)
+        return _mean_norm(gramian) >= self._factor * self._start and not self._trigger(gramian)
+
+
+def _gramian(climb: Climb) -> Tensor:
+    session = climb.session
+    point = session.parameters()
+    losses = session.evaluate(climb.batches[0], parameters=point)
+    rows = [
+        torch.cat([g.flatten() for g in session.differentiate(value, list(point.values()), retain_graph=True)])
+        for value in losses.values.unbind()
+    ]
+    own = gramian_of(torch.stack(rows)).cpu()
+    gramian = own.new_zeros(losses.n_tasks, losses.n_tasks)
+    index = torch.tensor(losses.index)
+    gramian[index[:, None], index[None, :]] = own
+    return gramian
+
+
+def _mean_norm(gramian: Tensor) -> float:
+    return math.sqrt(max(float(gramian.mean()), 0.0))
+
+
+def penalty(climb: Climb, aim: Aim) -> int:
+    r"""Adam on :math:`a L_t - b L_g`.
+
+    Returns:
+        the number of steps taken.
+    """
+    session = climb.session
+    adam = torch.optim.Adam(session.trainable, lr=climb.lr)
+    aim.begin(climb)
+    for step in range(climb.max_steps):
+        turn = step % len(climb.batches)
+        value = climb.objective(session, climb.batches[turn], climb.held[turn], generator=climb.generator)
+        drift = float(relative_drift(value.losses.full(math.nan).detach(), climb.held[turn]))
+        if aim.is_reached(climb, drift, float(value.growth)):
+            return step
+        for tensor, gradient in zip(
+            session.trainable, session.differentiate(value.total, session.trainable), strict=True
+        ):
+            tensor.grad = gradient
+        adam.step()
+    return climb.max_steps
+
+
+def projected(climb: Climb, aim: Aim) -> int:
+    r"""Projected ascent of :math:`L_g` under :math:`L_i = L_i^*`, with an adaptive step.
+
+    With :math:`h = \nabla_\varphi L_g` and the rows of C the gradients :math:`\nabla_\varphi L_i`, one step is
+
+    .. math:: \varphi \leftarrow \varphi + r\,\frac{d}{\|d\|} - C^\top (C C^\top)^{-1} (L - L^*), \qquad d = h -
+    C^\top (C C^\top)^{-1} C h,
+
+    the second term cut to length r at most. A point whose relative drift exceeds half of ``max_drift`` is left
+    again, back to the last that did not, and r is halved; otherwise r grows by 1.3. So the result has a small drift
+    on the batches that it saw. Where the losses fix every direction, for instance with as many independent losses as
+    parameters, nothing moves.
+
+    Returns:
+        the number of steps taken.
+    """
+    session, tensors = climb.session, climb.session.trainable
+    length = climb.lr * math.sqrt(sum(t.numel() for t in tensors))
+    limit = math.inf if climb.max_drift is None else 0.5 * climb.max_drift
+    good = _flat([t.detach() for t in tensors])
+    last: Tensor | None = None
+    aim.begin(climb)
+    step = 0
+    for step in range(climb.max_steps + 1):
+        turn = step % len(climb.batches)
+        value = climb.objective(session, climb.batches[turn], climb.held[turn], generator=climb.generator)
+        drift = float(relative_drift(value.losses.full(math.nan).detach(), climb.held[turn]))
+        if not drift <= limit or not math.isfinite(float(value.growth)):
+            length *= _SHRINK
+            if last is None:
+                # A reference over several batches: this batch's own losses differ from it before anything has moved.
+                last = torch.zeros_like(good)
+            last = last * _SHRINK
+            _place(tensors, good if step == climb.max_steps else good + last)
+            continue
+        good = _flat([t.detach() for t in tensors])
+        if step == climb.max_steps or aim.is_reached(climb, drift, float(value.growth)):
+            break
+        last = _tangent_step(climb, value.gain, value.losses.values, climb.held[turn][list(value.losses.index)], length)
+        if last is None:
+            break
+        _place(tensors, good + last)
+        length *= _GROW
+    return step
+
+
+def _tangent_step(climb: Climb, gain: Tensor, losses: Tensor, held: Tensor, length: float) -> Tensor | None:
+    """One step along the constraints and back to them; ``None`` if there is no direction left."""
+    session, tensors = climb.session, climb.session.trainable
+    constrained = climb.objective.drift_weight > 0
+    upward = _flat(session.differentiate(gain, tensors, retain_graph=constrained))
+    if climb.objective.gain_weight == 0:
+        upward = torch.zeros_like(upward)
+    if not constrained:
+        size = upward.norm()
+        return upward * (length / size) if bool(size > 0) else None
+    rows = torch.stack(
+        [
+            _flat(session.differentiate(value, tensors, retain_graph=i + 1 < len(losses)))
+            for i, value in enumerate(losses.unbind())
+        ]
+    )
+    normal = gramian_of(rows)
+    norms = normal.diagonal().sqrt()
+    norms = torch.where(norms > 0, norms, torch.ones_like(norms))
+    unit = normal / norms[:, None] / norms[None, :]
+    unit = unit + _RIDGE * torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
+    aside = torch.linalg.solve(unit, _inner(rows, upward) / norms) / norms
+    along = upward - aside.to(rows) @ rows
+    size = along.norm()
+    # What the ridge leaves of a direction within the span of the losses' gradients is no direction.
+    free = bool(size > 1e-3 * upward.norm()) and bool(size > 0)
+    move = along * (length / size) if free else torch.zeros_like(along)
+    error = (losses.detach() - held.to(losses)).to(unit)
+    back = -(torch.linalg.solve(unit, error / norms) / norms).to(rows) @ rows
+    back_size = float(back.norm())
+    if back_size > length:
+        back = back * (length / back_size)
+    return move + back if free or back_size > 0 else None
+
+
+def _inner(rows: Tensor, vector: Tensor) -> Tensor:
+    return rows.to(torch.float64) @ vector.to(torch.float64)
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+@torch.no_grad()
+def _place(tensors: Sequence[Tensor], values: Tensor) -> None:
+    for tensor, part in zip(tensors, torch.split(values, [t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view(tensor.shape))

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mtl_core import Problem
+from mtl_core.errors import DuplicateModuleError, InvalidInputError, InvalidParameterError, NoMatchError
+from mtl_core.step import collect_problem
+from mtl_teleport import COST, PeftAdapter, PeftLoRA
+
+
+def _net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.Dropout(), nn.Linear(8, 2)
+    )
+
+
+def _problem(net: nn.Sequential) -> tuple[Problem, Tensor]:
+    net[4].bias.requires_grad_(False)  # a frozen parameter stays frozen
+    problem = Problem(net, lambda m, x: (m(x) - 1).square().mean(0), shared=[net[0], net[4]], tasks=("a", "b"))
+    return problem, torch.randn(8, 1, 8, 8)
+
+
+def _configs() -> list[tuple[str, Any]]:
+    peft = pytest.importorskip("peft")
+    return [
+        ("LoRA", None),
+        ("LoHa", peft.LoHaConfig(r=3, alpha=3)),
+        ("LoKr", peft.LoKrConfig(r=3, alpha=3)),
+        ("OFT", peft.OFTConfig(oft_block_size=4, r=0)),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_teleport_keeps_everything_but_the_values() -> None:
+    for name, config in _configs():
+        net = _net()
+        problem, x = _problem(net)
+        adapter = PeftLoRA(rank=2) if config is None else PeftAdapter(config, targets="4" if name == "OFT" else None)
+        optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+        gradients = collect_problem(problem, problem.losses(x))
+        hooks = [net[0].register_forward_hook(lambda *_: None)]
+        modules, parameters = [id(m) for m in net.modules()], [id(p) for p in net.parameters()]
+        names, storage = [n for n, _ in net.named_parameters()], [p.data_ptr() for p in net.parameters()]
+        flags, training = [p.requires_grad for p in net.parameters()], [m.training for m in net.modules()]
+        attributes, state, random = set(vars(net)), copy.deepcopy(net.state_dict()), torch.get_rng_state()
+
+        report = COST(adapter=adapter, max_steps=4).teleport(problem, [x], gradients, lr=1e-2)
+
+        assert report.accepted, (name, report.reason)
+        assert report.drift <= 0.02
+        assert [id(m) for m in net.modules()] == modules
+        assert [id(p) for p in net.parameters()] == parameters
+        assert [n for n, _ in net.named_parameters()] == names
+        assert [p.data_ptr() for p in net.parameters()] == storage
+        assert [p.requires_grad for p in net.parameters()] == flags
+        assert [m.training for m in net.modules()] == training
+        assert set(vars(net)) == attributes, "no peft_config stays behind"
+        assert len(net[0]._forward_hooks) == len(hooks)
+        changed = {n for n, p in net.named_parameters() if not torch.equal(p, state[n])}
+        assert changed == ({"4.weight"} if name == "OFT" else {"0.weight", "4.weight"})
+        assert all(torch.equal(b, state[n]) for n, b in net.named_buffers())
+        assert not any(id(p) in {id(q) for q in optimizer.state} for p in net.parameters())
+        torch.set_rng_state(random)
+
+
+def test_merged_losses_are_the_adapted_ones() -> None:
+    net = _net().eval()
+    problem, x = _problem(net)
+    session = PeftLoRA(rank=2).attach(problem, batch=x, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(session.evaluate(x).values, _problem(_net().eval())[0].losses(x).values)
+    with torch.no_grad():
+        for tensor in session.trainable:
+            tensor.add_(0.1)
+    adapted = session.evaluate(x).values.detach()
+    session.merge()
+    torch.testing.assert_close(problem.losses(x).values.detach(), adapted, rtol=1e-4, atol=1e-5)
+
+
+def test_initial_values_come_from_the_generator() -> None:
+    found = []
+    for seed in (0, 0, 1):
+        problem, x = _problem(_net())
+        with PeftLoRA().attach(problem, batch=x, generator=torch.Generator().manual_seed(seed)) as session:
+            found.append(torch.cat([t.detach().flatten() for t in session.trainable]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_an_adapter_that_is_no_no_op_is_refused_and_taken_off() -> None:
+    """Orthogonal fine-tuning of a convolution changes the model as soon as it is attached."""
+    peft = pytest.importorskip("peft")
+    net = _net()
+    problem, x = _problem(net)
+    modules = [id(m) for m in net.modules()]
+    with pytest.raises(InvalidInputError, match="must start as a no-op"):
+        PeftAdapter(peft.OFTConfig(oft_block_size=3, r=0), targets="0").attach(problem, batch=x)
+    assert [id(m) for m in net.modules()] == modules
+    assert not hasattr(net, "peft_config")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(1, 4, 3, dilation=2),
+        nn.Conv2d(4, 4, 3, groups=4),
+        nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect"),
+        nn.ConvTranspose2d(1, 4, 3),
+        nn.GRU(3, 3),
+        nn.MultiheadAttention(4, 2),
+    ],
+)
+def test_unsupported_layers_are_named(layer: nn.Module) -> None:
+    problem = Problem(layer, lambda m, x: m(x).mean().view(1), shared=layer, tasks=("a",))
+    with pytest.raises(NoMatchError, match=rf"got .*{type(layer).__name__}.*Use mtl_teleport\.LoRA"):
+        PeftLoRA().attach(problem, batch=torch.zeros(1))
+
+
+def test_a_pattern_without_a_match_lists_what_there_is() -> None:
+    problem, x = _problem(_net())
+    with pytest.raises(NoMatchError, match=r"'encoder' must match.*Supported: 0, 4"):
+        PeftLoRA(targets="encoder").attach(problem, batch=x)
+
+
+def test_a_batch_is_needed() -> None:
+    problem, _ = _problem(_net())
+    with pytest.raises(InvalidInputError, match="`batch` must be given"):
+        PeftLoRA().attach(problem)
+
+
+def test_a_module_registered_twice_is_refused() -> None:
+    layer = nn.Linear(3, 3)
+    net = nn.Sequential(layer, layer)
+    problem = Problem(net, lambda m, x: m(x).square().mean(0), shared=net, tasks=("a", "b", "c"))
+    with pytest.raises(DuplicateModuleError):
+        PeftLoRA().attach(problem, batch=torch.ones(2, 3))
+
+
+def test_something_else_than_a_configuration() -> None:
+    with pytest.raises(InvalidInputError, match="`config` must be a"):
+        PeftAdapter({"r": 4})
+
+
+def test_bad_rank() -> None:
+    with pytest.raises(InvalidParameterError, match="rank"):
+        PeftLoRA(rank=0)

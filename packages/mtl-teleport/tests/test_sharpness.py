@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mtl_core import Problem
+from mtl_core.errors import InvalidParameterError
+from mtl_teleport import Dense, LoRA
+from mtl_teleport.adapters import Adapter, AdapterSession
+from mtl_teleport.sharpness import AscentSharpness, ExactSharpness, RandomSharpness, Sharpness
+
+R = torch.tensor([0.5, 1.5], dtype=torch.float64)
+
+
+def _session(adapter: Adapter) -> tuple[AdapterSession, Tensor]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    x = torch.randn(8, 3, dtype=torch.float64)
+    problem = Problem(net, lambda m, b: (m(b) - b[:, :2]).square().mean(0), shared=net[0], tasks=("a", "b"))
+    session = adapter.attach(problem, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for tensor in session.trainable:
+            tensor.add_(0.1 * torch.randn_like(tensor))
+    return session, x
+
+
+def _numerical_gradient(value: Callable[[], float], tensor: Tensor, step: float) -> Tensor:
+    found = torch.zeros_like(tensor)
+    with torch.no_grad():
+        for index in range(tensor.numel()):
+            entry = tensor.view(-1)[index]
+            old = float(entry)
+            tensor.view(-1)[index] = old + step
+            up = value()
+            tensor.view(-1)[index] = old - step
+            down = value()
+            tensor.view(-1)[index] = old
+            found.view(-1)[index] = (up - down) / (2 * step)
+    return found
+
+
+@pytest.mark.parametrize("adapter", [Dense(), LoRA(rank=2)])
+@pytest.mark.parametrize(
+    "sharpness", [RandomSharpness(3, 1e-2), RandomSharpness(3, 1e-2, norm="tensor"), ExactSharpness()]
+)
+def test_the_gradient_goes_through_the_perturbation(adapter: Adapter, sharpness: Sharpness) -> None:
+    """Against central differences. Without the perturbed graph this fails by orders of magnitude."""
+    session, x = _session(adapter)
+
+    def value() -> float:
+        with torch.enable_grad():
+            return float(sharpness(session, x, R, generator=torch.Generator().manual_seed(1))[1].detach())
+
+    _, found = sharpness(session, x, R, generator=torch.Generator().manual_seed(1))
+    gradients = session.differentiate(found, session.trainable)
+    for tensor, gradient in zip(session.trainable, gradients, strict=True):
+        torch.testing.assert_close(gradient, _numerical_gradient(value, tensor, 1e-5), rtol=1e-5, atol=1e-8)
+    assert any(bool(gradient.any()) for gradient in gradients)
+
+
+@pytest.mark.parametrize("adapter", [Dense(), LoRA(rank=2)])
+def test_the_gradient_of_ascent_with_its_direction_held(adapter: Adapter) -> None:
+    """The direction is a constant of the estimate, so it is held in the differences too."""
+    session, x = _session(adapter)
+    radius = 1e-2
+    point = session.parameters()
+    loss = (R * session.evaluate(x, parameters=point).values).mean()
+    direction = session.differentiate(loss, list(point.values()))
+    length = torch.cat([g.flatten() for g in direction]).norm()
+
+    def value() -> float:
+        at = session.parameters()
+        moved = {n: t + radius * g / length for (n, t), g in zip(at.items(), direction, strict=True)}
+        base = (R * session.evaluate(x, parameters=at).values).mean()
+        return float(((R * session.evaluate(x, parameters=moved).values).mean() - base).detach()) / radius
+
+    _, found = AscentSharpness(radius)(session, x, R)
+    gradients = session.differentiate(found, session.trainable)
+    for tensor, gradient in zip(session.trainable, gradients, strict=True):
+        torch.testing.assert_close(gradient, _numerical_gradient(value, tensor, 1e-5), rtol=1e-5, atol=1e-8)
+
+
+def _quadratic() -> tuple[AdapterSession, Tensor]:
+    """L_1 = |x|²/2 and L_2 = x_1 at x = (3, 4)."""
+    model = nn.Module()
+    model.x = nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
+
+    def losses(m: nn.Module, _: object) -> Tensor:
+        x = m.x
+        assert isinstance(x, Tensor)
+        return torch.stack([0.5 * x.square().sum(), x[0]])
+
+    return Dense().attach(Problem(model, losses, shared=model, tasks=("a", "b"))), torch.zeros(1)
+
+
+def test_values_by_hand() -> None:
+    session, x = _quadratic()
+    only_first = torch.tensor([2.0, 0.0], dtype=torch.float64)
+    # L_R = |x|²/2: its gradient has norm 5, and one step of ascent of length δ gains 5δ + δ²/2.
+    assert float(ExactSharpness()(session, x, only_first)[1].detach()) == pytest.approx(5.0)
+    assert float(AscentSharpness(0.1)(session, x, only_first)[1].detach()) == pytest.approx(5.05)
+    random = float(
+        RandomSharpness(200, 0.1)(session, x, only_first, generator=torch.Generator().manual_seed(0))[1].detach()
+    )
+    assert 4.9 < random <= 5.05
+
+
+def test_a_single_random_probe_is_an_absolute_value() -> None:
+    session, x = _quadratic()
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        assert RandomSharpness(1, 0.1)(session, x, R, generator=generator)[1] >= 0
+
+
+def test_probes_of_unit_length_per_tensor_or_as_a_whole() -> None:
+    class Lines(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.p, self.q = nn.Parameter(torch.zeros(1).double()), nn.Parameter(torch.zeros(1).double())
+
+    model = Lines()
+    problem = Problem(model, lambda m, _: torch.stack([m.p[0].square() + m.q[0].square()]), shared=model, tasks=("a",))
+    session = Dense().attach(problem)
+    one, x = torch.ones(1), torch.zeros(1)
+    # |ε|² = δ² as a whole, 2δ² if each of the two tensors has length δ.
+    whole = RandomSharpness(1, 0.1)(session, x, one, generator=torch.Generator().manual_seed(0))[1]
+    each = RandomSharpness(1, 0.1, norm="tensor")(session, x, one, generator=torch.Generator().manual_seed(0))[1]
+    assert float(whole.detach()) == pytest.approx(0.1)
+    assert float(each.detach()) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("sharpness", [AscentSharpness(), ExactSharpness()])
+def test_a_stationary_point_has_no_sharpness_and_a_finite_gradient(sharpness: Sharpness) -> None:
+    session, x = _quadratic()
+    with torch.no_grad():
+        session.trainable[0].copy_(torch.tensor([-3.0, -4.0]))
+    _, found = sharpness(session, x, torch.tensor([2.0, 0.0], dtype=torch.float64))
+    assert float(found.detach()) == 0.0
+    assert torch.isfinite(session.differentiate(found, session.trainable)[0]).all()
+
+
+def test_an_absent_task_is_left_out() -> None:
+    model = nn.Linear(2, 1, bias=False).double()
+    problem = Problem(model, lambda m, x: {"b": m(x).sum()}, shared=model, tasks=("a", "b"))
+    session = Dense().attach(problem)
+    losses, found = ExactSharpness()(session, torch.tensor([[3.0, 4.0]], dtype=torch.float64), R)
+    assert losses.tasks == ("b",)
+    assert float(found.detach()) == pytest.approx(1.5 * 5.0)
+
+
+def test_the_number_of_passes() -> None:
+    session, x = _quadratic()
+    AscentSharpness()(session, x, R)
+    assert (session.forwards, session.backwards) == (2, 1)
+    ExactSharpness()(session, x, R)
+    assert (session.forwards, session.backwards) == (3, 2)
+    RandomSharpness(5)(session, x, R)
+    assert (session.forwards, session.backwards) == (9, 2)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: RandomSharpness(0), lambda: RandomSharpness(radius=0.0), lambda: AscentSharpness(-1.0)]
+)
+def test_bad_settings(make: Callable[[], Sharpness]) -> None:
+    with pytest.raises(InvalidParameterError, match=r"`(probes|radius)`"):
+        make()
+
+
+def test_unknown_norm() -> None:
+    with pytest.raises(InvalidParameterError, match="norm"):
+        RandomSharpness(norm="layer")  # type: ignore[arg-type]
