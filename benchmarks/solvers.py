@@ -1,0 +1,288 @@
+"""Accuracy and speed of the weighting methods' solvers, side by side with TorchJD where it is installed.
+
+Run it by ``nox -s bench -- solvers``, or ``python benchmarks/solvers.py [--cases N] [--repeats N] [--seed N]``.
+Everything is float64 on one CPU thread. Both libraries get the same Gramian (TorchJD's Nash-MTL the Jacobian, which is
+all it takes), in alternating blocks of ten calls after one that warms up, so that a busy machine slows both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import math
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtl_aggregators import MGDA, CAGrad, FairGrad, GramianMethod, NashMTL, PCGrad, UPGrad
+from mtl_aggregators.solvers import fair_residual, min_norm_residual, project_rows
+from mtl_core.errors import SolverError
+
+SIZES = (2, 3, 11, 40, 100)
+FAMILIES = (
+    "generic",
+    "norms 1e6 apart",
+    "cond(G) 1e12",
+    "duplicated row",
+    "zero row",
+    "opposite rows",
+    "rank-deficient",
+)
+TARGETS = {"MGDA": 1e-10, "CAGrad": 1e-8, "NashMTL": 1e-8, "FairGrad": 1e-8, "UPGrad": 1e-8}
+C, ALPHA = 0.4, 2.0
+BLOCK = 10
+
+
+def jacobian(family: str, n_tasks: int, rng: np.random.Generator) -> np.ndarray:
+    """Task gradients of a family, ``[m, m + 5]``."""
+    size = n_tasks + 5
+    rows = rng.normal(size=(n_tasks, size))
+    if family == "cond(G) 1e12":
+        left, _ = np.linalg.qr(rng.normal(size=(n_tasks, n_tasks)))
+        right, _ = np.linalg.qr(rng.normal(size=(size, n_tasks)))
+        rows = left @ np.diag(np.logspace(0, -6, n_tasks)) @ right.T
+    if family == "rank-deficient":
+        rank = max(1, n_tasks // 2)
+        rows = rng.normal(size=(n_tasks, rank)) @ rng.normal(size=(rank, size))
+    if family == "norms 1e6 apart":
+        rows *= np.logspace(-3, 3, n_tasks)[rng.permutation(n_tasks), None]
+    if family == "duplicated row":
+        rows[-1] = rows[0]
+    if family == "opposite rows":
+        rows[-1] = -0.7 * rows[0]
+    if family == "zero row":
+        rows[-1] = 0.0
+    scaled: np.ndarray = rows * 10.0 ** rng.uniform(-8, 8)
+    return scaled
+
+
+def combination_residual(gramian: np.ndarray, weights: np.ndarray, dual: np.ndarray | None, c: float) -> float:
+    """CAGrad: the primal–dual gap of the update and the violation of its ball, relative.
+
+    The update ``d = g_0 + x`` must satisfy ``‖x‖ ≤ c‖g_0‖`` and attain ``min_i ⟨g_i, d⟩ = ⟨g_w, g_0⟩ + c‖g_0‖‖g_w‖``
+    with dual weights ``w``. The gap is that of Frank–Wolfe wherever ``g_w ≠ 0``. Without ``dual``, ``w`` is read off
+    ``x``.
+    """
+    m = len(gramian)
+    norms = np.sqrt(gramian.diagonal())
+    active = norms > 0.0
+    scale = norms.max()
+    gramian, norms = gramian / scale**2, norms / scale
+    mean = np.full(m, 1.0 / m)
+    length = np.sqrt(max(0.0, mean @ gramian @ mean))
+    step = weights - mean
+    reach = np.sqrt(max(0.0, step @ gramian @ step))
+    if length == 0.0:
+        return 0.0
+    if dual is None:
+        positive = np.maximum(step, 0.0)
+        if not positive.any():
+            return 1.0
+        dual = positive / positive.sum()
+    value = dual @ gramian @ mean + c * length * np.sqrt(max(0.0, dual @ gramian @ dual))
+    attained = (gramian @ weights)[active].min()
+    size = length * (1.0 + c)
+    return float(max(value - attained, reach - c * length, 0.0) / size)
+
+
+def cone_residual(gramian: np.ndarray, rows: np.ndarray) -> float:
+    """UPGrad: infeasibility and complementarity of the projections of the unit gradients, relative."""
+    norms = np.sqrt(gramian.diagonal())
+    active = norms > 0.0
+    if not active.any():
+        return 0.0
+    norms = norms[active]
+    cosines = gramian[np.ix_(active, active)] / norms / norms[:, None]
+    unit = rows[np.ix_(active, active)] * norms / norms[:, None]
+    slack = unit @ cosines
+    added = unit - np.eye(len(norms))
+    complementarity = np.abs((added * slack).sum(axis=1)) / (1.0 + added.sum(axis=1))
+    return float(max(0.0, -slack.min(), complementarity.max()))
+
+
+def residual(name: str, gramian: np.ndarray, weights: np.ndarray, dual: np.ndarray | None = None) -> float:
+    """The measure of ``docs``' accuracy table for a method's weights, independent of what its solver says."""
+    if name == "MGDA":
+        return min_norm_residual(gramian, weights)
+    if name == "CAGrad":
+        return combination_residual(gramian, weights, dual, C)
+    if name == "NashMTL":
+        return fair_residual(gramian, weights, 1.0)
+    if name == "FairGrad":
+        return fair_residual(gramian, weights, ALPHA)
+    return cone_residual(gramian, project_rows(gramian).value)
+
+
+def methods() -> dict[str, GramianMethod]:
+    """The methods that rest on a solver."""
+    return {
+        "MGDA": MGDA(),
+        "CAGrad": CAGrad(c=C),
+        "NashMTL": NashMTL(),
+        "FairGrad": FairGrad(alpha=ALPHA),
+        "UPGrad": UPGrad(),
+    }
+
+
+def accuracy(cases: int, seed: int) -> None:
+    """Print residuals over random structured Gramians."""
+    print(f"Residuals over {cases} random Gramians per family, m in {SIZES}, global scale 1e-8 to 1e8")
+    print(
+        "(median / worst; for NashMTL and FairGrad over the cases that have a solution, "
+        "[n] = regularised, for there is none; FAILED = SolverError)"
+    )
+    names = list(methods())
+    print(f"{'':18s}" + "".join(f"{name + f' ≤ {TARGETS[name]:.0e}':>26s}" for name in names))
+    above: dict[str, list[float]] = {"NashMTL": [], "FairGrad": []}
+    for family in FAMILIES:
+        rng = np.random.default_rng(seed)
+        found: dict[str, list[float]] = {name: [] for name in names}
+        regularised = dict.fromkeys(names, 0)
+        failed = dict.fromkeys(names, 0)
+        for _ in range(cases):
+            rows = jacobian(family, int(rng.choice(SIZES, p=(0.25, 0.25, 0.3, 0.15, 0.05))), rng)
+            gramian = rows @ rows.T
+            gramian = 0.5 * (gramian + gramian.T)
+            for name, method in methods().items():
+                try:
+                    weights = method.weights(torch.from_numpy(gramian)).numpy()
+                except SolverError:
+                    failed[name] += 1
+                    continue
+                if method.last_solution is not None and method.last_solution.regularised:
+                    regularised[name] += 1
+                    continue
+                dual = method.last_solution.value if method.last_solution is not None else None
+                found[name].append(residual(name, gramian, weights, dual))
+                if name in above and found[name][-1] > TARGETS[name]:
+                    above[name].append(backward_error(gramian, weights, 1.0 if name == "NashMTL" else ALPHA))
+        cells = []
+        for name in names:
+            values = np.array(found[name] or [np.nan])
+            cell = f"{np.median(values):.0e} / {values.max():.0e}"
+            cell += f" [{regularised[name]}]" if regularised[name] else ""
+            cell += f" {failed[name]} FAILED" if failed[name] else ""
+            cells.append(f"{cell:>26s}")
+        print(f"{family:18s}" + "".join(cells))
+    for name, errors in above.items():
+        if errors:
+            print(
+                f"{name}: {len(errors)} above the target, so close to a stationary point that rounding w moves the "
+                "residual as far;\n  worst backward error max_i |(Gw)_i − w_i^(−1/α)| / Σ_j |G_ij| w_j = "
+                f"{max(errors):.0e}"
+            )
+
+
+def backward_error(gramian: np.ndarray, weights: np.ndarray, alpha: float) -> float:
+    """Nash-MTL, FairGrad: ``max_i |(Gw)_i − w_i^(−1/α)| / Σ_j |G_ij| w_j``, the gap in units of the sum's terms."""
+    active = gramian.diagonal() > 0.0
+    gap = np.abs(gramian @ weights - weights ** (-1.0 / alpha), where=active, out=np.zeros(len(weights)))
+    return float((gap[active] / (np.abs(gramian) @ weights)[active]).max())
+
+
+def reference(name: str, n_tasks: int) -> Callable[[Tensor, Tensor], Tensor] | str:
+    """TorchJD's implementation, of Jacobian and Gramian, or why there is none."""
+    if importlib.util.find_spec("torchjd") is None:
+        return ""
+    from torchjd import aggregation
+
+    def on_gramian(weighting: Any) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda _, gramian: weighting(gramian)
+
+    try:
+        if name == "NashMTL":
+            nash = aggregation.NashMTL(n_tasks=n_tasks)
+            return lambda rows, _: nash(rows)
+        weightings: dict[str, Callable[[], Any]] = {
+            "MGDA": aggregation.MGDAWeighting,
+            "CAGrad": lambda: aggregation.CAGradWeighting(c=C),
+            "FairGrad": lambda: aggregation.FairGradWeighting(alpha=ALPHA),
+            "UPGrad": aggregation.UPGradWeighting,
+            "PCGrad": aggregation.PCGradWeighting,
+        }
+        return on_gramian(weightings[name]())
+    except ImportError as error:
+        return f"TorchJD's needs more: {str(error).splitlines()[0][:60]}"
+
+
+def alternate(calls: list[Callable[[], object]], repeats: int, budget: float) -> list[float]:
+    """Median microseconds of several calls, made in turn in blocks that begin warm, within a budget of seconds."""
+    times: list[list[float]] = [[] for _ in calls]
+    begin = time.perf_counter()
+    while len(times[0]) < repeats:
+        for call, record in zip(calls, times, strict=True):
+            block = time.perf_counter()
+            call()
+            for _ in range(BLOCK):
+                start = time.perf_counter()
+                call()
+                record.append(time.perf_counter() - start)
+                if time.perf_counter() - block > 0.2:
+                    break
+        if time.perf_counter() - begin > budget:
+            break
+    return [1e6 * float(np.median(record)) for record in times]
+
+
+def speed(repeats: int, seed: int) -> None:
+    """Print median times, and ratios where there is something to compare with."""
+    present = importlib.util.find_spec("torchjd") is not None
+    version = importlib.metadata.version("torchjd") if present else "absent"
+    print(f"\nMedian time of one weights() call in µs, norms 1e2 apart; TorchJD {version}")
+    print(f"{'':10s}{'m':>5s}{'here':>10s}{'TorchJD':>12s}{'ratio':>9s}{'residual here':>16s}{'TorchJD':>10s}")
+    for name, method in [*methods().items(), ("PCGrad", PCGrad())]:
+        for n_tasks in SIZES:
+            rng = np.random.default_rng(seed)
+            rows = rng.normal(size=(n_tasks, n_tasks + 5)) * np.logspace(-1, 1, n_tasks)[:, None]
+            jacobian_, gramian = torch.from_numpy(rows), torch.from_numpy(rows @ rows.T)
+            calls: list[Callable[[], object]] = [lambda m=method, g=gramian: m.weights(g)]  # type: ignore[misc]
+            other = reference(name, n_tasks)
+            note = other if isinstance(other, str) else ""
+            their_weights: Tensor | None = None
+            if not isinstance(other, str):
+                try:
+                    their_weights = other(jacobian_, gramian)
+                except Exception as error:  # noqa: BLE001  # whatever another library raises is its result here
+                    note = f"TorchJD: {type(error).__name__}: {str(error)[:60]}"
+                else:
+                    calls.append(lambda f=other, j=jacobian_, g=gramian: f(j, g))  # type: ignore[misc]
+            times = alternate(calls, repeats, budget=4.0)
+            line = f"{name:10s}{n_tasks:5d}{times[0]:10.0f}"
+            line += f"{times[1]:12.0f}{times[1] / times[0]:8.1f}×" if len(times) > 1 else f"{'—':>12s}{'':9s}"
+            if name != "PCGrad":
+                line += f"{quality(name, gramian, method.weights(gramian)):16.0e}"
+            if their_weights is not None and name not in ("PCGrad", "NashMTL"):
+                line += f"{quality(name, gramian, their_weights):10.0e}"
+            print(line + ("  " + note if note else ""))
+    print("(UPGrad: instead of a residual, the worst cosine of a task's gradient with the update; negative = conflict)")
+
+
+def quality(name: str, gramian: Tensor, weights: Tensor) -> float:
+    """The residual of weights; for UPGrad the least cosine of a task's gradient with the update."""
+    if name != "UPGrad":
+        return residual(name, gramian.numpy(), weights.double().numpy())
+    weights = weights.to(gramian)
+    length = math.sqrt(float(weights @ gramian @ weights))
+    return float(((gramian @ weights) / gramian.diagonal().sqrt()).min()) / length
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=200, help="random Gramians per family")
+    parser.add_argument("--repeats", type=int, default=200, help="timed calls per method and size")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    accuracy(options.cases, options.seed)
+    speed(options.repeats, options.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""The base of every method that works on the Gramian."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtl_aggregators.facts import Facts
+from mtl_aggregators.solvers import Solution
+from mtl_aggregators.solvers.solution import Vector
+from mtl_core import TaskGradients, checks
+from mtl_core.gradients import gramian_of
+
+__all__ = ["GramianMethod", "RegularisedSolve"]
+
+
+@dataclass(frozen=True)
+class RegularisedSolve:
+    """The weights' problem had no solution as it stood, and was solved with a ridge.
+
+    Attributes:
+        method: the method's class.
+        residual: of the regularised problem.
+        iterations: the solver's.
+    """
+
+    method: str
+    residual: float
+    iterations: int
+    kind: str = "regularised_solve"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The event as plain data."""
+        return {
+            "kind": self.kind,
+            "method": self.method,
+            "residual": self.residual,
+            "iterations": self.iterations,
+        }
+
+
+class GramianMethod(nn.Module, ABC):
+    r"""A method whose update is :math:`J^\top w` with weights :math:`w` computed from :math:`G = J J^\top`.
+
+    A subclass implements ``solve`` and ``facts``. ``weights(gramian)`` is the one path to the weights; calling the
+    method on gradients forms their Gramian, asks for the weights and combines.
+
+    Attributes:
+        last_solution: how the last weights were found; ``None`` before the first, and for methods without a solver.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last_solution: Solution | None = None
+        self._events: list[RegularisedSolve] = []
+
+    @property
+    @abstractmethod
+    def facts(self) -> Facts:
+        """What the method, as configured, declares about itself."""
+
+    @abstractmethod
+    def solve(self, gramian: Vector, losses: Vector | None) -> Vector:
+        """The weights ``[m]``.
+
+        Args:
+            gramian: ``[m, m]``, float64, finite, not to be written to.
+            losses: ``[m]``, for methods with ``takes_losses``.
+        """
+
+    def weights(self, gramian: Tensor, *, losses: Tensor | None = None) -> Tensor:
+        """Weights of the tasks.
+
+        Args:
+            gramian: ``[m, m]`` of a real floating dtype, finite; a zero row and column is a task that is absent or
+                has converged.
+            losses: ``[m]``; used by methods with ``takes_losses`` only.
+
+        Returns:
+            float64 ``[m]`` on the Gramian's device.
+
+        Raises:
+            InvalidJacobianError: ``gramian`` is not a finite square matrix.
+            SolverError: the weights' problem was not solved to its tolerance.
+        """
+        matrix = checks.gramian(gramian).detach()
+        array = matrix.to("cpu", torch.float64).numpy()
+        known = None if losses is None else losses.detach().to("cpu", torch.float64).numpy()
+        found = torch.from_numpy(self.solve(array, known))
+        return found.to(matrix.device)
+
+    def forward(self, gradients: Tensor | TaskGradients) -> Tensor:
+        """The update.
+
+        Args:
+            gradients: a Jacobian ``[m, d]`` of a real floating dtype, or ``TaskGradients``.
+
+        Returns:
+            ``[d]`` in the gradients' dtype.
+
+        Raises:
+            InvalidJacobianError: the Jacobian has the wrong rank or dtype, or is not finite.
+            SolverError: the weights' problem was not solved to its tolerance.
+        """
+        if isinstance(gradients, TaskGradients):
+            jacobian, gramian, losses = gradients.matrix, gradients.gramian, gradients.losses
+        else:
+            jacobian = checks.jacobian(gradients).detach()
+            gramian, losses = gramian_of(jacobian), None
+        gramian = gramian.cpu()
+        if getattr(self, "takes_losses", False):
+            weights = self.weights(gramian, losses=losses)
+        else:
+            weights = self.weights(gramian)
+        return _combine(jacobian, weights, gramian)
+
+    def pop_events(self) -> tuple[RegularisedSolve, ...]:
+        """What happened since the last call, for the step's report."""
+        events = tuple(self._events)
+        self._events.clear()
+        return events
+
+    def record(self, solution: Solution) -> None:
+        """Keep a solution as ``last_solution``, and tell if it was regularised."""
+        self.last_solution = solution
+        if solution.regularised:
+            self._events.append(RegularisedSolve(type(self).__name__, solution.residual, solution.iterations))
+            del self._events[:-MAX_EVENTS]
+
+
+MAX_EVENTS = 100
+"""Events kept for a loop that never asks for them."""
+
+_BLOCK = 1 << 19
+"""Entries of a Jacobian that are converted to float64 at a time."""
+
+
+def _combine(jacobian: Tensor, weights: Tensor, gramian: Tensor) -> Tensor:
+    """``Jᵀw`` in the dtype of ``J``, summed in float64 where its terms cancel so far that ``J``'s own would not do."""
+    # Half precision cannot hold weights that lie a thousandfold apart.
+    wide = torch.float32 if jacobian.dtype in (torch.float16, torch.bfloat16) else jacobian.dtype
+    terms = float(weights.abs() @ gramian.diagonal().clamp(min=0.0).sqrt())
+    squared = float(weights @ gramian @ weights)
+    if wide == torch.float64 or squared > (1e4 * torch.finfo(wide).eps * terms) ** 2:
+        return (weights.to(jacobian.device, wide) @ jacobian.to(wide)).to(jacobian.dtype)
+    moved = weights.to(jacobian.device)
+    width = max(1, _BLOCK // len(jacobian))
+    parts = [moved @ block.to(torch.float64) for block in torch.split(jacobian, width, dim=1)]
+    return torch.cat(parts).to(jacobian.dtype)

@@ -1,0 +1,94 @@
+"""CAGrad: the best direction for the worst task, near the mean gradient."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mtl_aggregators.base import GramianMethod
+from mtl_aggregators.facts import Facts, Law, Scale
+from mtl_aggregators.solvers import ball_dual
+from mtl_aggregators.solvers.solution import Vector
+from mtl_core import checks
+
+__all__ = ["CAGrad"]
+
+Rescale = Literal["none", "c", "c2"]
+
+
+class CAGrad(GramianMethod):
+    r"""Conflict-averse gradient descent.
+
+    .. math::
+        d = g_0 + \frac{c\|g_0\|}{\|g_w\|} g_w, \qquad
+        w = \arg\min_{w\in\Delta} \langle g_w, g_0\rangle + c\|g_0\|\|g_w\|
+
+    It maximises :math:`\min_i \langle g_i, d\rangle` over the ball :math:`\|d - g_0\| \le c\|g_0\|`. ``c = 0`` gives
+    the mean gradient, and a large ``c`` the direction of MGDA.
+
+    Args:
+        c: radius of the ball relative to :math:`\|g_0\|`, non-negative. The paper proves convergence for ``c < 1``.
+        rescale: divide the update by 1, by :math:`1 + c` or by :math:`1 + c^2`. ``None``: ``"none"``, or with
+            ``paper_scale`` ``"c2"``.
+        paper_scale: multiply by the number of tasks, as the released code does.
+
+    Raises:
+        InvalidParameterError: ``c`` is negative or not finite, or ``rescale`` is not an option.
+
+    Note:
+        The dual is solved exactly; the released code uses SLSQP. Where :math:`g_w = 0` (a Pareto-stationary point
+        within reach), the formula divides by zero; here the update is then the point of the ball nearest to
+        :math:`g_0` among the optimal ones. A zero gradient would pull all weight to itself, so such a task only
+        counts in the mean.
+
+    References:
+        Liu et al., *Conflict-Averse Gradient Descent for Multi-task Learning*, NeurIPS 2021, algorithm 1.
+
+    Example:
+        >>> import torch
+        >>> CAGrad(c=0.5)(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        tensor([0.7500, 0.7500])
+    """
+
+    def __init__(self, *, c: float = 0.4, rescale: Rescale | None = None, paper_scale: bool = False) -> None:
+        super().__init__()
+        self.c = checks.non_negative("c", c)
+        default: Rescale = "c2" if paper_scale else "none"
+        self.rescale: Rescale = default if rescale is None else checks.one_of("rescale", rescale, ("none", "c", "c2"))
+        self.paper_scale = bool(paper_scale)
+
+    @property
+    def divisor(self) -> float:
+        """What the update is divided by."""
+        return {"none": 1.0, "c": 1.0 + self.c, "c2": 1.0 + self.c**2}[self.rescale]
+
+    @property
+    def facts(self) -> Facts:
+        """What the method, as configured, declares about itself."""
+        c, divisor = self.c, self.divisor
+        laws: set[Law] = {"permutation", "homogeneous", "orthogonal", "equal_rows", "zero_rows"}
+        if self.rescale == "none" and not self.paper_scale:
+            laws |= {"ball"}
+        mean = {"none": "(1 + c)/m", "c": "1/m", "c2": "(1 + c)/((1 + c²) m)"}[self.rescale]
+        total = {"none": "1 + c", "c": "1", "c2": "(1 + c)/(1 + c²)"}[self.rescale]
+        if self.paper_scale:
+            scale = Scale(total, lambda m: (1.0 + c) / divisor)
+        else:
+            scale = Scale(mean, lambda m: (1.0 + c) / divisor / m)
+        return Facts(
+            needs="gramian",
+            homogeneity=1.0,
+            scale=scale,
+            paper_scale=Scale("(1 + c)/(1 + c²)", lambda m: (1.0 + c) / (1.0 + c**2)),
+            paper_heads="unit",
+            laws=frozenset(laws),
+            reference="Liu et al., NeurIPS 2021",
+        )
+
+    def solve(self, gramian: Vector, losses: Vector | None) -> Vector:
+        """The weights ``[m]`` of the update; see the class."""
+        solution = ball_dual(gramian, linear=1.0, norm=self.c)
+        self.record(solution)
+        weights = solution.step * self.c
+        weights += 1.0 / len(gramian)
+        factor = (len(gramian) if self.paper_scale else 1.0) / self.divisor
+        return weights * factor

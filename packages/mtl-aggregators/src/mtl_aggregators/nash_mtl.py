@@ -1,0 +1,142 @@
+"""Nash-MTL: the bargaining solution."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from mtl_aggregators.base import GramianMethod
+from mtl_aggregators.facts import Facts, Law, Scale
+from mtl_aggregators.solvers import fair_point
+from mtl_aggregators.solvers.solution import Vector
+from mtl_core import checks
+from mtl_core.errors import InvalidInputError
+
+__all__ = ["NashMTL"]
+
+
+class NashMTL(GramianMethod):
+    r"""The Nash bargaining solution: positive weights inversely proportional to each task's progress.
+
+    .. math:: (G w)_i = 1 / w_i, \qquad w > 0
+
+    The update maximises :math:`\sum_i \log \langle g_i, d\rangle` within a ball. Its length is :math:`\sqrt m`
+    whatever the gradients' norms, and rescaling a task's loss does not change it.
+
+    Args:
+        solver: ``"newton"``: the equivalent strictly convex problem, solved exactly. ``"ccp"``: the paper's
+            convex–concave procedure by ``cvxpy``, for reference; needs ``mtl-aggregators[cvxpy]``.
+        update_weights_every: compute weights in every k-th step and reuse them between. The count and the weights are
+            part of ``state_dict()``.
+        ridge: relative ridge that is added where no solution exists, at Pareto-stationary points;
+            ``last_solution.regularised`` and the step's events say when.
+        paper_scale: weights of the Gramian divided by its Frobenius norm, without dividing back, as the released code
+            does. The update is then homogeneous of degree 1.
+
+    Raises:
+        InvalidParameterError: ``update_weights_every`` is not a whole number of at least 1, ``ridge`` is not
+            positive, or ``solver`` is neither.
+        MissingExtraError: ``solver="ccp"`` without ``cvxpy``.
+
+    Note:
+        Released code falls back to equal weights when its solver fails; here a failure is a ``SolverError``. Its
+        clipping of the update to norm 1 is ``mtl_core.step(..., max_norm=1.0)``.
+
+    References:
+        Navon et al., *Multi-Task Learning as a Bargaining Game*, ICML 2022, claim 3.1 and section 3.2.
+
+    Example:
+        >>> import torch
+        >>> NashMTL()(torch.tensor([[4.0, 0.0], [0.0, 0.1]]))
+        tensor([1., 1.])
+    """
+
+    def __init__(
+        self,
+        *,
+        solver: Literal["newton", "ccp"] = "newton",
+        update_weights_every: int = 1,
+        ridge: float = 1e-3,
+        paper_scale: bool = False,
+    ) -> None:
+        super().__init__()
+        self.solver = checks.one_of("solver", solver, ("newton", "ccp"))
+        self.update_weights_every = checks.positive_int("update_weights_every", update_weights_every)
+        self.ridge = checks.positive("ridge", ridge)
+        self.paper_scale = bool(paper_scale)
+        self._steps = 0
+        self._held: Vector | None = None
+        if solver == "ccp":
+            from mtl_aggregators.nash_ccp import require_cvxpy
+
+            require_cvxpy()
+
+    @property
+    def facts(self) -> Facts:
+        """What the method, as configured, declares about itself."""
+        laws: set[Law] = set()
+        if self.update_weights_every == 1:
+            laws = {
+                "non_conflicting",
+                "permutation",
+                "homogeneous",
+                "orthogonal",
+                "equal_rows",
+                "zero_rows",
+            }
+        released = Scale("1", lambda m: 1.0)
+        return Facts(
+            needs="gramian",
+            homogeneity=1.0 if self.paper_scale else 0.0,
+            scale=released if self.paper_scale else Scale("m^(−1/2)", lambda m: float(m**-0.5)),
+            paper_scale=released,
+            paper_heads="weighted",
+            laws=frozenset(laws),
+            reference="Navon et al., ICML 2022",
+        )
+
+    def solve(self, gramian: Vector, losses: Vector | None) -> Vector:
+        """The weights ``[m]``; see the class."""
+        held = self._held
+        if held is not None and self._steps % self.update_weights_every != 0:
+            if len(held) != len(gramian):
+                raise InvalidInputError(
+                    f"`gramian` must have {len(held)} tasks while NashMTL reuses its weights, got {len(gramian)}. "
+                    "Call reset() when the number of tasks changes."
+                )
+            self._steps += 1
+            return held.copy()
+        if self.solver == "newton":
+            solution = fair_point(gramian, 1.0, ridge=self.ridge)
+        else:
+            from mtl_aggregators.nash_ccp import convex_concave
+
+            solution = convex_concave(gramian, ridge=self.ridge)
+        self.record(solution)
+        weights = solution.value
+        if self.paper_scale:
+            largest = float(np.abs(gramian).max())
+            if largest > 0.0:
+                weights = weights * np.sqrt(largest) * np.sqrt(np.linalg.norm(gramian / largest))
+        if self.update_weights_every > 1:
+            self._steps += 1
+            self._held = weights.copy()
+        return weights
+
+    def reset(self) -> None:
+        """Forget the weights that are being reused."""
+        self._steps = 0
+        self._held = None
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The step count and the weights in use."""
+        held = None if self._held is None else torch.from_numpy(self._held.copy())
+        return {"steps": self._steps, "held": held}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Continue where the saved method stood."""
+        self._steps = int(state["steps"])
+        held = state["held"]
+        self._held = None if held is None else held.detach().to("cpu", torch.float64).numpy().copy()

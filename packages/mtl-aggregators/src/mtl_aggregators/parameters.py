@@ -1,0 +1,47 @@
+"""Checks of hyper-parameters that only weighting methods have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mtl_core.errors import InvalidInputError, InvalidParameterError
+
+__all__ = ["match_tasks", "weight_vector"]
+
+
+def weight_vector(name: str, values: Sequence[float] | Tensor) -> Tensor:
+    """Fixed weights of the tasks as float64 ``[m]``.
+
+    Raises:
+        InvalidParameterError: they are not a non-empty vector of finite non-negative numbers, of which one is
+            positive.
+    """
+    try:
+        vector = torch.as_tensor(values).detach().to("cpu", torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidParameterError(f"`{name}` must be a sequence of numbers, got {values!r}.") from None
+    if vector.ndim != 1 or not len(vector):
+        raise InvalidParameterError(
+            f"`{name}` must hold one number per task, shape [m], got shape {tuple(vector.shape)}."
+        )
+    if not bool(torch.isfinite(vector).all()) or bool((vector < 0).any()) or not bool((vector > 0).any()):
+        raise InvalidParameterError(
+            f"`{name}` must be finite and non-negative with a positive entry, got {vector.tolist()}."
+        )
+    return vector.clone()
+
+
+def match_tasks(name: str, vector: Tensor, n_tasks: int) -> None:
+    """Check that a vector set at construction has one entry per task.
+
+    Raises:
+        InvalidInputError: otherwise.
+    """
+    if len(vector) != n_tasks:
+        raise InvalidInputError(
+            f"`{name}` must hold one entry per task, got {len(vector)} for {n_tasks} tasks. "
+            "Make a new method for another number of tasks."
+        )

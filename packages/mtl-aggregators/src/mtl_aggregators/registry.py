@@ -1,0 +1,120 @@
+"""Methods by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from mtl_aggregators.cagrad import CAGrad
+from mtl_aggregators.fairgrad import FairGrad
+from mtl_aggregators.mgda import MGDA
+from mtl_aggregators.nash_mtl import NashMTL
+from mtl_aggregators.pcgrad import PCGrad
+from mtl_aggregators.scalar import LS
+from mtl_aggregators.upgrad import UPGrad
+from mtl_core.errors import UnknownNameError
+
+__all__ = ["available", "describe", "make", "method_class"]
+
+_METHODS: dict[str, Callable[..., Any]] = {
+    "cagrad": CAGrad,
+    "fairgrad": FairGrad,
+    "ls": LS,
+    "mgda": MGDA,
+    "nashmtl": NashMTL,
+    "pcgrad": PCGrad,
+    "upgrad": UPGrad,
+}
+
+
+def available() -> list[str]:
+    """Names of all methods, sorted.
+
+    Example:
+        >>> "fairgrad" in available()
+        True
+    """
+    return sorted(_METHODS)
+
+
+def method_class(name: str) -> Callable[..., Any]:
+    """The class of a method.
+
+    Args:
+        name: any case; hyphens, underscores and spaces are ignored.
+
+    Raises:
+        UnknownNameError: no method has that name.
+    """
+    plain = name.lower().replace("-", "").replace("_", "").replace(" ", "")
+    found = _METHODS.get(plain)
+    if found is None:
+        raise UnknownNameError("method", name, available())
+    return found
+
+
+def make(name: str, /, **parameters: Any) -> Any:
+    """A method by name.
+
+    Args:
+        name: any case; hyphens, underscores and spaces are ignored.
+        parameters: the method's own settings.
+
+    Returns:
+        the method.
+
+    Raises:
+        UnknownNameError: no method has that name, or the method has no such setting.
+        InvalidParameterError: a setting is out of its range.
+
+    Example:
+        >>> make("Fair-Grad", alpha=2.0).alpha
+        2.0
+    """
+    cls = method_class(name)
+    valid = list(inspect.signature(cls).parameters)
+    for parameter in parameters:
+        if parameter not in valid:
+            raise UnknownNameError(f"option of {cls.__name__}", parameter, valid)
+    return cls(**parameters)
+
+
+def describe(name: str) -> str:
+    """What a method is, its settings with their defaults, and its declared facts.
+
+    Args:
+        name: as for ``make``.
+
+    Returns:
+        text of several lines.
+
+    Raises:
+        UnknownNameError: no method has that name.
+
+    Example:
+        >>> print(describe("mgda").splitlines()[0])
+        MGDA: Multiple-gradient descent: the min-norm point in the convex hull of the task gradients.
+    """
+    cls = method_class(name)
+    facts = cls().facts
+    first = (inspect.getdoc(cls) or "").splitlines()[0]
+    settings = [
+        f"  {parameter.name}: {parameter.annotation} = {parameter.default!r}"
+        for parameter in inspect.signature(cls).parameters.values()
+    ]
+    degree = "none" if facts.homogeneity is None else f"{facts.homogeneity:g}"
+    return "\n".join(
+        [
+            f"{cls.__name__}: {first}",
+            "settings:",
+            *settings,
+            f"needs: {facts.needs}",
+            f"degree of homogeneity: {degree}",
+            f"scale against the sum of equal unit gradients: {facts.scale.formula}",
+            f"scale of the released code: {facts.paper_scale.formula}",
+            f"heads in the released code: {facts.paper_heads}",
+            f"laws: {', '.join(sorted(facts.laws)) or 'none'}",
+            f"reference: {facts.reference}",
+        ]
+    )

@@ -1,0 +1,146 @@
+"""Every method is held to what it declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mtl_aggregators import LS, MGDA, CAGrad, FairGrad, NashMTL, PCGrad, UPGrad, available, make
+from mtl_aggregators.conformance import LAWS, check_aggregator, check_law
+from mtl_core.errors import InvalidInputError, UnknownNameError
+
+FACTORIES: dict[str, Callable[[], Any]] = {
+    "MGDA": MGDA,
+    "MGDA l2": partial(MGDA, normalization="l2"),
+    "MGDA paper": partial(MGDA, paper_scale=True),
+    "PCGrad": PCGrad,
+    "PCGrad mean": partial(PCGrad, reduction="mean"),
+    "CAGrad": CAGrad,
+    "CAGrad c=0": partial(CAGrad, c=0.0),
+    "CAGrad c=2": partial(CAGrad, c=2.0, rescale="c"),
+    "CAGrad paper": partial(CAGrad, paper_scale=True),
+    "FairGrad": FairGrad,
+    "FairGrad 0.5": partial(FairGrad, alpha=0.5),
+    "FairGrad 2": partial(FairGrad, alpha=2.0),
+    "FairGrad 10": partial(FairGrad, alpha=10.0),
+    "FairGrad paper": partial(FairGrad, alpha=2.0, paper_scale=True),
+    "NashMTL": NashMTL,
+    "NashMTL paper": partial(NashMTL, paper_scale=True),
+    "UPGrad": UPGrad,
+    "UPGrad ridge": partial(UPGrad, ridge=1e-3),
+}
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_declared_laws(name: str) -> None:
+    check_aggregator(FACTORIES[name], max_examples=25)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_declared_scale(name: str) -> None:
+    for n_tasks in (1, 2, 5):
+        if name == "PCGrad mean" and n_tasks == 1:
+            continue
+        row = torch.tensor([0.6, 0.8], dtype=torch.float64)
+        method = FACTORIES[name]()
+        length = float(method(row.expand(n_tasks, 2)) @ row)
+        assert length / n_tasks == pytest.approx(method.facts.scale(n_tasks)), method.facts.scale.formula
+
+
+@pytest.mark.parametrize("name", ["MGDA", "CAGrad", "FairGrad", "NashMTL"])
+def test_paper_scale_is_what_the_option_gives(name: str) -> None:
+    plain, paper = make(name), make(name, paper_scale=True)
+    for n_tasks in (2, 5):
+        assert paper.facts.scale(n_tasks) == pytest.approx(plain.facts.paper_scale(n_tasks))
+
+
+def test_scalarisation_declares_its_scale() -> None:
+    losses = torch.ones(4, requires_grad=True)
+    for method in (LS(), LS(reduction="mean")):
+        gradient = torch.autograd.grad(method(losses), losses)[0]
+        assert float(gradient.sum()) / 4 == pytest.approx(method.facts.scale(4))
+
+
+def test_every_method_declares_its_facts() -> None:
+    for name in available():
+        facts = make(name).facts
+        assert facts.laws <= set(LAWS)
+        assert facts.reference
+        assert facts.paper_heads in ("unit", "weighted")
+
+
+COUNTEREXAMPLES: list[tuple[str, Any, list[list[float]]]] = [
+    # Three tasks, two of which pull the projected third back into conflict.
+    ("non_conflicting", PCGrad, [[1.0, 0.0], [-1.0, 0.2], [-1.0, -0.2]]),
+    ("non_conflicting", CAGrad, [[1.0, 0.0], [-10.0, 1.0]]),
+    ("non_conflicting", partial(MGDA, normalization="l2"), [[10.0, 0.0], [-0.5, 1.0]]),
+    ("non_conflicting", partial(UPGrad, ridge=1.0), [[10.0, 0.0], [-1.0, 1.0]]),
+    ("zero_when_stationary", CAGrad, [[1.0, 0.0], [0.0, 1.0]]),
+    ("simplex", partial(MGDA, paper_scale=True), [[1.0, 0.0], [0.0, 1.0]]),
+    ("ball", partial(CAGrad, paper_scale=True), [[1.0, 0.0], [1.0, 0.0]]),
+]
+
+
+@pytest.mark.parametrize(("law", "factory", "rows"), COUNTEREXAMPLES)
+def test_laws_that_are_not_declared_do_not_hold(law: Any, factory: Any, rows: list[list[float]]) -> None:
+    assert law not in factory().facts.laws
+    with pytest.raises(AssertionError):
+        check_law(factory, law, torch.tensor(rows, dtype=torch.float64), seed=3)
+
+
+def test_homogeneity_of_the_fair_methods_is_not_one() -> None:
+    jacobian = torch.tensor([[1.0, 0.2], [-0.3, 1.0]], dtype=torch.float64)
+    for method, degree in ((NashMTL(), 0.0), (FairGrad(alpha=2.0), -1 / 3), (FairGrad(alpha=0.5), 1 / 3)):
+        assert method.facts.homogeneity == pytest.approx(degree)
+        grown = method(jacobian * 65536.0) / method(jacobian)
+        assert grown.tolist() == pytest.approx([65536.0**degree] * 2)
+
+
+def mean_with_joint_ridge(jacobian: Tensor) -> Tensor:
+    """UPGrad with a ridge relative to the trace, which lets updates conflict when norms are a tenfold apart."""
+    gramian = jacobian.double() @ jacobian.double().T
+    trace = gramian.trace()
+    regular = gramian / trace + 1e-4 * torch.eye(len(jacobian), dtype=torch.float64)
+    from mtl_aggregators.solvers import project_rows
+
+    weights = torch.from_numpy(project_rows(regular.numpy()).value).mean(dim=0)
+    return (weights.to(jacobian.dtype) @ jacobian).to(jacobian.dtype)
+
+
+BROKEN: dict[str, tuple[Any, Any]] = {
+    "non_conflicting": (lambda jacobian: jacobian.sum(0), None),
+    "permutation": (lambda jacobian: jacobian[0].clone(), None),
+    "homogeneous": (lambda jacobian: jacobian.sum(0) / (1e-4 + jacobian.sum(0).norm()), None),
+    "orthogonal": (lambda jacobian: jacobian.sum(0).sign(), None),
+    "equal_rows": (lambda jacobian: jacobian.sum(0).sign() * jacobian.norm(), None),
+    "zero_when_stationary": (lambda jacobian: jacobian[0].clone(), None),
+    "zero_rows": (lambda jacobian: jacobian[-1].clone(), None),
+}
+
+
+@pytest.mark.parametrize("law", BROKEN)
+def test_the_suite_catches_methods_that_break_a_law(law: Any) -> None:
+    with pytest.raises(AssertionError):
+        check_aggregator(lambda: BROKEN[law][0], {law}, max_examples=60)
+
+
+def test_the_suite_catches_a_joint_ridge() -> None:
+    with pytest.raises(AssertionError, match="cosines"):
+        check_aggregator(lambda: mean_with_joint_ridge, {"non_conflicting"}, max_examples=60)
+
+
+def test_the_suite_catches_what_is_not_finite() -> None:
+    with pytest.raises(AssertionError, match="not finite"):
+        check_aggregator(lambda: lambda jacobian: jacobian.sum(0) / jacobian.norm(dim=1).min(), set(), max_examples=60)
+
+
+def test_the_suite_needs_to_know_the_laws() -> None:
+    with pytest.raises(InvalidInputError, match="`laws` must be given"):
+        check_aggregator(lambda: torch.sum)
+    with pytest.raises(UnknownNameError, match="ball"):
+        check_aggregator(MGDA, {"balls"})  # type: ignore[arg-type]

@@ -1,0 +1,39 @@
+"""Benchmarks, training runs that resume exactly, metrics and reports for multi-task optimisation."""
+
+from mtl_benchmarks.baselines import own_baselines, single_task_configs
+from mtl_benchmarks.benchmark import Benchmark, Training
+from mtl_benchmarks.benchmarks import Digits, Toy
+from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.metrics import Baseline, Metric, delta_m, mean_rank, ranks
+from mtl_benchmarks.options import Choice
+from mtl_benchmarks.published import PublishedValue, printed_baselines, published_table, published_values
+from mtl_benchmarks.results import Collection, RunDirectory
+from mtl_benchmarks.runner import Progress, RunResult, load_result, run
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Baseline",
+    "Benchmark",
+    "Choice",
+    "Collection",
+    "Digits",
+    "Metric",
+    "Progress",
+    "PublishedValue",
+    "RunConfig",
+    "RunDirectory",
+    "RunResult",
+    "Toy",
+    "Training",
+    "delta_m",
+    "load_result",
+    "mean_rank",
+    "own_baselines",
+    "printed_baselines",
+    "published_table",
+    "published_values",
+    "ranks",
+    "run",
+    "single_task_configs",
+]

@@ -1,0 +1,183 @@
+"""The configuration of a run: everything that its numbers depend on, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from mtl_benchmarks.components import make_benchmark, make_method, resolve_benchmark, resolve_method, resolve_teleport
+from mtl_benchmarks.options import Choice
+from mtl_core.checks import one_of, positive, positive_int
+from mtl_core.errors import InvalidParameterError, UnknownNameError
+
+__all__ = ["RunConfig"]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A resolved run. Make one with :meth:`resolve`, which fills in defaults and checks every name and value.
+
+    Attributes:
+        benchmark: the problem, with all its options.
+        method: the weighting method, with all its options.
+        teleport: what moves the parameters when gradients conflict, or None.
+        tasks: the tasks that are trained; one of them alone is a single-task run.
+        seed: of the initialisation, the order of the data, the method and the teleports.
+        epochs: passes over the training set.
+        batch_size: samples per step.
+        lr: learning rate.
+        heads: which gradient the heads follow, see ``mtl_core.step``.
+        max_norm: clipping of the shared gradient, or None.
+        device: where to compute.
+        threads: torch's CPU threads; part of the configuration because sums depend on it.
+    """
+
+    benchmark: Choice
+    method: Choice
+    teleport: Choice | None
+    tasks: tuple[str, ...]
+    seed: int
+    epochs: int
+    batch_size: int
+    lr: float
+    heads: Literal["unit", "weighted"]
+    max_norm: float | None
+    device: str
+    threads: int
+
+    @classmethod
+    def resolve(
+        cls,
+        benchmark: str | Choice,
+        method: str | Choice = "ls",
+        teleport: str | Choice | None = None,
+        *,
+        tasks: Sequence[str] | None = None,
+        seed: int = 0,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        lr: float | None = None,
+        heads: Literal["unit", "weighted"] = "unit",
+        max_norm: float | None = None,
+        device: str = "cpu",
+        threads: int = 1,
+    ) -> RunConfig:
+        """A configuration from names and whatever options differ from the defaults.
+
+        Args:
+            benchmark: name, or name with options.
+            method: name, or name with options.
+            teleport: name, or name with options; None or ``"none"``: no teleports.
+            tasks: subset of the benchmark's tasks, in its order; None: all.
+            seed: not negative.
+            epochs: None: as the benchmark's protocol says.
+            batch_size: None: as the benchmark's protocol says.
+            lr: None: as the benchmark's protocol says.
+            heads: see ``mtl_core.step``.
+            max_norm: see ``mtl_core.step``.
+            device: as torch names it.
+            threads: torch's CPU threads.
+
+        Raises:
+            UnknownNameError: a benchmark, method, teleport, task or option that does not exist; lists those that do.
+            InvalidParameterError: a value out of range, or a device that is not there.
+
+        Example:
+            >>> config = RunConfig.resolve("toy", Choice("cagrad", {"c": 0.5}), seed=1)
+            >>> config.method.options["c"], config.epochs, config.label
+            (0.5, 50, 'cagrad')
+        """
+        chosen = resolve_benchmark(_choice(benchmark))
+        problem = make_benchmark(chosen)
+        wanted = problem.tasks if tasks is None else tuple(tasks)
+        for task in wanted:
+            if task not in problem.tasks:
+                raise UnknownNameError(f"task of benchmark {chosen.name!r}", task, problem.tasks)
+        if not wanted:
+            raise InvalidParameterError(f"`tasks` must name at least one of {problem.tasks}, got none.")
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise InvalidParameterError(f"`seed` must be a whole number of at least 0, got {seed!r}.")
+        default = problem.training
+        move = None if teleport is None else _choice(teleport)
+        config = cls(
+            benchmark=chosen,
+            method=resolve_method(_choice(method)),
+            teleport=None if move is None or move.name == "none" else resolve_teleport(move, chosen),
+            tasks=tuple(task for task in problem.tasks if task in wanted),
+            seed=seed,
+            epochs=positive_int("epochs", default.epochs if epochs is None else epochs),
+            batch_size=positive_int("batch_size", default.batch_size if batch_size is None else batch_size),
+            lr=positive("lr", default.lr if lr is None else lr),
+            heads=one_of("heads", heads, ("unit", "weighted")),
+            max_norm=None if max_norm is None else positive("max_norm", max_norm),
+            device=_checked_device(device),
+            threads=positive_int("threads", threads),
+        )
+        make_method(config, steps_per_epoch=1)  # the constructors know which values are allowed
+        return config
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for a file."""
+        data = dict(vars(self))
+        data["benchmark"], data["method"] = self.benchmark.as_dict(), self.method.as_dict()
+        data["teleport"] = None if self.teleport is None else self.teleport.as_dict()
+        data["tasks"] = list(self.tasks)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RunConfig:
+        """What :meth:`as_dict` gave."""
+        values = dict(data)
+        values["benchmark"], values["method"] = Choice.from_dict(data["benchmark"]), Choice.from_dict(data["method"])
+        values["teleport"] = None if data["teleport"] is None else Choice.from_dict(data["teleport"])
+        values["tasks"] = tuple(data["tasks"])
+        return cls(**values)
+
+    @property
+    def label(self) -> str:
+        """Method and teleport, as tables call them."""
+        if self.is_single_task:
+            return f"single {self.tasks[0]}"
+        return self.method.name if self.teleport is None else f"{self.method.name} + {self.teleport.name}"
+
+    @property
+    def is_single_task(self) -> bool:
+        """Whether one task is trained alone."""
+        return len(self.tasks) == 1
+
+    @property
+    def name(self) -> str:
+        """Name of the run's directory: readable, and different for every configuration."""
+        case = [f"{key}{value}" for key, value in make_benchmark(self.benchmark).case_options().items()]
+        words = [self.benchmark.name, *case, *self.label.replace("+", "").split(), f"seed{self.seed}"]
+        return "-".join(words) + "-" + self.digest(with_seed=True)
+
+    def digest(self, *, with_seed: bool) -> str:
+        """Eight hexadecimal digits that differ between configurations."""
+        data = self.as_dict() if with_seed else {**self.as_dict(), "seed": None}
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
+
+    def single_task(self, task: str) -> RunConfig:
+        """The same training of one task alone: equal weight on one loss, no teleport."""
+        return replace(self, method=resolve_method(Choice("ls")), teleport=None, tasks=(task,))
+
+
+def _choice(given: str | Choice) -> Choice:
+    return Choice(given) if isinstance(given, str) else given
+
+
+def _checked_device(device: str) -> str:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise InvalidParameterError(
+            f"`device` must be a device of torch such as 'cpu' or 'cuda', got {device!r}."
+        ) from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InvalidParameterError(f"`device` must be available, got {device!r} without a CUDA device. Use 'cpu'.")
+    return device

@@ -1,0 +1,126 @@
+"""Values printed in papers: one tidy table with its loader, and the single-task baselines in it."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from importlib import resources
+
+from mtl_benchmarks.metrics import Baseline, Metric
+from mtl_core.errors import UnknownNameError
+
+__all__ = ["PUBLISHED_METRICS", "PublishedValue", "printed_baselines", "published_table", "published_values"]
+
+_SINGLE_TASK = ("Independent", "STL")
+
+
+@dataclass(frozen=True)
+class PublishedValue:
+    """One number of one table of one paper."""
+
+    paper: str
+    table: str
+    dataset: str
+    method: str
+    metric: str
+    value: float
+    higher_is_better: bool
+
+
+def _dense_prediction(task: str, *metrics: tuple[str, str, bool]) -> tuple[Metric, ...]:
+    return tuple(Metric(name, task, unit, higher_is_better=better) for name, unit, better in metrics)
+
+
+_SEGMENTATION = _dense_prediction("semantic", ("mIoU", "%", True), ("PixAcc", "%", True))
+_NORMAL = _dense_prediction(
+    "normal",
+    ("NormalMean", "°", False),
+    ("NormalMedian", "°", False),
+    ("Within11.25", "%", True),
+    ("Within22.5", "%", True),
+    ("Within30", "%", True),
+)
+
+PUBLISHED_METRICS: dict[str, tuple[Metric, ...]] = {
+    "NYUv2": (
+        *_SEGMENTATION,
+        *_dense_prediction("depth", ("AbsErr", "m", False), ("RelErr", "", False)),
+        *_NORMAL,
+    ),
+    "CityScapes": (*_SEGMENTATION, *_dense_prediction("depth", ("AbsErr", "", False), ("RelErr", "", False))),
+}
+"""The metrics behind the published Δm and mean rank, per dataset. CityScapes' depth is an inverse depth without a
+unit, and its relative error is not a percentage."""
+
+
+def published_values() -> tuple[PublishedValue, ...]:
+    """All stored values, in the order of the papers' tables.
+
+    Example:
+        >>> len(published_values())
+        1089
+    """
+    text = resources.files("mtl_benchmarks").joinpath("data/published.csv").read_text(encoding="utf-8")
+    return tuple(
+        PublishedValue(
+            row["paper"],
+            row["table"],
+            row["dataset"],
+            row["method"],
+            row["metric"],
+            float(row["value"]),
+            row["higher_is_better"] == "true",
+        )
+        for row in csv.DictReader(text.splitlines())
+    )
+
+
+def published_table(paper: str, table: str, dataset: str) -> dict[str, dict[str, float]]:
+    """One table as method → metric name → value.
+
+    Args:
+        paper: ``"COST"``, ``"COST-appendix"``, ``"IMGrad-appendix"`` or ``"MARIGOLD"``.
+        table: as printed, e.g. ``"Table 1"``.
+        dataset: as printed, e.g. ``"CityScapes"``.
+
+    Raises:
+        UnknownNameError: there is no such table; lists the stored ones.
+
+    Example:
+        >>> published_table("COST", "Table 1", "CityScapes")["COST"]["DeltaM_pct"]
+        4.3
+    """
+    rows = published_values()
+    chosen: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if (row.paper, row.table, row.dataset) == (paper, table, dataset):
+            chosen.setdefault(row.method, {})[row.metric] = row.value
+    if not chosen:
+        stored = dict.fromkeys(f"{row.paper} {row.table} {row.dataset}" for row in rows)
+        raise UnknownNameError("published table", f"{paper} {table} {dataset}", stored)
+    return chosen
+
+
+def printed_baselines(dataset: str) -> tuple[Baseline, ...]:
+    """Single-task values that the papers of this field print and copy, with unit, direction and source.
+
+    Args:
+        dataset: ``"NYUv2"`` or ``"CityScapes"``.
+
+    Raises:
+        UnknownNameError: no single-task row is stored for this dataset.
+
+    Example:
+        >>> [baseline.value for baseline in printed_baselines("CityScapes")]
+        [74.01, 93.16, 0.0125, 27.77]
+    """
+    if dataset not in PUBLISHED_METRICS:
+        raise UnknownNameError("dataset with printed baselines", dataset, PUBLISHED_METRICS)
+    sources = {"NYUv2": ("MARIGOLD", "Table 1"), "CityScapes": ("MARIGOLD", "Table 2")}
+    paper, table = sources[dataset]
+    rows = published_table(paper, table, dataset)
+    single = next(rows[name] for name in _SINGLE_TASK if name in rows)
+    return tuple(
+        Baseline(metric, single[metric.name], f"{paper}, {table}, row of single-task learning")
+        for metric in PUBLISHED_METRICS[dataset]
+    )

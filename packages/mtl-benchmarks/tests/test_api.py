@@ -1,0 +1,38 @@
+"""The public surface, as a literal list: a change of it is a visible difference."""
+
+from pathlib import Path
+
+import mtl_benchmarks
+
+
+def test_public_names() -> None:
+    assert sorted(mtl_benchmarks.__all__) == [
+        "Baseline",
+        "Benchmark",
+        "Choice",
+        "Collection",
+        "Digits",
+        "Metric",
+        "Progress",
+        "PublishedValue",
+        "RunConfig",
+        "RunDirectory",
+        "RunResult",
+        "Toy",
+        "Training",
+        "delta_m",
+        "load_result",
+        "mean_rank",
+        "own_baselines",
+        "printed_baselines",
+        "published_table",
+        "published_values",
+        "ranks",
+        "run",
+        "single_task_configs",
+    ]
+    assert all(hasattr(mtl_benchmarks, name) for name in mtl_benchmarks.__all__)
+
+
+def test_is_typed() -> None:
+    assert (Path(mtl_benchmarks.__file__).parent / "py.typed").is_file()

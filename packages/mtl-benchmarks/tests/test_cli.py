@@ -1,0 +1,183 @@
+from pathlib import Path
+
+import pytest
+
+from mtl_benchmarks.cli import main
+from mtl_benchmarks.command_line import parse_run, parse_seeds
+from mtl_core.errors import InvalidInputError, InvalidParameterError
+
+TINY = [
+    "--benchmark.n_train",
+    "64",
+    "--benchmark.n_test",
+    "40",
+    "--benchmark.width",
+    "2",
+    "--epochs",
+    "2",
+    "--batch_size",
+    "16",
+]
+
+
+def run_tiny(out: Path, *more: str) -> int:
+    return main(["run", "digits", *TINY, "--out", str(out), *more])
+
+
+def test_options_reach_the_objects() -> None:
+    plan = parse_run(
+        [
+            "digits",
+            "--method",
+            "fairgrad",
+            "--method.alpha",
+            "2",
+            "--teleport=cost",
+            "--teleport.rank",
+            "3",
+            "--teleport.max_steps=4",
+            "--teleport.trigger",
+            "majority",
+            "--teleport.trigger.fraction",
+            "0.75",
+            "--benchmark.shift",
+            "2",
+            "--seeds",
+            "2",
+            "--max_norm",
+            "1",
+            "--out",
+            "there",
+        ]
+    )
+    assert plan is not None
+    first, second = plan.configs
+    assert (first.seed, second.seed, first.max_norm) == (0, 1, 1.0)
+    assert (first.method.name, first.method.options["alpha"]) == ("fairgrad", 2.0)
+    assert first.teleport is not None
+    assert first.teleport.options["max_steps"] == 4
+    assert first.teleport.options["adapter"].options["rank"] == 3
+    assert first.teleport.options["trigger"].options["fraction"] == 0.75
+    assert first.benchmark.options["shift"] == 2
+    assert (plan.out, plan.baselines) == (Path("there"), True)
+
+
+def test_toy_stands_for_all_its_starts() -> None:
+    plan = parse_run(["toy", "--method", "cagrad", "--teleport", "cost", "--seeds", "0,3"])
+    assert plan is not None
+    assert [(c.benchmark.options["start"], c.seed) for c in plan.configs] == [(s, k) for s in range(6) for k in (0, 3)]
+    assert {c.teleport.options["adapter"].name for c in plan.configs if c.teleport} == {"dense"}
+
+
+def test_seeds() -> None:
+    assert parse_seeds("3") == (0, 1, 2)
+    assert parse_seeds("4, 1,4") == (4, 1)
+    assert parse_seeds("[7]") == (7,)
+    for text in ("0", "x", "", "-1", "1.5"):
+        with pytest.raises(InvalidParameterError, match="`seeds` must"):
+            parse_seeds(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", "usage: mtl-bench"),
+        ("trane", "unknown command 'trane'. Valid: list, describe, run, compare"),
+        ("list more", "without further arguments"),
+        ("describe", "followed by a name"),
+        ("describe fairgard", "Did you mean 'fairgrad'?"),
+        ("run", "must name a benchmark, got none. Valid: digits, toy"),
+        ("run digits toy", "must name one benchmark"),
+        ("run digit", "unknown benchmark 'digit'. Did you mean 'digits'? Valid: digits, toy"),
+        ("run digits --method fairgard", "unknown method 'fairgard'. Did you mean 'fairgrad'?"),
+        ("run digits --method", "`--method` must be followed by a name"),
+        ("run digits --teleport jump", "unknown teleport 'jump'. Valid: cost, random, none"),
+        ("run digits --teleport cost --teleport.adapter lara", "unknown adapter 'lara'"),
+        (
+            "run digits --teleport random --teleport.length 1 --teleport.adapter lora",
+            "unknown option of teleport 'random' 'adapter'",
+        ),
+        ("run digits --teleport random", "teleport.length"),
+        ("run digits --teleport.trigger weak", "must come with --teleport"),
+        ("run digits --epoch 3", "unknown option '--epoch'. Did you mean '--epochs'?"),
+        (
+            "run digits --method fairgrad --method.alpa 3",
+            "unknown option '--method.alpa'. Did you mean '--method.alpha'?",
+        ),
+        ("run digits --method fairgrad --method.alpha much", "`--method.alpha`"),
+        ("run digits --method fairgrad --method.alpha -1", "`alpha` must be positive"),
+        ("run digits --benchmark.shift 9", "`shift` must lie in [0, 8]"),
+        ("run digits --seeds none", "`seeds` must"),
+        ("run digits --device gpu", "`device` must"),
+        ("run digits --baselines some", "`--baselines`"),
+        ("compare", "followed by directories"),
+        ("compare nowhere", "'nowhere'"),
+        ("compare a --colour red", "unknown option '--colour'. Valid: --figures"),
+    ],
+)
+def test_bad_input_is_explained_and_exits_with_2(
+    words: str, expected: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    captured = capsys.readouterr()
+    assert expected in captured.out + captured.err
+    assert "Traceback" not in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_directory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run_tiny(tmp_path) == 2
+    assert "must be empty or written by mtl-bench" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_list_and_describe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("digits", "toy", "fairgrad", "cost", "random", "dense", "majority"))
+    for name, expected in (
+        ("digits", "accuracy_left [%], of left, higher is better"),
+        ("fairgrad", "Ban and Ji"),
+        ("cost", "--teleport.adapter (lora)"),
+        ("lora", "--teleport.adapter.rank (5)"),
+    ):
+        assert main(["describe", name]) == 0
+        assert expected in capsys.readouterr().out
+
+
+def test_help_lists_the_options_of_the_chosen_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "digits", "--method", "fairgrad", "--teleport", "cost", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(
+        flag in out
+        for flag in ("--method.alpha", "--teleport.max_steps", "--teleport.adapter.rank", "--benchmark.shift")
+    )
+    assert main(["--help"]) == 0
+
+
+def test_run_and_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "runs"
+    assert run_tiny(out, "--method", "fairgrad", "--seeds", "2") == 0
+    printed = capsys.readouterr().out
+    paths = [line.removeprefix("run: ") for line in printed.splitlines() if line.startswith("run: ")]
+    assert len(paths) == 8  # two seeds of three single tasks and of the method
+    assert all(Path(path, "result.json").is_file() for path in paths)
+    teleports = ["--teleport", "cost", "--teleport.trigger", "any-mean", "--teleport.max_steps", "2"]
+    assert run_tiny(out, "--method", "fairgrad", "--seeds", "2", *teleports) == 0
+    printed = capsys.readouterr().out
+    assert "fairgrad + cost" in printed
+    # The multi-task runs alone: their baselines are found beside them.
+    multi = [str(path) for path in out.glob("digits-fairgrad*")]
+    assert main(["compare", *multi, "--figures", str(tmp_path / "figures")]) == 0
+    printed = capsys.readouterr().out
+    assert "single" not in printed
+    assert "Δm" in printed
+    assert "teleports" in printed
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"digits-learning.png", "digits-teleports.png"}
+
+
+def test_parse_refuses_before_anything_is_written() -> None:
+    with pytest.raises(InvalidInputError):
+        parse_run(["digits", "--epochs", "two"])

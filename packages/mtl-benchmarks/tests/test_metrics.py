@@ -1,0 +1,149 @@
+import math
+from itertools import permutations
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtl_benchmarks.metrics import Baseline, Metric, Ties, delta_m, mean_rank, ranks
+from mtl_benchmarks.published import PUBLISHED_METRICS, printed_baselines, published_table
+from mtl_core.errors import InvalidInputError, InvalidParameterError
+
+UP = Metric("up", "a", "%", higher_is_better=True)
+DOWN = Metric("down", "b", "", higher_is_better=False)
+UP_TOO = Metric("up too", "a", "%", higher_is_better=True)
+
+# Single-task F1 of the forty attributes of CelebA, and FairGrad's own, both from public discussions of their authors.
+CELEBA_SINGLE = """
+0.6736886 0.68121034 0.81524944 0.5760289 0.7205613 0.8555076 0.38203922 0.58225113 0.787647
+0.8321292 0.5029583 0.68694085 0.6781237 0.5240381 0.5161666 0.95694304 0.6968786 0.67976356
+0.8808315 0.8582131 0.97034 0.93267566 0.5057539 0.40307626 0.9703734 0.48644206 0.60786104
+0.5261031 0.56907415 0.59815097 0.6858371 0.924108 0.5424991 0.7406311 0.71019936 0.87365365
+0.9305602 0.33704284 0.7647628 0.91907
+"""
+CELEBA_FAIRGRAD = """
+0.673481 0.6715126 0.80895394 0.59129095 0.716146 0.84868795 0.5293899 0.6024346 0.79252076
+0.8232979 0.49155608 0.68601424 0.6678187 0.50076723 0.5353463 0.9543982 0.6991702 0.6246493
+0.87510586 0.85260683 0.9679586 0.91303086 0.53938675 0.44097534 0.9698319 0.30875763 0.5560105
+0.5475425 0.5299987 0.6050991 0.72113657 0.9100189 0.48792267 0.6447788 0.7013081 0.8596742
+0.92936283 0.40353844 0.7261722 0.9126637
+"""
+
+
+def test_delta_m_by_hand() -> None:
+    single = [Baseline(UP, 80.0, "here"), Baseline(DOWN, 0.5, "here")]
+    # 5 % less where more is better, 10 % more where less is better: (5 + 10) / 2
+    assert delta_m({"up": 76.0, "down": 0.55}, single) == pytest.approx(7.5)
+    assert delta_m({"up": 84.0, "down": 0.45}, single) == pytest.approx(-7.5)
+
+
+def test_delta_m_weighs_metrics_or_tasks() -> None:
+    single = [Baseline(UP, 100.0, ""), Baseline(UP_TOO, 100.0, ""), Baseline(DOWN, 1.0, "")]
+    values = {"up": 94.0, "up too": 94.0, "down": 1.0}
+    assert delta_m(values, single) == pytest.approx(4.0)
+    assert delta_m(values, single, weigh="task") == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("paper", "table", "dataset", "method", "printed"),
+    [
+        ("COST", "Table 1", "CityScapes", "COST", 4.30),
+        ("COST", "Table 1", "CityScapes", "FAMO", 8.13),
+        ("COST", "Table 1", "CityScapes", "CAGrad", 11.58),
+        ("COST", "Table 1", "CityScapes", "MGDA", 44.14),
+        ("MARIGOLD", "Table 1", "NYUv2", "MARIGOLD", -4.54),
+        ("MARIGOLD", "Table 1", "NYUv2", "MGDA", 1.38),
+        ("MARIGOLD", "Table 5", "NYUv2", "RLW", 7.78),
+        ("MARIGOLD", "Table 1", "NYUv2", "FAMO", -4.10),
+        ("MARIGOLD", "Table 2", "CityScapes", "MGDA", 44.14),
+    ],
+)
+def test_delta_m_reproduces_printed_rows(paper: str, table: str, dataset: str, method: str, printed: float) -> None:
+    row = published_table(paper, table, dataset)[method]
+    assert row["DeltaM_pct"] == printed
+    assert round(delta_m(row, printed_baselines(dataset)), 2) == printed
+
+
+def test_delta_m_reproduces_celeba() -> None:
+    single = [float(word) for word in CELEBA_SINGLE.split()]
+    fairgrad = [float(word) for word in CELEBA_FAIRGRAD.split()]
+    metrics = [Metric(f"F1 {k}", f"attribute {k}", "", higher_is_better=True) for k in range(40)]
+    baselines = [Baseline(metric, value, "FAMO's authors") for metric, value in zip(metrics, single, strict=True)]
+    values = {metric.name: value for metric, value in zip(metrics, fairgrad, strict=True)}
+    assert delta_m(values, baselines) == pytest.approx(0.3701, abs=5e-5)
+
+
+@given(st.lists(st.floats(0.1, 1e6), min_size=1, max_size=6), st.floats(1e-3, 1e3))
+def test_delta_m_is_zero_at_the_baseline_and_has_no_unit(values: list[float], scale: float) -> None:
+    metrics = [Metric(str(k), str(k), "", higher_is_better=k % 2 == 0) for k in range(len(values))]
+    single = [Baseline(metric, value, "") for metric, value in zip(metrics, values, strict=True)]
+    assert delta_m({metric.name: value for metric, value in zip(metrics, values, strict=True)}, single) == 0
+    moved = {metric.name: 1.25 * value for metric, value in zip(metrics, values, strict=True)}
+    scaled = [Baseline(b.metric, scale * b.value, "") for b in single]
+    there = delta_m({name: scale * value for name, value in moved.items()}, scaled)
+    assert there == pytest.approx(delta_m(moved, single), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("values", "baselines"),
+    [
+        ({"up": 1.0}, []),
+        ({"down": 1.0}, [Baseline(UP, 1.0, "")]),
+        ({"up": math.nan}, [Baseline(UP, 1.0, "")]),
+        ({"up": 1.0}, [Baseline(UP, 0.0, "")]),
+    ],
+)
+def test_delta_m_refuses(values: dict[str, float], baselines: list[Baseline]) -> None:
+    with pytest.raises(InvalidInputError, match="must"):
+        delta_m(values, baselines)
+
+
+def test_ranks_by_hand() -> None:
+    values = [3.0, 1.0, 2.0, 2.0]
+    assert ranks(values, higher_is_better=True) == [1, 4, 2, 2]
+    assert ranks(values, higher_is_better=True, ties="dense") == [1, 3, 2, 2]
+    assert ranks(values, higher_is_better=True, ties="average") == [1, 4, 2.5, 2.5]
+    assert ranks(values, higher_is_better=False) == [4, 1, 2, 2]
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=8))
+def test_rank_laws(values: list[int]) -> None:
+    numbers = [float(value) for value in values]
+    n = len(numbers)
+    competition = ranks(numbers, higher_is_better=True)
+    dense = ranks(numbers, higher_is_better=True, ties="dense")
+    average = ranks(numbers, higher_is_better=True, ties="average")
+    assert sum(average) == n * (n + 1) / 2
+    assert min(competition) == min(dense) == 1
+    assert max(dense) == len(set(values))
+    assert all(d <= c <= a for d, c, a in zip(dense, competition, average, strict=True))
+    if len(set(values)) == n:
+        assert competition == dense == average
+
+
+@pytest.mark.parametrize("ties", get_args(Ties))
+@pytest.mark.parametrize(("table", "dataset"), [("Table 5", "NYUv2"), ("Table 6", "CityScapes")])
+def test_mean_rank_reproduces_printed_tables(ties: Ties, table: str, dataset: str) -> None:
+    rows = {name: row for name, row in published_table("MARIGOLD", table, dataset).items() if name != "STL"}
+    found = mean_rank(rows, PUBLISHED_METRICS[dataset], ties=ties)
+    assert {name: round(value, 2) for name, value in found.items()} == {name: row["MR"] for name, row in rows.items()}
+
+
+def test_mean_rank_does_not_depend_on_the_order() -> None:
+    rows = {"a": {"up": 1.0, "down": 1.0}, "b": {"up": 2.0, "down": 1.0}, "c": {"up": 3.0, "down": 0.5}}
+    expected = mean_rank(rows, [UP, DOWN])
+    assert expected == {"a": 2.5, "b": 2.0, "c": 1.0}
+    for order in permutations(rows):
+        assert mean_rank({name: rows[name] for name in order}, [DOWN, UP]) == expected
+
+
+def test_mean_rank_refuses() -> None:
+    with pytest.raises(InvalidInputError, match="empty"):
+        mean_rank({"a": {}}, [])
+    with pytest.raises(InvalidInputError, match="'a' lacks"):
+        mean_rank({"a": {"up": 1.0}}, [UP, DOWN])
+    with pytest.raises(InvalidInputError, match="finite"):
+        ranks([math.nan], higher_is_better=True)
+    with pytest.raises(InvalidParameterError, match="ties"):
+        ranks([1.0], higher_is_better=True, ties="olympic")  # type: ignore[arg-type]

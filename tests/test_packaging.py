@@ -1,0 +1,103 @@
+"""What the packages promise each other in their pyproject.toml files."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BELOW = {
+    "mtl-core": set(),
+    "mtl-aggregators": {"mtl-core"},
+    "mtl-teleport": {"mtl-core"},
+    "mtl-benchmarks": {"mtl-core", "mtl-aggregators", "mtl-teleport"},
+}
+packages = pytest.mark.parametrize("package", BELOW)
+
+
+def pyproject(package: str) -> dict[str, Any]:
+    return tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def name_of(requirement: str) -> str:
+    found = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert found, requirement
+    return found[0].lower()
+
+
+def test_every_package_is_known_here() -> None:
+    assert {path.parent.name for path in ROOT.glob("packages/*/pyproject.toml")} == set(BELOW)
+
+
+@packages
+def test_project_table(package: str) -> None:
+    project = pyproject(package)["project"]
+
+    assert project["name"] == package
+    assert project["requires-python"] == ">=3.11"
+    assert project["license"] == "MIT"
+    assert project["readme"] == "README.md"
+    assert project["dynamic"] == ["version"]
+    assert "version" not in project
+
+
+@packages
+def test_version_stands_in_the_package(package: str) -> None:
+    module = importlib.import_module(package.replace("-", "_"))
+
+    assert re.fullmatch(r"\d+\.\d+\.\d+", module.__version__)
+    assert importlib.metadata.version(package) == module.__version__
+
+
+@packages
+def test_changelog_begins_with_this_version(package: str) -> None:
+    version = importlib.import_module(package.replace("-", "_")).__version__
+    text = (ROOT / "packages" / package / "CHANGELOG.md").read_text(encoding="utf-8")
+
+    headings = re.findall(r"^## +\[?(\S+?)\]?(?:\s|$)", text, flags=re.MULTILINE)
+
+    assert headings[0] == version
+
+
+@packages
+def test_siblings_are_those_below_and_bounded_at_the_breaking_digit(package: str) -> None:
+    requirements = pyproject(package)["project"]["dependencies"]
+    siblings = {name_of(r): r for r in requirements if name_of(r).startswith("mtl-")}
+
+    assert set(siblings) == BELOW[package]
+    for name, requirement in siblings.items():
+        major, minor, _ = importlib.import_module(name.replace("-", "_")).__version__.split(".")
+        breaking = (int(major), 0) if int(major) else (0, int(minor))
+        following = f"{breaking[0] + 1}" if int(major) else f"0.{int(minor) + 1}"
+        lowest = f"{breaking[0]}.{minor}" if int(major) else f"0.{minor}"
+        assert requirement == f"{name}>={lowest},<{following}"
+
+
+@packages
+def test_every_lower_bound_has_its_reason_beside_it(package: str) -> None:
+    text = (ROOT / "packages" / package / "pyproject.toml").read_text(encoding="utf-8")
+    requirements = [line for line in text.splitlines() if re.match(r"""\s+["'][^"']*>=""", line)]
+
+    assert requirements or package == "mtl-core"
+    without = [line.strip() for line in requirements if "#" not in line and not line.strip().startswith('"mtl-')]
+    assert not without
+
+
+@packages
+def test_package_is_typed_and_documented(package: str) -> None:
+    folder = ROOT / "packages" / package
+
+    assert (folder / "src" / package.replace("-", "_") / "py.typed").is_file()
+    assert (folder / "README.md").is_file()
+    assert any((folder / "tests").glob("**/test_*.py"))
+
+
+@packages
+def test_no_tool_is_configured_outside_the_root(package: str) -> None:
+    assert set(pyproject(package).get("tool", {})) <= {"hatch"}
