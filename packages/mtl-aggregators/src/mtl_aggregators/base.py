@@ -13,7 +13,7 @@ from mtl_aggregators.facts import Facts
 from mtl_aggregators.solvers import Solution
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import TaskGradients, checks
-from mtl_core.gradients import gramian_of
+from mtl_core.gramian import gramian_of, weighted_sum
 
 __all__ = ["GramianMethod", "RegularisedSolve"]
 
@@ -107,16 +107,15 @@ class GramianMethod(nn.Module, ABC):
             SolverError: the weights' problem was not solved to its tolerance.
         """
         if isinstance(gradients, TaskGradients):
-            jacobian, gramian, losses = gradients.matrix, gradients.gramian, gradients.losses
-        else:
-            jacobian = checks.jacobian(gradients).detach()
-            gramian, losses = gramian_of(jacobian), None
-        gramian = gramian.cpu()
+            return gradients.combine(self._ask(gradients.host_gramian, gradients.losses))
+        jacobian = checks.jacobian(gradients).detach()
+        gramian = gramian_of(jacobian).cpu()
+        return weighted_sum(jacobian, self._ask(gramian, None), gramian)
+
+    def _ask(self, gramian: Tensor, losses: Tensor | None) -> Tensor:
         if getattr(self, "takes_losses", False):
-            weights = self.weights(gramian, losses=losses)
-        else:
-            weights = self.weights(gramian)
-        return _combine(jacobian, weights, gramian)
+            return self.weights(gramian, losses=losses)
+        return self.weights(gramian)
 
     def pop_events(self) -> tuple[RegularisedSolve, ...]:
         """What happened since the last call, for the step's report."""
@@ -134,20 +133,3 @@ class GramianMethod(nn.Module, ABC):
 
 MAX_EVENTS = 100
 """Events kept for a loop that never asks for them."""
-
-_BLOCK = 1 << 19
-"""Entries of a Jacobian that are converted to float64 at a time."""
-
-
-def _combine(jacobian: Tensor, weights: Tensor, gramian: Tensor) -> Tensor:
-    """``Jᵀw`` in the dtype of ``J``, summed in float64 where its terms cancel so far that ``J``'s own would not do."""
-    # Half precision cannot hold weights that lie a thousandfold apart.
-    wide = torch.float32 if jacobian.dtype in (torch.float16, torch.bfloat16) else jacobian.dtype
-    terms = float(weights.abs() @ gramian.diagonal().clamp(min=0.0).sqrt())
-    squared = float(weights @ gramian @ weights)
-    if wide == torch.float64 or squared > (1e4 * torch.finfo(wide).eps * terms) ** 2:
-        return (weights.to(jacobian.device, wide) @ jacobian.to(wide)).to(jacobian.dtype)
-    moved = weights.to(jacobian.device)
-    width = max(1, _BLOCK // len(jacobian))
-    parts = [moved @ block.to(torch.float64) for block in torch.split(jacobian, width, dim=1)]
-    return torch.cat(parts).to(jacobian.dtype)

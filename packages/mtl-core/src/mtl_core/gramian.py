@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["gramian_of"]
+__all__ = ["gramian_of", "weighted_sum"]
 
 _BLOCK = 1 << 19
 """Elements of a Jacobian that are converted to float64 at a time: 4 MiB, which stays in a core's cache."""
@@ -35,3 +35,33 @@ def gramian_of(jacobian: Tensor) -> Tensor:
             wide = matrix[:, start : start + block].to(torch.float64)
             gramian.addmm_(wide, wide.T)
     return (gramian + gramian.T).mul_(0.5)
+
+
+def weighted_sum(jacobian: Tensor, weights: Tensor, gramian: Tensor | None = None) -> Tensor:
+    r"""The combination :math:`J^\top w`, in float64 where its terms cancel beyond the gradients' own precision.
+
+    Next to a stationary point the combination is a small difference of large gradients; summed in float32 it would be
+    noise of up to some percent of the largest.
+
+    Args:
+        jacobian: ``[m, d]``.
+        weights: ``[m]``, of any device and dtype.
+        gramian: the Jacobian's Gramian on the CPU, by which cancellation is seen beforehand. Without it, or with
+            weights that are not on the CPU, the sum is plain, since looking would mean waiting for the device.
+
+    Returns:
+        ``[d]`` in the Jacobian's dtype.
+    """
+    # Half precision cannot hold weights that lie a thousandfold apart.
+    wide = torch.float32 if jacobian.dtype in (torch.float16, torch.bfloat16) else jacobian.dtype
+    cancels = False
+    if gramian is not None and weights.device.type == "cpu" and wide != torch.float64:
+        exact = weights.to(torch.float64)
+        terms = float(exact.abs() @ gramian.diagonal().clamp(min=0.0).sqrt())
+        cancels = float(exact @ gramian @ exact) <= (1e4 * torch.finfo(wide).eps * terms) ** 2
+    if not cancels and wide == jacobian.dtype:
+        return weights.to(device=jacobian.device, dtype=wide, non_blocking=True) @ jacobian
+    moved = weights.to(jacobian.device, torch.float64 if cancels else wide)
+    width = max(1, _BLOCK // len(jacobian))
+    parts = [moved @ block.to(moved.dtype) for block in torch.split(jacobian, width, dim=1)]
+    return torch.cat(parts).to(jacobian.dtype)

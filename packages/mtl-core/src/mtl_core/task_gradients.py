@@ -12,7 +12,7 @@ from torch import Tensor
 from mtl_core.backward import check_finite_losses, flat_size, widest_dtype
 from mtl_core.distributed import mean_over_tasks_present_, sum_over_ranks_
 from mtl_core.errors import InvalidInputError, InvalidJacobianError
-from mtl_core.gramian import gramian_of
+from mtl_core.gramian import gramian_of, weighted_sum
 
 __all__ = ["TaskGradients"]
 
@@ -145,7 +145,8 @@ class TaskGradients:
         Raises:
             InvalidInputError: there is not one finite weight per task.
         """
-        return self._check_weights(weights) @ self.matrix
+        self._check_weights(weights)
+        return weighted_sum(self.matrix, weights.detach(), self.__dict__.get("host_gramian"))
 
     def _check_weights(self, weights: Tensor) -> Tensor:
         """The weights, checked, on the gradients' device and of their dtype."""
