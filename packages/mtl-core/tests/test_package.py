@@ -44,6 +44,7 @@ def test_public_names() -> None:
         "Weighting",
         "accumulate",
         "collect",
+        "collect_per_task",
         "conflict_count",
         "cosines",
         "dominated_conflict",

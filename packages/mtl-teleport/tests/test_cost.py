@@ -167,7 +167,7 @@ class TestStep:
     def test_identities_survive(self, conflicting: Make) -> None:
         problem, batch = conflicting()
         model, optimizer = problem.model, _optimizer(problem)
-        cost = COST(trigger=Always(), max_per_epoch=None)
+        cost = COST(trigger=Always(), max_per_epoch=None, htr="keep")
         mtl_core.step(problem, batch, optimizer, _aggregate)
         parameters, modules = [id(p) for p in model.parameters()], [id(m) for m in model.modules()]
         states = [id(optimizer.state[p]["exp_avg"]) for p in model.parameters()]

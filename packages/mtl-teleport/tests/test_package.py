@@ -9,11 +9,14 @@ import mtl_teleport
 def test_public_names() -> None:
     assert mtl_teleport.__all__ == [
         "COST",
+        "OFT",
         "Adapter",
         "AdapterSession",
         "AnyMeanConflict",
         "Dense",
         "DominatedConflict",
+        "LoHa",
+        "LoKr",
         "LoRA",
         "MajorityConflict",
         "PeftAdapter",

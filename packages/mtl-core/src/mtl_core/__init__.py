@@ -34,6 +34,7 @@ from mtl_core.errors import (
 from mtl_core.frequency import TaskSampling, UpdateEvery
 from mtl_core.gradients import TaskGradients, collect
 from mtl_core.monitor import ConflictMonitor, EpochConflict
+from mtl_core.per_task import collect_per_task
 from mtl_core.problem import Problem, TaskLosses
 from mtl_core.protocols import Aggregator, Event, LossWeighting, Method, Weighting
 from mtl_core.report import SkippedUpdate, StepOptions, StepReport
@@ -74,6 +75,7 @@ __all__ = [
     "Weighting",
     "accumulate",
     "collect",
+    "collect_per_task",
     "conflict_count",
     "cosines",
     "dominated_conflict",

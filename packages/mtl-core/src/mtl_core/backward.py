@@ -26,6 +26,7 @@ __all__ = [
     "flatten_into",
     "full_losses",
     "head_gradients",
+    "pick",
     "refuse_detached",
     "roots_of",
     "sequential_rows",
@@ -216,6 +217,11 @@ def full_losses(outputs: Outputs, n_tasks: int, index: Sequence[int]) -> Tensor:
     if len(index) == n_tasks:
         return values.clone()
     return values.new_full((n_tasks,), float("nan")).index_put((torch.tensor(index, device=values.device),), values)
+
+
+def pick(values: Tensor, index: Sequence[int]) -> Tensor:
+    """The entries at ``index``, one by one: an index made into a tensor would have to be copied to the device."""
+    return values if len(index) == len(values) else torch.stack([values[i] for i in index])
 
 
 def refuse_detached(detached: Sequence[str], what: str) -> None:

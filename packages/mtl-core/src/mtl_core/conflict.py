@@ -151,7 +151,8 @@ def dominated_conflict(g: Gradients | None = None, *, gramian: Tensor | None = N
     matrix = read_gramian(g, gramian)
     squared = matrix.diagonal()
     smallest = torch.where(squared > 0, squared, torch.full_like(squared, math.inf)).argmin()
-    return mean_cosines(gramian=matrix)[smallest] < 0
+    # By gather: an index that is itself a tensor would be read, and the device waited for.
+    return mean_cosines(gramian=matrix).gather(0, smallest.unsqueeze(0))[0] < 0
 
 
 def conflict_count(g: Gradients | None = None, *, gramian: Tensor | None = None) -> Tensor:

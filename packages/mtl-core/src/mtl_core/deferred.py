@@ -9,7 +9,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from mtl_core.backward import Outputs, Row, flat_size, flatten_into
+from mtl_core.backward import Outputs, Row, flat_size, flatten_into, pick
 from mtl_core.errors import InvalidInputError
 from mtl_core.gramian import gramian_of
 from mtl_core.task_gradients import TaskGradients
@@ -97,7 +97,7 @@ def weighted_backward(outputs: Outputs, index: Sequence[int], shared: Sequence[T
 
     def backward(weights: Tensor) -> Sequence[Tensor | None]:
         losses = outputs if isinstance(outputs, Tensor) else torch.stack(outputs)
-        seed = weights[list(index)].to(losses.dtype)
+        seed = pick(weights, index).to(losses.dtype)
         return torch.autograd.grad([losses], shared, [seed], retain_graph=True, allow_unused=True)
 
     return backward
@@ -113,7 +113,7 @@ def through_features(
         flatten_into(matrix[k], row, features)
 
     def backward(weights: Tensor) -> Sequence[Tensor | None]:
-        combined = weights[list(index)].to(matrix.dtype) @ matrix
+        combined = pick(weights, index).to(matrix.dtype) @ matrix
         parts = torch.split(combined, [flat_size(z) for z in features])
         seeds = [
             (torch.view_as_complex(part.view(-1, 2)) if z.is_complex() else part).view(z.shape).to(z.dtype)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, optim
 
 from mtl_core.accumulation import MicroBatches, accumulate
-from mtl_core.backward import check_attached, check_finite_losses
+from mtl_core.backward import check_attached, check_finite_losses, pick
 from mtl_core.collection import collect_problem
 from mtl_core.combination import combine, combine_per_group, is_loss_weighting, loss_weights
 from mtl_core.distributed import (
@@ -195,12 +195,12 @@ def _loss_step(
     # One small copy: losses must be finite before anything is written, and unit weights save a pass over the heads.
     host = torch.stack([full, weights.to(full)]).cpu()
     check_finite_losses(host[0], problem.tasks, present)
-    ones = share[list(losses.index)].to(values.dtype)
-    own = weights[list(losses.index)].to(values.dtype) * ones
+    ones = pick(share, losses.index).to(values.dtype)
+    own = pick(weights, losses.index).to(values.dtype) * ones
     if options.scaler is not None:
         own, ones = options.scaler.scale(own), options.scaler.scale(ones)
     heads = list(problem.heads)
-    single = not heads or options.heads == "weighted" or bool((host[1, present] == 1).all())
+    single = not heads or options.heads == "weighted" or all(weight == 1 for weight in pick(host[1], present).tolist())
     if sharded:
         # The sharding's hooks see whole backward passes only, so heads cannot be passed by themselves.
         if not single:

@@ -1,6 +1,6 @@
 """Symmetry teleportation for multi-task optimisation: COST, trajectory reuse, adapters and triggers."""
 
-from mtl_teleport.adapters import Adapter, AdapterSession, Dense, LoRA, PeftAdapter, PeftLoRA
+from mtl_teleport.adapters import OFT, Adapter, AdapterSession, Dense, LoHa, LoKr, LoRA, PeftAdapter, PeftLoRA
 from mtl_teleport.control import RandomTeleport
 from mtl_teleport.cost import COST
 from mtl_teleport.history import modulated, trajectory_cosine
@@ -11,11 +11,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "COST",
+    "OFT",
     "Adapter",
     "AdapterSession",
     "AnyMeanConflict",
     "Dense",
     "DominatedConflict",
+    "LoHa",
+    "LoKr",
     "LoRA",
     "MajorityConflict",
     "PeftAdapter",

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from mtl_core.distributed import mean_over_tasks_present_
 from mtl_core.problem import Problem
 from mtl_teleport.adapters.protocol import displaced
 from mtl_teleport.objective import relative_drift
@@ -39,11 +41,20 @@ class Verdict:
 
 
 def probe_losses(
-    problem: Problem, batches: Sequence[Any], parameters: Mapping[str, Tensor] | None = None
+    problem: Problem,
+    batches: Sequence[Any],
+    parameters: Mapping[str, Tensor] | None = None,
+    *,
+    group: dist.ProcessGroup | None = None,
 ) -> tuple[Tensor, ...]:
-    """The losses of every batch without gradients, ``[m]`` each, NaN where a task is absent."""
+    """The losses of every batch without gradients, ``[m]`` each, NaN where a task is absent; means over a group."""
+    found = []
     with torch.no_grad():
-        return tuple(problem.losses(batch, parameters=parameters).full(math.nan) for batch in batches)
+        for batch in batches:
+            losses = problem.losses(batch, parameters=parameters)
+            full = losses.full(math.nan)
+            found.append(full if group is None else mean_over_tasks_present_(full, losses.index, group)[0])
+    return tuple(found)
 
 
 def judge(
@@ -54,6 +65,7 @@ def judge(
     *,
     max_drift: float | None,
     backtracks: int,
+    group: dist.ProcessGroup | None = None,
 ) -> Verdict:
     """Find the part of a displacement under which the losses hold still; the parameters are not touched.
 
@@ -64,6 +76,7 @@ def judge(
         delta: the displacement by parameter name.
         max_drift: largest mean relative drift; ``None`` asks only for finite losses.
         backtracks: how often it may be shortened, each time to between a tenth and seven tenths.
+        group: a process group over which losses are means, so that every rank judges alike.
     """
     if not all(bool(torch.isfinite(step).all()) for step in delta.values()):
         return Verdict(None, own, 0.0, 0.0, "the displacement is not finite", 0)
@@ -73,7 +86,7 @@ def judge(
     scale, drift, forwards, losses = 1.0, math.inf, 0, own
     for _ in range(backtracks + 1):
         values = displaced(shared, delta, scale=scale)
-        losses = probe_losses(problem, batches, values)
+        losses = probe_losses(problem, batches, values, group=group)
         forwards += len(batches)
         drift = float(torch.stack([relative_drift(new, old) for new, old in zip(losses, own, strict=True)]).mean())
         if math.isfinite(drift) and (max_drift is None or drift <= max_drift):

@@ -64,7 +64,7 @@ class RandomTeleport(Teleportation):
         max_per_epoch: int | None = 1,
         steps_per_epoch: int | None = None,
         max_drift: float | None = None,
-        htr: HTR = "paper",
+        htr: HTR = "released",
         seed: int = 0,
     ) -> None:
         super().__init__(

@@ -106,7 +106,10 @@ def modulated(
     Note:
         If the block or the step raises, the optimiser's memory is put back as it was. For :math:`\sigma < 0` a
         second moment by equation 13 could become negative, so it uses :math:`\max(\sigma, 0)`; the first moment
-        keeps the sign. ``amsgrad`` keeps its maximum. The released code overwrites the ``betas`` of whole groups,
+        keeps the sign. That second moment is then of a single gradient and no bias correction can tell, so that an
+        entry whose gradient happened to be small takes steps several times too long until the average has recovered
+        (about :math:`1/(1-\beta_2)` steps): ``released`` and ``reset`` are safe from this, ``paper`` and ``descent``
+        are not. ``amsgrad`` keeps its maximum. The released code overwrites the ``betas`` of whole groups,
         which corrupts the bias correction, and skips the step they were meant for; ``released`` here is its rule for
         :math:`\sigma`, done right.
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Trace", "isolated"]
+__all__ = ["Flags", "Trace", "as_at", "isolated"]
 
 
 class Trace:
@@ -40,12 +40,50 @@ class Trace:
             torch.cuda.set_rng_state(state, device)
 
 
+class Flags:
+    """The training flag of every submodule.
+
+    Args:
+        model: the model whose present flags are remembered.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._flags = [(module, module.training) for module in model.modules()]
+
+    def restore(self) -> None:
+        """Give every submodule its own flag back."""
+        for module, flag in self._flags:
+            module.training = flag
+
+
 @contextmanager
-def isolated(model: nn.Module) -> Iterator[None]:
+def as_at(model: nn.Module, flags: Flags, trace: Trace) -> Iterator[None]:
+    """For a while, flags, buffers and random state as they were at an earlier moment; then as before.
+
+    Args:
+        model: the model.
+        flags: taken at that moment.
+        trace: taken at that moment.
+    """
+    now, present = Flags(model), Trace(model)
+    flags.restore()
+    trace.restore()
+    try:
+        yield
+    finally:
+        now.restore()
+        present.restore()
+
+
+@contextmanager
+def isolated(model: nn.Module) -> Iterator[Flags]:
     """Put a model in evaluation mode for a while; flags, buffers and torch's random state are then as before.
 
     Args:
         model: any module; every submodule gets its own flag back.
+
+    Yields:
+        the flags that it found.
 
     Example:
         >>> import torch
@@ -56,12 +94,11 @@ def isolated(model: nn.Module) -> Iterator[None]:
         >>> layer.training
         True
     """
-    flags = [(module, module.training) for module in model.modules()]
+    flags = Flags(model)
     trace = Trace(model)
     model.eval()
     try:
-        yield
+        yield flags
     finally:
-        for module, flag in flags:
-            module.training = flag
+        flags.restore()
         trace.restore()

@@ -1,12 +1,13 @@
-r"""What a teleport optimises: :math:`L_{lora} = a\,L_t - b\,L_g`.
+r"""What a teleport optimises: :math:`L_{lora} = a\,L_t - b\,L_g + c\,L_c`.
 
 :math:`L_t` keeps the task losses where they were, :math:`L_g` (``mtl_teleport.sharpness``) makes the landscape
-steeper, and the weights R inside it favour the tasks with small gradients.
+steeper, the weights R inside it favour the tasks with small gradients, and :math:`L_c`, left out by default, asks for
+less conflict in so many words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from mtl_core import checks
 from mtl_core.problem import TaskLosses
 from mtl_teleport.adapters.protocol import AdapterSession
-from mtl_teleport.sharpness import Sharpness
+from mtl_teleport.sharpness import Sharpness, Slopes, flat
 
 __all__ = [
     "Balance",
@@ -25,6 +26,7 @@ __all__ = [
     "Units",
     "Value",
     "balance_weights",
+    "conflict",
     "drift_scale",
     "references",
     "relative_drift",
@@ -136,12 +138,37 @@ def relative_drift(losses: Tensor, reference: Tensor) -> Tensor:
     return ((losses - reference).abs() / drift_scale(reference))[present].mean()
 
 
+def conflict(session: AdapterSession, point: Mapping[str, Tensor], losses: TaskLosses) -> Tensor:
+    r"""How much the tasks conflict with their mean.
+
+    .. math:: L_c = \tfrac1k \sum_i \max(0, -\cos\varphi_{i0}), \qquad g_0 = \tfrac1k \sum_i g_i
+
+    Zero, with zero derivative, where no task conflicts. A task with a zero gradient has no say.
+
+    Args:
+        session: the problem with its adapter.
+        point: from ``session.parameters()``.
+        losses: the losses there.
+
+    Returns:
+        a scalar in [0, 1], differentiable by the adapter through second derivatives of the model.
+    """
+    rows = torch.stack(
+        [flat(row) for row in session.differentiate_tasks(losses, list(point.values()), create_graph=True)]
+    )
+    mean = rows.mean(dim=0)
+    inner, squares = rows @ mean, rows.square().sum(dim=1) * mean.square().sum()
+    there = squares > 0
+    cosines = inner / torch.where(there, squares, torch.ones_like(squares)).sqrt()
+    return torch.where(there, (-cosines).clamp(min=0.0), torch.zeros_like(cosines)).mean()
+
+
 @dataclass(frozen=True)
 class Value:
     """One evaluation of the objective.
 
     Attributes:
-        total: :math:`a L_t - b L_g`, to be minimised.
+        total: :math:`a L_t - b L_g + c L_c`, to be minimised.
         gain: :math:`L_g`, differentiable.
         growth: :math:`L_g` over its value at the first evaluation, detached.
         losses: the losses at this point.
@@ -154,7 +181,7 @@ class Value:
 
 
 class Objective:
-    r"""The adapter's objective :math:`a\,L_t - b\,L_g`.
+    r"""The adapter's objective :math:`a\,L_t - b\,L_g + c\,L_c`.
 
     .. math:: L_t = \frac1k \sum_i |L_i(\theta + \Delta\theta) - L_i^*|
 
@@ -168,6 +195,10 @@ class Objective:
         drift_weight: a, not negative (text 1, released code 10, both absolute).
         gain_weight: b, not negative (text γ, released code 0.5, both absolute).
         units: relative or absolute.
+        conflict_weight: c, not negative; 0 leaves the term out.
+
+    Note:
+        :math:`L_c` (see ``conflict``) is beyond the paper. It costs one differentiable backward pass per task.
 
     References:
         Zhou et al., *Continual Optimization with Symmetry Teleportation for Multi-Task Learning*, equations 7 and 11.
@@ -181,11 +212,13 @@ class Objective:
         drift_weight: float,
         gain_weight: float,
         units: Units = "relative",
+        conflict_weight: float = 0.0,
     ) -> None:
         self._sharpness = sharpness
         self._balance = balance
         self.drift_weight = checks.non_negative("drift_weight", drift_weight)
         self.gain_weight = checks.non_negative("gain_weight", gain_weight)
+        self.conflict_weight = checks.non_negative("conflict_weight", conflict_weight)
         self._relative = checks.one_of("units", units, get_args(Units)) == "relative"
         self._start: Tensor | None = None
 
@@ -200,14 +233,57 @@ class Objective:
             reference: its losses to hold, ``[m]``.
             generator: for random sharpness.
         """
-        losses, gain = self._sharpness(session, batch, self._balance, generator=generator)
-        if self._start is None:
-            self._start = torch.where(gain > 0, gain, torch.ones_like(gain)).detach()
-        growth = gain / self._start
+        point = session.parameters()
+        losses = session.evaluate(batch, parameters=point)
+        gain = self._sharpness.gain(session, batch, point, losses, self._balance, generator=generator)
+        growth = gain / self._unit(gain)
         index = list(losses.index)
         values = losses.values
         change = (values - reference[index].to(values)).abs()
         if self._relative:
             change = change / drift_scale(reference)[index].to(values)
         total = self.drift_weight * change.mean() - self.gain_weight * (growth if self._relative else gain)
+        if self.conflict_weight > 0:
+            total = total + self.conflict_weight * conflict(session, point, losses)
         return Value(total, gain, growth.detach(), losses)
+
+    def slopes(
+        self,
+        session: AdapterSession,
+        batch: Any,
+        point: Mapping[str, Tensor],
+        losses: TaskLosses,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Slopes, Tensor]:
+        """What a projected search climbs, :math:`b L_g - c L_c`, and the growth of :math:`L_g` since the first call.
+
+        Args:
+            session: the problem with its adapter.
+            batch: one probe batch.
+            point: from ``session.parameters()``.
+            losses: its losses there.
+            generator: for random sharpness.
+        """
+        # The conflict term first: its derivatives need the graph that the sharpness's last pass may free.
+        against: Tensor | None = None
+        if self.conflict_weight > 0:
+            value = conflict(session, point, losses)
+            against = flat(session.differentiate(value, session.trainable, retain_graph=True))
+        found = self._sharpness.slopes(session, batch, point, losses, self._balance, generator=generator)
+        unit = self._unit(found.gain)
+        if against is None:
+            return found, found.gain / unit
+        weight = self.gain_weight / (unit if self._relative else torch.ones_like(unit))
+
+        def directions() -> tuple[Tensor, Tensor]:
+            upward, rows = found.directions()
+            return weight.to(upward) * upward - self.conflict_weight * against, rows
+
+        return Slopes(found.gain, directions), found.gain / unit
+
+    def _unit(self, gain: Tensor) -> Tensor:
+        """The sharpness where the search began; the first call sets it."""
+        if self._start is None:
+            self._start = torch.where(gain > 0, gain, torch.ones_like(gain)).detach()
+        return self._start

@@ -36,6 +36,8 @@ class TeleportReport:
         relative_length: :math:`\|\Delta\theta\| / \|\theta\|` over the shared parameters.
         scale: the part of the proposed displacement that was taken; below 1 after backtracking.
         adapter_steps: optimisation steps of the adapter.
+        search_losses: the losses at each point that the search looked at, on that turn's probe batch; NaN if absent.
+        search_growth: the sharpness there over that at the start; NaN where a point was left for its drift alone.
         seconds: wall-clock time of the teleport.
         forwards, backwards: evaluations and differentiations of the losses that it took.
     """
@@ -62,6 +64,8 @@ class TeleportReport:
     relative_length: float
     scale: float
     adapter_steps: int
+    search_losses: tuple[tuple[float, ...], ...]
+    search_growth: tuple[float, ...]
     seconds: float
     forwards: int
     backwards: int

@@ -1,15 +1,15 @@
 r"""How an adapter is trained: two ways to raise the sharpness :math:`L_g` while the task losses stay where they are.
 
 ``penalty`` is the paper's: Adam on :math:`a L_t - b L_g`. ``projected`` treats the losses as constraints instead of
-a penalty: it climbs :math:`L_g` within the surface on which every loss keeps its value to first order, and steers
-    back by a Gauss-Newton step when it has drifted.
+a penalty: it climbs :math:`L_g` within the surface on which every loss keeps its value to first order, and steers back
+by a Gauss-Newton step when it has drifted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -18,9 +18,10 @@ from torch import Tensor
 from mtl_core.gradients import gramian_of
 from mtl_teleport.adapters.protocol import AdapterSession
 from mtl_teleport.objective import Objective, relative_drift
+from mtl_teleport.sharpness import flat
 from mtl_teleport.triggers import Trigger
 
-__all__ = ["Aim", "Climb", "SearchKind", "penalty", "projected"]
+__all__ = ["Aim", "Climb", "SearchKind", "penalty", "projected", "task_gramian"]
 
 SearchKind = Literal["projected", "penalty"]
 """Names of the two ways."""
@@ -31,7 +32,7 @@ _SHRINK, _GROW = 0.5, 1.3  # of the step length, after a step that drifted too f
 
 @dataclass(frozen=True)
 class Climb:
-    """What a search works on.
+    """What a search works on, and the path it takes.
 
     Attributes:
         session: the adapter, a no-op at first.
@@ -42,6 +43,10 @@ class Climb:
         max_steps: number of steps at most.
         max_drift: mean relative drift of the losses that will be accepted in the end, or ``None``.
         generator: for random sharpness, on the parameters' device.
+        start: the Gramian ``[m, m]`` of the task gradients where the search begins, if it is known.
+        look: gives the Gramian at the adapter's present point; ``None`` for that of the first batch.
+        path: filled by the search: per point that it looked at, the losses ``[m]`` on that turn's batch and the growth
+            of the sharpness (NaN where the point was left for its drift alone).
     """
 
     session: AdapterSession
@@ -52,12 +57,19 @@ class Climb:
     max_steps: int
     max_drift: float | None
     generator: torch.Generator
+    start: Tensor | None = None
+    look: Callable[[AdapterSession], Tensor] | None = None
+    path: list[tuple[tuple[float, ...], float]] = field(default_factory=list)
+
+    def gramian(self) -> Tensor:
+        """The Gramian of the task gradients at the present point."""
+        return task_gramian(self.session, self.batches[0]) if self.look is None else self.look(self.session)
 
 
 class Aim:
     r"""When to stop early: the trigger is silent and :math:`\|g_0\|` has grown by a factor.
 
-    Both are looked at in evaluation mode on the first probe batch.
+    Both are looked at by ``Climb.gramian``.
 
     Args:
         trigger: the condition to be rid of.
@@ -70,9 +82,9 @@ class Aim:
         self._start: float | None = None
 
     def begin(self, climb: Climb) -> None:
-        """Measure where the search begins."""
+        """Remember where the search begins."""
         if self._factor is not None:
-            self._start = _mean_norm(_gramian(climb))
+            self._start = _mean_norm(climb.gramian() if climb.start is None else climb.start)
 
     def is_reached(self, climb: Climb, drift: float, gain: float) -> bool:
         """Whether the present point will do; looks at gradients only if drift and sharpness already allow it.
@@ -86,21 +98,31 @@ class Aim:
             return False
         if climb.max_drift is not None and drift > climb.max_drift:
             return False
-        gramian = _gramian(climb)
+        gramian = climb.gramian()
         return _mean_norm(gramian) >= self._factor * self._start and not self._trigger(gramian)
 
 
-def _gramian(climb: Climb) -> Tensor:
-    session = climb.session
-    point = session.parameters()
-    losses = session.evaluate(climb.batches[0], parameters=point)
-    rows = [
-        torch.cat([g.flatten() for g in session.differentiate(value, list(point.values()), retain_graph=True)])
-        for value in losses.values.unbind()
-    ]
-    own = gramian_of(torch.stack(rows)).cpu()
-    gramian = own.new_zeros(losses.n_tasks, losses.n_tasks)
-    index = torch.tensor(losses.index)
+def task_gramian(session: AdapterSession, *batches: Any) -> Tensor:
+    """The Gramian ``[m, m]`` of the gradients at the adapted point, averaged over batches that have the task.
+
+    Args:
+        session: the problem with its adapter.
+        batches: one batch, or the parts of one.
+    """
+    n_tasks = session.problem.n_tasks
+    sums: dict[int, Tensor] = {}
+    counts = [0] * n_tasks
+    for batch in batches:
+        point = session.parameters()
+        losses = session.evaluate(batch, parameters=point)
+        rows = session.differentiate_tasks(losses, list(point.values()))
+        for task, row in zip(losses.index, rows, strict=True):
+            counts[task] += 1
+            sums[task] = flat(row) if task not in sums else sums[task] + flat(row)
+    present = sorted(sums)
+    own = gramian_of(torch.stack([sums[task] / counts[task] for task in present])).cpu()
+    gramian = own.new_zeros(n_tasks, n_tasks)
+    index = torch.tensor(present)
     gramian[index[:, None], index[None, :]] = own
     return gramian
 
@@ -110,7 +132,7 @@ def _mean_norm(gramian: Tensor) -> float:
 
 
 def penalty(climb: Climb, aim: Aim) -> int:
-    r"""Adam on :math:`a L_t - b L_g`.
+    r"""Adam on :math:`a L_t - b L_g + c L_c`.
 
     Returns:
         the number of steps taken.
@@ -121,8 +143,10 @@ def penalty(climb: Climb, aim: Aim) -> int:
     for step in range(climb.max_steps):
         turn = step % len(climb.batches)
         value = climb.objective(session, climb.batches[turn], climb.held[turn], generator=climb.generator)
-        drift = float(relative_drift(value.losses.full(math.nan).detach(), climb.held[turn]))
-        if aim.is_reached(climb, drift, float(value.growth)):
+        full = value.losses.full(math.nan).detach()
+        drift, growth = float(relative_drift(full, climb.held[turn])), float(value.growth)
+        climb.path.append((tuple(full.tolist()), growth))
+        if aim.is_reached(climb, drift, growth):
             return step
         for tensor, gradient in zip(
             session.trainable, session.differentiate(value.total, session.trainable), strict=True
@@ -135,15 +159,19 @@ def penalty(climb: Climb, aim: Aim) -> int:
 def projected(climb: Climb, aim: Aim) -> int:
     r"""Projected ascent of :math:`L_g` under :math:`L_i = L_i^*`, with an adaptive step.
 
-    With :math:`h = \nabla_\varphi L_g` and the rows of C the gradients :math:`\nabla_\varphi L_i`, one step is
+    With :math:`h = \nabla_\varphi (b L_g - c L_c)` and the gradients :math:`\nabla_\varphi L_i` as rows of C, one step
+    is
 
     .. math:: \varphi \leftarrow \varphi + r\,\frac{d}{\|d\|} - C^\top (C C^\top)^{-1} (L - L^*), \qquad d = h -
-    C^\top (C C^\top)^{-1} C h,
+        C^\top (C C^\top)^{-1} C h,
 
     the second term cut to length r at most. A point whose relative drift exceeds half of ``max_drift`` is left
     again, back to the last that did not, and r is halved; otherwise r grows by 1.3. So the result has a small drift
     on the batches that it saw. Where the losses fix every direction, for instance with as many independent losses as
     parameters, nothing moves.
+
+    A step costs one evaluation and one differentiation per task, and what the sharpness adds: one of each for
+    ``ascent``. A point that is left again costs one evaluation.
 
     Returns:
         the number of steps taken.
@@ -151,15 +179,22 @@ def projected(climb: Climb, aim: Aim) -> int:
     session, tensors = climb.session, climb.session.trainable
     length = climb.lr * math.sqrt(sum(t.numel() for t in tensors))
     limit = math.inf if climb.max_drift is None else 0.5 * climb.max_drift
-    good = _flat([t.detach() for t in tensors])
+    good = flat([t.detach() for t in tensors])
     last: Tensor | None = None
     aim.begin(climb)
     step = 0
     for step in range(climb.max_steps + 1):
         turn = step % len(climb.batches)
-        value = climb.objective(session, climb.batches[turn], climb.held[turn], generator=climb.generator)
-        drift = float(relative_drift(value.losses.full(math.nan).detach(), climb.held[turn]))
-        if not drift <= limit or not math.isfinite(float(value.growth)):
+        batch, held = climb.batches[turn], climb.held[turn]
+        point = session.parameters()
+        losses = session.evaluate(batch, parameters=point)
+        full = losses.full(math.nan).detach()
+        drift, growth = float(relative_drift(full, held)), math.nan
+        if drift <= limit:
+            slopes, found = climb.objective.slopes(session, batch, point, losses, generator=climb.generator)
+            growth = float(found)
+        climb.path.append((tuple(full.tolist()), growth))
+        if not math.isfinite(growth):
             length *= _SHRINK
             if last is None:
                 # A reference over several batches: this batch's own losses differ from it before anything has moved.
@@ -167,10 +202,12 @@ def projected(climb: Climb, aim: Aim) -> int:
             last = last * _SHRINK
             _place(tensors, good if step == climb.max_steps else good + last)
             continue
-        good = _flat([t.detach() for t in tensors])
-        if step == climb.max_steps or aim.is_reached(climb, drift, float(value.growth)):
+        good = flat([t.detach() for t in tensors])
+        if step == climb.max_steps or aim.is_reached(climb, drift, growth):
             break
-        last = _tangent_step(climb, value.gain, value.losses.values, climb.held[turn][list(value.losses.index)], length)
+        upward, rows = slopes.directions()
+        index = list(losses.index)
+        last = _tangent_step(climb.objective, upward, rows, full[index] - held[index].to(full), length)
         if last is None:
             break
         _place(tensors, good + last)
@@ -178,22 +215,13 @@ def projected(climb: Climb, aim: Aim) -> int:
     return step
 
 
-def _tangent_step(climb: Climb, gain: Tensor, losses: Tensor, held: Tensor, length: float) -> Tensor | None:
+def _tangent_step(objective: Objective, upward: Tensor, rows: Tensor, error: Tensor, length: float) -> Tensor | None:
     """One step along the constraints and back to them; ``None`` if there is no direction left."""
-    session, tensors = climb.session, climb.session.trainable
-    constrained = climb.objective.drift_weight > 0
-    upward = _flat(session.differentiate(gain, tensors, retain_graph=constrained))
-    if climb.objective.gain_weight == 0:
+    if objective.gain_weight == 0 and objective.conflict_weight == 0:
         upward = torch.zeros_like(upward)
-    if not constrained:
+    if objective.drift_weight == 0:
         size = upward.norm()
         return upward * (length / size) if bool(size > 0) else None
-    rows = torch.stack(
-        [
-            _flat(session.differentiate(value, tensors, retain_graph=i + 1 < len(losses)))
-            for i, value in enumerate(losses.unbind())
-        ]
-    )
     normal = gramian_of(rows)
     norms = normal.diagonal().sqrt()
     norms = torch.where(norms > 0, norms, torch.ones_like(norms))
@@ -205,8 +233,7 @@ def _tangent_step(climb: Climb, gain: Tensor, losses: Tensor, held: Tensor, leng
     # What the ridge leaves of a direction within the span of the losses' gradients is no direction.
     free = bool(size > 1e-3 * upward.norm()) and bool(size > 0)
     move = along * (length / size) if free else torch.zeros_like(along)
-    error = (losses.detach() - held.to(losses)).to(unit)
-    back = -(torch.linalg.solve(unit, error / norms) / norms).to(rows) @ rows
+    back = -(torch.linalg.solve(unit, error.to(unit) / norms) / norms).to(rows) @ rows
     back_size = float(back.norm())
     if back_size > length:
         back = back * (length / back_size)
@@ -215,10 +242,6 @@ def _tangent_step(climb: Climb, gain: Tensor, losses: Tensor, held: Tensor, leng
 
 def _inner(rows: Tensor, vector: Tensor) -> Tensor:
     return rows.to(torch.float64) @ vector.to(torch.float64)
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([t.reshape(-1) for t in tensors])
 
 
 @torch.no_grad()

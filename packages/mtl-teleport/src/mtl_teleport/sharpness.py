@@ -7,8 +7,10 @@ evaluated functionally at :math:`\theta'(\varphi) + \varepsilon`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol, get_args
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ from mtl_core import checks
 from mtl_core.problem import TaskLosses
 from mtl_teleport.adapters.protocol import AdapterSession
 
-__all__ = ["AscentSharpness", "ExactSharpness", "ProbeNorm", "RandomSharpness", "Sharpness", "SharpnessKind"]
+__all__ = ["AscentSharpness", "ExactSharpness", "ProbeNorm", "RandomSharpness", "Sharpness", "SharpnessKind", "Slopes"]
 
 SharpnessKind = Literal["random", "ascent", "exact"]
 """Names of the three estimates."""
@@ -26,7 +28,25 @@ ProbeNorm = Literal["global", "tensor"]
 """Whether a perturbation has the length ``radius`` as a whole or in each tensor."""
 
 
-class Sharpness(Protocol):
+Point = Mapping[str, Tensor]
+"""The parameters at which losses are evaluated, as from ``AdapterSession.parameters``."""
+
+
+@dataclass(frozen=True)
+class Slopes:
+    r"""Sharpness and losses at one point, to first order in the adapter's tensors :math:`\varphi`.
+
+    Attributes:
+        gain: the sharpness :math:`L_g`, detached.
+        directions: gives :math:`\nabla_\varphi L_g`, ``[p]``, and the rows :math:`\nabla_\varphi L_i`, ``[k, p]``; to
+            be called once at most, and not at all if the point is left again.
+    """
+
+    gain: Tensor
+    directions: Callable[[], tuple[Tensor, Tensor]]
+
+
+class Sharpness(ABC):
     """An estimate of the gradient norm of the weighted loss, as a term to be maximised."""
 
     def __call__(
@@ -43,7 +63,52 @@ class Sharpness(Protocol):
         Returns:
             the losses at the adapted point, and a scalar; both differentiable by ``session.trainable``.
         """
-        ...
+        point = session.parameters()
+        losses = session.evaluate(batch, parameters=point)
+        return losses, self.gain(session, batch, point, losses, balance, generator=generator)
+
+    @abstractmethod
+    def gain(
+        self,
+        session: AdapterSession,
+        batch: Any,
+        point: Point,
+        losses: TaskLosses,
+        balance: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The sharpness at ``point``, where the losses have been evaluated; differentiable."""
+
+    def slopes(
+        self,
+        session: AdapterSession,
+        batch: Any,
+        point: Point,
+        losses: TaskLosses,
+        balance: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Slopes:
+        """The sharpness and how it and the losses change with the adapter."""
+        gain = self.gain(session, batch, point, losses, balance, generator=generator)
+
+        def directions() -> tuple[Tensor, Tensor]:
+            upward = flat(session.differentiate(gain, session.trainable, retain_graph=True))
+            return upward, torch.stack([flat(row) for row in session.differentiate_tasks(losses, session.trainable)])
+
+        return Slopes(gain.detach(), directions)
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    """All entries in one vector."""
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+def _mean_weights(losses: TaskLosses, balance: Tensor) -> Tensor:
+    """The coefficients of the present tasks in the weighted loss, ``[k]``."""
+    own = balance if losses.is_complete else balance[list(losses.index)]
+    return own / len(losses.index)
 
 
 def _weighted(losses: TaskLosses, balance: Tensor) -> Tensor:
@@ -60,7 +125,7 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
     )
 
 
-class RandomSharpness:
+class RandomSharpness(Sharpness):
     r"""The largest change of the weighted loss over random perturbations of one length.
 
     .. math:: \max_j \tfrac1\delta |L_R(\theta' + \varepsilon_j) - L_R(\theta')|, \qquad \|\varepsilon_j\| = \delta
@@ -86,13 +151,55 @@ class RandomSharpness:
         self.radius = checks.positive("radius", radius)
         self.norm: ProbeNorm = checks.one_of("norm", norm, get_args(ProbeNorm))
 
-    def __call__(
-        self, session: AdapterSession, batch: Any, balance: Tensor, *, generator: torch.Generator | None = None
-    ) -> tuple[TaskLosses, Tensor]:
-        """Losses and the largest absolute difference quotient."""
-        point = session.parameters()
-        losses = session.evaluate(batch, parameters=point)
+    def gain(
+        self,
+        session: AdapterSession,
+        batch: Any,
+        point: Point,
+        losses: TaskLosses,
+        balance: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The largest absolute difference quotient."""
         base = _weighted(losses, balance)
+        value = self._largest(session, batch, point, base.detach(), balance, generator)
+        return (value - base).abs() / self.radius
+
+    def slopes(
+        self,
+        session: AdapterSession,
+        batch: Any,
+        point: Point,
+        losses: TaskLosses,
+        balance: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Slopes:
+        """The part of the unperturbed loss is a combination of the tasks' rows, so it needs no pass of its own."""
+        base = _weighted(losses, balance).detach()
+        value = self._largest(session, batch, point, base, balance, generator)
+        change = value.detach() - base
+
+        def directions() -> tuple[Tensor, Tensor]:
+            # Both graphs share the adapter's part, so the first pass must leave it in place.
+            ahead = flat(session.differentiate(value, session.trainable, retain_graph=True))
+            rows = torch.stack([flat(row) for row in session.differentiate_tasks(losses, session.trainable)])
+            behind = _mean_weights(losses, balance).to(rows) @ rows
+            return (ahead - behind) * (torch.sign(change) / self.radius).to(rows), rows
+
+        return Slopes(change.abs() / self.radius, directions)
+
+    def _largest(
+        self,
+        session: AdapterSession,
+        batch: Any,
+        point: Point,
+        base: Tensor,
+        balance: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """The weighted loss at the perturbation that changes it most; the graphs of the others are gone."""
         best: Tensor | None = None
         for _ in range(self.probes):
             directions = [
@@ -104,14 +211,14 @@ class RandomSharpness:
                 + direction * (self.radius / (whole if self.norm == "global" else direction.norm())).to(tensor.dtype)
                 for (name, tensor), direction in zip(point.items(), directions, strict=True)
             }
-            value = (_weighted(session.evaluate(batch, parameters=moved), balance) - base).abs()
-            if best is None or bool(value.detach() > best.detach()):
+            value = _weighted(session.evaluate(batch, parameters=moved), balance)
+            if best is None or bool((value.detach() - base).abs() > (best.detach() - base).abs()):
                 best = value
         assert best is not None
-        return losses, best / self.radius
+        return best
 
 
-class AscentSharpness:
+class AscentSharpness(Sharpness):
     r"""The change of the weighted loss along one step of ascent.
 
     .. math:: \tfrac1\delta \bigl(L_R(\theta' + \delta u) - L_R(\theta')\bigr), \qquad
@@ -132,25 +239,84 @@ class AscentSharpness:
     def __init__(self, radius: float = 1e-4) -> None:
         self.radius = checks.positive("radius", radius)
 
-    def __call__(
-        self, session: AdapterSession, batch: Any, balance: Tensor, *, generator: torch.Generator | None = None
-    ) -> tuple[TaskLosses, Tensor]:
-        """Losses and the difference quotient along the gradient."""
-        point = session.parameters()
-        losses = session.evaluate(batch, parameters=point)
+    def gain(
+        self,
+        session: AdapterSession,
+        batch: Any,
+        point: Point,
+        losses: TaskLosses,
+        balance: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The difference quotient along the gradient."""
         base = _weighted(losses, balance)
         gradients = session.differentiate(base, list(point.values()), retain_graph=True)
+        moved = self._moved(point, gradients)
+        ahead = _weighted(session.evaluate(batch, parameters=moved), balance)
+        return (ahead - base) / self.radius
+
+    def slopes(
+        self,
+        session: AdapterSession,
+        batch: Any,
+        point: Point,
+        losses: TaskLosses,
+        balance: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Slopes:
+        r"""As ``gain``, with one pass through the model per task and one more, where a free point allows it.
+
+        The tasks' gradients by the point give the direction u, and by the chain rule through the adapter alone the
+        rows as well; of the sharpness only the perturbed loss is left to differentiate.
+        """
+        if not session.has_free_point:
+            return super().slopes(session, batch, point, losses, balance, generator=generator)
+        tensors = list(point.values())
+        weights = _mean_weights(losses, balance)
+        by_task = session.differentiate_tasks(losses, tensors)
+        u = tuple(
+            torch.stack([weight.to(g) * g for weight, g in zip(weights, parts, strict=True)]).sum(dim=0)
+            for parts in zip(*by_task, strict=True)
+        )
+        moved = {name: t.detach().requires_grad_() for name, t in self._moved(point, u).items()}
+        ahead = _weighted(session.evaluate(batch, parameters=moved), balance)
+        base = _weighted(losses, balance).detach()
+
+        def directions() -> tuple[Tensor, Tensor]:
+            further = session.differentiate(ahead, list(moved.values()))
+            upward = [((a - b) / self.radius).to(t) for a, b, t in zip(further, u, tensors, strict=True)]
+            pulled = [_pull_back(tensors, session.trainable, vectors) for vectors in (upward, *by_task)]
+            return pulled[0], torch.stack(pulled[1:])
+
+        return Slopes((ahead.detach() - base) / self.radius, directions)
+
+    def _moved(self, point: Point, gradients: Sequence[Tensor]) -> dict[str, Tensor]:
         length = _norm(gradients)
         step = torch.where(length > 0, self.radius / length, torch.zeros_like(length))
-        moved = {
+        return {
             name: tensor + gradient * step.to(tensor.dtype)
             for (name, tensor), gradient in zip(point.items(), gradients, strict=True)
         }
-        ahead = _weighted(session.evaluate(batch, parameters=moved), balance)
-        return losses, (ahead - base) / self.radius
 
 
-class ExactSharpness:
+def _pull_back(point: Sequence[Tensor], tensors: Sequence[Tensor], vectors: Sequence[Tensor]) -> Tensor:
+    """The chain rule through the adapter: gradients by the point to gradients by the adapter's tensors."""
+    attached = [(p, v) for p, v in zip(point, vectors, strict=True) if p.grad_fn is not None]
+    return flat(
+        torch.autograd.grad(
+            [p for p, _ in attached],
+            tensors,
+            [v for _, v in attached],
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+    )
+
+
+class ExactSharpness(Sharpness):
     r"""The gradient norm :math:`\|\nabla L_R(\theta')\|` itself.
 
     Its derivative is a Hessian-vector product through the adapter's tensors.
@@ -159,13 +325,18 @@ class ExactSharpness:
         Beyond the paper. Every operation of the model must be twice differentiable.
     """
 
-    def __call__(
-        self, session: AdapterSession, batch: Any, balance: Tensor, *, generator: torch.Generator | None = None
-    ) -> tuple[TaskLosses, Tensor]:
-        """Losses and the gradient norm."""
-        point = session.parameters()
-        losses = session.evaluate(batch, parameters=point)
+    def gain(
+        self,
+        session: AdapterSession,
+        batch: Any,
+        point: Point,
+        losses: TaskLosses,
+        balance: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The gradient norm."""
         gradients = session.differentiate(_weighted(losses, balance), list(point.values()), create_graph=True)
         squared = torch.stack([g.square().sum() for g in gradients]).sum()
         # The root has no derivative at zero; a stationary point stays where it is.
-        return losses, torch.where(squared > 0, squared, torch.ones_like(squared)).sqrt() * (squared > 0)
+        return torch.where(squared > 0, squared, torch.ones_like(squared)).sqrt() * (squared > 0)

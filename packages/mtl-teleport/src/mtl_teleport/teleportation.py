@@ -12,23 +12,28 @@ from itertools import islice
 from typing import Any, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
 from mtl_core import checks
+from mtl_core.accumulation import MicroBatches, accumulate
 from mtl_core.combination import combine, combine_per_group
+from mtl_core.distributed import broadcast_buffers_, is_sharded
 from mtl_core.errors import InvalidInputError, InvalidJacobianError, NonFiniteLossError
 from mtl_core.gradients import TaskGradients
 from mtl_core.problem import Problem
 from mtl_core.report import StepOptions, StepReport
 from mtl_core.step import AnyMethod, collect_problem, finish
 from mtl_core.step import step as core_step
+from mtl_teleport import ranks
 from mtl_teleport.acceptance import judge, probe_losses
-from mtl_teleport.adapters.protocol import write_
+from mtl_teleport.adapters.protocol import AdapterSession, write_
 from mtl_teleport.history import HTR, modulated, trajectory_cosine
-from mtl_teleport.isolation import Trace, isolated
+from mtl_teleport.isolation import Flags, Trace, as_at, isolated
 from mtl_teleport.report import TeleportReport, conflict_measures
 from mtl_teleport.schedule import Schedule
+from mtl_teleport.search import task_gramian
 from mtl_teleport.triggers import Trigger
 
 __all__ = ["Proposal", "Search", "Teleportation"]
@@ -46,7 +51,12 @@ class Search:
         losses: their losses before, each ``[m]``, NaN where a task is absent.
         gramian: the Gramian ``[m, m]`` of the step's gradients, float64 on the CPU.
         lr: the learning rate of the shared parameters.
-        generator: source of randomness, on the CPU.
+        generator: source of randomness, on the CPU; the same on every rank of ``group``.
+        start: the Gramian that ``look`` gives before anything has moved, if it is known.
+        look: the Gramian of the step's own batch, in the mode in which the step evaluates it, at the present point of
+            an adapter.
+        group: a process group over which losses and gradients are means.
+        loss_scale: factor on losses while they are differentiated.
     """
 
     problem: Problem
@@ -55,16 +65,27 @@ class Search:
     gramian: Tensor
     lr: float | None
     generator: torch.Generator
+    start: Tensor | None
+    look: Callable[[AdapterSession], Tensor]
+    group: dist.ProcessGroup | None
+    loss_scale: float
+
+    def prepare(self, session: AdapterSession) -> None:
+        """Make a session that was just attached one of all ranks, with the values of the first."""
+        session.group, session.loss_scale = self.group, self.loss_scale
+        if self.group is not None:
+            ranks.same_tensors_(session.trainable, self.group)
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A displacement by parameter name, and the work that it took to find."""
+    """A displacement by parameter name, the work that it took to find, and the points that the search looked at."""
 
     delta: dict[str, Tensor]
     steps: int = 0
     forwards: int = 0
     backwards: int = 0
+    path: tuple[tuple[tuple[float, ...], float], ...] = ()
 
 
 class _Sum:
@@ -140,20 +161,24 @@ class Teleportation(ABC):
             the wrapped method's report, with a ``TeleportReport`` among its events if a teleport was tried.
 
         Raises:
-            InvalidInputError: the limits count epochs and none was ever told, or a process group is given.
+            InvalidInputError: the limits count epochs and none was ever told, or the shared parameters are complex or
+                sharded.
             NonFiniteLossError: a loss is not finite before any move.
+
+        Note:
+            With a process group every rank gives its part of the batch, and its part of each probe batch. Losses and
+            gradients of the search are means over the ranks and the adapter starts from the first rank's values, so
+            that all ranks make the same move, or none.
         """
         options = StepOptions() if options is None else options
-        if options.group is not None:
-            raise InvalidInputError(
-                f"`group` must be None for {type(self).__name__}, got a process group: each rank would move to a point "
-                "of its own. Train on one process, or wrap the step in one that broadcasts the parameters."
-            )
+        _check_parameters(problem)
         started = self.schedule.begin_step()
         if started is not None:
             self._start_wrapped(started)
         if not self.schedule.is_open:
             return self._plain_step(problem, batch, optimizer, options)
+        if options.group is not None:
+            broadcast_buffers_(problem.model, options.group)
         trace = Trace(problem.model)
         gradients = _gradients(problem, batch, optimizer, options)
         try:
@@ -166,7 +191,10 @@ class Teleportation(ABC):
             return self._continue(problem, batch, optimizer, options, gradients, trace)
         before = self._update_before(problem, gradients, options)
         previous = {name: p.detach().clone() for name, p in problem.named_shared.items()}
-        report = self._move(problem, (batch,), gradients, before, _learning_rate(optimizer, problem))
+        parts = tuple(batch) if isinstance(batch, MicroBatches) else (batch,)
+        report = self._move(
+            problem, parts, gradients, before, _learning_rate(optimizer, problem), options=options, trace=trace
+        )
         if not report.accepted:
             result = self._continue(problem, batch, optimizer, options, gradients, trace)
             return replace(result, events=(report, *result.events))
@@ -205,6 +233,7 @@ class Teleportation(ABC):
         """
         if not batches:
             raise InvalidInputError("`batches` must hold at least one probe batch, got none.")
+        _check_parameters(problem)
         before = self._update_before(problem, gradients, StepOptions())
         report = self._move(problem, tuple(batches), gradients, before, lr, given=True)
         if not report.accepted:
@@ -238,7 +267,7 @@ class Teleportation(ABC):
         """The update that the wrapped method would make before the teleport, without a trace in its state."""
         method: Any = copy.deepcopy(self.method)
         if callable(getattr(method, "step", None)):
-            update = gradients.mean
+            update = gradients.combine(torch.full((gradients.n_tasks,), 1.0 / gradients.n_tasks, dtype=torch.float64))
         elif options.per != "model":
             update, _ = combine_per_group(problem, method, gradients, options.per)
         else:
@@ -255,12 +284,16 @@ class Teleportation(ABC):
         lr: float | None,
         *,
         given: bool = False,
+        options: StepOptions = StepOptions(),
+        trace: Trace | None = None,
     ) -> TeleportReport:
         """Search, judge and write; the report lacks what is measured after the move."""
         self.schedule.record()
         began = time.perf_counter()
-        shared = problem.named_shared
-        with isolated(problem.model):
+        shared, group, device = problem.named_shared, options.group, problem.shared[0].device
+        scaler = options.scaler
+        own_parts = batches[:1] if given else batches
+        with isolated(problem.model) as flags:
             if self.probe_batches is not None and not given:
                 batches = tuple(islice(self.probe_batches, self.max_probe_batches))
                 if not batches:
@@ -268,10 +301,35 @@ class Teleportation(ABC):
                         "`probe_batches` must yield at least one batch whenever it is iterated, got none. Give a "
                         "list or a loader, not a generator."
                     )
-            own = probe_losses(problem, batches)
-            search = Search(problem, batches, own, gradients.host_gramian, lr, self._generator)
+            generator = self._generator
+            if group is not None:
+                batches = batches[: ranks.fewest(len(batches), group, device)]
+                seed = int(torch.randint(2**62, (), generator=generator))
+                generator = torch.Generator().manual_seed(ranks.same_seed(seed, group, device))
+            own = probe_losses(problem, batches, group=group)
+            search = Search(
+                problem,
+                batches,
+                own,
+                gradients.host_gramian,
+                lr,
+                generator,
+                # The Gramian by the features is another one than that of the gradients, and cannot be compared.
+                start=None if options.keep == "features" else gradients.host_gramian,
+                look=_looking(problem, own_parts, flags, trace),
+                group=group,
+                loss_scale=scaler.get_scale() if scaler is not None and scaler.is_enabled() else 1.0,
+            )
             proposal = self._propose(search)
-            verdict = judge(problem, batches, own, proposal.delta, max_drift=self.max_drift, backtracks=self.backtracks)
+            verdict = judge(
+                problem,
+                batches,
+                own,
+                proposal.delta,
+                max_drift=self.max_drift,
+                backtracks=self.backtracks,
+                group=group,
+            )
         theta = _length(shared)
         moved: dict[str, Tensor] = {}
         if verdict.values is not None:
@@ -300,6 +358,8 @@ class Teleportation(ABC):
             relative_length=length / theta if theta > 0 else math.inf if length > 0 else 0.0,
             scale=verdict.scale,
             adapter_steps=proposal.steps,
+            search_losses=tuple(losses for losses, _ in proposal.path),
+            search_growth=tuple(growth for _, growth in proposal.path),
             seconds=time.perf_counter() - began,
             forwards=proposal.forwards + verdict.forwards + len(batches),
             backwards=proposal.backwards,
@@ -340,7 +400,42 @@ class Teleportation(ABC):
 
 def _gradients(problem: Problem, batch: Any, optimizer: Optimizer, options: StepOptions) -> TaskGradients:
     optimizer.zero_grad(set_to_none=True)
-    return collect_problem(problem, problem.losses(batch), options=options)
+    if isinstance(batch, MicroBatches):
+        return accumulate(problem, batch, options=options)
+    losses = problem.losses(batch)
+    if options.group is not None:
+        # All ranks must take the same way: one that raised by itself would leave the others waiting.
+        values = losses.values.detach()
+        if not ranks.agree(bool(torch.isfinite(values).all()), options.group, values.device):
+            raise NonFiniteLossError("every task's loss must be finite on every rank, got one that is not.", tasks=())
+    return collect_problem(problem, losses, options=options)
+
+
+def _looking(
+    problem: Problem, parts: tuple[Any, ...], flags: Flags, trace: Trace | None
+) -> Callable[[AdapterSession], Tensor]:
+    """How a search looks at the gradients that the step will see: in its mode, with its buffers and random numbers."""
+
+    def look(session: AdapterSession) -> Tensor:
+        with as_at(problem.model, flags, Trace(problem.model) if trace is None else trace):
+            return task_gramian(session, *parts)
+
+    return look
+
+
+def _check_parameters(problem: Problem) -> None:
+    named = problem.named_shared
+    complex_ones = [name for name, p in named.items() if p.is_complex()]
+    if complex_ones:
+        raise InvalidInputError(
+            f"`shared` must hold real parameters to be teleported, got complex {', '.join(complex_ones)}. Leave them "
+            "out of `shared`, or keep their real and imaginary parts as two real parameters."
+        )
+    if is_sharded(named.values()):
+        raise InvalidInputError(
+            "`shared` must hold whole parameters to be teleported, got sharded ones. Replicate the model, with "
+            "step(group=...)."
+        )
 
 
 def _mean_losses(losses: tuple[Tensor, ...]) -> tuple[float, ...]:

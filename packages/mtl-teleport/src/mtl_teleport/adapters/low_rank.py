@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mtl_core import checks
-from mtl_teleport.adapters.weight_space import Displacement, Targets, WeightSpaceAdapter, uniform, zeros
+from mtl_teleport.adapters.weight_space import Displacement, MatrixAdapter, Targets, uniform, zeros
 
 __all__ = ["LoRA"]
 
@@ -26,7 +26,7 @@ class _LowRank:
         return (self._scale * (self._b @ self._a)).view(weight.shape)
 
 
-class LoRA(WeightSpaceAdapter):
+class LoRA(MatrixAdapter):
     r"""Low-rank displacement of every weight with two or more dimensions.
 
     A weight of shape ``[n, ...]`` is read as a matrix ``[n, k]`` with the trailing dimensions flattened, and
@@ -72,15 +72,6 @@ class LoRA(WeightSpaceAdapter):
 
     def __repr__(self) -> str:
         return f"LoRA(rank={self.rank}, alpha={self.alpha:g}, targets={self.targets})"
-
-    @property
-    def requirement(self) -> str:
-        """What a parameter must be to be adapted."""
-        return "with at least two dimensions"
-
-    def supports(self, parameter: Tensor) -> bool:
-        """Whether the parameter is floating and has at least two dimensions."""
-        return parameter.ndim >= 2 and parameter.numel() > 0 and parameter.is_floating_point()
 
     def displacement(self, parameter: Tensor, generator: torch.Generator | None) -> Displacement:
         """A fresh pair of factors with ``B = 0``."""

@@ -13,9 +13,13 @@ from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
+from mtl_core.backward import Joint, roots_of
 from mtl_core.problem import Problem, TaskLosses
+from mtl_teleport import ranks
 
 __all__ = ["Adapter", "AdapterSession", "displaced", "write_"]
 
@@ -28,8 +32,14 @@ class AdapterSession(ABC):
         shared: its shared parameters by their name *before* attaching, in the model's order.
         trainable: the adapter's tensors :math:`\varphi`, leaves that require a gradient.
         forwards: evaluations of the losses so far.
-        backwards: differentiations so far.
+        backwards: differentiations of the losses so far.
+        group: the process group over which losses are means, if any; set before the first evaluation.
+        loss_scale: factor on a loss while it is differentiated, divided out of its gradients, as for a gradient
+            scaler.
     """
+
+    has_free_point = False
+    """Whether ``parameters()`` alone carry the adapter: a graph leads from them to ``trainable`` without the model."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -37,6 +47,8 @@ class AdapterSession(ABC):
         self.trainable: tuple[Tensor, ...] = ()
         self.forwards = 0
         self.backwards = 0
+        self.group: dist.ProcessGroup | None = None
+        self.loss_scale = 1.0
 
     @abstractmethod
     def parameters(self) -> dict[str, Tensor]:
@@ -55,9 +67,13 @@ class AdapterSession(ABC):
         """Take the adapter off: parameters, flags and modules are as before attaching. May be called twice."""
 
     def evaluate(self, batch: Any, *, parameters: Mapping[str, Tensor] | None = None) -> TaskLosses:
-        """The task losses at the adapted point, or at ``parameters`` (with the keys of ``parameters()``)."""
+        """The task losses at the adapted point, or at ``parameters`` (with the keys of ``parameters()``).
+
+        With a process group they are means over the ranks, present where some rank has the task.
+        """
         self.forwards += 1
-        return self.problem.losses(batch, parameters=self.parameters() if parameters is None else parameters)
+        losses = self.problem.losses(batch, parameters=self.parameters() if parameters is None else parameters)
+        return losses if self.group is None else ranks.mean_losses(losses, self.group)
 
     def differentiate(
         self,
@@ -68,17 +84,58 @@ class AdapterSession(ABC):
         retain_graph: bool | None = None,
     ) -> tuple[Tensor, ...]:
         """Gradients of a scalar, zero where it does not depend on an input; no ``.grad`` is touched."""
+        root = output if output.requires_grad else None
+        return self._gradients(root, inputs, create_graph=create_graph, retain_graph=retain_graph)
+
+    def differentiate_tasks(
+        self, losses: TaskLosses, inputs: Sequence[Tensor], *, create_graph: bool = False, retain_graph: bool = False
+    ) -> list[tuple[Tensor, ...]]:
+        """Gradients of each present task's loss; no task's pass runs through the head of another.
+
+        Args:
+            losses: from ``evaluate``.
+            inputs: tensors to differentiate by.
+            create_graph: whether the gradients are to be differentiated again.
+            retain_graph: keep the graph beyond the last task.
+        """
+        # A scaled pass starts from the loss itself, since the seed must have its dtype, which an edge does not tell.
+        roots = roots_of(losses.outputs if self.loss_scale == 1.0 else tuple(losses.values.unbind()))
+        return [
+            self._gradients(
+                root, inputs, create_graph=create_graph, retain_graph=retain_graph or create_graph or k + 1 < len(roots)
+            )
+            for k, root in enumerate(roots)
+        ]
+
+    def _gradients(
+        self,
+        root: Tensor | GradientEdge | Joint | None,
+        inputs: Sequence[Tensor],
+        *,
+        create_graph: bool,
+        retain_graph: bool | None,
+    ) -> tuple[Tensor, ...]:
         self.backwards += 1
-        if not output.requires_grad:
-            return tuple(torch.zeros_like(tensor) for tensor in inputs)
-        return torch.autograd.grad(
-            output,
-            inputs,
-            create_graph=create_graph,
-            retain_graph=create_graph if retain_graph is None else retain_graph,
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        found = tuple(torch.zeros_like(tensor) for tensor in inputs)
+        if root is not None:
+            seed: Tensor | None = None
+            if isinstance(root, Joint):
+                seed = torch.zeros_like(root.losses)
+                seed[root.i] = 1.0
+            elif isinstance(root, Tensor) and self.loss_scale != 1.0:
+                seed = torch.full_like(root, self.loss_scale)
+            found = torch.autograd.grad(
+                [root.losses if isinstance(root, Joint) else root],
+                inputs,
+                None if seed is None else [seed],
+                create_graph=create_graph,
+                retain_graph=create_graph if retain_graph is None else retain_graph,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            if self.loss_scale != 1.0:
+                found = tuple(gradient / self.loss_scale for gradient in found)
+        return found if self.group is None else ranks.total(found, self.group)
 
     def merge(self, *, scale: float = 1.0) -> None:
         r"""Detach, then write :math:`\theta \leftarrow \theta + \text{scale}\cdot\Delta\theta` in place.
@@ -128,3 +185,5 @@ def write_(shared: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     """Copy ``values`` into the tensors of the same names, in place."""
     for name, value in values.items():
         shared[name].copy_(value)
+    # Within one autocast region low-precision copies of parameters are kept, and would go on showing the old values.
+    torch.clear_autocast_cache()

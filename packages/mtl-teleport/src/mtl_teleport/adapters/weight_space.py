@@ -18,7 +18,16 @@ from mtl_core.errors import InvalidInputError, NoMatchError
 from mtl_core.problem import Problem
 from mtl_teleport.adapters.protocol import AdapterSession
 
-__all__ = ["Displacement", "Targets", "WeightSpaceAdapter", "WeightSpaceSession", "trainable_dtype", "uniform", "zeros"]
+__all__ = [
+    "Displacement",
+    "MatrixAdapter",
+    "Targets",
+    "WeightSpaceAdapter",
+    "WeightSpaceSession",
+    "trainable_dtype",
+    "uniform",
+    "zeros",
+]
 
 Targets = str | Sequence[str] | None
 """Name patterns of parameters or of their layers (``"trunk.*"``, ``"encoder.0"``); ``None`` is every one supported."""
@@ -36,6 +45,8 @@ class Displacement(Protocol):
 
 class WeightSpaceSession(AdapterSession):
     """A session that evaluates the problem at displaced weights and leaves the model alone."""
+
+    has_free_point = True
 
     def __init__(self, problem: Problem, displacements: dict[str, Displacement]) -> None:
         problem.check_functional()
@@ -137,6 +148,19 @@ class WeightSpaceAdapter(ABC):
                 )
             chosen.update(matched)
         return {name: parameter for name, parameter in supported.items() if name in chosen}
+
+
+class MatrixAdapter(WeightSpaceAdapter):
+    """Base of the adapters that read a weight as a matrix: its first dimension by all the others."""
+
+    @property
+    def requirement(self) -> str:
+        """What a parameter must be to be adapted."""
+        return "with at least two dimensions"
+
+    def supports(self, parameter: Tensor) -> bool:
+        """Whether the parameter is real, floating and has at least two dimensions."""
+        return parameter.ndim >= 2 and parameter.numel() > 0 and parameter.is_floating_point()
 
 
 def uniform(shape: Sequence[int], bound: float, *, like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -1,0 +1,84 @@
+"""A search over several processes: losses and gradients that are the same numbers on every rank.
+
+Each rank evaluates its own part of a batch. A mean over ranks keeps the graph of the rank's own share, so that the
+gradient of any function of mean losses is the sum over ranks of what each differentiates by itself. All decisions are
+then made from identical numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mtl_core.distributed import mean_over_tasks_present_, sum_over_ranks_
+from mtl_core.problem import TaskLosses
+
+__all__ = ["agree", "fewest", "mean_losses", "same_seed", "same_tensors_", "total"]
+
+
+class _Total(torch.autograd.Function):
+    """A value that was reduced over ranks, with the graph of this rank's own share in it."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def mean_losses(losses: TaskLosses, group: dist.ProcessGroup) -> TaskLosses:
+    """Mean losses over the ranks that have each task; present is what some rank has.
+
+    Args:
+        losses: this rank's.
+        group: the process group.
+    """
+    mean, counts = mean_over_tasks_present_(losses.full(float("nan")).detach().clone(), losses.index, group)
+    present = [i for i, count in enumerate(counts.tolist()) if count]
+    own = dict(zip(losses.index, losses.values.unbind(), strict=True))
+    outputs = tuple(_Total.apply(own[i] / counts[i], mean[i]) if i in own else mean[i] for i in present)
+    # Names by position: those of a task that only other ranks have are not in this rank's losses.
+    names = dict(zip(losses.index, losses.tasks, strict=True))
+    tasks = tuple(names.get(i, str(i)) for i in present)
+    return TaskLosses(outputs, tasks, tuple(present), losses.n_tasks, losses.features)
+
+
+def total(gradients: tuple[Tensor, ...], group: dist.ProcessGroup) -> tuple[Tensor, ...]:
+    """Sums of gradients over the ranks; where an own share has a graph, so has the sum."""
+    sums = [gradient.detach().clone() for gradient in gradients]
+    sum_over_ranks_(sums, group)
+    return tuple(
+        _Total.apply(own, value) if own.requires_grad else value for own, value in zip(gradients, sums, strict=True)
+    )
+
+
+def agree(holds: bool, group: dist.ProcessGroup, device: torch.device) -> bool:
+    """Whether something holds on every rank."""
+    failures = torch.tensor(0.0 if holds else 1.0, device=device)
+    sum_over_ranks_([failures], group)
+    return not bool(failures)
+
+
+def fewest(count: int, group: dist.ProcessGroup, device: torch.device) -> int:
+    """The smallest of the ranks' counts."""
+    found = torch.tensor(count, device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MIN, group=group)
+    return int(found)
+
+
+def same_seed(seed: int, group: dist.ProcessGroup, device: torch.device) -> int:
+    """The seed of the group's first rank."""
+    found = torch.tensor(seed, device=device)
+    dist.broadcast(found, src=dist.get_global_rank(group, 0), group=group)
+    return int(found)
+
+
+def same_tensors_(tensors: tuple[Tensor, ...], group: dist.ProcessGroup) -> None:
+    """Give every rank the values of the group's first rank."""
+    for tensor in tensors:
+        dist.broadcast(tensor.detach(), src=dist.get_global_rank(group, 0), group=group)
