@@ -262,3 +262,16 @@ class TestBadInput:
         a, b = parameter(1.0), nn.Parameter(torch.ones(1, device="meta"))
         with pytest.raises(InvalidInputError, match="one device"):
             collect([a[0]], [a, b])
+
+
+@pytest.mark.slow
+def test_a_compiled_model_is_differentiated_one_task_after_the_other() -> None:
+    problem, batch = small_problem(3, dtype=torch.float32)
+    expected = reference_jacobian(problem, batch)
+    compiled = torch.compile(problem.model.trunk)
+    z = compiled(batch)
+    losses = torch.stack([((head(z) - i) ** 2).mean() * (i + 1) for i, head in enumerate(problem.model.heads)])
+    for settings in ({"chunk_size": 3}, {"features": z}, {"keep": "gramian"}, {"features": z, "chunk_size": 2}):
+        found = collect(losses, problem.shared, retain_graph=True, **settings)  # type: ignore[arg-type]
+        torch.testing.assert_close(found.gramian, expected.double() @ expected.double().T, rtol=1e-4, atol=1e-6)
+        assert bool(found.notes) == ("chunk_size" in settings)

@@ -30,6 +30,7 @@ def test_public_names() -> None:
         "NoSharedParametersError",
         "NonFiniteLossError",
         "NonScalarLossError",
+        "Note",
         "Problem",
         "ResultsDirectoryError",
         "SkippedUpdate",

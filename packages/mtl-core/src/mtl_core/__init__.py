@@ -37,7 +37,7 @@ from mtl_core.monitor import ConflictMonitor, EpochConflict
 from mtl_core.per_task import collect_per_task
 from mtl_core.problem import Problem, TaskLosses
 from mtl_core.protocols import Aggregator, Event, LossWeighting, Method, Weighting
-from mtl_core.report import SkippedUpdate, StepOptions, StepReport
+from mtl_core.report import Note, SkippedUpdate, StepOptions, StepReport
 from mtl_core.step import step
 
 __version__ = "0.1.0"
@@ -61,6 +61,7 @@ __all__ = [
     "NoSharedParametersError",
     "NonFiniteLossError",
     "NonScalarLossError",
+    "Note",
     "Problem",
     "ResultsDirectoryError",
     "SkippedUpdate",

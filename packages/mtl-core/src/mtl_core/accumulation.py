@@ -96,6 +96,7 @@ def accumulate(problem: Problem, parts: MicroBatches, *, options: StepOptions | 
         tasks=problem.tasks,
         present=present,
         heads=problem.heads,
+        notes=total.notes,
         head_gradients=[
             tuple(None if g is None else g * share[task].to(g.dtype) for g in rows[task]) for task in present
         ],

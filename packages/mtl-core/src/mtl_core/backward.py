@@ -26,6 +26,7 @@ __all__ = [
     "flatten_into",
     "full_losses",
     "head_gradients",
+    "is_compiled",
     "pick",
     "refuse_detached",
     "roots_of",
@@ -265,6 +266,12 @@ def _node(tensor: Tensor) -> Node:
     return get_gradient_edge(tensor).node
 
 
+def _start_of(root: Tensor | GradientEdge | Joint) -> Node:
+    if isinstance(root, GradientEdge):
+        return root.node
+    return _node(root.losses if isinstance(root, Joint) else root)
+
+
 def _reach(roots: Sequence[Root], targets: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> list[bool]:
     """Whether the graph of each root leads to some target without passing through ``stop``."""
     known: dict[Node, bool] = {_node(t): True for t in targets}
@@ -274,7 +281,7 @@ def _reach(roots: Sequence[Root], targets: Sequence[Tensor], stop: Sequence[Tens
         if root is None:
             reached.append(False)
             continue
-        start = root.node if isinstance(root, GradientEdge) else _node(root.losses if isinstance(root, Joint) else root)
+        start = _start_of(root)
         stack = [(start, False)]
         while stack:
             node, expanded = stack.pop()
@@ -286,6 +293,21 @@ def _reach(roots: Sequence[Root], targets: Sequence[Tensor], stop: Sequence[Tens
                 stack.extend((child, False) for child in children if child not in known)
         reached.append(known[start])
     return reached
+
+
+def is_compiled(outputs: Outputs) -> bool:
+    """Whether some part of the graph was made by ``torch.compile``, whose backward passes cannot be batched."""
+    seen: set[Node] = set()
+    stack = [_start_of(root) for root in roots_of(outputs) if root is not None]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        if node.name().startswith("CompiledFunction"):
+            return True
+        seen.add(node)
+        stack.extend(child for child, _ in node.next_functions if child is not None)
+    return False
 
 
 def check_no_bypass(

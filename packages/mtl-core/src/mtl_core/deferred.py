@@ -42,6 +42,7 @@ class DeferredGradients(TaskGradients):
         self._matrix = None
         self._gramian = gramian
         self._backward = backward
+        self.notes = ()
         self.parameters = tuple(parameters)
         self.losses = losses
         self.tasks = tuple(tasks)

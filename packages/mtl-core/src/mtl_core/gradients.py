@@ -20,6 +20,7 @@ from mtl_core.backward import (
     feature_rows,
     full_losses,
     head_gradients,
+    is_compiled,
     sequential_rows,
 )
 from mtl_core.deferred import DeferredGradients, through_features, weighted_backward
@@ -70,7 +71,8 @@ def collect(
         features: the trunk's output or outputs that the losses were computed from.
         heads: the parameters of the heads.
         chunk_size: how many tasks' vector–Jacobian products are done at once (by ``vmap``); 1 or ``None``: one after
-            the other, which needs no support by the operations and the least memory.
+            the other, which needs no support by the operations and the least memory. A compiled model is always
+            differentiated one after the other, which ``notes`` then says.
         group: a process group. Gradients and losses are then means over those of its ranks that have the task in their
             batch, the same on each rank.
         keep: ``"jacobian"``: the gradients ``[m, d]``. ``"gramian"``: their Gramian alone, exactly, computed block by
@@ -161,6 +163,12 @@ def differentiate(
         return differentiate_sharded(outputs, names, losses, shared, heads)
     if keep in ("gramian", "features"):
         return _deferred(outputs, names, index, shared, losses, features, heads, group, keep)
+    notes: tuple[str, ...] = ()
+    if chunk_size is not None and chunk_size > 1 and is_compiled(outputs):
+        notes = (
+            f"chunk_size={chunk_size} became 1: the graph of a compiled model cannot be differentiated in batches",
+        )
+        chunk_size = 1
     matrix = empty_jacobian(len(names), shared)
     absent = sorted(set(range(len(names))) - set(index))
     if absent:
@@ -174,7 +182,14 @@ def differentiate(
         check_attached(outputs, present, shared)
         head_rows = batched_rows(outputs, rows, shared, heads, chunk_size, retain_graph)
     gradients = TaskGradients(
-        matrix, shared, losses=losses, tasks=names, present=index, heads=heads, head_gradients=head_rows
+        matrix,
+        shared,
+        losses=losses,
+        tasks=names,
+        present=index,
+        heads=heads,
+        head_gradients=head_rows,
+        notes=notes,
     )
     if keep == "scattered":
         if group is None:

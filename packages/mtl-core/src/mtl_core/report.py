@@ -14,7 +14,7 @@ from mtl_core.errors import InvalidParameterError
 from mtl_core.gradients import Keep
 from mtl_core.protocols import Event
 
-__all__ = ["SkippedUpdate", "StepOptions", "StepReport"]
+__all__ = ["Note", "SkippedUpdate", "StepOptions", "StepReport"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,18 @@ class StepReport:
     gramian: Tensor | None
     tasks: tuple[str, ...]
     events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something was done otherwise than asked for."""
+
+    text: str
+    kind: str = "note"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The event as plain data."""
+        return {"kind": self.kind, "text": self.text}
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ class ShardedGradients(_PartialGradients):
     ) -> None:
         self._matrix = matrix
         self.columns = group
+        self.notes = ()
         self.parameters = tuple(parameters)
         self.losses = losses
         self.tasks = tuple(tasks)

@@ -26,7 +26,7 @@ from mtl_core.errors import InvalidInputError, InvalidJacobianError, InvalidPara
 from mtl_core.gradients import Keep, TaskGradients
 from mtl_core.problem import Problem, TaskLosses
 from mtl_core.protocols import Aggregator, Event, LossWeighting, Method, Weighting
-from mtl_core.report import SkippedUpdate, StepOptions, StepReport
+from mtl_core.report import Note, SkippedUpdate, StepOptions, StepReport
 
 __all__ = ["AnyMethod", "collect_problem", "finish", "is_loss_weighting", "step", "step_from_losses"]
 
@@ -171,7 +171,8 @@ def finish(
     _update(problem, optimizer, options)
     ranks = shard_group(problem.shared) if is_sharded(problem.shared) else options.group
     _look_back(method, problem, batch, gradients.losses, ranks)
-    return StepReport(gradients.losses, weights, host, problem.tasks, _events(method))
+    events = (*(Note(text) for text in gradients.notes), *_events(method))
+    return StepReport(gradients.losses, weights, host, problem.tasks, events)
 
 
 def _loss_step(

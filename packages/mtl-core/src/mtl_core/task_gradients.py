@@ -31,6 +31,7 @@ class TaskGradients:
         present: positions of the tasks that have a loss in this batch (of this rank).
         group: the process group over which they were averaged, if they were.
         counts: how many of its ranks have each task, ``[m]``.
+        notes: what was done otherwise than asked for, and why.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class TaskGradients:
         present: Sequence[int] | None = None,
         heads: Sequence[Tensor] = (),
         head_gradients: Sequence[Sequence[Tensor | None]] = (),
+        notes: Sequence[str] = (),
     ) -> None:
+        self.notes = tuple(notes)
         n_tasks = len(matrix)
         self.parameters = tuple(parameters)
         if matrix.shape[1:] != (self.n_parameters,):
