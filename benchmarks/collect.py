@@ -174,7 +174,7 @@ def resident(field: str) -> float:
 def peak(net: str, n_tasks: int, mode: str) -> float:
     """Rise of the peak resident set during one backward phase, in bytes, in this process."""
     case = Case(net, n_tasks)
-    small = Case(net, 2)
+    small = Case(net, 5)
     small.modes()[mode](*small.forward())  # libraries allocate their scratch once
     del small
     run = case.modes()[mode]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ __all__ = [
     "Outputs",
     "Root",
     "Row",
+    "Store",
     "batched_rows",
     "check_attached",
     "check_finite_losses",
@@ -39,6 +40,9 @@ Outputs = tuple[Tensor, ...] | Tensor
 
 Row = tuple[Tensor | None, ...]
 """One task's gradient by each input; ``None`` where the task does not touch it."""
+
+Store = Callable[[int, Row], None]
+"""What becomes of the gradient of the k-th present task."""
 
 
 class Joint:
@@ -79,21 +83,21 @@ def _grad(root: Root, inputs: Sequence[Tensor], retain_graph: bool) -> Row:
 
 def sequential_rows(
     outputs: Outputs,
-    rows: Sequence[Tensor],
+    store: Store,
     names: Sequence[str],
     shared: Sequence[Tensor],
     heads: Sequence[Tensor],
     retain_graph: bool,
 ) -> list[Row]:
-    """Fill each task's row of the Jacobian by a backward pass of its own; return the heads' gradients per task."""
+    """Store each task's gradient, by a backward pass of its own; return the heads' gradients per task."""
     head_rows: list[Row] = []
     detached: list[str] = []
     for k, root in enumerate(roots_of(outputs)):
-        found = _grad(root, (*shared, *heads), retain_graph or k < len(rows) - 1)
+        found = _grad(root, (*shared, *heads), retain_graph or k < len(names) - 1)
         if all(g is None for g in found[: len(shared)]):
             detached.append(names[k])
             continue
-        flatten_into(rows[k], found[: len(shared)], shared)
+        store(k, found[: len(shared)])
         head_rows.append(found[len(shared) :])
     refuse_detached(detached, "shared parameters")
     return head_rows
@@ -101,7 +105,7 @@ def sequential_rows(
 
 def batched_rows(
     outputs: Outputs,
-    rows: Sequence[Tensor],
+    store: Store,
     shared: Sequence[Tensor],
     heads: Sequence[Tensor],
     chunk_size: int,
@@ -109,15 +113,15 @@ def batched_rows(
 ) -> list[Row]:
     """As ``sequential_rows``, ``chunk_size`` tasks at a time by batched vector-Jacobian products."""
     losses = outputs if isinstance(outputs, Tensor) else torch.stack(outputs)
-    seeds = torch.eye(len(rows), dtype=losses.dtype, device=losses.device)
+    seeds = torch.eye(len(losses), dtype=losses.dtype, device=losses.device)
     head_rows: list[Row] = []
-    for start in range(0, len(rows), chunk_size):
+    for start in range(0, len(losses), chunk_size):
         part = seeds[start : start + chunk_size]
-        keep = retain_graph or start + chunk_size < len(rows)
+        keep = retain_graph or start + chunk_size < len(losses)
         found = _vjp([losses], (*shared, *heads), [part], keep)
         for k in range(len(part)):
             row = tuple(None if g is None else g[k] for g in found)
-            flatten_into(rows[start + k], row[: len(shared)], shared)
+            store(start + k, row[: len(shared)])
             head_rows.append(row[len(shared) :])
     return head_rows
 
@@ -144,7 +148,7 @@ def head_gradients(
 
 def feature_rows(
     outputs: Outputs,
-    rows: Sequence[Tensor],
+    store: Store,
     names: Sequence[str],
     features: Sequence[Tensor],
     shared: Sequence[Tensor],
@@ -154,22 +158,22 @@ def feature_rows(
 ) -> list[Row]:
     """As ``sequential_rows``, but each head once, down to the features, and then ``chunk_size`` tasks at a time."""
     at_features, head_rows = head_gradients(outputs, names, features, heads)
-    for start in range(0, len(rows), chunk_size):
+    for start in range(0, len(names), chunk_size):
         part = at_features[start : start + chunk_size]
-        keep = retain_graph or start + chunk_size < len(rows)
+        keep = retain_graph or start + chunk_size < len(names)
         used = [j for j in range(len(features)) if any(row[j] is not None for row in part)]
         starts = [features[j] for j in used]
         if len(part) == 1:
             own = [g for g in part[0] if g is not None]
             row = torch.autograd.grad(starts, shared, own, retain_graph=keep, allow_unused=True)
-            flatten_into(rows[start], row, shared)
+            store(start, row)
             continue
         seeds = [
             torch.stack([torch.zeros_like(features[j]) if (g := row[j]) is None else g for row in part]) for j in used
         ]
         found = _vjp(starts, shared, seeds, keep)
         for k in range(len(part)):
-            flatten_into(rows[start + k], tuple(None if g is None else g[k] for g in found), shared)
+            store(start + k, tuple(None if g is None else g[k] for g in found))
     return head_rows
 
 

@@ -40,6 +40,7 @@ class DeferredGradients(TaskGradients):
         head_gradients: Sequence[Sequence[Tensor | None]] = (),
     ) -> None:
         self._matrix = None
+        self._rows = None
         self._gramian = gramian
         self._backward = backward
         self.notes = ()

@@ -12,12 +12,14 @@ from torch import Tensor
 from mtl_core import checks
 from mtl_core.backward import (
     Outputs,
+    Row,
     batched_rows,
     check_attached,
     check_finite_losses,
     check_no_bypass,
     empty_jacobian,
     feature_rows,
+    flatten_into,
     full_losses,
     head_gradients,
     is_compiled,
@@ -27,6 +29,7 @@ from mtl_core.deferred import DeferredGradients, through_features, weighted_back
 from mtl_core.distributed import is_sharded
 from mtl_core.errors import InvalidInputError, NoLossesError, NonScalarLossError, NoSharedParametersError
 from mtl_core.gramian import gramian_of
+from mtl_core.rows import GradientRows
 from mtl_core.sharded import ScatteredGradients, differentiate_sharded
 from mtl_core.streaming import streamed_gramian
 from mtl_core.task_gradients import TaskGradients
@@ -169,20 +172,16 @@ def differentiate(
             f"chunk_size={chunk_size} became 1: the graph of a compiled model cannot be differentiated in batches",
         )
         chunk_size = 1
-    matrix = empty_jacobian(len(names), shared)
-    absent = sorted(set(range(len(names))) - set(index))
-    if absent:
-        matrix[absent] = 0
-    rows = [matrix[i] for i in index]
+    found = _Store(len(names), index, shared)
     if features is not None:
-        head_rows = feature_rows(outputs, rows, present, features, shared, heads, chunk_size or 1, retain_graph)
+        head_rows = feature_rows(outputs, found, present, features, shared, heads, chunk_size or 1, retain_graph)
     elif chunk_size is None or chunk_size == 1:
-        head_rows = sequential_rows(outputs, rows, present, shared, heads, retain_graph)
+        head_rows = sequential_rows(outputs, found, present, shared, heads, retain_graph)
     else:
         check_attached(outputs, present, shared)
-        head_rows = batched_rows(outputs, rows, shared, heads, chunk_size, retain_graph)
+        head_rows = batched_rows(outputs, found, shared, heads, chunk_size, retain_graph)
     gradients = TaskGradients(
-        matrix,
+        found.matrix if found.matrix is not None else GradientRows(found.rows, shared),
         shared,
         losses=losses,
         tasks=names,
@@ -198,6 +197,36 @@ def differentiate(
     if group is not None:
         gradients.average(group)
     return gradients
+
+
+_SMALL = 1 << 15
+"""Up to this many parameter entries, a matrix is quicker to have than gradients one by one."""
+
+
+class _Store:
+    """Takes gradients as they come: into a matrix where they are small or of mixed kinds, as they are elsewhere."""
+
+    def __init__(self, n_tasks: int, index: Sequence[int], shared: tuple[Tensor, ...]) -> None:
+        self.rows: list[Row | None] = [None] * n_tasks
+        self.matrix: Tensor | None = None
+        self._index = list(index)
+        self._shared = shared
+        if sum(p.numel() for p in shared) <= _SMALL or not GradientRows.can_hold((), shared):
+            self._to_matrix()
+
+    def __call__(self, k: int, row: Row) -> None:
+        if self.matrix is None and not GradientRows.can_hold((row,), self._shared):
+            self._to_matrix()
+        if self.matrix is None:
+            self.rows[self._index[k]] = row
+        else:
+            flatten_into(self.matrix[self._index[k]], row, self._shared)
+
+    def _to_matrix(self) -> None:
+        self.matrix = empty_jacobian(len(self.rows), self._shared)
+        for target, row in zip(self.matrix, self.rows, strict=True):
+            flatten_into(target, (None,) * len(self._shared) if row is None else row, self._shared)
+        self.rows = [None] * len(self.rows)
 
 
 _BLOCKS = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["gramian_of", "weighted_sum"]
+__all__ = ["cancels", "gramian_of", "weighted_sum"]
 
 _BLOCK = 1 << 19
 """Elements of a Jacobian that are converted to float64 at a time: 4 MiB, which stays in a core's cache."""
@@ -54,14 +54,25 @@ def weighted_sum(jacobian: Tensor, weights: Tensor, gramian: Tensor | None = Non
     """
     # Half precision cannot hold weights that lie a thousandfold apart.
     wide = torch.float32 if jacobian.dtype in (torch.float16, torch.bfloat16) else jacobian.dtype
-    cancels = False
-    if gramian is not None and weights.device.type == "cpu" and wide != torch.float64:
-        exact = weights.to(torch.float64)
-        terms = float(exact.abs() @ gramian.diagonal().clamp(min=0.0).sqrt())
-        cancels = float(exact @ gramian @ exact) <= (1e4 * torch.finfo(wide).eps * terms) ** 2
-    if not cancels and wide == jacobian.dtype:
+    exact = weights.device.type == "cpu" and cancels(weights, gramian, wide)
+    if not exact and wide == jacobian.dtype:
         return weights.to(device=jacobian.device, dtype=wide, non_blocking=True) @ jacobian
-    moved = weights.to(jacobian.device, torch.float64 if cancels else wide)
+    moved = weights.to(jacobian.device, torch.float64 if exact else wide)
     width = max(1, _BLOCK // len(jacobian))
     parts = [moved @ block.to(moved.dtype) for block in torch.split(jacobian, width, dim=1)]
     return torch.cat(parts).to(jacobian.dtype)
+
+
+def cancels(weights: Tensor, gramian: Tensor | None, dtype: torch.dtype) -> bool:
+    """Whether the terms of a weighted sum cancel so far that a sum in ``dtype`` would be mostly rounding.
+
+    Args:
+        weights: ``[m]``, on the CPU.
+        gramian: the Gramian on the CPU, if it is known.
+        dtype: of the sum.
+    """
+    if gramian is None or dtype == torch.float64:
+        return False
+    exact = weights.detach().to(torch.float64)
+    terms = float(exact.abs() @ gramian.diagonal().clamp(min=0.0).sqrt())
+    return float(exact @ gramian @ exact) <= (1e4 * torch.finfo(dtype).eps * terms) ** 2

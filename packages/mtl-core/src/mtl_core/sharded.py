@@ -51,6 +51,7 @@ class ScatteredGradients(_PartialGradients):
         self.columns = group
         self._width = full.matrix.shape[1]
         share = self.average_losses(group)
+        self._rows = None
         self._matrix = scatter(full.matrix, group).mul_(share.to(full.dtype).unsqueeze(1))
 
     @property
@@ -104,6 +105,7 @@ class ShardedGradients(_PartialGradients):
         head_gradients: Sequence[Row],
     ) -> None:
         self._matrix = matrix
+        self._rows = None
         self.columns = group
         self.notes = ()
         self.parameters = tuple(parameters)

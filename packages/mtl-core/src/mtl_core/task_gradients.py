@@ -12,7 +12,8 @@ from torch import Tensor
 from mtl_core.backward import check_finite_losses, flat_size, widest_dtype
 from mtl_core.distributed import mean_over_tasks_present_, sum_over_ranks_
 from mtl_core.errors import InvalidInputError, InvalidJacobianError
-from mtl_core.gramian import gramian_of, weighted_sum
+from mtl_core.gramian import cancels, gramian_of, weighted_sum
+from mtl_core.rows import GradientRows
 
 __all__ = ["TaskGradients"]
 
@@ -36,7 +37,7 @@ class TaskGradients:
 
     def __init__(
         self,
-        matrix: Tensor,
+        matrix: Tensor | GradientRows,
         parameters: Sequence[Tensor],
         *,
         losses: Tensor | None = None,
@@ -47,15 +48,18 @@ class TaskGradients:
         notes: Sequence[str] = (),
     ) -> None:
         self.notes = tuple(notes)
-        n_tasks = len(matrix)
         self.parameters = tuple(parameters)
-        if matrix.shape[1:] != (self.n_parameters,):
+        self._rows = matrix if isinstance(matrix, GradientRows) else None
+        self._matrix = None if isinstance(matrix, GradientRows) else matrix
+        n_tasks = len(matrix.rows) if isinstance(matrix, GradientRows) else len(matrix)
+        if self._matrix is not None and self._matrix.shape[1:] != (self.n_parameters,):
             raise InvalidJacobianError(
                 f"`matrix` must have one column per shared parameter entry, {self.n_parameters}, got shape "
-                f"{tuple(matrix.shape)}."
+                f"{tuple(self._matrix.shape)}."
             )
-        self._matrix: Tensor | None = matrix
-        self.losses = matrix.new_full((n_tasks,), float("nan")) if losses is None else losses
+        if losses is None:
+            losses = torch.full((n_tasks,), float("nan"), dtype=self.dtype, device=self.parameters[0].device)
+        self.losses = losses
         self.tasks = tuple(str(i) for i in range(n_tasks)) if tasks is None else tuple(tasks)
         self.present = tuple(range(n_tasks)) if present is None else tuple(present)
         self.group: dist.ProcessGroup | None = None
@@ -90,13 +94,15 @@ class TaskGradients:
     @property
     def matrix(self) -> Tensor:
         """The Jacobian ``[m, d]``."""
+        if self._rows is not None:
+            self._matrix, self._rows = self._rows.matrix(), None
         assert self._matrix is not None
         return self._matrix
 
     @cached_property
     def gramian(self) -> Tensor:
         r"""The Gramian :math:`G = J J^\top`, float64 ``[m, m]``, on the gradients' device; computed once."""
-        return gramian_of(self.matrix)
+        return gramian_of(self.matrix) if self._rows is None else self._rows.gramian()
 
     @cached_property
     def host_gramian(self) -> Tensor:
@@ -149,7 +155,10 @@ class TaskGradients:
             InvalidInputError: there is not one finite weight per task.
         """
         self._check_weights(weights)
-        return weighted_sum(self.matrix, weights.detach(), self.__dict__.get("host_gramian"))
+        host = self.__dict__.get("host_gramian")
+        if self._rows is not None and weights.device.type == "cpu" and not cancels(weights, host, self.dtype):
+            return self._rows.combine(weights.detach())
+        return weighted_sum(self.matrix, weights.detach(), host)
 
     def _check_weights(self, weights: Tensor) -> Tensor:
         """The weights, checked, on the gradients' device and of their dtype."""

@@ -1,0 +1,115 @@
+"""Task gradients as autograd hands them out, before anybody asks for one matrix of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from mtl_core.backward import Row, flat_size, flatten_into
+
+__all__ = ["GradientRows"]
+
+_COLUMNS = 1 << 15
+"""Columns that are brought to float64 at a time: with a handful of tasks they stay in a core's cache."""
+
+
+class GradientRows:
+    """One gradient per task and parameter, nothing copied.
+
+    Laying gradients side by side in a matrix moves as many bytes as some layers' backward passes. The Gramian and
+    weighted sums do without.
+
+    Args:
+        rows: per task its gradients by ``parameters``, ``None`` where it has none; dense, real, of one dtype.
+        parameters: the shared parameters.
+    """
+
+    def __init__(self, rows: Sequence[Row | None], parameters: Sequence[Tensor]) -> None:
+        self.parameters = tuple(parameters)
+        self.rows = [
+            None if row is None else [None if g is None else g.detach().reshape(-1) for g in row] for row in rows
+        ]
+
+    @staticmethod
+    def can_hold(rows: Sequence[Row], parameters: Sequence[Tensor]) -> bool:
+        """Whether gradients are of the plain kind that needs no conversion: strided, float32 or float64, all alike."""
+        dtype = parameters[0].dtype
+        if dtype not in (torch.float32, torch.float64) or any(p.dtype != dtype for p in parameters):
+            return False
+        return all(g is None or (g.layout == torch.strided and g.dtype == dtype) for row in rows for g in row)
+
+    def matrix(self) -> Tensor:
+        """The Jacobian ``[m, d]``."""
+        like = self.parameters[0]
+        size = sum(flat_size(p) for p in self.parameters)
+        matrix = torch.empty(len(self.rows), size, dtype=like.dtype, device=like.device)
+        for target, row in zip(matrix, self.rows, strict=True):
+            flatten_into(target, row or [None] * len(self.parameters), self.parameters)
+        return matrix
+
+    def gramian(self) -> Tensor:
+        """The Gramian ``[m, m]`` in float64."""
+        count = len(self.rows)
+        like = self.parameters[0]
+        gramian = torch.zeros(count, count, dtype=torch.float64, device=like.device)
+        buffer = torch.empty(count, _COLUMNS, dtype=torch.float64, device=like.device)
+        for block in self._blocks():
+            width = sum(stop - start for _, start, stop in block)
+            part = buffer[:, :width]
+            for target, row in zip(part, self.rows, strict=True):
+                pieces = [None if row is None or (g := row[k]) is None else g[a:b] for k, a, b in block]
+                places = target.split([b - a for _, a, b in block])
+                for place, piece in zip(places, pieces, strict=True):
+                    if piece is None:
+                        place.zero_()
+                there = [(place, piece) for place, piece in zip(places, pieces, strict=True) if piece is not None]
+                if there:
+                    torch._foreach_copy_([place for place, _ in there], [piece for _, piece in there])
+            gramian.addmm_(part, part.T)
+        return (gramian + gramian.T).mul_(0.5)
+
+    def _blocks(self) -> Iterator[list[tuple[int, int, int]]]:
+        """Parameters, or stretches of them, that fill the buffer together: parameter, start, stop."""
+        block: list[tuple[int, int, int]] = []
+        room = _COLUMNS
+        for k, parameter in enumerate(self.parameters):
+            start, size = 0, parameter.numel()
+            while start < size:
+                stop = min(size, start + room)
+                block.append((k, start, stop))
+                room -= stop - start
+                start = stop
+                if not room:
+                    yield block
+                    block, room = [], _COLUMNS
+        if block:
+            yield block
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """The weighted sum ``[d]``; weights on the CPU."""
+        like = self.parameters[0]
+        sizes = [p.numel() for p in self.parameters]
+        vector = torch.empty(sum(sizes), dtype=like.dtype, device=like.device)
+        parts = vector.split(sizes)
+        written = [False] * len(parts)
+        for weight, row in zip(weights.tolist(), self.rows, strict=True):
+            there = [k for k, g in enumerate(row or ()) if g is not None]
+            fresh = [k for k in there if not written[k]]
+            again = [k for k in there if written[k]]
+            if row is None or not there:
+                continue
+            if fresh:
+                targets = [parts[k] for k in fresh]
+                torch._foreach_copy_(targets, [g for k in fresh if (g := row[k]) is not None])
+                torch._foreach_mul_(targets, weight)
+            if again:
+                found = [g for k in again if (g := row[k]) is not None]
+                torch._foreach_add_([parts[k] for k in again], found, alpha=weight)
+            for k in fresh:
+                written[k] = True
+        for part, done in zip(parts, written, strict=True):
+            if not done:
+                part.zero_()
+        return vector
