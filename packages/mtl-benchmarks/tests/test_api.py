@@ -9,6 +9,7 @@ def test_public_names() -> None:
     assert sorted(mtl_benchmarks.__all__) == [
         "Baseline",
         "Benchmark",
+        "CTR",
         "Choice",
         "Collection",
         "Digits",

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mtl_benchmarks.batches import Batches, Repeated
+from mtl_benchmarks.batches import Batches, Probes, Repeated
 from mtl_core.errors import InvalidParameterError
 
 
@@ -27,6 +27,15 @@ def test_access_is_random_and_repeatable() -> None:
     assert len({draw for _, draw in expected.values()}) == len(expected)
     assert expected[0, 0] != Batches(rows_of, 20, batch_size=6, seed=4).batch(0, 0)
     assert expected[0, 0] != expected[1, 0]
+
+
+def test_probes_can_be_iterated_again_and_are_no_epoch_of_the_training() -> None:
+    batches = Batches(rows_of, 20, batch_size=6, seed=3)
+    probes = Probes(batches)
+    first = list(probes)
+    assert first == list(probes)
+    assert first != [batches.batch(0, k) for k in range(4)]
+    assert sorted(row for rows, _ in first for row in rows) == list(range(20))
 
 
 def test_repeated() -> None:

@@ -4,6 +4,8 @@ import pytest
 
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.command_line import parse_run, parse_seeds
+from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.options import Choice
 from mtl_core.errors import InvalidInputError, InvalidParameterError
 
 TINY = [
@@ -62,6 +64,16 @@ def test_options_reach_the_objects() -> None:
     assert (plan.out, plan.baselines) == (Path("there"), True)
 
 
+def test_the_command_and_python_mean_the_same() -> None:
+    for benchmark in ("digits", "toy"):
+        for teleport, settings in (("cost", {}), ("random", {"length": 0.25})):
+            words = [f"--teleport.{name}={value}" for name, value in settings.items()]
+            plan = parse_run([benchmark, "--teleport", teleport, *words])
+            assert plan is not None
+            option = Choice(benchmark, {} if benchmark == "digits" else {"start": 0})
+            assert plan.configs[0] == RunConfig.resolve(option, "ls", Choice(teleport, settings))
+
+
 def test_toy_stands_for_all_its_starts() -> None:
     plan = parse_run(["toy", "--method", "cagrad", "--teleport", "cost", "--seeds", "0,3"])
     assert plan is not None
@@ -86,9 +98,9 @@ def test_seeds() -> None:
         ("list more", "without further arguments"),
         ("describe", "followed by a name"),
         ("describe fairgard", "Did you mean 'fairgrad'?"),
-        ("run", "must name a benchmark, got none. Valid: digits, toy"),
+        ("run", "must name a benchmark, got none. Valid: ctr, digits, toy"),
         ("run digits toy", "must name one benchmark"),
-        ("run digit", "unknown benchmark 'digit'. Did you mean 'digits'? Valid: digits, toy"),
+        ("run digit", "unknown benchmark 'digit'. Did you mean 'digits'? Valid: ctr, digits, toy"),
         ("run digits --method fairgard", "unknown method 'fairgard'. Did you mean 'fairgrad'?"),
         ("run digits --method", "`--method` must be followed by a name"),
         ("run digits --teleport jump", "unknown teleport 'jump'. Valid: cost, random, none"),

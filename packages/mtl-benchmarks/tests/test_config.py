@@ -63,7 +63,7 @@ def test_method_names_are_normalised() -> None:
 @pytest.mark.parametrize(
     ("arguments", "settings", "valid"),
     [
-        (("digit",), {}, "digits, toy"),
+        (("digit",), {}, "ctr, digits, toy"),
         (("digits", "fairgard"), {}, "fairgrad"),
         (("digits", "ls", "jump"), {}, "cost, random, none"),
         (("digits", Choice("fairgrad", {"alpa": 1.0})), {}, "alpha"),

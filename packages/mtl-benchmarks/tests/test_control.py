@@ -32,7 +32,7 @@ def test_lengths_are_those_of_the_accepted_moves() -> None:
 
 def test_a_control_goes_as_far_as_the_run_it_controls(tmp_path: Path) -> None:
     collection = Collection(tmp_path / "runs")
-    move = Choice("cost", {"trigger": "weak", "max_steps": 2, "htr": "released"})
+    move = Choice("cost", {"trigger": "weak", "max_steps": 2})
     config = RunConfig.resolve(TINY, "ls", move, epochs=2, batch_size=24)
     teleported = run(config, collection.run_path(config.name))
     lengths = lengths_of(teleported)

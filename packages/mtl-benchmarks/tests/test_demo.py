@@ -10,6 +10,7 @@ def test_demo_trains_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     assert "fairgrad + cost" in out
     assert "single image" in out
+    assert "fairgrad + random" in out
     assert out.splitlines()[-1] == f"runs: {(tmp_path / 'demo').resolve()}"
     assert (tmp_path / "demo" / "figures" / "digits-learning.png").is_file()
 

@@ -1,10 +1,12 @@
+import sys
+
 import pytest
 import torch
 
-from mtl_benchmarks.benchmarks.digits import Digits, overlay
+from mtl_benchmarks.benchmarks.digits import Digits, _scanned_digits, overlay
 from mtl_benchmarks.models import OverlayCNN
 from mtl_core import collect
-from mtl_core.errors import InvalidParameterError
+from mtl_core.errors import InvalidParameterError, MissingExtraError
 
 SMALL = {"n_train": 200, "n_test": 100, "width": 2}
 
@@ -111,6 +113,13 @@ def test_evaluation_by_hand_and_mode() -> None:
     assert values["accuracy_left"] == pytest.approx(100 * (data.left == 3).double().mean().item())
     assert values["error_image"] == pytest.approx(data.images.double().square().mean().sqrt().item())
     assert model.training
+
+
+def test_without_scikit_learn_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    _scanned_digits.cache_clear()
+    with pytest.raises(MissingExtraError, match=r"pip install 'mtl-benchmarks\[digits\]'"):
+        Digits(**SMALL).data("train")
 
 
 def test_model_sizes() -> None:

@@ -1,4 +1,5 @@
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from mtl_benchmarks.options import Choice
 from mtl_benchmarks.report import Estimate, comparison_table, find_runs, group_runs, moves, moves_table
 from mtl_benchmarks.results import Collection
 from mtl_benchmarks.runner import RunResult, run
-from mtl_core.errors import ResultsDirectoryError
+from mtl_core.errors import MissingExtraError, ResultsDirectoryError
 
 
 def result(config: RunConfig, values: Mapping[str, float], events: tuple[Mapping[str, Any], ...] = ()) -> RunResult:
@@ -99,6 +100,16 @@ def test_groups_and_their_labels() -> None:
     assert " 1.00 " in row  # first on one metric, tied on the others
 
 
+def test_controls_with_lengths_of_their_own_are_one_group() -> None:
+    configs = [RunConfig.resolve("digits", "ls", Choice("random", {"length": [0.1 * k]}), seed=k) for k in (1, 2)]
+    fixed = RunConfig.resolve("digits", "ls", Choice("random", {"length": 0.1}))
+    groups = group_runs([result(config, FULL) for config in [*configs, fixed]])
+    assert [(group.label, len(group.runs)) for group in groups] == [
+        ("ls + random (teleport.length=listed)", 2),
+        ("ls + random (teleport.length=0.1)", 1),
+    ]
+
+
 def test_moves_by_hand() -> None:
     config = RunConfig.resolve("digits", "ls", "cost")
     with_moves = result(config, FULL, (event(True, 0.1, 2.0), event(False, None, None), event(True, 0.3, 3.0)))
@@ -112,6 +123,13 @@ def test_moves_by_hand() -> None:
     assert table is not None
     assert "-0.500 → 0.200" in printed(table)
     assert moves_table(group_runs([result(config, FULL)]), title="moves") is None
+
+
+def test_without_matplotlib_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    config = RunConfig.resolve(Choice("toy", {"start": 0}))
+    with pytest.raises(MissingExtraError, match=r"pip install 'mtl-benchmarks\[figures\]'"):
+        draw_all([result(config, {})], tmp_path)
 
 
 def test_find_runs_and_figures(tmp_path: Path) -> None:

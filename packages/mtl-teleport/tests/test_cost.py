@@ -374,11 +374,179 @@ class TestLimits:
         assert found == [0, 0, 1, 0, 1, 0]
         assert method.epochs == [0, 1, 2], "handed on"
 
-    def test_several_processes_are_refused(self, conflicting: Make) -> None:
+    def test_complex_parameters_are_refused_by_name(self) -> None:
+        class Rotation(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.phase = nn.Parameter(torch.ones(2, 2, dtype=torch.complex128))
+                self.weight = nn.Parameter(torch.ones(2, 2, dtype=torch.float64))
+
+        model = Rotation()
+        problem = Problem(
+            model, lambda m, x: (m.weight @ x).square().sum(0) * m.phase.abs().sum(), shared=model, tasks=("a", "b")
+        )
+        x, cost = torch.ones(2, 2, dtype=torch.float64), COST(trigger=Always(), max_per_epoch=None)
+        with pytest.raises(InvalidInputError, match="must hold real parameters to be teleported, got complex phase"):
+            mtl_core.step(problem, x, _optimizer(problem), cost)
+        part = Problem(model, problem._loss_fn, shared="weight", tasks=("a", "b"))
+        assert _teleports(mtl_core.step(part, x, _optimizer(part), cost))[0].losses_before == (32.0, 32.0)
+
+
+class TestSettingsOfTheStep:
+    """A teleport under whatever else a step may be asked for."""
+
+    def test_micro_batches(self, conflicting: Make) -> None:
+        problem, (x, y) = conflicting()
+        parts = mtl_core.MicroBatches([(x[:16], y[:16]), (x[16:], y[16:])])
+        (report,) = _teleports(
+            mtl_core.step(problem, parts, _optimizer(problem), COST(trigger=Always(), max_per_epoch=None))
+        )
+        assert report.accepted
+        assert 0 < report.drift <= 0.02
+
+    @pytest.mark.parametrize("keep", ["gramian", "jacobian"])
+    @pytest.mark.parametrize("drift", [0.02, 1e-9])
+    def test_without_the_jacobian(self, conflicting: Make, keep: Any, drift: float) -> None:
         problem, batch = conflicting()
-        options = StepOptions(group=object())  # type: ignore[arg-type]
-        with pytest.raises(InvalidInputError, match="`group` must be None"):
-            COST(max_per_epoch=None).step(problem, batch, _optimizer(problem), options=options)
+        cost = COST(
+            Equal(),
+            trigger=Always(),
+            max_per_epoch=None,
+            search="penalty",
+            drift_weight=0.0,
+            max_drift=drift,
+            backtracks=0,
+            lr=1e-4,
+        )
+        (report,) = _teleports(mtl_core.step(problem, batch, _optimizer(problem), cost, keep=keep))
+        assert report.accepted == (drift > 1e-6)
+        assert report.sigma is None or -1 <= report.sigma <= 1
+
+    def test_gramian_only_is_the_same_step(self, conflicting: Make) -> None:
+        found = []
+        for keep in ("jacobian", "gramian"):
+            torch.manual_seed(0)
+            problem, batch = conflicting()
+            cost = COST(Equal(), trigger=Always(), max_per_epoch=None)
+            report = mtl_core.step(problem, batch, _optimizer(problem), cost, keep=keep)  # type: ignore[arg-type]
+            found.append((torch.cat([p.detach().flatten() for p in problem.shared]), _teleports(report)[0].sigma))
+        torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-6, atol=1e-7)
+        assert found[0][1] == pytest.approx(found[1][1], abs=1e-6)
+
+    def test_features_only(self) -> None:
+        problem, batch = mtl_core_problem()
+        cost = COST(Equal(), trigger=Always(), max_per_epoch=None)
+        assert _teleports(mtl_core.step(problem, batch, _optimizer(problem), cost, keep="features"))
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16])
+    @pytest.mark.parametrize("around", ["losses", "step"])
+    def test_autocast(self, conflicting: Make, dtype: torch.dtype, around: str) -> None:
+        """Low-precision copies of the old values must not outlive the move, in an autocast region around the step."""
+        whole, batch = conflicting(torch.float32)
+        whole.model.eval()
+
+        def cast(model: nn.Module, batch: Any) -> Any:
+            with torch.autocast("cpu", dtype=dtype, enabled=around == "losses"):
+                found = whole._loss_fn(model, batch)
+            return {name: value.float() for name, value in found.items()}
+
+        problem = Problem(whole.model, cast, shared="trunk", tasks=whole.tasks)
+        cost = COST(Equal(), trigger=Always(), max_per_epoch=None, sharpness="exact", lr=1e-2, aim=None)
+        optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.0)
+        with torch.autocast("cpu", dtype=dtype, enabled=around == "step"):
+            (report,) = _teleports(mtl_core.step(problem, batch, optimizer, cost))
+            seen = problem.losses(batch).values.detach()
+        with torch.autocast("cpu", dtype=dtype, enabled=around == "step"):
+            fresh = problem.losses(batch).values.detach()
+        assert report.accepted
+        assert report.length > 0
+        assert torch.equal(seen, fresh)
+        assert {p.dtype for p in problem.shared} == {torch.float32}
+        assert report.norms_after is not None
+        gradients = collect_problem(problem, problem.losses(batch))
+        if around == "losses":
+            assert report.norms_after == pytest.approx(gradients.norms.tolist(), rel=1e-5)
+
+    def test_gradient_scaler(self, conflicting: Make) -> None:
+        """The scale drops out, in the search as in the step."""
+        found = []
+        for scale in (None, 2.0**12):
+            torch.manual_seed(0)
+            problem, batch = conflicting()
+            scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
+            cost = COST(Equal(), trigger=Always(), max_per_epoch=None)
+            report = mtl_core.step(problem, batch, _optimizer(problem), cost, scaler=scaler)
+            found.append((torch.cat([p.detach().flatten() for p in problem.shared]), _teleports(report)[0]))
+        torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-7, atol=1e-8)
+        assert found[0][1].search_growth == pytest.approx(found[1][1].search_growth, rel=1e-6, nan_ok=True)
+
+    def test_an_overflow_is_skipped_without_a_teleport(self) -> None:
+        model = nn.Linear(1, 1, bias=False)
+
+        def losses(model: nn.Module, x: Tensor) -> Tensor:
+            y = model(x).sum()
+            return torch.stack([y, (y * 0).abs().sqrt() + y])
+
+        problem = Problem(model, losses, shared=model, tasks=("a", "b"))
+        before = model.weight.detach().clone()
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        cost = COST(Equal(), trigger=Always(), max_per_epoch=None)
+        report = mtl_core.step(problem, torch.ones(1, 1), _optimizer(problem), cost, scaler=scaler)
+        assert [event.kind for event in report.events] == ["skipped_update"]
+        assert torch.equal(model.weight, before)
+        assert scaler.get_scale() == 4.0
+
+
+class TestSearch:
+    def test_the_path_is_reported(self, conflicting: Make) -> None:
+        problem, batch = conflicting()
+        for search in ("projected", "penalty"):
+            cost = COST(trigger=Always(), max_per_epoch=None, max_steps=4, aim=None, search=search)  # type: ignore[arg-type]
+            (report,) = _teleports(mtl_core.step(problem, batch, _optimizer(problem), cost))
+            assert len(report.search_losses) == len(report.search_growth) == (5 if search == "projected" else 4)
+            assert report.search_losses[0] == pytest.approx(report.losses_before)
+            assert report.search_growth[0] == pytest.approx(1.0)
+            assert len(report.as_dict()["search_losses"][0]) == 2
+
+    def test_the_aim_sees_the_gradients_of_the_step(self, conflicting: Make) -> None:
+        """In training mode, with its batch statistics and its dropout, and without a trace in the model."""
+        problem, batch = conflicting()
+        seen: list[Tensor] = []
+
+        class Watch(Trigger):
+            def __call__(self, gramian: Tensor) -> bool:
+                seen.append(gramian)
+                return len(seen) == 1  # fires in the step, and is silent in the search
+
+        cost = COST(Equal(), trigger=Watch(), max_per_epoch=None, aim=1.0001)
+        report = mtl_core.step(problem, batch, _optimizer(problem), cost)
+        (event,) = _teleports(report)
+        assert event.accepted
+        assert event.scale == 1.0
+        assert len(seen) >= 2
+        # The search stopped at the point that it last looked at; there the step then computed the very same.
+        assert report.gramian is not None
+        torch.testing.assert_close(seen[-1], report.gramian, rtol=1e-9, atol=1e-12)
+
+    def test_a_term_for_the_conflict(self, conflicting: Make) -> None:
+        found = []
+        for weight in (0.0, 10.0):
+            problem, batch = conflicting()
+            problem.model.eval()
+            cost = COST(
+                trigger=Always(),
+                max_per_epoch=None,
+                max_steps=100,
+                aim=None,
+                conflict_weight=weight,
+                adapter=Dense(),
+            )
+            (report,) = _teleports(mtl_core.step(problem, batch, _optimizer(problem), cost))
+            assert report.accepted
+            assert report.min_cosine_after is not None
+            assert report.min_cosine_before < -0.9
+            found.append(report.min_cosine_after)
+        assert found[1] > found[0] + 0.1
 
 
 class TestByHand:
@@ -501,6 +669,7 @@ def test_the_report_is_plain_data(conflicting: Make) -> None:
         {"units": "percent"},
         {"drift_weight": -1.0},
         {"gain_weight": -0.1},
+        {"conflict_weight": -1.0},
         {"aim": 0.0},
         {"max_drift": 0.0},
         {"backtracks": -1},

@@ -12,7 +12,7 @@ from mtl_core import Problem
 from mtl_core.errors import InvalidParameterError
 from mtl_teleport import Dense
 from mtl_teleport.adapters import AdapterSession
-from mtl_teleport.objective import Objective, balance_weights, drift_scale, references, relative_drift
+from mtl_teleport.objective import Objective, balance_weights, conflict, drift_scale, references, relative_drift
 from mtl_teleport.sharpness import ExactSharpness
 
 norms = st.lists(st.floats(1e-12, 1e12), min_size=1, max_size=6).map(lambda v: torch.tensor(v, dtype=torch.float64))
@@ -137,3 +137,56 @@ def test_relative_units_weigh_against_the_start() -> None:
 def test_bad_settings(settings: dict[str, object]) -> None:
     with pytest.raises(InvalidParameterError, match=next(iter(settings))):
         Objective(ExactSharpness(), ONES, **{"drift_weight": 1.0, "gain_weight": 1.0, **settings})  # type: ignore[arg-type]
+
+
+class TestConflict:
+    def _session(self) -> tuple[AdapterSession, Tensor]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+        x = torch.randn(6, 3, dtype=torch.float64)
+        with torch.no_grad():
+            net[2].weight[1] = net[2].weight[0]  # two opposite targets by the same head
+        target = torch.tensor([3.0, -3.0, 0.1], dtype=torch.float64)
+        problem = Problem(net, lambda m, b: (m(b) - target).square().mean(0), shared="0", tasks=("a", "b", "c"))
+        return Dense().attach(problem), x
+
+    def test_it_is_the_mean_of_the_negative_cosines(self) -> None:
+        session, x = self._session()
+        point = session.parameters()
+        losses = session.evaluate(x, parameters=point)
+        rows = [torch.autograd.grad(v, list(point.values()), retain_graph=True) for v in losses.values.unbind()]
+        jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+        cosines = torch.cosine_similarity(jacobian, jacobian.mean(0, keepdim=True))
+        assert float(cosines.min()) < 0
+        expected = (-cosines).clamp(min=0).mean()
+        torch.testing.assert_close(conflict(session, point, losses), expected)
+
+    def test_its_gradient_against_finite_differences(self) -> None:
+        session, x = self._session()
+        tensor = session.trainable[0]
+
+        def value() -> Tensor:
+            point = session.parameters()
+            return conflict(session, point, session.evaluate(x, parameters=point))
+
+        (gradient,) = session.differentiate(value(), [tensor])
+        assert bool(gradient.any())
+        for i, j in ((0, 0), (1, 2), (3, 1)):
+            ends = []
+            for sign in (1.0, -1.0):
+                with torch.no_grad():
+                    tensor[i, j] += sign * 1e-5
+                ends.append(float(value().detach()))
+                with torch.no_grad():
+                    tensor[i, j] -= sign * 1e-5
+            assert (ends[0] - ends[1]) / 2e-5 == pytest.approx(float(gradient[i, j]), rel=1e-6, abs=1e-9)
+
+    def test_without_conflict_it_is_zero(self) -> None:
+        net = nn.Linear(2, 1, bias=False).double()
+        problem = Problem(net, lambda m, b: m(b).square().mean().expand(2), shared=net, tasks=("a", "b"))
+        session = Dense().attach(problem)
+        point = session.parameters()
+        losses = session.evaluate(torch.ones(1, 2, dtype=torch.float64), parameters=point)
+        value = conflict(session, point, losses)
+        assert float(value.detach()) == 0.0
+        assert not session.differentiate(value, session.trainable)[0].any()

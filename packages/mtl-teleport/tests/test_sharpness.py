@@ -158,7 +158,7 @@ def test_the_number_of_passes() -> None:
     ExactSharpness()(session, x, R)
     assert (session.forwards, session.backwards) == (3, 2)
     RandomSharpness(5)(session, x, R)
-    assert (session.forwards, session.backwards) == (9, 2)
+    assert (session.forwards, session.backwards) == (10, 2)
 
 
 @pytest.mark.parametrize(
@@ -172,3 +172,39 @@ def test_bad_settings(make: Callable[[], Sharpness]) -> None:
 def test_unknown_norm() -> None:
     with pytest.raises(InvalidParameterError, match="norm"):
         RandomSharpness(norm="layer")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("adapter", [Dense(), LoRA(rank=2), Dense(targets="0.bias")])
+@pytest.mark.parametrize("sharpness", [RandomSharpness(3, 1e-2), AscentSharpness(1e-2), ExactSharpness()])
+@pytest.mark.parametrize("complete", [True, False])
+def test_slopes_are_the_derivatives_of_the_gain(adapter: Adapter, sharpness: Sharpness, complete: bool) -> None:
+    """The cheaper ways of a projected search against differentiation of what they stand for."""
+    session, x = _session(adapter)
+    if not complete:
+        whole = session.problem
+        session.problem = Problem(
+            whole.model, lambda m, b: {"b": whole._loss_fn(m, b)[1]}, shared="0", tasks=("a", "b")
+        )
+    losses, gain = sharpness(session, x, R, generator=torch.Generator().manual_seed(1))
+    upward = torch.cat([g.flatten() for g in session.differentiate(gain, session.trainable, retain_graph=True)])
+    rows = torch.stack(
+        [
+            torch.cat([g.flatten() for g in session.differentiate(value, session.trainable, retain_graph=True)])
+            for value in losses.values.unbind()
+        ]
+    )
+    point = session.parameters()
+    again = session.evaluate(x, parameters=point)
+    slopes = sharpness.slopes(session, x, point, again, R, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(slopes.gain, gain.detach())
+    found = slopes.directions()
+    torch.testing.assert_close(found[0], upward, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found[1], rows)
+
+
+def test_a_step_of_ascent_takes_one_pass_per_task_and_one_more() -> None:
+    session, x = _session(LoRA(rank=2))
+    point = session.parameters()
+    slopes = AscentSharpness().slopes(session, x, point, session.evaluate(x, parameters=point), R)
+    assert slopes.directions()[1].shape[0] == 2
+    assert (session.forwards, session.backwards) == (2, 3)

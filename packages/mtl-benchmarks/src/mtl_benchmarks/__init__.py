@@ -2,7 +2,7 @@
 
 from mtl_benchmarks.baselines import own_baselines, single_task_configs
 from mtl_benchmarks.benchmark import Benchmark, Training
-from mtl_benchmarks.benchmarks import Digits, Toy
+from mtl_benchmarks.benchmarks import CTR, Digits, Toy
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.metrics import Baseline, Metric, delta_m, mean_rank, ranks
 from mtl_benchmarks.options import Choice
@@ -13,6 +13,7 @@ from mtl_benchmarks.runner import Progress, RunResult, load_result, run
 __version__ = "0.1.0"
 
 __all__ = [
+    "CTR",
     "Baseline",
     "Benchmark",
     "Choice",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 import numpy
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtl_core.checks import positive_int
 
-__all__ = ["BatchSource", "Batches", "Repeated"]
+__all__ = ["BatchSource", "Batches", "Probes", "Repeated"]
 
 B = TypeVar("B")
 B_co = TypeVar("B_co", covariant=True)
@@ -68,6 +68,18 @@ class Batches(Generic[B]):
             self._order = (epoch, torch.randperm(self._n_samples, generator=_generator(self._seed, epoch)))
         rows = self._order[1][index * self._batch_size : (index + 1) * self._batch_size]
         return self._fetch(rows, _generator(self._seed, epoch, index + 1))
+
+
+class Probes(Generic[B]):
+    """The batches of an epoch that is never trained on; iterating again gives the same ones."""
+
+    _EPOCH = 2**31
+
+    def __init__(self, batches: BatchSource[B]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[B]:
+        return (self._batches.batch(self._EPOCH, index) for index in range(len(self._batches)))
 
 
 class Repeated(Generic[B]):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import nn, optim
 
-from mtl_benchmarks.batches import BatchSource
+from mtl_benchmarks.batches import BatchSource, Probes
 from mtl_benchmarks.metrics import Metric
 from mtl_core import Problem
 
@@ -70,6 +70,13 @@ class Benchmark(ABC):
     @abstractmethod
     def evaluate(self, model: nn.Module, *, device: str) -> Evaluation:
         """Every metric on every evaluated split; leaves the model in the mode it found it in."""
+
+    def probe_batches(self, batches: BatchSource[Any]) -> Iterable[Any] | None:
+        """Batches on which a teleport holds the losses; None: on the step's own batch alone.
+
+        The same batches at every teleport, drawn as from an epoch that is never trained on.
+        """
+        return Probes(batches)
 
     def optimizer(self, problem: Problem, *, lr: float) -> optim.Optimizer:
         """Adam over all trainable parameters."""

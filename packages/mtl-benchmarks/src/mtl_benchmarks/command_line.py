@@ -221,6 +221,9 @@ def _parser(chosen: _Selection) -> ArgumentParser:
             wanted -= {"length"}
         skip = set(_constructor_names(cls)) - wanted
         parser.add_class_arguments(cls, key, skip=skip, as_group=False)
+        if key == "teleport":
+            own = benchmark_class(chosen.benchmark).teleport_options
+            parser.set_defaults({f"teleport.{name}": value for name, value in own.items() if name in wanted})
     return parser
 
 

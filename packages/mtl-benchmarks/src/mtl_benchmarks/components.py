@@ -9,6 +9,7 @@ from torch import nn
 
 from mtl_aggregators import available as available_methods
 from mtl_aggregators import registry
+from mtl_benchmarks.batches import BatchSource
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.options import Choice, PartTable, construct, option_defaults, resolve
@@ -20,6 +21,7 @@ from mtl_teleport import (
     DominatedConflict,
     LoRA,
     MajorityConflict,
+    PeftLoRA,
     RandomTeleport,
     WeakConflict,
 )
@@ -43,7 +45,7 @@ TELEPORTS: Mapping[str, type] = {"cost": COST, "random": RandomTeleport}
 """What may move the parameters when gradients conflict."""
 
 PARTS: PartTable = {
-    "adapter": {"lora": LoRA, "dense": Dense},
+    "adapter": {"lora": LoRA, "dense": Dense, "peft-lora": PeftLoRA},
     "trigger": {
         "dominated": DominatedConflict,
         "weak": WeakConflict,
@@ -100,14 +102,18 @@ def make_benchmark(choice: Choice) -> Benchmark:
     return benchmark
 
 
-def make_method(config: RunConfig, *, steps_per_epoch: int) -> Any:
-    """The method of a run, inside its teleport if it has one."""
+def make_method(config: RunConfig, *, batches: BatchSource[Any] | None = None) -> Any:
+    """The method of a run, inside its teleport if it has one.
+
+    Args:
+        config: the run.
+        batches: the training set; a teleport holds the losses on a few batches of it that stay the same for the run.
+    """
     method = construct(method_class(config.method.name), config.method.options, seed=config.seed)
     if isinstance(method, nn.Module) and getattr(method, "needs", None) == "losses":
         method.to(config.device)
     if config.teleport is None:
         return method
     cls = teleport_class(config.teleport.name)
-    return construct(
-        cls, config.teleport.options, PARTS, method=method, seed=config.seed, steps_per_epoch=steps_per_epoch
-    )
+    probes = None if batches is None else make_benchmark(config.benchmark).probe_batches(batches)
+    return construct(cls, config.teleport.options, PARTS, method=method, seed=config.seed, probe_batches=probes)

@@ -118,7 +118,7 @@ class RunConfig:
             device=_checked_device(device),
             threads=positive_int("threads", threads),
         )
-        make_method(config, steps_per_epoch=1)  # the constructors know which values are allowed
+        make_method(config)  # the constructors know which values are allowed
         return config
 
     def as_dict(self) -> dict[str, Any]:
@@ -159,8 +159,18 @@ class RunConfig:
 
     def digest(self, *, with_seed: bool) -> str:
         """Eight hexadecimal digits that differ between configurations."""
-        data = self.as_dict() if with_seed else {**self.as_dict(), "seed": None}
+        data = self.as_dict() if with_seed else self.as_group()
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
+
+    def as_group(self) -> dict[str, Any]:
+        """As :meth:`as_dict`, without what differs between the seeds of one comparison.
+
+        That is the seed, and the lengths of a random control that are listed because each seed has its own.
+        """
+        data = {**self.as_dict(), "seed": None}
+        if self.teleport is not None and isinstance(self.teleport.options.get("length"), list):
+            data["teleport"]["options"]["length"] = "listed"
+        return data
 
     def single_task(self, task: str) -> RunConfig:
         """The same training of one task alone: equal weight on one loss, no teleport."""

@@ -1,4 +1,6 @@
-"""The demonstration: digits with FairGrad, without and with COST, against models that learn one task alone.
+"""The demonstration: digits with FairGrad, without and with COST.
+
+Beside them models that learn one task alone, and random moves of the same lengths.
 
 ``python -m mtl_benchmarks.demo --out DIR``
 """
@@ -15,8 +17,11 @@ from rich.console import Console
 
 from mtl_benchmarks.command_line import Plan, parse_seeds
 from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.control import lengths_of
+from mtl_benchmarks.options import Choice
 from mtl_benchmarks.report import Moves, moves
-from mtl_benchmarks.session import execute, open_console, print_report
+from mtl_benchmarks.runner import RunResult
+from mtl_benchmarks.session import execute, open_console, print_report, with_baselines
 from mtl_core.errors import InvalidInputError, MissingExtraError
 
 __all__ = ["main"]
@@ -40,21 +45,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _demonstrate(out: Path, seeds: Sequence[int], epochs: int | None, console: Console) -> None:
     begin = time.perf_counter()
-    configs = tuple(
-        RunConfig.resolve("digits", "fairgrad", teleport, seed=seed, epochs=epochs)
-        for teleport in (None, "cost")
-        for seed in seeds
-    )
+
+    def resolve(teleport: str | Choice | None, seed: int) -> RunConfig:
+        return RunConfig.resolve("digits", "fairgrad", teleport, seed=seed, epochs=epochs)
+
+    def train(configs: Sequence[RunConfig]) -> list[RunResult]:
+        return execute(Plan(tuple(configs), out, baselines=False, checkpoint_every=None), console)
+
     console.print(
         "Two overlaid handwritten digits, three tasks on one small network: which digit is at the upper left, which at "
-        "the lower right, and what the picture looks like. First each task alone, then all three with FairGrad, "
-        "then the same with teleports where the weakest task's gradient conflicts with the mean.",
+        "the lower right, and what the picture looks like. First each task alone, then all three with FairGrad, then "
+        "with teleports (COST) where the weakest task's gradient conflicts with the mean.",
         highlight=False,
     )
-    results = execute(Plan(configs, out, baselines=True, checkpoint_every=None), console)
+    plain = [resolve(None, seed) for seed in seeds]
+    results = train(with_baselines([*plain, *(resolve("cost", seed) for seed in seeds)]))
+    teleported = [run for run in results if run.config.teleport is not None]
+    controls = [
+        resolve(Choice("random", {"length": lengths_of(run)}), run.config.seed) for run in teleported if lengths_of(run)
+    ]
+    if controls:
+        console.print("Then the control: moves as long as those teleports, in random directions.", highlight=False)
+        results += train(controls)
     print_report(results, console, figures=out / "figures")
-    found = moves(results)
-    console.print(_sentence(found), highlight=False)
+    console.print(_sentence(moves(teleported)), highlight=False)
     console.print(f"All of it took {time.perf_counter() - begin:.0f} seconds.", highlight=False)
     # A plain line, so that the path is never wrapped.
     print(f"runs: {out.resolve()}")

@@ -201,12 +201,12 @@ def _group(label: str, runs: Sequence[RunResult], pool: Sequence[RunResult]) -> 
 
 def _labels(configs: Sequence[RunConfig]) -> list[str]:
     """Labels that differ: where two would be equal, the options in which they differ are added."""
-    labels = []
+    labels: list[str] = []
     for config in configs:
         twins = [other for other in configs if other.label == config.label]
-        flat = [_flat(other.as_dict()) for other in twins]
-        own = _flat(config.as_dict())
-        differing = [key for key in own if key != "seed" and any(other.get(key) != own[key] for other in flat)]
+        flat = [_flat(other.as_group()) for other in twins]
+        own = _flat(config.as_group())
+        differing = [key for key in own if any(other.get(key) != own[key] for other in flat)]
         extra = ", ".join(f"{key.replace('.options', '')}={own[key]}" for key in differing)
         labels.append(f"{config.label} ({extra})" if extra else config.label)
     return labels

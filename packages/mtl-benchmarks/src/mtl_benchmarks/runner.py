@@ -72,7 +72,7 @@ class _Run:
         self.batches: BatchSource[Any] = self.benchmark.batches(
             batch_size=config.batch_size, seed=config.seed, device=config.device
         )
-        self.method = make_method(config, steps_per_epoch=len(self.batches))
+        self.method = make_method(config, batches=self.batches)
         self.recorder = Recorder(config.tasks)
         self.epoch = 0
         self.index = 0

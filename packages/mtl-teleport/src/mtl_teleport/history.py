@@ -45,12 +45,15 @@ _ACCUMULATED = (torch.optim.SGD, torch.optim.RMSprop)
 _TINY = 1e-12  # stands in for a momentum of zero, for which some optimisers skip their buffer instead of clearing it
 
 
-def trajectory_cosine(delta: Mapping[str, Tensor], gradient: Mapping[str, Tensor]) -> float:
+def trajectory_cosine(
+    delta: Mapping[str, Tensor], gradient: Mapping[str, Tensor], *, start: Mapping[str, Tensor] | None = None
+) -> float:
     r"""The cosine :math:`\sigma = \cos(\Delta\theta, g')` over the shared parameters, in float64.
 
     Args:
         delta: the displacement by parameter name; a missing parameter did not move.
         gradient: the gradient before the teleport by parameter name, for all shared parameters.
+        start: if given, ``delta`` holds where the parameters went, and this where they came from.
 
     Returns:
         A number in [-1, 1]; 1 if nothing moved (the memory is as good as before), else 0 if the gradient is zero.
@@ -63,15 +66,16 @@ def trajectory_cosine(delta: Mapping[str, Tensor], gradient: Mapping[str, Tensor
         >>> trajectory_cosine({"w": torch.tensor([3.0, 4.0])}, {"w": torch.tensor([1.0, 0.0])})
         0.6
     """
-    moved = sum(float(step.to(torch.float64).square().sum()) for step in delta.values())
+    moved, inner = 0.0, 0.0
+    for name, value in delta.items():
+        step = (value if start is None else value - start[name].detach()).to(torch.float64)
+        moved += float(step.square().sum())
+        inner += float((step * gradient[name].to(torch.float64)).sum())
     length = sum(float(g.to(torch.float64).square().sum()) for g in gradient.values())
     if moved == 0.0:
         return 1.0
     if length == 0.0:
         return 0.0
-    inner = sum(
-        float((step.to(torch.float64) * gradient[name].to(torch.float64)).sum()) for name, step in delta.items()
-    )
     return float(max(-1.0, min(1.0, inner / math.sqrt(moved) / math.sqrt(length))))
 
 

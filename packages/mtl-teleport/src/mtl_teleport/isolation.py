@@ -33,10 +33,30 @@ class Trace:
     def restore(self) -> None:
         """Put everything back, bit for bit; buffers stay the same tensors."""
         for owner, name, buffer, value in self._buffers:
-            buffer.copy_(value)
+            if not torch.equal(buffer, value):  # a graph may hold on to one that has not changed
+                buffer.copy_(value)
             owner[name] = buffer
-        torch.set_rng_state(self._cpu)
-        for device, state in self._cuda.items():
+        self._set_random_state(self._cpu, self._cuda)
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """For a while copies of everything in its place; then the present buffers and random state again."""
+        now = [(owner, name, owner[name]) for owner, name, _, _ in self._buffers]
+        cpu, cuda = torch.get_rng_state(), {device: torch.cuda.get_rng_state(device) for device in self._cuda}
+        for owner, name, _, value in self._buffers:
+            owner[name] = value.clone()
+        self._set_random_state(self._cpu, self._cuda)
+        try:
+            yield
+        finally:
+            for owner, name, buffer in now:
+                owner[name] = buffer
+            self._set_random_state(cpu, cuda)
+
+    @staticmethod
+    def _set_random_state(cpu: Tensor, cuda: dict[torch.device, Tensor]) -> None:
+        torch.set_rng_state(cpu)
+        for device, state in cuda.items():
             torch.cuda.set_rng_state(state, device)
 
 
@@ -60,19 +80,20 @@ class Flags:
 def as_at(model: nn.Module, flags: Flags, trace: Trace) -> Iterator[None]:
     """For a while, flags, buffers and random state as they were at an earlier moment; then as before.
 
+    The buffers are copies meanwhile: none that a graph holds on to is written to.
+
     Args:
         model: the model.
         flags: taken at that moment.
         trace: taken at that moment.
     """
-    now, present = Flags(model), Trace(model)
+    now = Flags(model)
     flags.restore()
-    trace.restore()
     try:
-        yield
+        with trace.lent():
+            yield
     finally:
         now.restore()
-        present.restore()
 
 
 @contextmanager

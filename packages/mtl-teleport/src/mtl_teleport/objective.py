@@ -222,6 +222,11 @@ class Objective:
         self._relative = checks.one_of("units", units, get_args(Units)) == "relative"
         self._start: Tensor | None = None
 
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether two points of one batch can be compared by the sharpness alone."""
+        return not self._sharpness.is_random and self.gain_weight > 0 and self.conflict_weight == 0
+
     def __call__(
         self, session: AdapterSession, batch: Any, reference: Tensor, *, generator: torch.Generator | None = None
     ) -> Value:

@@ -31,6 +31,12 @@ class _Total(torch.autograd.Function):
         return gradients[0], None
 
 
+def _with_graph_of(own: Tensor, value: Tensor) -> Tensor:
+    """``value``, differentiated as ``own`` is."""
+    found: Tensor = _Total.apply(own, value)  # type: ignore[no-untyped-call]
+    return found
+
+
 def mean_losses(losses: TaskLosses, group: dist.ProcessGroup) -> TaskLosses:
     """Mean losses over the ranks that have each task; present is what some rank has.
 
@@ -41,7 +47,7 @@ def mean_losses(losses: TaskLosses, group: dist.ProcessGroup) -> TaskLosses:
     mean, counts = mean_over_tasks_present_(losses.full(float("nan")).detach().clone(), losses.index, group)
     present = [i for i, count in enumerate(counts.tolist()) if count]
     own = dict(zip(losses.index, losses.values.unbind(), strict=True))
-    outputs = tuple(_Total.apply(own[i] / counts[i], mean[i]) if i in own else mean[i] for i in present)
+    outputs = tuple(_with_graph_of(own[i] / counts[i], mean[i]) if i in own else mean[i] for i in present)
     # Names by position: those of a task that only other ranks have are not in this rank's losses.
     names = dict(zip(losses.index, losses.tasks, strict=True))
     tasks = tuple(names.get(i, str(i)) for i in present)
@@ -53,7 +59,7 @@ def total(gradients: tuple[Tensor, ...], group: dist.ProcessGroup) -> tuple[Tens
     sums = [gradient.detach().clone() for gradient in gradients]
     sum_over_ranks_(sums, group)
     return tuple(
-        _Total.apply(own, value) if own.requires_grad else value for own, value in zip(gradients, sums, strict=True)
+        _with_graph_of(own, value) if own.requires_grad else value for own, value in zip(gradients, sums, strict=True)
     )
 
 

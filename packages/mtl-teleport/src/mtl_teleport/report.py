@@ -107,7 +107,8 @@ def conflict_measures(gradients: TaskGradients) -> tuple[tuple[float, ...], tupl
     """Cosines with the mean and norms per task, NaN for an absent task, and the norm of the mean gradient."""
     gramian = gradients.host_gramian
     cosines, norms = mean_cosines(gramian=gramian).tolist(), gramian.diagonal().clamp(min=0.0).sqrt().tolist()
-    present = set(gradients.present)
+    counts = gradients.counts
+    present = set(gradients.present) if counts is None else {i for i, count in enumerate(counts.tolist()) if count}
     return (
         tuple(c if i in present else math.nan for i, c in enumerate(cosines)),
         tuple(n if i in present else math.nan for i, n in enumerate(norms)),

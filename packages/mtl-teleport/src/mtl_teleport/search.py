@@ -15,10 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mtl_core.backward import widest_dtype
 from mtl_core.gradients import gramian_of
+from mtl_core.problem import TaskLosses
 from mtl_teleport.adapters.protocol import AdapterSession
 from mtl_teleport.objective import Objective, relative_drift
-from mtl_teleport.sharpness import flat
+from mtl_teleport.sharpness import Slopes, flat
 from mtl_teleport.triggers import Trigger
 
 __all__ = ["Aim", "Climb", "SearchKind", "penalty", "projected", "task_gramian"]
@@ -110,21 +112,23 @@ def task_gramian(session: AdapterSession, *batches: Any) -> Tensor:
         batches: one batch, or the parts of one.
     """
     n_tasks = session.problem.n_tasks
-    sums: dict[int, Tensor] = {}
+    jacobian: Tensor | None = None
     counts = [0] * n_tasks
     for batch in batches:
         point = session.parameters()
         losses = session.evaluate(batch, parameters=point)
-        rows = session.differentiate_tasks(losses, list(point.values()))
-        for task, row in zip(losses.index, rows, strict=True):
+        inputs = list(point.values())
+        if jacobian is None:
+            size, dtype = sum(t.numel() for t in inputs), widest_dtype(inputs)
+            jacobian = torch.zeros(n_tasks, size, dtype=dtype, device=inputs[0].device)
+        for task, row in zip(losses.index, session.each_task_gradient(losses, inputs), strict=True):
             counts[task] += 1
-            sums[task] = flat(row) if task not in sums else sums[task] + flat(row)
-    present = sorted(sums)
-    own = gramian_of(torch.stack([sums[task] / counts[task] for task in present])).cpu()
-    gramian = own.new_zeros(n_tasks, n_tasks)
-    index = torch.tensor(present)
-    gramian[index[:, None], index[None, :]] = own
-    return gramian
+            for part, gradient in zip(jacobian[task].split([t.numel() for t in inputs]), row, strict=True):
+                part.add_(gradient.reshape(-1))
+    assert jacobian is not None
+    if len(batches) > 1:
+        jacobian /= torch.tensor(counts, dtype=jacobian.dtype, device=jacobian.device).clamp(min=1.0)[:, None]
+    return gramian_of(jacobian).cpu()
 
 
 def _mean_norm(gramian: Tensor) -> float:
@@ -153,6 +157,7 @@ def penalty(climb: Climb, aim: Aim) -> int:
         ):
             tensor.grad = gradient
         adam.step()
+        torch.clear_autocast_cache()
     return climb.max_steps
 
 
@@ -167,8 +172,10 @@ def projected(climb: Climb, aim: Aim) -> int:
 
     the second term cut to length r at most. A point whose relative drift exceeds half of ``max_drift`` is left
     again, back to the last that did not, and r is halved; otherwise r grows by 1.3. So the result has a small drift
-    on the batches that it saw. Where the losses fix every direction, for instance with as many independent losses as
-    parameters, nothing moves.
+    on the batches that it saw. Sharpness may fall on the way, since gradients jump where a ReLU switches, and to stop
+    there would be to stop early; without the aim reached, the search ends at the sharpest point that it saw, where
+    points can be compared: on one batch, with an estimate that draws nothing, and without :math:`L_c`. Where the
+    losses fix every direction, for instance with as many independent losses as parameters, nothing moves.
 
     A step costs one evaluation and one differentiation per task, and what the sharpness adds: one of each for
     ``ascent``. A point that is left again costs one evaluation.
@@ -181,11 +188,16 @@ def projected(climb: Climb, aim: Aim) -> int:
     limit = math.inf if climb.max_drift is None else 0.5 * climb.max_drift
     good = flat([t.detach() for t in tensors])
     last: Tensor | None = None
+    comparable = len(climb.batches) == 1 and climb.objective.is_repeatable
+    best, highest = good, -math.inf
     aim.begin(climb)
+    losses: TaskLosses | None
+    slopes: Slopes | None
     step = 0
     for step in range(climb.max_steps + 1):
         turn = step % len(climb.batches)
         batch, held = climb.batches[turn], climb.held[turn]
+        losses, slopes = None, None  # one graph at a time: that of the last point goes before the next is made
         point = session.parameters()
         losses = session.evaluate(batch, parameters=point)
         full = losses.full(math.nan).detach()
@@ -194,7 +206,7 @@ def projected(climb: Climb, aim: Aim) -> int:
             slopes, found = climb.objective.slopes(session, batch, point, losses, generator=climb.generator)
             growth = float(found)
         climb.path.append((tuple(full.tolist()), growth))
-        if not math.isfinite(growth):
+        if slopes is None or not math.isfinite(growth):
             length *= _SHRINK
             if last is None:
                 # A reference over several batches: this batch's own losses differ from it before anything has moved.
@@ -203,15 +215,23 @@ def projected(climb: Climb, aim: Aim) -> int:
             _place(tensors, good if step == climb.max_steps else good + last)
             continue
         good = flat([t.detach() for t in tensors])
-        if step == climb.max_steps or aim.is_reached(climb, drift, growth):
+        if growth >= highest:
+            best, highest = good, growth
+        directions = slopes.directions() if step < climb.max_steps else None
+        slopes = None  # its graph is gone before the aim is looked at, which needs one of its own
+        if aim.is_reached(climb, drift, growth):
+            return step
+        if directions is None:
             break
-        upward, rows = slopes.directions()
+        upward, rows = directions
         index = list(losses.index)
         last = _tangent_step(climb.objective, upward, rows, full[index] - held[index].to(full), length)
         if last is None:
             break
         _place(tensors, good + last)
         length *= _GROW
+    if comparable:
+        _place(tensors, best)
     return step
 
 
@@ -248,3 +268,5 @@ def _inner(rows: Tensor, vector: Tensor) -> Tensor:
 def _place(tensors: Sequence[Tensor], values: Tensor) -> None:
     for tensor, part in zip(tensors, torch.split(values, [t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view(tensor.shape))
+    # Within one autocast region low-precision copies of leaves are kept, and would go on showing the old values.
+    torch.clear_autocast_cache()

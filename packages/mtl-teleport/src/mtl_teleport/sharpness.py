@@ -49,6 +49,9 @@ class Slopes:
 class Sharpness(ABC):
     """An estimate of the gradient norm of the weighted loss, as a term to be maximised."""
 
+    is_random = False
+    """Whether two evaluations at one point differ."""
+
     def __call__(
         self, session: AdapterSession, batch: Any, balance: Tensor, *, generator: torch.Generator | None = None
     ) -> tuple[TaskLosses, Tensor]:
@@ -140,11 +143,13 @@ class RandomSharpness(Sharpness):
         Equation 9 prints no subtracted term, equation 8 and the released code have it. The released code perturbs
         deep copies, so its term reaches the adapter only through the unperturbed loss. A random direction has a
         cosine of about :math:`1/\sqrt d` with the gradient, so in high dimension this estimate is small and noisy.
-        Only the graph of the largest probe is kept.
+        Only the largest probe is evaluated with a graph.
 
     References:
         Zhou et al., *Continual Optimization with Symmetry Teleportation for Multi-Task Learning*, equations 8 and 9.
     """
+
+    is_random = True
 
     def __init__(self, probes: int = 5, radius: float = 1e-4, *, norm: ProbeNorm = "global") -> None:
         self.probes = checks.positive_int("probes", probes)
@@ -199,23 +204,33 @@ class RandomSharpness(Sharpness):
         balance: Tensor,
         generator: torch.Generator | None,
     ) -> Tensor:
-        """The weighted loss at the perturbation that changes it most; the graphs of the others are gone."""
-        best: Tensor | None = None
+        """The weighted loss at the perturbation that changes it most.
+
+        All are evaluated without a graph, and that one again with it: one more evaluation, and never more than one
+        graph beside that of the unperturbed loss.
+        """
+        best: tuple[Tensor, dict[str, Tensor]] | None = None
         for _ in range(self.probes):
             directions = [
                 torch.randn(t.shape, generator=generator, device=t.device, dtype=t.dtype) for t in point.values()
             ]
             whole = _norm(directions)
-            moved = {
-                name: tensor
-                + direction * (self.radius / (whole if self.norm == "global" else direction.norm())).to(tensor.dtype)
-                for (name, tensor), direction in zip(point.items(), directions, strict=True)
-            }
-            value = _weighted(session.evaluate(batch, parameters=moved), balance)
-            if best is None or bool((value.detach() - base).abs() > (best.detach() - base).abs()):
-                best = value
+            for direction in directions:
+                direction.mul_(
+                    (self.radius / (whole if self.norm == "global" else direction.norm())).to(direction.dtype)
+                )
+            steps = dict(zip(point, directions, strict=True))
+            if self.probes > 1:
+                with torch.no_grad():
+                    moved = {name: point[name] + step for name, step in steps.items()}
+                    change = (_weighted(session.evaluate(batch, parameters=moved), balance) - base).abs()
+            else:
+                change = torch.zeros_like(base)
+            if best is None or bool(change > best[0]):
+                best = change, steps
         assert best is not None
-        return best
+        moved = {name: point[name] + step for name, step in best[1].items()}
+        return _weighted(session.evaluate(batch, parameters=moved), balance)
 
 
 class AscentSharpness(Sharpness):
@@ -275,20 +290,25 @@ class AscentSharpness(Sharpness):
             return super().slopes(session, batch, point, losses, balance, generator=generator)
         tensors = list(point.values())
         weights = _mean_weights(losses, balance)
-        by_task = session.differentiate_tasks(losses, tensors)
-        u = tuple(
-            torch.stack([weight.to(g) * g for weight, g in zip(weights, parts, strict=True)]).sum(dim=0)
-            for parts in zip(*by_task, strict=True)
-        )
+        rows: list[Tensor] = []
+        u: list[Tensor] = []
+        # One task's gradient by the whole point at a time: what stays of it is its row, which is small, and its share.
+        for weight, gradients in zip(weights, session.each_task_gradient(losses, tensors), strict=True):
+            rows.append(_pull_back(tensors, session.trainable, gradients))
+            if u:
+                for total, gradient in zip(u, gradients, strict=True):
+                    total.add_(gradient * weight.to(gradient))
+            else:
+                u = [gradient * weight.to(gradient) for gradient in gradients]
         moved = {name: t.detach().requires_grad_() for name, t in self._moved(point, u).items()}
         ahead = _weighted(session.evaluate(batch, parameters=moved), balance)
         base = _weighted(losses, balance).detach()
 
         def directions() -> tuple[Tensor, Tensor]:
-            further = session.differentiate(ahead, list(moved.values()))
-            upward = [((a - b) / self.radius).to(t) for a, b, t in zip(further, u, tensors, strict=True)]
-            pulled = [_pull_back(tensors, session.trainable, vectors) for vectors in (upward, *by_task)]
-            return pulled[0], torch.stack(pulled[1:])
+            upward = session.differentiate(ahead, list(moved.values()))
+            for a, b in zip(upward, u, strict=True):
+                a.sub_(b).div_(self.radius)
+            return _pull_back(tensors, session.trainable, upward), torch.stack(rows)
 
         return Slopes((ahead.detach() - base) / self.radius, directions)
 
@@ -296,7 +316,7 @@ class AscentSharpness(Sharpness):
         length = _norm(gradients)
         step = torch.where(length > 0, self.radius / length, torch.zeros_like(length))
         return {
-            name: tensor + gradient * step.to(tensor.dtype)
+            name: torch.addcmul(tensor, gradient, step.to(tensor.dtype))
             for (name, tensor), gradient in zip(point.items(), gradients, strict=True)
         }
 

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import Any, get_args
@@ -86,6 +86,19 @@ class Proposal:
     forwards: int = 0
     backwards: int = 0
     path: tuple[tuple[tuple[float, ...], float], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a teleport remembers of the gradients before it."""
+
+    gramian: Tensor
+    update: dict[str, Tensor]
+    measures: tuple[tuple[float, ...], tuple[float, ...], float]
+
+    @classmethod
+    def of(cls, gradients: TaskGradients, update: dict[str, Tensor]) -> _Seen:
+        return cls(gradients.host_gramian, update, conflict_measures(gradients))
 
 
 class _Sum:
@@ -189,16 +202,20 @@ class Teleportation(ABC):
             return self._continue(problem, batch, optimizer, options, gradients, trace)
         if not self.trigger(gramian):
             return self._continue(problem, batch, optimizer, options, gradients, trace)
-        before = self._update_before(problem, gradients, options)
-        previous = {name: p.detach().clone() for name, p in problem.named_shared.items()}
         parts = tuple(batch) if isinstance(batch, MicroBatches) else (batch,)
-        report = self._move(
-            problem, parts, gradients, before, _learning_rate(optimizer, problem), options=options, trace=trace
+        seen = _Seen.of(gradients, self._update_before(problem, gradients, options))
+        # A search needs room of its own; after a rollback the gradients are found again by the very same computation.
+        del gradients
+        optimizer.zero_grad(set_to_none=True)
+        report, previous = self._move(
+            problem, parts, seen, _learning_rate(optimizer, problem), options=options, trace=trace
         )
+        del seen
         if not report.accepted:
+            trace.restore()
+            gradients = _gradients(problem, batch, optimizer, options)
             result = self._continue(problem, batch, optimizer, options, gradients, trace)
             return replace(result, events=(report, *result.events))
-        del gradients
         trace.restore()
         try:
             gradients = _gradients(problem, batch, optimizer, options)
@@ -234,8 +251,8 @@ class Teleportation(ABC):
         if not batches:
             raise InvalidInputError("`batches` must hold at least one probe batch, got none.")
         _check_parameters(problem)
-        before = self._update_before(problem, gradients, StepOptions())
-        report = self._move(problem, tuple(batches), gradients, before, lr, given=True)
+        seen = _Seen.of(gradients, self._update_before(problem, gradients, StepOptions()))
+        report, _ = self._move(problem, tuple(batches), seen, lr, given=True)
         if not report.accepted:
             return report
         trace = Trace(problem.model)
@@ -279,15 +296,18 @@ class Teleportation(ABC):
         self,
         problem: Problem,
         batches: tuple[Any, ...],
-        gradients: TaskGradients,
-        update: dict[str, Tensor],
+        seen: _Seen,
         lr: float | None,
         *,
         given: bool = False,
         options: StepOptions = StepOptions(),
         trace: Trace | None = None,
-    ) -> TeleportReport:
-        """Search, judge and write; the report lacks what is measured after the move."""
+    ) -> tuple[TeleportReport, dict[str, Tensor]]:
+        """Search, judge and write.
+
+        Returns:
+            the report, which lacks what is measured after the move, and the values before of what has moved.
+        """
         self.schedule.record()
         began = time.perf_counter()
         shared, group, device = problem.named_shared, options.group, problem.shared[0].device
@@ -301,21 +321,21 @@ class Teleportation(ABC):
                         "`probe_batches` must yield at least one batch whenever it is iterated, got none. Give a "
                         "list or a loader, not a generator."
                     )
-            generator = self._generator
+            seed = int(torch.randint(2**62, (), generator=self._generator))
             if group is not None:
                 batches = batches[: ranks.fewest(len(batches), group, device)]
-                seed = int(torch.randint(2**62, (), generator=generator))
-                generator = torch.Generator().manual_seed(ranks.same_seed(seed, group, device))
+                seed = ranks.same_seed(seed, group, device)
+            generator = torch.Generator().manual_seed(seed)
             own = probe_losses(problem, batches, group=group)
             search = Search(
                 problem,
                 batches,
                 own,
-                gradients.host_gramian,
+                seen.gramian,
                 lr,
                 generator,
                 # The Gramian by the features is another one than that of the gradients, and cannot be compared.
-                start=None if options.keep == "features" else gradients.host_gramian,
+                start=None if options.keep == "features" else seen.gramian,
                 look=_looking(problem, own_parts, flags, trace),
                 group=group,
                 loss_scale=scaler.get_scale() if scaler is not None and scaler.is_enabled() else 1.0,
@@ -330,14 +350,14 @@ class Teleportation(ABC):
                 backtracks=self.backtracks,
                 group=group,
             )
-        theta = _length(shared)
-        moved: dict[str, Tensor] = {}
+        theta, length, sigma = _length(shared), 0.0, None
+        previous: dict[str, Tensor] = {}
         if verdict.values is not None:
-            moved = {name: value - shared[name].detach() for name, value in verdict.values.items()}
-            write_(shared, verdict.values)
-        length = _length(moved)
-        cosines, norms, mean_norm = conflict_measures(gradients)
-        return TeleportReport(
+            sigma = trajectory_cosine(verdict.values, seen.update, start=shared)
+            length = _length(verdict.values, start=shared)
+            previous = _exchange(shared, verdict.values)
+        cosines, norms, mean_norm = seen.measures
+        report = TeleportReport(
             step=self.schedule.steps - 1 if self.schedule.steps else 0,
             epoch=self.schedule.epoch,
             trigger=self.trigger.name,
@@ -353,7 +373,7 @@ class Teleportation(ABC):
             norms_after=None,
             mean_norm_before=mean_norm,
             mean_norm_after=None,
-            sigma=trajectory_cosine(moved, update) if verdict.values is not None else None,
+            sigma=sigma,
             length=length,
             relative_length=length / theta if theta > 0 else math.inf if length > 0 else 0.0,
             scale=verdict.scale,
@@ -364,6 +384,7 @@ class Teleportation(ABC):
             forwards=proposal.forwards + verdict.forwards + len(batches),
             backwards=proposal.backwards,
         )
+        return report, previous
 
     def state_dict(self) -> dict[str, Any]:
         """Counters, random state and the wrapped method's state: a fresh object that loads it goes on exactly so."""
@@ -442,8 +463,22 @@ def _mean_losses(losses: tuple[Tensor, ...]) -> tuple[float, ...]:
     return tuple(torch.stack(losses).to(torch.float64).nanmean(dim=0).tolist())
 
 
-def _length(tensors: dict[str, Tensor] | dict[str, torch.nn.Parameter]) -> float:
-    return math.sqrt(sum(float(t.detach().to(torch.float64).square().sum()) for t in tensors.values()))
+def _length(tensors: Mapping[str, Tensor], *, start: Mapping[str, Tensor] | None = None) -> float:
+    """The norm of all tensors together, or of their difference from where they started."""
+    squares = 0.0
+    for name, tensor in tensors.items():
+        step = tensor.detach() if start is None else tensor.detach() - start[name].detach()
+        squares += float(step.to(torch.float64).square().sum())
+    return math.sqrt(squares)
+
+
+def _exchange(shared: Mapping[str, Tensor], values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Write ``values``, and put into their place what was there; one copy at a time."""
+    for name, value in values.items():
+        before = shared[name].detach().clone()
+        write_(shared, {name: value})
+        values[name] = before
+    return values
 
 
 def _with_after(report: TeleportReport, gradients: TaskGradients) -> TeleportReport:

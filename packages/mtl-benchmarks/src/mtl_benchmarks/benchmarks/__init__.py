@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from mtl_benchmarks.benchmark import Benchmark
+from mtl_benchmarks.benchmarks.ctr import CTR
 from mtl_benchmarks.benchmarks.digits import Digits
 from mtl_benchmarks.benchmarks.toy import Toy
 from mtl_core.errors import UnknownNameError
 
-__all__ = ["Digits", "Toy", "available", "benchmark_class"]
+__all__ = ["CTR", "Digits", "Toy", "available", "benchmark_class"]
 
-_BENCHMARKS: dict[str, type[Benchmark]] = {cls.name: cls for cls in (Digits, Toy)}
+_BENCHMARKS: dict[str, type[Benchmark]] = {cls.name: cls for cls in (CTR, Digits, Toy)}
 
 
 def available() -> list[str]:
@@ -17,7 +18,7 @@ def available() -> list[str]:
 
     Example:
         >>> available()
-        ['digits', 'toy']
+        ['ctr', 'digits', 'toy']
     """
     return sorted(_BENCHMARKS)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -124,9 +124,6 @@ class Digits(Benchmark):
         Metric("accuracy_right", "right", "%", higher_is_better=True),
         Metric("error_image", "image", "ink", higher_is_better=False),
     )
-    # The memory of Adam is dropped where the cosine of equation 13 is negative. Kept with the negative sign, the first
-    # moment outweighs the second wherever the new gradient is small, and one step is 1e5 times too long.
-    teleport_options: ClassVar[Mapping[str, Any]] = {"htr": "released"}
 
     def __init__(
         self,

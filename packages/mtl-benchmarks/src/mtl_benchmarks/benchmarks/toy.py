@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, Literal, cast
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from mtl_benchmarks.batches import Repeated
+from mtl_benchmarks.batches import BatchSource, Repeated
 from mtl_benchmarks.benchmark import Benchmark, Evaluation, Training
 from mtl_benchmarks.metrics import Metric
 from mtl_core import Problem
@@ -77,27 +78,35 @@ def objectives(point: Tensor, *, scale: float = 1.0) -> Tensor:
 
 @cache
 def optimum(*, scale: float = 1.0) -> tuple[float, float]:
-    """The minimiser of the mean of the two losses, by Newton's method from the lower valley.
+    r"""The minimiser of the mean of the two losses.
+
+    For :math:`x_2 < 0` the sum is :math:`\tanh(-\tfrac12 x_2)\,Q(x)` with the quadratic
+    :math:`Q = \text{scale}\,q_1 + q_2`, so :math:`x_1` minimises Q, and :math:`x_2` is where the derivative vanishes,
+    found by bisection.
 
     Args:
         scale: factor on the first loss, positive.
 
     Returns:
-        Its coordinates, accurate to 1e-9.
+        Its coordinates, to rounding.
 
     Example:
         >>> round(optimum()[1], 6)
         -8.35511
     """
     positive("scale", scale)
-    # Without the slowly varying share, the minimum lies at this weighted mean of the two valleys.
-    x = torch.tensor([7.0 * (scale - 1) / (scale + 1), -8.4], dtype=torch.float64, requires_grad=True)
-    for _ in range(20):
-        (gradient,) = torch.autograd.grad(objectives(x, scale=scale).mean(), x, create_graph=True)
-        hessian = torch.stack([torch.autograd.grad(entry, x, retain_graph=True)[0] for entry in gradient])
-        x = (x - torch.linalg.solve(hessian, gradient)).detach().requires_grad_()
-    first, second = x.tolist()
-    return first, second
+    x1 = 7.0 * (scale - 1) / (scale + 1)
+    floor = scale * ((x1 - 7) ** 2 / 10 - 20) + (x1 + 7) ** 2 / 10 - 20
+
+    def slope(x2: float) -> float:
+        quadratic = floor + (scale + 1) * (x2 + 8) ** 2 / 100
+        return -0.5 * quadratic / math.cosh(x2 / 2) ** 2 + math.tanh(-x2 / 2) * (scale + 1) * (x2 + 8) / 50
+
+    low, high = -12.0, -8.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return x1, (low + high) / 2
 
 
 class Point(nn.Module):
@@ -138,16 +147,15 @@ class Toy(Benchmark):
     )
     has_single_task_runs: ClassVar[bool] = False
     # Two losses fix both directions of the plane, so only the penalised search can move; the losses cross zero, so no
-    # relative drift can be asked for. With lr 0.01 a move is 0.02 long and too short to leave the ridge; 0.05 is not.
-    # A reset for a negative cosine: see `Digits`.
+    # relative drift can be asked for. Twenty steps of length 0.01 move by 0.02, too little to leave the ridge in time;
+    # of length 0.1 by 0.5.
     teleport_options: ClassVar[Mapping[str, Any]] = {
         "adapter": "dense",
         "search": "penalty",
         "sharpness": "random",
-        "lr": 0.05,
+        "lr": 0.1,
         "aim": None,
         "max_drift": None,
-        "htr": "released",
     }
 
     def __init__(
@@ -211,6 +219,9 @@ class Toy(Benchmark):
         if device != "cpu":
             raise InvalidParameterError(f"`device` must be 'cpu' for the toy problem, got {device!r}.")
         return Repeated(None, self.steps_per_epoch)
+
+    def probe_batches(self, batches: BatchSource[Any]) -> None:
+        """None: there is only one batch."""
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, *, device: str) -> Evaluation:

@@ -21,6 +21,7 @@ class OverlayCNN(nn.Module):
         n_classes: classes of each classifier.
 
     Example:
+        >>> import torch
         >>> model = OverlayCNN(canvas=12, width=2)
         >>> features = model.trunk(torch.zeros(3, 1, 12, 12))
         >>> features.shape, model.left(features).shape, model.decoder(features).shape

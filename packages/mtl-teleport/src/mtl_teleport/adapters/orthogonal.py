@@ -46,7 +46,8 @@ def _cayley_minus_one(entries: Tensor, size: int) -> Tensor:
     skew = upper - upper.mT
     identity = torch.eye(size, dtype=entries.dtype, device=entries.device)
     # I - Q is never singular, since the eigenvalues of a skew-symmetric Q are imaginary.
-    return torch.linalg.solve(identity - skew, 2.0 * skew, left=False)
+    found: Tensor = torch.linalg.solve(identity - skew, 2.0 * skew, left=False)
+    return found
 
 
 class OFT(MatrixAdapter):

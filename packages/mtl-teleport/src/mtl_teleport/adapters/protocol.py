@@ -8,7 +8,7 @@ the very same ``Parameter`` objects) or with ``detach()`` (as if nothing had hap
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -87,10 +87,12 @@ class AdapterSession(ABC):
         root = output if output.requires_grad else None
         return self._gradients(root, inputs, create_graph=create_graph, retain_graph=retain_graph)
 
-    def differentiate_tasks(
+    def each_task_gradient(
         self, losses: TaskLosses, inputs: Sequence[Tensor], *, create_graph: bool = False, retain_graph: bool = False
-    ) -> list[tuple[Tensor, ...]]:
-        """Gradients of each present task's loss; no task's pass runs through the head of another.
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Gradients of each present task's loss, one after the other, so that none need be kept.
+
+        No task's pass runs through the head of another. The graph is gone after the last.
 
         Args:
             losses: from ``evaluate``.
@@ -100,12 +102,15 @@ class AdapterSession(ABC):
         """
         # A scaled pass starts from the loss itself, since the seed must have its dtype, which an edge does not tell.
         roots = roots_of(losses.outputs if self.loss_scale == 1.0 else tuple(losses.values.unbind()))
-        return [
-            self._gradients(
-                root, inputs, create_graph=create_graph, retain_graph=retain_graph or create_graph or k + 1 < len(roots)
-            )
-            for k, root in enumerate(roots)
-        ]
+        for k, root in enumerate(roots):
+            keep = retain_graph or create_graph or k + 1 < len(roots)
+            yield self._gradients(root, inputs, create_graph=create_graph, retain_graph=keep)
+
+    def differentiate_tasks(
+        self, losses: TaskLosses, inputs: Sequence[Tensor], *, create_graph: bool = False, retain_graph: bool = False
+    ) -> list[tuple[Tensor, ...]]:
+        """All of ``each_task_gradient`` at once."""
+        return list(self.each_task_gradient(losses, inputs, create_graph=create_graph, retain_graph=retain_graph))
 
     def _gradients(
         self,
@@ -124,10 +129,11 @@ class AdapterSession(ABC):
                 seed[root.i] = 1.0
             elif isinstance(root, Tensor) and self.loss_scale != 1.0:
                 seed = torch.full_like(root, self.loss_scale)
+            start: Tensor | GradientEdge = root.losses if isinstance(root, Joint) else root
             found = torch.autograd.grad(
-                [root.losses if isinstance(root, Joint) else root],
+                start,
                 inputs,
-                None if seed is None else [seed],
+                seed,
                 create_graph=create_graph,
                 retain_graph=create_graph if retain_graph is None else retain_graph,
                 allow_unused=True,

@@ -63,7 +63,8 @@ class WeightSpaceSession(AdapterSession):
             if displacement is None:
                 point[name] = weight.requires_grad_()
             else:
-                point[name] = weight + displacement(weight).to(weight.dtype)
+                with torch.autocast(weight.device.type, enabled=False):  # a displacement may be far below its rounding
+                    point[name] = weight + displacement(weight).to(weight.dtype)
         return point
 
     def delta(self) -> dict[str, Tensor]:

@@ -1,0 +1,286 @@
+"""What of a teleport matters: its terms, triggers, adapters and sharpness one at a time, and a random move beside them.
+
+``mtl-bench ablate BENCHMARK`` trains one method with every variant over several seeds and prints one table per case of
+the benchmark, in the shape of tables 4 and appendix 3 and 4 of the COST paper. The random control moves as far as the
+default did, seed by seed and move by move: a variant that gains no more than it gains nothing from where it moved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mtl_benchmarks.baselines import own_baselines, single_task_configs
+from mtl_benchmarks.benchmarks import benchmark_class
+from mtl_benchmarks.command_line import parse_seeds
+from mtl_benchmarks.components import PARTS, make_benchmark, method_class, resolve_benchmark
+from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.control import lengths_of
+from mtl_benchmarks.metrics import Metric, delta_m
+from mtl_benchmarks.options import Choice
+from mtl_benchmarks.report import Estimate, Moves, moves
+from mtl_benchmarks.results import Collection
+from mtl_benchmarks.runner import RunResult, run
+from mtl_core.errors import InvalidInputError, UnknownNameError
+
+__all__ = ["PARTS_OF_ABLATION", "Row", "Variant", "ablate", "ablation_table", "main", "variants"]
+
+ALONE, DEFAULT, CONTROL = "alone", "default", "random move, same lengths"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table.
+
+    Attributes:
+        name: its heading.
+        teleport: with the options that differ from the benchmark's own; None for the method alone.
+        like: the variant whose moves a random control is to match in length.
+    """
+
+    name: str
+    teleport: Choice | None
+    like: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of a variant.
+
+    Attributes:
+        name: the variant's.
+        measure: seed → Δm in percent, or the benchmark's own measure where there is no Δm.
+        moves: what its teleports did, over all seeds.
+        seconds: training time of one run.
+    """
+
+    name: str
+    measure: Mapping[int, float]
+    moves: Moves | None
+    seconds: float
+
+
+def _cost(name: str, **options: Any) -> Variant:
+    return Variant(name, Choice("cost", options))
+
+
+def _terms() -> list[Variant]:
+    return [
+        # Held at the mean over the probe batches, as the paper does; held at its own value each loss would stay put.
+        _cost("L_t only", search="penalty", reference="loader", gain_weight=0.0, aim=None, htr="keep"),
+        _cost("L_g only", drift_weight=0.0, aim=None, max_drift=None, htr="keep"),
+        _cost("L_t and L_g", htr="keep"),
+        _cost("L_t, L_g and HTR as printed", htr="paper"),
+        _cost("L_t, L_g and HTR as released", htr="released"),
+        _cost("L_t, L_g and a conflict term", conflict_weight=1.0),
+    ]
+
+
+def _triggers() -> list[Variant]:
+    named = [_cost(f"trigger {name}", trigger=Choice(name)) for name in PARTS["trigger"] if name != "majority"]
+    sweep = (0.25, 0.5, 0.75)
+    return named + [_cost(f"trigger majority {f:g}", trigger=Choice("majority", {"fraction": f})) for f in sweep]
+
+
+def _adapters() -> list[Variant]:
+    return [_cost(f"adapter {name}", adapter=Choice(name)) for name in PARTS["adapter"] if not name.startswith("peft")]
+
+
+def _sharpness() -> list[Variant]:
+    return [_cost(f"sharpness {kind}", sharpness=kind) for kind in ("random", "ascent", "exact")]
+
+
+PARTS_OF_ABLATION: Mapping[str, Callable[[], list[Variant]]] = {
+    "terms": _terms,
+    "triggers": _triggers,
+    "adapters": _adapters,
+    "sharpness": _sharpness,
+}
+"""What can be varied."""
+
+
+def variants(parts: Sequence[str]) -> tuple[Variant, ...]:
+    """The rows of a table: the method alone, the default, the variants of each part, and the random control.
+
+    Args:
+        parts: names out of ``PARTS_OF_ABLATION``.
+
+    Raises:
+        UnknownNameError: a name that is none of them.
+
+    Example:
+        >>> [variant.name for variant in variants(["sharpness"])]
+        ['alone', 'default', 'sharpness random', 'sharpness ascent', 'sharpness exact', 'random move, same lengths']
+    """
+    rows = [Variant(ALONE, None), _cost(DEFAULT)]
+    for part in parts:
+        if part not in PARTS_OF_ABLATION:
+            raise UnknownNameError("part of a teleport", part, PARTS_OF_ABLATION)
+        rows += PARTS_OF_ABLATION[part]()
+    return (*rows, Variant(CONTROL, Choice("random"), like=DEFAULT))
+
+
+def ablate(
+    benchmark: Choice,
+    method: Choice,
+    chosen: Sequence[Variant],
+    *,
+    seeds: Sequence[int],
+    out: Path,
+    epochs: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> list[Row]:
+    """Train every variant with every seed on one case of a benchmark; complete runs are only read.
+
+    Args:
+        benchmark: one case, with its options.
+        method: the method, wrapped or alone.
+        chosen: the variants; one that is to match another comes after it.
+        seeds: of the runs.
+        out: the collection of runs.
+        epochs: None: as the benchmark's protocol says.
+        progress: called with a line of text after each run.
+
+    Returns:
+        one row per variant.
+    """
+    collection = Collection(out)
+
+    def train(config: RunConfig, name: str) -> RunResult:
+        result = run(config, collection.run_path(config.name))
+        if progress is not None:
+            progress(f"{name}, seed {config.seed}: {result.seconds:.1f} s")
+        return result
+
+    plain = [RunConfig.resolve(benchmark, method, seed=seed, epochs=epochs) for seed in seeds]
+    singles = {single.name: single for config in plain for single in single_task_configs(config)}
+    pool = [train(single, single.label) for single in singles.values()]
+    baselines = own_baselines(plain[0], pool)
+    standing = main_metric(benchmark)
+    trained: dict[str, dict[int, RunResult]] = {}
+    rows = []
+    for variant in chosen:
+        found: dict[int, RunResult] = {}
+        for seed in seeds:
+            teleport = variant.teleport
+            if variant.like is not None and teleport is not None:
+                lengths = lengths_of(trained[variant.like][seed])
+                # Where nothing moved there is nothing to match, and the control is the method alone.
+                teleport = Choice(teleport.name, {**teleport.options, "length": lengths}) if lengths else None
+            config = RunConfig.resolve(benchmark, method, teleport, seed=seed, epochs=epochs)
+            found[seed] = train(config, variant.name)
+        trained[variant.name] = found
+        measure = {
+            seed: delta_m(result.values, baselines) if baselines else result.values[standing.name]
+            for seed, result in found.items()
+        }
+        seconds = statistics.fmean(result.seconds for result in found.values())
+        rows.append(Row(variant.name, measure, moves(found.values()), seconds))
+    return rows
+
+
+def main_metric(benchmark: Choice) -> Metric:
+    """What stands for a benchmark without single-task runs: its last metric, which concerns no single task."""
+    return make_benchmark(benchmark).metrics[-1]
+
+
+def ablation_table(rows: Sequence[Row], *, title: str, heading: str = "Δm % ↓") -> Table:
+    """One line per variant: what it reached, against the first row seed by seed, what it moved, and what it cost.
+
+    Args:
+        rows: from ``ablate``; the first is the method alone.
+        title: of the table.
+        heading: of the measure.
+
+    Raises:
+        InvalidInputError: there is no row.
+    """
+    if not rows:
+        raise InvalidInputError("`rows` must hold at least one row, got none.")
+    table = Table(title=title, title_justify="left")
+    table.add_column("variant", no_wrap=True)
+    for column in (
+        heading,
+        "minus alone,\nby seed",
+        "moves\nkept",
+        "undone",
+        "min cosine",
+        "‖mean gradient‖",
+        "drift %",
+        "train\nseconds",
+    ):
+        table.add_column(column, justify="right", no_wrap=True)
+    alone = rows[0].measure
+    for number, row in enumerate(rows):
+        differences = [value - alone[seed] for seed, value in row.measure.items()]
+        table.add_row(
+            row.name,
+            Estimate.of(list(row.measure.values())).text(3),
+            Estimate.of(differences).text(3) if number else "",
+            *_moved(row.moves),
+            f"{row.seconds:.1f}",
+        )
+    table.caption = (
+        "Means over seeds ± half of the 95 % interval by Student's t. An interval of a difference that holds 0 shows "
+        "no effect, and of many intervals about one in twenty misses. Compare every row with the random move."
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _moved(found: Moves | None) -> list[str]:
+    if found is None:
+        return [""] * 5
+    if not found.accepted:
+        return ["0", str(found.rejected), "", "", ""]
+    return [
+        str(found.accepted),
+        str(found.rejected),
+        f"{found.min_cosine[0]:.2f} → {found.min_cosine[1]:.2f}",
+        f"{found.mean_norm[0]:.3f} → {found.mean_norm[1]:.3f}",
+        f"{100 * found.drift:.2f}",
+    ]
+
+
+def main(arguments: Sequence[str], console: Console) -> None:
+    """The words after ``mtl-bench ablate``: train what is missing, print the tables.
+
+    Raises:
+        InvalidInputError: a name or number that does not fit.
+    """
+    parser = argparse.ArgumentParser(prog="mtl-bench ablate", description=__doc__)
+    parser.add_argument("benchmark", help="such as digits or toy")
+    parser.add_argument("--method", default="ls", help="the method alone and under every teleport")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS_OF_ABLATION), help=", ".join(PARTS_OF_ABLATION))
+    parser.add_argument("--seeds", default="5", help="how many seeds from 0, or a list such as 0,3,7")
+    parser.add_argument("--epochs", type=int, help="default: the benchmark's protocol")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="directory of the runs")
+    options = parser.parse_args(list(arguments))
+    benchmark_class(options.benchmark)
+    method_class(options.method)
+    chosen, seeds = variants(options.parts), parse_seeds(options.seeds)
+    benchmark = resolve_benchmark(Choice(options.benchmark))
+    problem = make_benchmark(benchmark)
+    for case in problem.cases():
+        words = [benchmark.name, *(f"{key} {value}" for key, value in case.case_options().items())]
+        rows = ablate(
+            Choice(benchmark.name, {**benchmark.options, **case.case_options()}),
+            Choice(options.method),
+            chosen,
+            seeds=seeds,
+            out=options.out,
+            epochs=options.epochs,
+            progress=lambda line: console.print(f"  {line}", highlight=False),
+        )
+        title = f"{' '.join(words)}: {options.method}, and what of a teleport matters; {len(seeds)} seeds"
+        metric = main_metric(benchmark)
+        own = f"{metric.name} {'↑' if metric.higher_is_better else '↓'}"
+        heading = "Δm % ↓" if problem.has_single_task_runs else own
+        console.print(ablation_table(rows, title=title, heading=heading))
