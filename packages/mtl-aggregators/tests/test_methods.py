@@ -215,7 +215,7 @@ def test_nash_reuses_its_weights() -> None:
     assert method.weights(first).tolist() == pytest.approx([1.0, 1.0])
     assert method.weights(second).tolist() == pytest.approx([1.0, 1.0])
     assert method.weights(third).tolist() == pytest.approx([0.25, 0.25])
-    with pytest.raises(InvalidInputError, match="must have 2 tasks"):
+    with pytest.raises(InvalidInputError, match="NashMTL must see the same number of tasks"):
         method.weights(torch.eye(3))
     method.reset()
     assert len(method.weights(torch.eye(3))) == 3

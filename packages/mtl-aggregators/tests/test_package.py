@@ -6,24 +6,66 @@ from importlib.resources import files
 
 import mtl_aggregators
 import mtl_aggregators.solvers
-from mtl_core.protocols import LossWeighting, Weighting
+from mtl_core.protocols import LossWeighting, Method, Weighting
 
 
 def test_public_names() -> None:
     assert sorted(mtl_aggregators.__all__) == [
+        "AlignedMTL",
+        "AuxiliaryWeights",
+        "Bilevel",
         "CAGrad",
+        "COSMOS",
+        "CRMOGM",
+        "ConFIG",
+        "DBMTL",
+        "DWA",
+        "DualProj",
+        "ExcessMTL",
+        "FAMO",
         "Facts",
         "FairGrad",
+        "GLS",
+        "GradDrop",
+        "GradNorm",
+        "GradVac",
         "GramianMethod",
+        "GroupedGradVac",
+        "IMGrad",
+        "IMTL",
+        "IMTLG",
+        "IMTLL",
+        "JacobianMethod",
+        "Krum",
         "LS",
+        "LossAwareMethod",
+        "MARIGOLD",
         "MGDA",
+        "MainTasks",
+        "MoCo",
+        "MoDo",
         "NashMTL",
+        "Outcome",
+        "PBI",
+        "PCD",
         "PCGrad",
+        "RLW",
         "RegularisedSolve",
+        "SDMGrad",
+        "SI",
+        "STCH",
         "Scale",
+        "SoftmaxWeights",
+        "ThreeBatches",
+        "TrimmedMean",
         "UPGrad",
+        "UW",
+        "WorstCaseDecrement",
         "available",
         "describe",
+        "exact_hypergradient",
+        "in_threes",
+        "log_transform",
         "make",
         "plumbline",
         "stationarity_gap",
@@ -38,13 +80,16 @@ def test_public_names_of_the_solvers() -> None:
         "Solution",
         "UnitRows",
         "ball_dual",
+        "equal_projection",
         "factor",
         "fair_point",
         "fair_residual",
+        "least_distance",
         "min_norm",
         "min_norm_residual",
         "project",
         "project_rows",
+        "project_simplex",
         "unit_rows",
     ]
 
@@ -63,7 +108,9 @@ def test_import_loads_neither_cvxpy_nor_hypothesis() -> None:
 def test_methods_fit_their_protocols() -> None:
     for name in mtl_aggregators.available():
         method = mtl_aggregators.make(name)
-        if name == "ls":
+        if callable(getattr(method, "step", None)):
+            assert isinstance(method, Method)
+        elif method.facts.needs == "losses":
             assert isinstance(method, LossWeighting)
             assert method.needs == "losses"
         else:

@@ -8,7 +8,44 @@ from mtl_core.errors import InvalidParameterError, UnknownNameError
 
 
 def test_available() -> None:
-    assert available() == ["cagrad", "fairgrad", "ls", "mgda", "nashmtl", "pcgrad", "upgrad"]
+    assert available() == [
+        "alignedmtl",
+        "cagrad",
+        "config",
+        "cosmos",
+        "crmogm",
+        "dbmtl",
+        "dualproj",
+        "dwa",
+        "excessmtl",
+        "fairgrad",
+        "famo",
+        "gls",
+        "graddrop",
+        "gradnorm",
+        "gradvac",
+        "imgrad",
+        "imtl",
+        "imtlg",
+        "imtll",
+        "krum",
+        "ls",
+        "marigold",
+        "mgda",
+        "moco",
+        "modo",
+        "nashmtl",
+        "pbi",
+        "pcd",
+        "pcgrad",
+        "rlw",
+        "sdmgrad",
+        "si",
+        "stch",
+        "trimmedmean",
+        "upgrad",
+        "uw",
+    ]
     for name in available():
         assert isinstance(make(name), torch.nn.Module)
 
@@ -39,7 +76,7 @@ def test_unknown_method() -> None:
 def test_unknown_option() -> None:
     with pytest.raises(UnknownNameError, match="option of FairGrad 'alhpa'") as caught:
         make("fairgrad", alhpa=2.0)
-    assert list(caught.value.valid) == ["alpha", "variant", "ridge", "paper_scale"]
+    assert list(caught.value.valid) == ["alpha", "variant", "ridge", "paper_scale", "backend"]
     assert "Did you mean 'alpha'" in str(caught.value)
 
 

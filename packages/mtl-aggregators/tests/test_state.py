@@ -13,7 +13,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtl_aggregators import LS, MGDA, CAGrad, FairGrad, NashMTL, PCGrad, UPGrad
+from mtl_aggregators import (
+    CRMOGM,
+    DBMTL,
+    LS,
+    MGDA,
+    PCD,
+    CAGrad,
+    ExcessMTL,
+    FairGrad,
+    GradDrop,
+    GradNorm,
+    GradVac,
+    GroupedGradVac,
+    IMGrad,
+    MoCo,
+    MoDo,
+    NashMTL,
+    PCGrad,
+    SDMGrad,
+    TrimmedMean,
+    UPGrad,
+)
+from mtl_core.errors import InvalidInputError
 from mtl_core.gradients import gramian_of
 
 FACTORIES: list[Callable[[], Any]] = [
@@ -25,6 +47,22 @@ FACTORIES: list[Callable[[], Any]] = [
     NashMTL,
     partial(NashMTL, update_weights_every=3),
     UPGrad,
+    GradVac,
+    IMGrad,
+    partial(IMGrad, "fairgrad", update_every=3),
+    PCD,
+    CRMOGM,
+    lambda: CRMOGM(GradVac()),
+]
+
+JACOBIAN_FACTORIES: list[Callable[[], Any]] = [
+    GradDrop,
+    partial(GroupedGradVac, sizes=[1, 2]),
+    ExcessMTL,
+    DBMTL,
+    MoCo,
+    partial(MoCo, variant="libmtl"),
+    TrimmedMean,
 ]
 
 
@@ -67,3 +105,71 @@ def test_copies_continue_too(factory: Callable[[], Any]) -> None:
 def test_scalarisation_has_no_state() -> None:
     assert LS(weights=[1.0, 2.0]).state_dict() == {}
     assert copy.deepcopy(LS(weights=[1.0, 2.0]))(torch.ones(2)) == 3.0
+
+
+@pytest.mark.parametrize("factory", JACOBIAN_FACTORIES)
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_methods_on_gradients_continue_bit_for_bit(factory: Callable[[], Any], steps: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    seen = [torch.randn(5, 3, generator=generator) for _ in range(6)]
+    losses = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
+
+    def call(method: Any, jacobian: Tensor) -> Tensor:
+        update: Tensor = method(jacobian, losses=losses) if isinstance(method, DBMTL | MoCo) else method(jacobian)
+        return update
+
+    original = factory()
+    for jacobian in seen[:steps]:
+        call(original, jacobian)
+    fresh = factory()
+    fresh.load_state_dict(saved(original))
+    twins = [fresh, copy.deepcopy(original), pickle.loads(pickle.dumps(original))]
+    for jacobian in seen[steps:]:
+        expected = call(original, jacobian)
+        for twin in twins:
+            assert torch.equal(call(twin, jacobian), expected)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_methods_that_own_their_step_continue_too(steps: int) -> None:
+    matrices = gramians(6)
+    losses = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
+    norm, trained = GradNorm(), GradNorm()
+    for gramian in matrices[:steps]:
+        norm.weights(gramian, losses=losses)
+    trained.load_state_dict(saved(norm))
+    for k, gramian in enumerate(matrices[steps:]):
+        moved = losses / (k + 1.0)
+        assert torch.equal(norm.weights(gramian, losses=moved), trained.weights(gramian, losses=moved))
+    for cls in (SDMGrad, MoDo):
+        original, fresh = cls(), cls()
+        for gramian in matrices[:steps]:
+            original.weigh(gramian)
+        fresh.load_state_dict(saved(original))
+        for gramian in matrices[steps:]:
+            assert torch.equal(original.weigh(gramian), fresh.weigh(gramian))
+
+
+@pytest.mark.parametrize("factory", [GradVac, PCD, CRMOGM, ExcessMTL, partial(DBMTL, log_losses=False), MoCo])
+def test_another_number_of_tasks_is_refused_by_name(factory: Callable[[], Any]) -> None:
+    method = factory()
+    method(torch.randn(3, 4))
+    with pytest.raises(InvalidInputError, match=f"{type(method).__name__} must see the same number of tasks"):
+        method(torch.randn(4, 4))
+    method.reset()
+    assert method(torch.randn(4, 4)).shape == (4,)
+
+
+def test_another_number_of_tasks_in_methods_that_own_their_step() -> None:
+    for method in (SDMGrad(), MoDo()):
+        method.weigh(torch.eye(3, dtype=torch.float64))
+        with pytest.raises(InvalidInputError, match="same number of tasks"):
+            method.weigh(torch.eye(2, dtype=torch.float64))
+        method.reset()
+        method.weigh(torch.eye(2, dtype=torch.float64))
+    norm = GradNorm()
+    norm.weights(torch.eye(3), losses=torch.ones(3))
+    with pytest.raises(InvalidInputError, match="same number of tasks"):
+        norm.weights(torch.eye(2), losses=torch.ones(2))
+    norm.reset()
+    norm.weights(torch.eye(2), losses=torch.ones(2))

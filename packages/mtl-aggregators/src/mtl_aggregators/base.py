@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from mtl_aggregators.facts import Facts
 from mtl_aggregators.solvers import Solution
+from mtl_aggregators.solvers.device import solves_on_device
+from mtl_aggregators.solvers.device.rows import Backend
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import TaskGradients, checks
+from mtl_core.errors import InvalidParameterError
 from mtl_core.gramian import gramian_of, weighted_sum
 
 __all__ = ["GramianMethod", "RegularisedSolve"]
@@ -47,14 +50,19 @@ class GramianMethod(nn.Module, ABC):
     r"""A method whose update is :math:`J^\top w` with weights :math:`w` computed from :math:`G = J J^\top`.
 
     A subclass implements ``solve`` and ``facts``. ``weights(gramian)`` is the one path to the weights; calling the
-    method on gradients forms their Gramian, asks for the weights and combines.
+    method on gradients forms their Gramian, asks for the weights and combines. A subclass that can also compute them in
+    torch, without waiting for the Gramian's device, implements ``solve_on_device`` and sets ``backend``.
 
     Attributes:
+        backend: ``"host"``: weights are computed in float64 on the CPU. ``"device"``: where the Gramian lies, by a
+            fixed number of operations that neither wait for the device nor report how it went. ``"auto"``: the latter
+            for Gramians on an accelerator of up to 128 tasks.
         last_solution: how the last weights were found; ``None`` before the first, and for methods without a solver.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, backend: Backend = "host") -> None:
         super().__init__()
+        self.backend: Backend = checks.one_of("backend", backend, ("auto", "host", "device"))
         self.last_solution: Solution | None = None
         self._events: list[RegularisedSolve] = []
 
@@ -72,6 +80,16 @@ class GramianMethod(nn.Module, ABC):
             losses: ``[m]``, for methods with ``takes_losses``.
         """
 
+    def solve_on_device(self, gramian: Tensor) -> Tensor:
+        """The weights ``[m]`` of a float64 Gramian, on its device and without waiting for it.
+
+        Raises:
+            InvalidParameterError: the method, as configured, has no such solver.
+        """
+        raise InvalidParameterError(
+            f"`backend` must be 'host' for {type(self).__name__} as configured, got {self.backend!r}."
+        )
+
     def weights(self, gramian: Tensor, *, losses: Tensor | None = None) -> Tensor:
         """Weights of the tasks.
 
@@ -81,12 +99,18 @@ class GramianMethod(nn.Module, ABC):
             losses: ``[m]``; used by methods with ``takes_losses`` only.
 
         Returns:
-            float64 ``[m]`` on the Gramian's device.
+            float64 ``[m]`` on the Gramian's device. With the device backend a Gramian that is not finite is not
+            refused, for that would mean waiting for it: its weights are NaN.
 
         Raises:
             InvalidJacobianError: ``gramian`` is not a finite square matrix.
             SolverError: the weights' problem was not solved to its tolerance.
         """
+        if gramian.ndim == 2 and gramian.shape[0] == gramian.shape[1] and solves_on_device(self.backend, gramian):
+            self.last_solution = None
+            wide = gramian.detach().to(torch.float64)
+            # 0 times NaN or infinity is NaN.
+            return self.solve_on_device(wide) + 0.0 * wide.sum()
         matrix = checks.gramian(gramian).detach()
         array = matrix.to("cpu", torch.float64).numpy()
         known = None if losses is None else losses.detach().to("cpu", torch.float64).numpy()

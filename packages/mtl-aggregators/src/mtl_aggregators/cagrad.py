@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from mtl_aggregators.base import GramianMethod
 from mtl_aggregators.facts import Facts, Law, Scale
-from mtl_aggregators.solvers import ball_dual
+from mtl_aggregators.solvers import ball_dual, device
+from mtl_aggregators.solvers.device.rows import Backend
+from mtl_aggregators.solvers.rows import RESOLUTION
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import checks
 
@@ -30,6 +36,7 @@ class CAGrad(GramianMethod):
         rescale: divide the update by 1, by :math:`1 + c` or by :math:`1 + c^2`. ``None``: ``"none"``, or with
             ``paper_scale`` ``"c2"``.
         paper_scale: multiply by the number of tasks, as the released code does.
+        backend: where the weights are computed; see ``GramianMethod``.
 
     Raises:
         InvalidParameterError: ``c`` is negative or not finite, or ``rescale`` is not an option.
@@ -49,8 +56,10 @@ class CAGrad(GramianMethod):
         tensor([0.7500, 0.7500])
     """
 
-    def __init__(self, *, c: float = 0.4, rescale: Rescale | None = None, paper_scale: bool = False) -> None:
-        super().__init__()
+    def __init__(
+        self, *, c: float = 0.4, rescale: Rescale | None = None, paper_scale: bool = False, backend: Backend = "auto"
+    ) -> None:
+        super().__init__(backend=backend)
         self.c = checks.non_negative("c", c)
         default: Rescale = "c2" if paper_scale else "none"
         self.rescale: Rescale = default if rescale is None else checks.one_of("rescale", rescale, ("none", "c", "c2"))
@@ -68,6 +77,11 @@ class CAGrad(GramianMethod):
         laws: set[Law] = {"permutation", "homogeneous", "orthogonal", "equal_rows", "zero_rows"}
         if self.rescale == "none" and not self.paper_scale:
             laws |= {"ball"}
+            if c == 0.0:
+                laws |= {"simplex"}
+        if c >= 1.0:
+            # The ball holds the point at which nobody moves.
+            laws |= {"non_conflicting", "zero_when_stationary"}
         mean = {"none": "(1 + c)/m", "c": "1/m", "c2": "(1 + c)/((1 + c²) m)"}[self.rescale]
         total = {"none": "1 + c", "c": "1", "c2": "(1 + c)/(1 + c²)"}[self.rescale]
         if self.paper_scale:
@@ -88,7 +102,35 @@ class CAGrad(GramianMethod):
         """The weights ``[m]`` of the update; see the class."""
         solution = ball_dual(gramian, linear=1.0, norm=self.c)
         self.record(solution)
-        weights = solution.step * self.c
-        weights += 1.0 / len(gramian)
-        factor = (len(gramian) if self.paper_scale else 1.0) / self.divisor
-        return weights * factor
+        return self._around_mean(solution.step)
+
+    def solve_on_device(self, gramian: Tensor) -> Tensor:
+        """The weights ``[m]`` of the update, in torch."""
+        m = len(gramian)
+        weights = torch.full_like(gramian[0], 1.0 / m)
+        if self.c > 0.0:
+            weights = weights + self.c * device.ball_dual(gramian, linear=1.0, norm=self.c).step
+        return weights * ((m if self.paper_scale else 1.0) / self.divisor)
+
+    def augmented(self, gramian: Vector, balance: float) -> Vector:
+        r"""The weights ``[m]`` with the two terms of the dual weighed by the balance of the tasks, for ``IMGrad``.
+
+        .. math::
+            w = \arg\min_{w\in\Delta} (1.5 - \kappa) \langle g_w, g_0\rangle + \kappa c \|g_0\|\|g_w\|
+        """
+        solution = ball_dual(gramian, linear=1.5 - balance, norm=balance * self.c)
+        self.record(solution)
+        step = solution.step
+        if balance * self.c == 0.0 and self.c > 0.0:
+            # Without the norm term the dual gives no step; the formula of the update makes one of its weights.
+            w, m = solution.value, len(gramian)
+            terms = float(w**2 @ gramian.diagonal())
+            squared = float(w @ gramian @ w)
+            if squared > 4.0 * RESOLUTION * m * terms:
+                step = w * np.sqrt(max(0.0, float(gramian.sum())) / squared) / m
+        return self._around_mean(step)
+
+    def _around_mean(self, step: Vector) -> Vector:
+        weights: Vector = step * self.c
+        weights += 1.0 / len(step)
+        return weights * ((len(step) if self.paper_scale else 1.0) / self.divisor)

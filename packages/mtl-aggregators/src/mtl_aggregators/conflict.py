@@ -40,9 +40,15 @@ def plumbline(g: TaskGradients | Tensor | None = None, *, gramian: Tensor | None
         0.6
     """
     source = read_gramian(g, gramian)
-    matrix, scale = _host(source)
-    if scale == 0.0:
-        return source.new_zeros(())
+    return source.new_tensor(cosine_to_closest(source.detach().cpu().numpy()))
+
+
+def cosine_to_closest(gramian: Vector) -> float:
+    """``plumbline`` of a Gramian ``[m, m]`` on the host, float64 and finite."""
+    scale = float(gramian.diagonal().max())
+    if scale <= 0.0:
+        return 0.0
+    matrix = gramian / scale
     weights = min_norm(matrix).value
     image = matrix @ weights
     squared = float(weights @ image)
@@ -50,9 +56,9 @@ def plumbline(g: TaskGradients | Tensor | None = None, *, gramian: Tensor | None
     rounding = 4.0 * RESOLUTION * len(matrix)
     # ‖g_m‖² against the terms that it is a sum of, and the same for the mean.
     if squared <= rounding * float(weights**2 @ matrix.diagonal()) or total <= rounding * float(matrix.trace()):
-        return source.new_zeros(())
+        return 0.0
     cosine = float(image.sum()) / math.sqrt(squared) / math.sqrt(total)
-    return source.new_tensor(min(1.0, max(0.0, cosine)))
+    return min(1.0, max(0.0, cosine))
 
 
 def stationarity_gap(g: TaskGradients | Tensor | None = None, *, gramian: Tensor | None = None) -> Tensor:

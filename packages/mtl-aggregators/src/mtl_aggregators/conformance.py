@@ -48,7 +48,8 @@ _N_TASKS = (1, 2, 3, 40)
 def check_aggregator(factory: Factory, laws: Collection[Law] | None = None, *, max_examples: int = 60) -> None:
     """Run a method's laws over structured Jacobians.
 
-    They have 1, 2, 3 and 40 tasks, row norms up to six decades apart, a global scale from 1e-8 to 1e8, and zero,
+    They have 1, 2, 3 and 40 tasks (those of them that a method takes, by its ``facts.min_tasks``), row norms up to six
+    decades apart, a global scale from 1e-8 to 1e8, and zero,
     duplicated, opposite, near-parallel or linearly dependent rows. Whatever a method declares, its update must be
     finite for every finite Jacobian in float64, float32 and bfloat16, and agree between float32 and float64.
 
@@ -83,6 +84,9 @@ def check_aggregator(factory: Factory, laws: Collection[Law] | None = None, *, m
 
 
 def _run(factory: Factory, law: Law | Always, max_examples: int) -> None:
+    facts = getattr(factory(), "facts", None)
+    fewest = facts.min_tasks if isinstance(facts, Facts) else 1
+    n_tasks = [m for m in (*_N_TASKS, fewest) if m >= fewest]
     types = (torch.float64, torch.float32, torch.bfloat16) if law == "finite" else (torch.float64,)
 
     @settings(
@@ -92,7 +96,7 @@ def _run(factory: Factory, law: Law | Always, max_examples: int) -> None:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(jacobian=jacobians(n_tasks=_N_TASKS, dtypes=types), seed=st.integers(0, 2**16))
+    @given(jacobian=jacobians(n_tasks=n_tasks, dtypes=types), seed=st.integers(0, 2**16))
     def holds(jacobian: Tensor, seed: int) -> None:
         check_law(factory, law, jacobian, seed=seed)
 

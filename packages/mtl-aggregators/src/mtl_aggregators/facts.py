@@ -51,6 +51,7 @@ class Facts:
         paper_heads: how the authors' released code trains the heads.
         laws: the laws that hold for every input.
         reference: the paper.
+        min_tasks: the fewest tasks that the method takes.
     """
 
     needs: Literal["losses", "gramian", "jacobian", "batches"]
@@ -60,3 +61,4 @@ class Facts:
     paper_heads: Literal["unit", "weighted"]
     laws: frozenset[Law]
     reference: str
+    min_tasks: int = 1

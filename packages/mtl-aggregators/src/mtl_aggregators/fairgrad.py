@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from torch import Tensor
 
 from mtl_aggregators.base import GramianMethod
 from mtl_aggregators.facts import Facts, Law, Scale
-from mtl_aggregators.solvers import Solution, fair_point, fair_residual
+from mtl_aggregators.solvers import Solution, device, fair_point, fair_residual
+from mtl_aggregators.solvers.device.rows import Backend
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import checks
 
@@ -31,6 +33,7 @@ class FairGrad(GramianMethod):
         ridge: relative ridge that is added where no solution exists, at Pareto-stationary points;
             ``last_solution.regularised`` and the step's events say when.
         paper_scale: multiply the weights by the number of tasks, as the released code does.
+        backend: where the weights are computed; see ``GramianMethod``.
 
     Raises:
         InvalidParameterError: ``alpha`` or ``ridge`` is not positive, or ``variant`` is neither.
@@ -56,12 +59,15 @@ class FairGrad(GramianMethod):
         variant: Literal["paper", "released"] = "paper",
         ridge: float = 1e-3,
         paper_scale: bool = False,
+        backend: Backend = "auto",
     ) -> None:
-        super().__init__()
+        super().__init__(backend=backend)
         self.alpha = checks.positive("alpha", alpha)
         self.variant = checks.one_of("variant", variant, ("paper", "released"))
         self.ridge = checks.positive("ridge", ridge)
         self.paper_scale = bool(paper_scale)
+        if self.variant == "released" and backend == "auto":
+            self.backend = "host"
 
     @property
     def facts(self) -> Facts:
@@ -97,6 +103,21 @@ class FairGrad(GramianMethod):
             solution = _released(gramian, self.alpha)
         self.record(solution)
         return solution.value * len(gramian) if self.paper_scale else solution.value
+
+    def solve_on_device(self, gramian: Tensor) -> Tensor:
+        """The weights ``[m]``, in torch."""
+        if self.variant == "released":
+            return super().solve_on_device(gramian)
+        weights = device.fair_point(gramian, self.alpha, ridge=self.ridge)
+        return weights * len(gramian) if self.paper_scale else weights
+
+    def augmented(self, gramian: Vector, balance: float) -> Vector:
+        r"""The weights ``[m]`` with both sides weighed by the balance of the tasks, for ``IMGrad``.
+
+        .. math:: (1 - \kappa) (G w)_i = \kappa\, w_i^{-1/\alpha}
+        """
+        factor: float = (balance / (1.0 - balance)) ** (self.alpha / (1.0 + self.alpha))
+        return self.solve(gramian, None) * factor
 
 
 def _released(gramian: Vector, alpha: float) -> Solution:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from mtl_aggregators.base import GramianMethod
 from mtl_aggregators.facts import Facts, Law, Scale
-from mtl_aggregators.solvers import min_norm
+from mtl_aggregators.solvers import device, min_norm
+from mtl_aggregators.solvers.device.rows import Backend, unit_rows
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import checks
 from mtl_core.errors import InvalidInputError
@@ -30,6 +33,7 @@ class MGDA(GramianMethod):
         normalization: what each gradient is divided by before the weights are sought: 1, :math:`\|g_i\|`, :math:`L_i`
             or :math:`L_i\|g_i\|`. The two with losses need positive losses.
         paper_scale: multiply the weights by the number of tasks, as the released benchmark code does.
+        backend: where the weights are computed; see ``GramianMethod``.
 
     Raises:
         InvalidParameterError: ``normalization`` is none of the four.
@@ -50,11 +54,15 @@ class MGDA(GramianMethod):
         tensor([0.4000, 0.8000])
     """
 
-    def __init__(self, *, normalization: Normalization = "none", paper_scale: bool = False) -> None:
-        super().__init__()
+    def __init__(
+        self, *, normalization: Normalization = "none", paper_scale: bool = False, backend: Backend = "auto"
+    ) -> None:
+        super().__init__(backend=backend)
         self.normalization = checks.one_of("normalization", normalization, ("none", "l2", "loss", "loss+"))
         self.takes_losses = normalization in ("loss", "loss+")
         self.paper_scale = bool(paper_scale)
+        if self.takes_losses:
+            self.backend = "host" if backend == "auto" else self.backend
 
     @property
     def facts(self) -> Facts:
@@ -87,6 +95,15 @@ class MGDA(GramianMethod):
         self.record(solution)
         return solution.value * len(gramian) if self.paper_scale else solution.value
 
+    def solve_on_device(self, gramian: Tensor) -> Tensor:
+        """The weights ``[m]``, in torch."""
+        if self.takes_losses:
+            return super().solve_on_device(gramian)
+        if self.normalization == "l2":
+            gramian = _cosines(gramian)
+        weights = device.min_norm(gramian)
+        return weights * len(gramian) if self.paper_scale else weights
+
     def _normalize(self, gramian: Vector, losses: Vector | None) -> Vector:
         divisor = np.ones(len(gramian))
         active = gramian.diagonal() > 0.0
@@ -107,3 +124,10 @@ class MGDA(GramianMethod):
             divisor[active] *= known
         scaled: Vector = gramian / divisor / divisor[:, None]
         return scaled
+
+
+def _cosines(gramian: Tensor) -> Tensor:
+    """The Gramian of the gradients divided by their norms, zero rows staying zero."""
+    rows = unit_rows(gramian)
+    both = rows.active.unsqueeze(-1) & rows.active.unsqueeze(-2)
+    return torch.where(both, rows.cosines, 0.0)

@@ -6,13 +6,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mtl_aggregators.base import GramianMethod
 from mtl_aggregators.facts import Facts, Law, Scale
-from mtl_aggregators.solvers import fair_point
+from mtl_aggregators.held import HeldWeights
+from mtl_aggregators.solvers import device, fair_point
+from mtl_aggregators.solvers.device.rows import Backend
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import checks
-from mtl_core.errors import InvalidInputError
 
 __all__ = ["NashMTL"]
 
@@ -34,6 +36,7 @@ class NashMTL(GramianMethod):
             ``last_solution.regularised`` and the step's events say when.
         paper_scale: weights of the Gramian divided by its Frobenius norm, without dividing back, as the released code
             does. The update is then homogeneous of degree 1.
+        backend: where the weights are computed; see ``GramianMethod``.
 
     Raises:
         InvalidParameterError: ``update_weights_every`` is not a whole number of at least 1, ``ridge`` is not
@@ -60,14 +63,15 @@ class NashMTL(GramianMethod):
         update_weights_every: int = 1,
         ridge: float = 1e-3,
         paper_scale: bool = False,
+        backend: Backend = "auto",
     ) -> None:
-        super().__init__()
+        super().__init__(backend=backend)
         self.solver = checks.one_of("solver", solver, ("newton", "ccp"))
-        self.update_weights_every = checks.positive_int("update_weights_every", update_weights_every)
+        self._held = HeldWeights("update_weights_every", update_weights_every, "NashMTL")
         self.ridge = checks.positive("ridge", ridge)
         self.paper_scale = bool(paper_scale)
-        self._steps = 0
-        self._held: Vector | None = None
+        if backend == "auto" and (solver == "ccp" or self.update_weights_every > 1):
+            self.backend = "host"
         if solver == "ccp":
             from mtl_aggregators.nash_ccp import require_cvxpy
 
@@ -97,17 +101,16 @@ class NashMTL(GramianMethod):
             reference="Navon et al., ICML 2022",
         )
 
+    @property
+    def update_weights_every(self) -> int:
+        """How many steps the weights last."""
+        return self._held.every
+
     def solve(self, gramian: Vector, losses: Vector | None) -> Vector:
         """The weights ``[m]``; see the class."""
-        held = self._held
-        if held is not None and self._steps % self.update_weights_every != 0:
-            if len(held) != len(gramian):
-                raise InvalidInputError(
-                    f"`gramian` must have {len(held)} tasks while NashMTL reuses its weights, got {len(gramian)}. "
-                    "Call reset() when the number of tasks changes."
-                )
-            self._steps += 1
-            return held.copy()
+        return self._held.get(len(gramian), lambda: self._bargain(gramian))
+
+    def _bargain(self, gramian: Vector) -> Vector:
         if self.solver == "newton":
             solution = fair_point(gramian, 1.0, ridge=self.ridge)
         else:
@@ -120,23 +123,36 @@ class NashMTL(GramianMethod):
             largest = float(np.abs(gramian).max())
             if largest > 0.0:
                 weights = weights * np.sqrt(largest) * np.sqrt(np.linalg.norm(gramian / largest))
-        if self.update_weights_every > 1:
-            self._steps += 1
-            self._held = weights.copy()
         return weights
+
+    def solve_on_device(self, gramian: Tensor) -> Tensor:
+        """The weights ``[m]``, in torch."""
+        if self.solver == "ccp" or self.update_weights_every > 1:
+            return super().solve_on_device(gramian)
+        weights = device.fair_point(gramian, 1.0, ridge=self.ridge)
+        if not self.paper_scale:
+            return weights
+        largest = gramian.abs().amax()
+        largest = torch.where(largest > 0.0, largest, 1.0)
+        norm: Tensor = torch.linalg.matrix_norm(gramian / largest)
+        return weights * (largest * norm).sqrt()
+
+    def augmented(self, gramian: Vector, balance: float) -> Vector:
+        r"""The weights ``[m]`` with both sides weighed by the balance of the tasks, for ``IMGrad``.
+
+        .. math:: (1 - \kappa) (G w)_i = \kappa / w_i
+        """
+        factor: float = (balance / (1.0 - balance)) ** 0.5
+        return self._bargain(gramian) * factor
 
     def reset(self) -> None:
         """Forget the weights that are being reused."""
-        self._steps = 0
-        self._held = None
+        self._held.reset()
 
     def get_extra_state(self) -> dict[str, Any]:
         """The step count and the weights in use."""
-        held = None if self._held is None else torch.from_numpy(self._held.copy())
-        return {"steps": self._steps, "held": held}
+        return self._held.state()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Continue where the saved method stood."""
-        self._steps = int(state["steps"])
-        held = state["held"]
-        self._held = None if held is None else held.detach().to("cpu", torch.float64).numpy().copy()
+        self._held.load(state)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtl_core.errors import InvalidInputError, InvalidParameterError
 
-__all__ = ["match_tasks", "weight_vector"]
+__all__ = ["match_tasks", "same_tasks", "weight_vector"]
 
 
 def weight_vector(name: str, values: Sequence[float] | Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def weight_vector(name: str, values: Sequence[float] | Tensor) -> Tensor:
             positive.
     """
     try:
-        vector = torch.as_tensor(values).detach().to("cpu", torch.float64)
+        vector = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
         raise InvalidParameterError(f"`{name}` must be a sequence of numbers, got {values!r}.") from None
     if vector.ndim != 1 or not len(vector):
@@ -44,4 +44,17 @@ def match_tasks(name: str, vector: Tensor, n_tasks: int) -> None:
         raise InvalidInputError(
             f"`{name}` must hold one entry per task, got {len(vector)} for {n_tasks} tasks. "
             "Make a new method for another number of tasks."
+        )
+
+
+def same_tasks(method: str, known: int, n_tasks: int) -> None:
+    """Check that a method that remembers something about each task still sees as many of them.
+
+    Raises:
+        InvalidInputError: otherwise.
+    """
+    if known != n_tasks:
+        raise InvalidInputError(
+            f"{method} must see the same number of tasks in every step, {known} so far, got {n_tasks}. Give an absent "
+            "task a zero row, or call reset() when the number of tasks changes."
         )

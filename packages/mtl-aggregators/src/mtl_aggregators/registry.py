@@ -6,25 +6,80 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from mtl_aggregators.aligned_mtl import AlignedMTL
 from mtl_aggregators.cagrad import CAGrad
+from mtl_aggregators.config import ConFIG
+from mtl_aggregators.cosmos import COSMOS
+from mtl_aggregators.cr_mogm import CRMOGM
+from mtl_aggregators.db_mtl import DBMTL
+from mtl_aggregators.dualproj import DualProj
+from mtl_aggregators.dwa import DWA
+from mtl_aggregators.excess_mtl import ExcessMTL
 from mtl_aggregators.fairgrad import FairGrad
+from mtl_aggregators.famo import FAMO
+from mtl_aggregators.grad_norm import GradNorm
+from mtl_aggregators.graddrop import GradDrop
+from mtl_aggregators.gradvac import GradVac
+from mtl_aggregators.imgrad import IMGrad
+from mtl_aggregators.imtl import IMTL
+from mtl_aggregators.imtl_g import IMTLG
+from mtl_aggregators.imtl_l import IMTLL
+from mtl_aggregators.krum import Krum
+from mtl_aggregators.marigold import MARIGOLD
 from mtl_aggregators.mgda import MGDA
+from mtl_aggregators.moco import MoCo
+from mtl_aggregators.modo import MoDo
 from mtl_aggregators.nash_mtl import NashMTL
+from mtl_aggregators.pbi import PBI
+from mtl_aggregators.pcd import PCD
 from mtl_aggregators.pcgrad import PCGrad
-from mtl_aggregators.scalar import LS
+from mtl_aggregators.scalar import GLS, LS, RLW, SI
+from mtl_aggregators.sdmgrad import SDMGrad
+from mtl_aggregators.stch import STCH
+from mtl_aggregators.trimmed_mean import TrimmedMean
 from mtl_aggregators.upgrad import UPGrad
+from mtl_aggregators.uw import UW
 from mtl_core.errors import UnknownNameError
 
 __all__ = ["available", "describe", "make", "method_class"]
 
 _METHODS: dict[str, Callable[..., Any]] = {
+    "alignedmtl": AlignedMTL,
     "cagrad": CAGrad,
+    "config": ConFIG,
+    "cosmos": COSMOS,
+    "crmogm": CRMOGM,
+    "dbmtl": DBMTL,
+    "dualproj": DualProj,
+    "dwa": DWA,
+    "excessmtl": ExcessMTL,
     "fairgrad": FairGrad,
+    "famo": FAMO,
+    "gls": GLS,
+    "graddrop": GradDrop,
+    "gradnorm": GradNorm,
+    "gradvac": GradVac,
+    "imgrad": IMGrad,
+    "imtl": IMTL,
+    "imtlg": IMTLG,
+    "imtll": IMTLL,
+    "krum": Krum,
     "ls": LS,
+    "marigold": MARIGOLD,
     "mgda": MGDA,
+    "moco": MoCo,
+    "modo": MoDo,
     "nashmtl": NashMTL,
+    "pbi": PBI,
+    "pcd": PCD,
     "pcgrad": PCGrad,
+    "rlw": RLW,
+    "sdmgrad": SDMGrad,
+    "si": SI,
+    "stch": STCH,
+    "trimmedmean": TrimmedMean,
     "upgrad": UPGrad,
+    "uw": UW,
 }
 
 

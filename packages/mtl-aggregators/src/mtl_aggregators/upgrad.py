@@ -10,7 +10,8 @@ from torch import Tensor
 from mtl_aggregators.base import GramianMethod
 from mtl_aggregators.facts import Facts, Law, Scale
 from mtl_aggregators.parameters import match_tasks, weight_vector
-from mtl_aggregators.solvers import project_rows
+from mtl_aggregators.solvers import device, project_rows
+from mtl_aggregators.solvers.device.rows import Backend
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import checks
 
@@ -29,6 +30,7 @@ class UPGrad(GramianMethod):
         preference: :math:`\lambda` ``[m]``, non-negative and not all zero; ``None`` for :math:`1/m` each.
         ridge: added to the diagonal of the cosine matrix; 0 is the exact projection. Any other value trades the
             guarantee for weights that change more smoothly.
+        backend: where the weights are computed; see ``GramianMethod``.
 
     Raises:
         InvalidParameterError: ``preference`` has a negative entry or is all zero, or ``ridge`` is negative.
@@ -46,8 +48,10 @@ class UPGrad(GramianMethod):
         tensor([0.2500, 0.7500])
     """
 
-    def __init__(self, *, preference: Sequence[float] | Tensor | None = None, ridge: float = 0.0) -> None:
-        super().__init__()
+    def __init__(
+        self, *, preference: Sequence[float] | Tensor | None = None, ridge: float = 0.0, backend: Backend = "auto"
+    ) -> None:
+        super().__init__(backend=backend)
         self.preference = None if preference is None else weight_vector("preference", preference)
         self.ridge = checks.non_negative("ridge", ridge)
 
@@ -83,3 +87,12 @@ class UPGrad(GramianMethod):
             return weights / m
         match_tasks("preference", self.preference, m)
         return np.asarray(self.preference.numpy() @ solution.value)
+
+    def solve_on_device(self, gramian: Tensor) -> Tensor:
+        """The weights ``[m]``, in torch."""
+        m = len(gramian)
+        projections = device.project_rows(gramian, ridge=self.ridge)
+        if self.preference is None:
+            return projections.mean(dim=0)
+        match_tasks("preference", self.preference, m)
+        return self.preference.to(gramian.device, non_blocking=True) @ projections

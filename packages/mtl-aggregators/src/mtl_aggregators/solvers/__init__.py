@@ -7,9 +7,12 @@ quantities. A zero row is a task without a say: it gets no weight and does not i
 
 from mtl_aggregators.solvers.cagrad import BallSolution, ball_dual
 from mtl_aggregators.solvers.dual_cone import project, project_rows
+from mtl_aggregators.solvers.equal_projection import equal_projection
 from mtl_aggregators.solvers.fair_point import fair_point, fair_residual
+from mtl_aggregators.solvers.least_distance import least_distance
 from mtl_aggregators.solvers.min_norm import min_norm, min_norm_residual
 from mtl_aggregators.solvers.rows import UnitRows, factor, unit_rows
+from mtl_aggregators.solvers.simplex import project_simplex
 from mtl_aggregators.solvers.solution import Solution
 
 __all__ = [
@@ -17,12 +20,15 @@ __all__ = [
     "Solution",
     "UnitRows",
     "ball_dual",
+    "equal_projection",
     "factor",
     "fair_point",
     "fair_residual",
+    "least_distance",
     "min_norm",
     "min_norm_residual",
     "project",
     "project_rows",
+    "project_simplex",
     "unit_rows",
 ]

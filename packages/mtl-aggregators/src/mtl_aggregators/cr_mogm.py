@@ -1,0 +1,124 @@
+"""CR-MOGM: any weighting, its weights averaged over time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mtl_aggregators.facts import Facts
+from mtl_aggregators.parameters import same_tasks
+from mtl_core import TaskGradients, checks
+from mtl_core.errors import InvalidInputError
+from mtl_core.gramian import gramian_of, weighted_sum
+
+__all__ = ["CRMOGM"]
+
+
+class CRMOGM(nn.Module):
+    r"""Correlation-reduced gradient manipulation: another method's weights by their moving average.
+
+    .. math:: \bar w \leftarrow \alpha \bar w + (1 - \alpha)\, w(G)
+
+    Weights and gradients of one batch are correlated, which biases the update; averaging the weights over batches
+    takes most of that away.
+
+    Args:
+        weighting: any method with ``weights(gramian)``; ``None`` for ``MGDA()``.
+        alpha: how much of the average is kept, in [0, 1). The paper lets it grow towards 1 as the learning rate falls;
+            the attribute may be set between steps.
+
+    Raises:
+        InvalidInputError: ``weighting`` gives no weights.
+        InvalidParameterError: ``alpha`` is not in [0, 1).
+
+    Note:
+        The average starts at the first weights.
+
+    References:
+        Zhou et al., *On the Convergence of Stochastic Multi-Objective Gradient Manipulation and Beyond*, NeurIPS 2022,
+        algorithm 1.
+
+    Example:
+        >>> import torch
+        >>> from mtl_aggregators.mgda import MGDA
+        >>> method = CRMOGM(MGDA(), alpha=0.5)
+        >>> method.weights(torch.eye(2)), method.weights(torch.diag(torch.tensor([1.0, 3.0])))
+        (tensor([0.5000, 0.5000], dtype=torch.float64), tensor([0.6250, 0.3750], dtype=torch.float64))
+    """
+
+    def __init__(self, weighting: Any = None, *, alpha: float = 0.9) -> None:
+        super().__init__()
+        if weighting is None:
+            from mtl_aggregators.mgda import MGDA
+
+            weighting = MGDA()
+        if not callable(getattr(weighting, "weights", None)):
+            raise InvalidInputError(f"`weighting` must have weights(gramian), got {type(weighting).__name__}.")
+        self.weighting = weighting
+        self.alpha = checks.in_interval("alpha", alpha, 0.0, 1.0 - 1e-12)
+        self.takes_losses = bool(getattr(weighting, "takes_losses", False))
+        self._average: Tensor | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """The weighting's, without what an average over other gradients does not keep."""
+        own: Facts = self.weighting.facts
+        return Facts(
+            needs=own.needs,
+            homogeneity=own.homogeneity,
+            scale=own.scale,
+            paper_scale=own.paper_scale,
+            paper_heads=own.paper_heads,
+            laws=own.laws & {"simplex", "equal_rows", "orthogonal", "permutation", "homogeneous"},
+            reference="Zhou et al., NeurIPS 2022",
+            min_tasks=own.min_tasks,
+        )
+
+    def weights(self, gramian: Tensor, *, losses: Tensor | None = None) -> Tensor:
+        """The averaged weights ``[m]``, float64.
+
+        Raises:
+            InvalidInputError: the number of tasks changed.
+        """
+        new = self.weighting.weights(gramian, losses=losses) if self.takes_losses else self.weighting.weights(gramian)
+        if self._average is None:
+            self._average = new
+        same_tasks("CRMOGM", len(self._average), len(new))
+        self._average = self.alpha * self._average.to(new) + (1.0 - self.alpha) * new
+        return self._average
+
+    def forward(self, gradients: Tensor | TaskGradients) -> Tensor:
+        """The update ``[d]`` of a Jacobian ``[m, d]`` or ``TaskGradients``."""
+        if isinstance(gradients, TaskGradients):
+            losses = gradients.losses if self.takes_losses else None
+            return gradients.combine(self.weights(gradients.host_gramian, losses=losses))
+        jacobian = checks.jacobian(gradients).detach()
+        gramian = gramian_of(jacobian).cpu()
+        return weighted_sum(jacobian, self.weights(gramian), gramian)
+
+    def pop_events(self) -> tuple[Any, ...]:
+        """The weighting's events."""
+        pop = getattr(self.weighting, "pop_events", None)
+        return tuple(pop()) if callable(pop) else ()
+
+    def start_epoch(self, epoch: int) -> None:
+        """Tell the weighting that an epoch begins."""
+        start = getattr(self.weighting, "start_epoch", None)
+        if callable(start):
+            start(epoch)
+
+    def reset(self) -> None:
+        """Forget the average, and what the weighting remembers."""
+        self._average = None
+        reset = getattr(self.weighting, "reset", None)
+        if callable(reset):
+            reset()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The average."""
+        return {"average": self._average}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Continue where the saved method stood."""
+        self._average = state["average"]

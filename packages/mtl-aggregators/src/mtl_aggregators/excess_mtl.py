@@ -1,0 +1,109 @@
+"""ExcessMTL: weights that grow with each task's estimated distance from its optimum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtl_aggregators.facts import Facts, Scale
+from mtl_aggregators.jacobian_method import JacobianMethod
+from mtl_aggregators.parameters import same_tasks
+from mtl_core import checks
+
+__all__ = ["ExcessMTL"]
+
+
+class ExcessMTL(JacobianMethod):
+    r"""Robust multi-task learning with excess risks.
+
+    A task's excess risk is estimated by its gradient in the metric of AdaGrad, and its weight grows with that:
+
+    .. math::
+        e_i = g_i^\top \operatorname{diag}\Bigl(\sum_{s \le t} g_{i,s}^2\Bigr)^{-1/2} g_i, \qquad
+        w_i \leftarrow m\,\frac{w_i \exp(\eta\, e_i / e_i^{(0)})}{\sum_j w_j \exp(\eta\, e_j / e_j^{(0)})}
+
+    The update is :math:`\sum_i w_i g_i`; in the first step all weights are 1 and :math:`e^{(0)}` is recorded.
+
+    Args:
+        robust_step_size: :math:`\eta`.
+
+    Raises:
+        InvalidParameterError: ``robust_step_size`` is not positive.
+
+    Note:
+        Weights sum to ``m`` and initial risks are divided by, as in the released code; the paper's weights are in the
+        simplex. Nothing is added under the root, so that the gradients' scale has no effect; a coordinate that never
+        had a gradient has none now. The sums take as much memory as the Jacobian. A task without a gradient has
+        a risk of 0.
+
+    References:
+        He et al., *Robust Multi-Task Learning with Excess Risks*, ICML 2024, algorithm 1.
+
+    Example:
+        >>> ExcessMTL()(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
+        tensor([2., 1.])
+    """
+
+    weights_now: Tensor | None
+    first: Tensor | None
+    squares: Tensor | None
+    started: bool
+
+    def __init__(self, *, robust_step_size: float = 1.0) -> None:
+        super().__init__()
+        self.robust_step_size = checks.positive("robust_step_size", robust_step_size)
+        self.reset()
+
+    @property
+    def facts(self) -> Facts:
+        """What the method, as configured, declares about itself."""
+        scale = Scale("1", lambda m: 1.0)
+        return Facts(
+            needs="jacobian",
+            homogeneity=1.0,
+            scale=scale,
+            paper_scale=scale,
+            paper_heads="weighted",
+            laws=frozenset({"permutation", "homogeneous", "equal_rows", "zero_rows"}),
+            reference="He et al., ICML 2024",
+        )
+
+    def combine(self, jacobian: Tensor) -> Tensor:
+        """The update ``[d]``."""
+        # Squares of tiny gradients would underflow in single precision, and steps lose digits in half.
+        wide = jacobian.double()
+        m = len(wide)
+        if self.weights_now is None or self.first is None or self.squares is None:
+            self.weights_now = wide.new_ones(m)
+            self.first = wide.new_zeros(m)
+            self.squares = torch.zeros_like(wide)
+        same_tasks("ExcessMTL", len(self.weights_now), m)
+        self.squares = self.squares + wide.square()
+        root = self.squares.sqrt()
+        # A gradient of 1e-160 has a square of 0: its own size is then the root of the sum.
+        root = torch.where(root > 0.0, root, wide.abs())
+        risks = (wide.square() / torch.where(root > 0.0, root, torch.ones_like(root))).sum(dim=1)
+        known = self.first > 0.0
+        ratio = torch.where(known, risks / torch.where(known, self.first, torch.ones_like(self.first)), risks * 0.0)
+        if self.started:
+            logits = self.weights_now.log() + self.robust_step_size * ratio
+            self.weights_now = m * torch.softmax(logits, dim=0)
+        self.started = True
+        self.first = torch.where(known, self.first, risks)
+        return (self.weights_now @ wide).to(jacobian.dtype)
+
+    def reset(self) -> None:
+        """Forget the gradients seen so far."""
+        self.weights_now = self.first = self.squares = None
+        self.started = False
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Weights, first risks and sums of squares."""
+        return {"weights": self.weights_now, "first": self.first, "squares": self.squares, "started": self.started}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Continue where the saved method stood."""
+        self.weights_now, self.first, self.squares = state["weights"], state["first"], state["squares"]
+        self.started = bool(state["started"])

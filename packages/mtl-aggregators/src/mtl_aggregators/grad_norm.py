@@ -1,0 +1,179 @@
+"""GradNorm: weights trained towards equal training rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn, optim
+
+from mtl_aggregators.adam import Adam
+from mtl_aggregators.base import GramianMethod
+from mtl_aggregators.facts import Facts, Scale
+from mtl_aggregators.parameters import same_tasks
+from mtl_aggregators.scalar import LS
+from mtl_aggregators.solvers.solution import Vector
+from mtl_core import MicroBatches, Problem, StepOptions, StepReport, checks, collect
+from mtl_core.distributed import broadcast_buffers_
+from mtl_core.errors import InvalidInputError, InvalidParameterError
+from mtl_core.step import step_from_losses
+
+__all__ = ["GradNorm"]
+
+
+class GradNorm(GramianMethod):
+    r"""Gradient normalisation: trained weights that keep the weighted gradient norms in a ratio of training rates.
+
+    .. math::
+        \min_w \sum_i \bigl| w_i\|g_i\| - \bar n\, r_i^\alpha \bigr|, \qquad
+        \bar n = \tfrac1m \sum_j w_j\|g_j\|, \qquad r_i = \frac{L_i / L_i(0)}{\tfrac1m \sum_j L_j / L_j(0)}
+
+    by one step of Adam per training step, with the targets :math:`\bar n r_i^\alpha` constant; then :math:`\sum_i w_i =
+    m` is restored. The step uses the weights from before, as in the paper; they start at 1.
+
+    Args:
+        alpha: how strongly slow tasks are favoured; 1.5 in the paper.
+        lr: learning rate of the weights' own Adam.
+        layer: names of the parameters whose gradients are measured, as ``model.named_parameters()`` has them or a
+            prefix of them (``"trunk.6"``); the paper's is the last shared layer. ``None`` for that layer of the
+            problem's shared parameters that comes last. ``step`` measures these alone, for one pass through the heads
+            and that layer per task and one through the rest.
+
+    Raises:
+        InvalidParameterError: ``alpha`` is negative or ``lr`` is not positive.
+
+    Note:
+        Called on gradients instead of stepping, it measures whatever Gramian it is given. Weights are kept positive by
+        a floor of 1e-6, without which a step of Adam could turn a task round. Initial losses must be positive. The
+        heads follow ``step``'s setting; in the paper they follow the weighted losses.
+
+    References:
+        Chen et al., *GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep Multitask Networks*, ICML
+        2018, equations 1 and 2, algorithm 1.
+
+    Example:
+        >>> method = GradNorm(lr=0.1)
+        >>> gramian, losses = torch.diag(torch.tensor([4.0, 1.0])), torch.tensor([1.0, 1.0])
+        >>> method.weights(gramian, losses=losses), method.weights(gramian, losses=losses)
+        (tensor([1., 1.], dtype=torch.float64), tensor([0.9000, 1.1000], dtype=torch.float64))
+    """
+
+    takes_losses = True
+
+    def __init__(self, *, alpha: float = 1.5, lr: float = 0.025, layer: str | Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.alpha = checks.non_negative("alpha", alpha)
+        self._adam = Adam(lr=lr)
+        self.layer = None if layer is None else ((layer,) if isinstance(layer, str) else tuple(layer))
+        self.task_weights: Tensor | None = None
+        self._initial: Tensor | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """What the method, as configured, declares about itself."""
+        scale = Scale("1", lambda m: 1.0)
+        return Facts(
+            needs="gramian",
+            homogeneity=1.0,
+            scale=scale,
+            paper_scale=scale,
+            paper_heads="weighted",
+            laws=frozenset(),
+            reference="Chen et al., ICML 2018",
+        )
+
+    def solve(self, gramian: Vector, losses: Vector | None) -> Vector:
+        """The weights ``[m]`` of this step; those of the next are learnt."""
+        if losses is None:
+            raise InvalidInputError(
+                "`losses` must be given for GradNorm, got None. Call weights(gramian, losses=losses), or use "
+                "mtl_core.step, which hands them on."
+            )
+        m = len(gramian)
+        known = torch.from_numpy(losses.copy())
+        present = torch.from_numpy(gramian.diagonal() > 0.0) & ~known.isnan()
+        if known.shape != (m,) or bool((known[present] <= 0.0).any()):
+            raise InvalidInputError(f"`losses` must be positive, one per task, for GradNorm, got {losses.tolist()}.")
+        weights = torch.ones(m, dtype=torch.float64) if self.task_weights is None else self.task_weights
+        first = torch.full((m,), torch.nan, dtype=torch.float64) if self._initial is None else self._initial
+        same_tasks("GradNorm", len(weights), m)
+        first = torch.where(present & first.isnan(), known, first)
+        norms = torch.from_numpy(np.sqrt(gramian.diagonal()))
+        self._initial = first
+        self.task_weights = weights
+        if bool(present.any()):
+            self.task_weights = self._learn(weights, norms, known / first, present)
+        return weights.numpy().copy()
+
+    def _learn(self, weights: Tensor, norms: Tensor, ratios: Tensor, present: Tensor) -> Tensor:
+        size = norms[present].mean()
+        # In units of their mean, so that Adam's constant is small beside the slope whatever the gradients' size.
+        norms = norms / size
+        rates = ratios / ratios[present].mean()
+        targets = (weights * norms)[present].mean() * rates.pow(self.alpha)
+        slope = torch.sign(weights * norms - targets) * norms
+        trained = self._adam.step(weights.numpy(), slope.numpy(), present.numpy())
+        moved = torch.from_numpy(trained).clamp(min=1e-6)
+        return moved * (len(moved) / moved.sum())
+
+    def step(
+        self, problem: Problem, batch: Any, optimizer: optim.Optimizer, *, options: StepOptions | None = None
+    ) -> StepReport:
+        """One training step, which measures the gradients of one layer only.
+
+        Raises:
+            InvalidInputError: ``batch`` is in micro-batches.
+            InvalidParameterError: no shared parameter has the name given as ``layer``.
+        """
+        options = StepOptions() if options is None else options
+        if isinstance(batch, MicroBatches):
+            raise InvalidInputError("GradNorm measures one graph per step, got MicroBatches. Give one batch.")
+        measured = self._measured(problem)
+        optimizer.zero_grad(set_to_none=True)
+        if options.group is not None:
+            broadcast_buffers_(problem.model, options.group)
+        losses = problem.losses(batch)
+        outputs = losses.outputs
+        gradients = collect(
+            dict(zip(losses.tasks, outputs.unbind() if isinstance(outputs, Tensor) else outputs, strict=True)),
+            measured,
+            group=options.group,
+            retain_graph=True,
+        )
+        gramian = torch.zeros(problem.n_tasks, problem.n_tasks, dtype=torch.float64)
+        places = torch.tensor(losses.index)
+        gramian[places[:, None], places] = gradients.host_gramian
+        known = torch.full((problem.n_tasks,), torch.nan, dtype=torch.float64)
+        known[places] = gradients.losses.detach().to("cpu", torch.float64)
+        weights = self.weights(gramian, losses=known)
+        return step_from_losses(problem, batch, optimizer, LS(weights=weights), losses, options=options)
+
+    def _measured(self, problem: Problem) -> list[nn.Parameter]:
+        shared = problem.named_shared
+        if self.layer is None:
+            last = list(shared)[-1].rpartition(".")[0]
+            return [p for name, p in shared.items() if name.rpartition(".")[0] == last]
+        found = [
+            p for name, p in shared.items() if any(name == want or name.startswith(f"{want}.") for want in self.layer)
+        ]
+        if not found:
+            raise InvalidParameterError(
+                f"`layer` must name shared parameters, got {self.layer}. Shared are: {', '.join(shared)}."
+            )
+        return found
+
+    def reset(self) -> None:
+        """Start again from equal weights."""
+        self.task_weights = self._initial = None
+        self._adam.reset()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Weights, initial losses and the moments of Adam."""
+        return {"weights": self.task_weights, "initial": self._initial, "adam": self._adam.state_dict()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Continue where the saved method stood."""
+        self.task_weights, self._initial = state["weights"], state["initial"]
+        self._adam.load_state_dict(state["adam"])

@@ -1,0 +1,183 @@
+"""IMGrad: methods with two terms, weighed by how balanced the tasks are."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from mtl_aggregators.base import GramianMethod
+from mtl_aggregators.cagrad import CAGrad
+from mtl_aggregators.conflict import cosine_to_closest
+from mtl_aggregators.facts import Facts, Law, Scale
+from mtl_aggregators.fairgrad import FairGrad
+from mtl_aggregators.held import HeldWeights
+from mtl_aggregators.nash_mtl import NashMTL
+from mtl_aggregators.solvers.solution import Vector
+from mtl_core import checks
+from mtl_core.errors import InvalidParameterError
+
+__all__ = ["Augmentable", "IMGrad"]
+
+Measure = Literal["pm", "lm", "dc"]
+
+
+@runtime_checkable
+class Augmentable(Protocol):
+    """A method whose objective has a term for the mean and one for the individual tasks."""
+
+    def augmented(self, gramian: Vector, balance: float) -> Vector:
+        """The weights ``[m]`` with the terms weighed by the balance ``κ`` in [0, 1] of the tasks."""
+
+
+class IMGrad(GramianMethod):
+    r"""Imbalance-sensitive gradients: the more the tasks are out of balance, the more the worst one decides.
+
+    The balance of the tasks is measured by :math:`\kappa = \cos(g_0, g_m)` with :math:`g_m` the min-norm point. On
+    CAGrad, whose update is then formed as ever,
+
+    .. math:: w = \arg\min_{w\in\Delta} (1.5 - \kappa) \langle g_w, g_0\rangle + \kappa c \|g_0\|\|g_w\|
+
+    and on Nash-MTL and FairGrad :math:`(1 - \kappa)\, G w = \kappa\, w^{-1/\alpha}`.
+
+    Args:
+        base: ``"cagrad"`` (with ``c = 0.8``, as in the released scripts), ``"nashmtl"``, ``"fairgrad"``, or such a
+            method with settings of its own. Anything with ``augmented(gramian, balance)`` will do.
+        measure: of balance. ``"pm"`` (plumbline): as above. ``"lm"``: the cosine of :math:`g_0` with the shortest
+            gradient, 0 where it is negative. ``"dc"``: :math:`\min_i\|g_i\| / \max_i\|g_i\|`.
+        update_every: compute weights in every k-th step and reuse them between. The count and the weights are part of
+            ``state_dict()``.
+        max_balance: largest :math:`\kappa` on Nash-MTL and FairGrad, below 1.
+
+    Raises:
+        InvalidParameterError: ``base`` or ``measure`` is not an option, or another setting is out of its range.
+
+    Note:
+        On Nash-MTL and FairGrad the augmented equation is the plain one with the weights multiplied by
+        :math:`(\kappa/(1-\kappa))^{\alpha/(1+\alpha)}`: it changes the length of the update, not its direction. As
+        :math:`\kappa \to 1` that grows without bound, hence ``max_balance``. ``rescale`` and ``paper_scale`` are the
+        base's: the released update is ``IMGrad(CAGrad(c=0.8, paper_scale=True))``. Zero gradients do not count in
+        the measure.
+
+    References:
+        Zhou et al., *Injecting Imbalance Sensitivity for Multi-Task Learning*, IJCAI 2025, equation 11 and
+        appendix 3.3.
+
+    Example:
+        >>> import torch
+        >>> IMGrad()(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
+        tensor([1.5000, 1.7649])
+    """
+
+    def __init__(
+        self,
+        base: Literal["cagrad", "nashmtl", "fairgrad"] | Augmentable = "cagrad",
+        *,
+        measure: Measure = "pm",
+        update_every: int = 1,
+        max_balance: float = 0.99,
+    ) -> None:
+        super().__init__()
+        if isinstance(base, str):
+            chosen = checks.one_of("base", base, ("cagrad", "nashmtl", "fairgrad"))
+            self.base: Any = {"cagrad": CAGrad(c=0.8), "nashmtl": NashMTL(), "fairgrad": FairGrad()}[chosen]
+        elif isinstance(base, Augmentable) and isinstance(base, GramianMethod):
+            self.base = base
+        else:
+            raise InvalidParameterError(
+                "`base` must be 'cagrad', 'nashmtl', 'fairgrad' or a method with augmented(gramian, balance), got "
+                f"{type(base).__name__}."
+            )
+        self.measure = checks.one_of("measure", measure, ("pm", "lm", "dc"))
+        self._held = HeldWeights("update_every", update_every, "IMGrad")
+        self.max_balance = checks.in_interval("max_balance", max_balance, 0.0, 1.0 - 1e-12)
+        self.last_balance: float | None = None
+
+    @property
+    def update_every(self) -> int:
+        """How many steps the weights last."""
+        return self._held.every
+
+    @property
+    def c(self) -> float:
+        """CAGrad's radius, where that is the base."""
+        return float(self.base.c)
+
+    @property
+    def facts(self) -> Facts:
+        """The base's, where the augmentation keeps them."""
+        own: Facts = self.base.facts
+        laws: set[Law] = set()
+        if self.update_every == 1:
+            laws = set(own.laws) - {"simplex"}
+            if isinstance(self.base, CAGrad):
+                laws -= {"non_conflicting"}
+            elif self.measure == "pm":
+                # κ = 0 there, and with it the weights.
+                laws |= {"zero_when_stationary"}
+        grown = 1.0 if isinstance(self.base, CAGrad) else self.base.augmented(np.ones((1, 1)), self.max_balance).item()
+        scale = own.scale
+        if grown != 1.0:
+            scale = Scale(f"{grown:.3g} {own.scale.formula}", lambda m: grown * own.scale(m))
+        return Facts(
+            needs="gramian",
+            homogeneity=own.homogeneity,
+            scale=scale,
+            paper_scale=own.paper_scale,
+            paper_heads=own.paper_heads,
+            laws=frozenset(laws),
+            reference="Zhou et al., IJCAI 2025",
+        )
+
+    def solve(self, gramian: Vector, losses: Vector | None) -> Vector:
+        """The weights ``[m]``; see the class."""
+        return self._held.get(len(gramian), lambda: self._augment(gramian))
+
+    def _augment(self, gramian: Vector) -> Vector:
+        balance = balance_of(gramian, self.measure)
+        self.last_balance = balance
+        if not isinstance(self.base, CAGrad):
+            balance = min(balance, self.max_balance)
+        weights: Vector = self.base.augmented(gramian, balance)
+        if self.base.last_solution is not None:
+            self.record(self.base.last_solution)
+        self.base.pop_events()
+        return weights
+
+    def reset(self) -> None:
+        """Forget the weights that are being reused."""
+        self._held.reset()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The step count and the weights in use."""
+        return self._held.state()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Continue where the saved method stood."""
+        self._held.load(state)
+
+
+def balance_of(gramian: Vector, measure: Measure) -> float:
+    """The balance of the tasks, in [0, 1]; 0 without a gradient.
+
+    Args:
+        gramian: ``[m, m]``, float64, finite.
+        measure: as for ``IMGrad``.
+    """
+    if measure == "pm":
+        return cosine_to_closest(gramian)
+    squares = gramian.diagonal()
+    active = squares > 0.0
+    if not active.any():
+        return 0.0
+    norms = np.sqrt(squares[active])
+    if measure == "dc":
+        return float(norms.min() / norms.max())
+    total = float((gramian / squares.max()).sum())
+    if total <= 0.0:
+        return 0.0
+    rows = np.flatnonzero(active)
+    # Of gradients that are equally short, the one that the mean serves least, so that their order does not matter.
+    shortest = rows[norms <= norms.min() * (1.0 + 1e-9)]
+    along = float((gramian[shortest] / squares.max()).sum(axis=1).min()) * float(norms.max() / norms.min())
+    return min(1.0, max(0.0, along / float(np.sqrt(total))))

@@ -1,0 +1,68 @@
+"""IMTL-G: the combination with equal projections on all tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mtl_aggregators.base import GramianMethod
+from mtl_aggregators.facts import Facts, Scale
+from mtl_aggregators.solvers import equal_projection, unit_rows
+from mtl_aggregators.solvers.equal_projection import dependence
+from mtl_aggregators.solvers.rows import EPS
+from mtl_aggregators.solvers.solution import Vector
+
+__all__ = ["IMTLG"]
+
+
+class IMTLG(GramianMethod):
+    r"""Impartial multi-task learning, the gradient part: equal projections of the update on all unit gradients.
+
+    .. math:: \langle g_w, u_i\rangle = \langle g_w, u_j\rangle \text{ for all } i, j, \qquad \sum_i w_i = 1
+
+    In closed form :math:`w_i \propto (C^{-1} 1)_i / \|g_i\|` with :math:`C` the cosines. Weights may be negative, and
+    so may the common projection: such an update ascends every task.
+
+    Note:
+        The paper's form :math:`g_1 U^\top (D U^\top)^{-1}` gives the same weights but singles out the first task and
+        fails for dependent gradients. Here the least-norm solution is taken. If zero lies in the affine hull of the
+        unit gradients, the only equal projections are zero, and so is the update; the report says
+        ``regularised_solve``. Where :math:`\sum_i w_i = 0` no normalisation exists, and all weights are 0. A zero
+        gradient has no projection and is left out.
+
+    References:
+        Liu et al., *Towards Impartial Multi-task Learning*, ICLR 2021, equation 6.
+
+    Example:
+        >>> import torch
+        >>> IMTLG()(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
+        tensor([0.7500, 0.7500])
+    """
+
+    @property
+    def facts(self) -> Facts:
+        """What the method, as configured, declares about itself."""
+        return Facts(
+            needs="gramian",
+            homogeneity=1.0,
+            scale=Scale("1/m", lambda m: 1.0 / m),
+            paper_scale=Scale("1", lambda m: 1.0),
+            paper_heads="weighted",
+            laws=frozenset(
+                {"permutation", "homogeneous", "orthogonal", "equal_rows", "zero_rows", "zero_when_stationary"}
+            ),
+            reference="Liu et al., ICLR 2021",
+        )
+
+    def solve(self, gramian: Vector, losses: Vector | None) -> Vector:
+        """The weights ``[m]``; see the class."""
+        solution = equal_projection(gramian)
+        self.record(solution)
+        rows = unit_rows(gramian)
+        if not len(rows.norms):
+            return np.full(rows.size, 1.0 / rows.size)
+        known = solution.value if rows.kept is None else solution.value[rows.kept]
+        weights = (dependence(rows) if solution.regularised else known) * (rows.norms.min() / rows.norms)
+        total = float(weights.sum())
+        if abs(total) <= 16.0 * EPS * float(np.abs(weights).sum()):
+            return np.zeros(rows.size)
+        return rows.expand(weights / total)

@@ -1,0 +1,114 @@
+"""The bases of methods that need the gradients themselves, not only their Gramian."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn, optim
+
+from mtl_aggregators.facts import Facts
+from mtl_core import MicroBatches, Problem, StepOptions, StepReport, TaskGradients, accumulate, checks
+from mtl_core.collection import collect_problem
+from mtl_core.distributed import broadcast_buffers_
+from mtl_core.errors import InvalidInputError
+from mtl_core.step import finish
+
+__all__ = ["JacobianMethod", "LossAwareMethod", "positive_losses"]
+
+
+class JacobianMethod(nn.Module, ABC):
+    """A method from a Jacobian ``[m, d]`` to an update ``[d]``; a subclass implements ``combine`` and ``facts``."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> Facts:
+        """What the method, as configured, declares about itself."""
+
+    @abstractmethod
+    def combine(self, jacobian: Tensor) -> Tensor:
+        """The update ``[d]`` of a checked, detached Jacobian ``[m, d]``, in its dtype."""
+
+    def forward(self, gradients: Tensor | TaskGradients) -> Tensor:
+        """The update.
+
+        Args:
+            gradients: a Jacobian ``[m, d]`` of a real floating dtype, or ``TaskGradients``.
+
+        Returns:
+            ``[d]`` in the gradients' dtype.
+
+        Raises:
+            InvalidJacobianError: the Jacobian has the wrong rank or dtype, or is not finite.
+            InvalidInputError: the number of tasks or columns does not fit what the method was made for or remembers.
+        """
+        matrix = gradients.matrix if isinstance(gradients, TaskGradients) else checks.jacobian(gradients)
+        return self.combine(matrix.detach())
+
+
+class LossAwareMethod(nn.Module, ABC):
+    """A method from a Jacobian ``[m, d]`` and the losses ``[m]`` to an update; it owns its step to get at both."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> Facts:
+        """What the method, as configured, declares about itself."""
+
+    @abstractmethod
+    def combine(self, jacobian: Tensor, losses: Tensor | None) -> Tensor:
+        """The update ``[d]`` of a checked, detached Jacobian ``[m, d]``, in its dtype."""
+
+    def forward(self, gradients: Tensor | TaskGradients, *, losses: Tensor | None = None) -> Tensor:
+        """The update.
+
+        Args:
+            gradients: a Jacobian ``[m, d]`` of a real floating dtype, or ``TaskGradients``, which bring their losses.
+            losses: ``[m]``, where the method, as configured, needs them.
+
+        Returns:
+            ``[d]`` in the gradients' dtype.
+
+        Raises:
+            InvalidJacobianError: the Jacobian has the wrong rank or dtype, or is not finite.
+            InvalidInputError: losses are needed and not there, or not positive, or the number of tasks changed.
+        """
+        if isinstance(gradients, TaskGradients):
+            return self.combine(gradients.matrix.detach(), gradients.losses.detach())
+        matrix = checks.jacobian(gradients).detach()
+        return self.combine(matrix, None if losses is None else losses.detach())
+
+    def step(
+        self, problem: Problem, batch: Any, optimizer: optim.Optimizer, *, options: StepOptions | None = None
+    ) -> StepReport:
+        """One training step on one batch, or on micro-batches of it."""
+        options = StepOptions() if options is None else options
+        optimizer.zero_grad(set_to_none=True)
+        if options.group is not None:
+            broadcast_buffers_(problem.model, options.group)
+        if isinstance(batch, MicroBatches):
+            gradients = accumulate(problem, batch, options=options)
+        else:
+            gradients = collect_problem(problem, problem.losses(batch), options=options)
+        losses = gradients.losses.detach()
+        return finish(
+            problem, batch, optimizer, lambda jacobian: self.combine(jacobian, losses), gradients, options=options
+        )
+
+
+def positive_losses(method: str, losses: Tensor | None, jacobian: Tensor) -> Tensor:
+    """The losses ``[m]`` in the Jacobian's dtype and on its device; NaN for an absent task becomes 1.
+
+    Raises:
+        InvalidInputError: they are not given, not one per task, or not positive.
+    """
+    if losses is None:
+        raise InvalidInputError(
+            f"{method} needs `losses`, got none. Call method(jacobian, losses=losses), or use mtl_core.step."
+        )
+    known = losses.to(jacobian)
+    if known.shape != jacobian.shape[:1] or bool((known <= 0.0).any()):
+        raise InvalidInputError(
+            f"`losses` must be positive, one per task, for {method}, got {losses.tolist()}. Add a constant to a loss "
+            "that can be negative."
+        )
+    return known.nan_to_num(nan=1.0)

@@ -1,0 +1,221 @@
+"""DB-MTL's transform: the logarithm of each loss, before any method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn, optim
+
+from mtl_aggregators.facts import Facts
+from mtl_aggregators.loss_method import above
+from mtl_core import InvalidInputError, Problem, StepOptions, StepReport, TaskLosses, checks
+from mtl_core.combination import is_loss_weighting
+from mtl_core.step import step
+
+__all__ = ["LogGramian", "LogLosses", "LogStep", "log_transform"]
+
+
+def log_transform(method: Any, *, eps: float = 1e-8) -> LogLosses | LogGramian | LogStep:
+    r"""The same method on :math:`\log(L_i + \varepsilon)`: tasks weigh alike whatever the unit of their loss.
+
+    .. math:: g_i \leftarrow \frac{g_i}{L_i + \varepsilon}, \qquad L_i \leftarrow \log(L_i + \varepsilon)
+
+    Args:
+        method: a loss weighting, a weighting, an aggregator, a whole method such as ``MARIGOLD``, or any callable from
+            a Jacobian to an update.
+        eps: :math:`\varepsilon`, as released; it must be positive.
+
+    Returns:
+        A method of the same kind, ``LogLosses`` or ``LogGramian``; where the gradients themselves are needed or the
+        method owns its step, a ``LogStep``, which owns the step.
+
+    Raises:
+        InvalidParameterError: ``eps`` is not positive.
+        InvalidInputError: ``method`` is nothing that a step can take.
+
+    Note:
+        A loss must lie above :math:`-\varepsilon`; others are refused by position. Heads follow ``step``'s setting:
+        with ``heads="unit"`` they keep to the losses as they are under ``LogLosses`` and ``LogGramian``, and to their
+        logarithms under ``LogStep``.
+
+    References:
+        Lin et al., *Dual-Balancing for Multi-Task Learning*, 2023, section 3.1.
+
+    Example:
+        >>> import torch
+        >>> from mtl_aggregators import LS
+        >>> losses = torch.tensor([0.5, 4.0], requires_grad=True)
+        >>> torch.autograd.grad(log_transform(LS())(losses), losses)[0]
+        tensor([2.0000, 0.2500])
+    """
+    checks.positive("eps", eps)
+    if callable(getattr(method, "step", None)):
+        return LogStep(method, eps)
+    if is_loss_weighting(method):
+        return LogLosses(method, eps)
+    if callable(getattr(method, "weights", None)):
+        return LogGramian(method, eps)
+    if callable(method):
+        return LogStep(method, eps)
+    raise InvalidInputError(
+        f"`method` must have step(), weights() or be callable, got {type(method).__name__}. See mtl_core.protocols."
+    )
+
+
+class _Wrapper(nn.Module):
+    """Hands on what the training loop and the step tell."""
+
+    def __init__(self, method: Any, eps: float) -> None:
+        super().__init__()
+        self.method = method
+        self.eps = eps
+
+    def start_epoch(self, epoch: int) -> None:
+        """Tell the method that an epoch begins."""
+        start = getattr(self.method, "start_epoch", None)
+        if callable(start):
+            start(epoch)
+
+    def reset(self) -> None:
+        """Let the method forget what it learnt."""
+        reset = getattr(self.method, "reset", None)
+        if callable(reset):
+            reset()
+
+    def pop_events(self) -> tuple[Any, ...]:
+        """The method's events."""
+        pop = getattr(self.method, "pop_events", None)
+        return tuple(pop()) if callable(pop) else ()
+
+    def after_step(self, before: Tensor, after: Callable[[], Tensor]) -> None:
+        """Show the method what the update did to the logarithms of the losses."""
+        look = getattr(self.method, "after_step", None)
+        if callable(look):
+            look((before + self.eps).log(), lambda: (after() + self.eps).log())
+
+    def _facts(self) -> Facts:
+        found: Facts = replace(self.method.facts, homogeneity=None, laws=frozenset())
+        return found
+
+
+class LogLosses(_Wrapper):
+    """A loss weighting on the logarithms of the losses; made by ``log_transform``."""
+
+    needs: Literal["losses"] = "losses"
+
+    @property
+    def takes_present(self) -> bool:
+        """Whether tasks may be absent, as for the method."""
+        return bool(getattr(self.method, "takes_present", False))
+
+    @property
+    def facts(self) -> Facts:
+        """The method's, without its laws and its degree; the scale is that of losses of 1."""
+        return self._facts()
+
+    def forward(self, losses: Tensor, *, present: Tensor | None = None) -> Tensor:
+        r"""The method's scalar of the logarithms.
+
+        Raises:
+            InvalidInputError: a loss is not above :math:`-\varepsilon`.
+        """
+        above(losses, -self.eps, present, None, method="log_transform")
+        if present is None:
+            found: Tensor = self.method((losses + self.eps).log())
+        else:
+            found = self.method((torch.where(present, losses, 1.0) + self.eps).log(), present=present)
+        return found
+
+
+class LogGramian(_Wrapper):
+    """A weighting on the gradients of the logarithms of the losses; made by ``log_transform``."""
+
+    takes_losses = True
+
+    @property
+    def facts(self) -> Facts:
+        """The method's, without its laws and its degree; the scale is that of losses of 1."""
+        return self._facts()
+
+    def weights(self, gramian: Tensor, *, losses: Tensor) -> Tensor:
+        r"""The weights ``[m]`` of the losses as they are.
+
+        Args:
+            gramian: ``[m, m]`` of their gradients.
+            losses: ``[m]``, NaN for an absent task.
+
+        Raises:
+            InvalidInputError: a loss is not above :math:`-\varepsilon`.
+        """
+        known = losses.detach().to(gramian)
+        present = ~known.isnan()
+        above(known, -self.eps, present, None, method="log_transform")
+        factor = torch.where(present, 1.0 / (known + self.eps), 0.0)
+        scaled = gramian * factor * factor.unsqueeze(1)
+        if getattr(self.method, "takes_losses", False):
+            found = self.method.weights(scaled, losses=(known + self.eps).log())
+        else:
+            found = self.method.weights(scaled)
+        weights: Tensor = found * factor.to(found)
+        return weights
+
+    def forward(self, gradients: Any) -> Tensor:
+        """The update ``[d]`` of ``TaskGradients``, which know their losses."""
+        if not hasattr(gradients, "combine"):
+            raise InvalidInputError(
+                "`gradients` must be TaskGradients, which know their losses, got "
+                f"{type(gradients).__name__}. Use collect(), or weights(gramian, losses=losses)."
+            )
+        update: Tensor = gradients.combine(self.weights(gradients.gramian, losses=gradients.losses))
+        return update
+
+
+class _LogProblem(Problem):
+    """A view of a problem whose losses are logarithms."""
+
+    def __init__(self, problem: Problem, eps: float) -> None:
+        self.__dict__.update(problem.__dict__)
+        self._under, self._eps = problem, eps
+
+    def losses(self, batch: Any, *, parameters: Mapping[str, Tensor] | None = None) -> TaskLosses:
+        """The logarithms of the problem's losses."""
+        found = self._under.losses(batch, parameters=parameters)
+        above(found.values, -self._eps, None, found.tasks, method="log_transform")
+        outputs: tuple[Tensor, ...] | Tensor
+        if isinstance(found.outputs, Tensor):
+            outputs = (found.outputs + self._eps).log()
+        else:
+            outputs = tuple((loss + self._eps).log() for loss in found.outputs)
+        return replace(found, outputs=outputs)
+
+
+class LogStep(_Wrapper):
+    """A whole step on the logarithms of the losses; made by ``log_transform``."""
+
+    after_step = None  # type: ignore[assignment]
+
+    @property
+    def facts(self) -> Facts:
+        """The method's, without its laws and its degree; the scale is that of losses of 1."""
+        return self._facts()
+
+    def step(
+        self, problem: Problem, batch: Any, optimizer: optim.Optimizer, *, options: StepOptions | None = None
+    ) -> StepReport:
+        """One training step; the report's losses are the problem's own, its weights those of the logarithms."""
+        options = StepOptions() if options is None else options
+        report = step(_LogProblem(problem, self.eps), batch, optimizer, self.method, **vars(options))
+        return replace(report, losses=report.losses.exp() - self.eps)
+
+    def get_extra_state(self) -> Any:
+        """The state of a method that is no module."""
+        state = getattr(self.method, "state_dict", None)
+        return state() if callable(state) and not isinstance(self.method, nn.Module) else None
+
+    def set_extra_state(self, state: Any) -> None:
+        """Go on from a saved state."""
+        if state is not None:
+            self.method.load_state_dict(state)

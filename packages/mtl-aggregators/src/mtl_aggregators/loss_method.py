@@ -1,0 +1,178 @@
+"""The base of the methods that work on loss values alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mtl_aggregators.adam import Adam, Mask, on_host
+from mtl_aggregators.facts import Facts
+from mtl_aggregators.solvers.solution import Vector
+from mtl_core.errors import InvalidInputError, InvalidParameterError
+
+__all__ = ["LossMethod", "TrainedLossMethod", "above", "bound_vector", "softmax"]
+
+
+def bound_vector(name: str, values: float | Sequence[float] | Tensor) -> Tensor:
+    """A bound of the losses as float64, of shape ``[m]`` or a single number.
+
+    Raises:
+        InvalidParameterError: it is neither, or not finite.
+    """
+    try:
+        vector = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidParameterError(f"`{name}` must be a number or one per task, got {values!r}.") from None
+    if vector.ndim > 1 or not vector.numel() or not bool(torch.isfinite(vector).all()):
+        raise InvalidParameterError(f"`{name}` must be a finite number or one per task, got {vector.tolist()}.")
+    return vector.clone()
+
+
+def softmax(logits: Vector, present: Mask) -> Vector:
+    """The softmax over the tasks present, zero for the others."""
+    known = np.where(present, logits, -np.inf)
+    raised = np.exp(known - known.max())
+    shares: Vector = raised / raised.sum()
+    return shares
+
+
+def above(
+    losses: Tensor | Vector,
+    bound: Tensor | Vector | float,
+    present: Tensor | Mask | None,
+    tasks: Sequence[str] | None,
+    *,
+    method: str,
+) -> None:
+    """Check that the losses of the tasks present lie above a bound.
+
+    Raises:
+        InvalidInputError: some do not, which are named; or there is a bound for another number of tasks.
+    """
+    values = on_host(losses) if isinstance(losses, Tensor) else losses
+    floor = on_host(bound) if isinstance(bound, Tensor) else np.asarray(bound)
+    if floor.ndim and floor.shape != values.shape:
+        raise InvalidInputError(f"`losses` must hold one loss per bound, {len(floor)}, got {len(values)}.")
+    low = ~(values > floor)
+    if present is not None:
+        low &= present.cpu().numpy() if isinstance(present, Tensor) else present
+    if not low.any():
+        return
+    floors = np.broadcast_to(floor, values.shape)
+    found = ", ".join(
+        f"{tasks[i] if tasks else f'task {i}'}: {values[i]:g} (bound {floors[i]:g})"
+        for i in np.flatnonzero(low).tolist()
+    )
+    raise InvalidInputError(
+        f"`losses` must lie above their lower bound for {method}, got {found}. Add a constant to these losses, or give "
+        "a lower bound where the method takes one."
+    )
+
+
+class LossMethod(nn.Module, ABC):
+    """A method that makes one scalar of the losses ``[m]``; its derivative by each loss is that task's weight.
+
+    A call changes nothing but random state. What a method learns, it learns in ``after_step`` and ``start_epoch``,
+    which ``mtl_core.step`` and the training loop call.
+
+    Args:
+        tasks: the tasks' names, for messages.
+    """
+
+    needs: Literal["losses"] = "losses"
+    takes_present = True
+
+    def __init__(self, *, tasks: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.tasks = None if tasks is None else tuple(tasks)
+
+    @property
+    @abstractmethod
+    def facts(self) -> Facts:
+        """What the method, as configured, declares about itself; the scale is that of losses of 1."""
+
+    @abstractmethod
+    def scalar(self, losses: Tensor, present: Tensor) -> Tensor:
+        """The scalar of checked losses ``[m]``; ``present`` is a boolean ``[m]`` with at least one task."""
+
+    def forward(self, losses: Tensor, *, present: Tensor | None = None) -> Tensor:
+        """The scalar to differentiate.
+
+        Args:
+            losses: ``[m]``.
+            present: boolean ``[m]``, the tasks that have a loss in this batch; ``None`` for all.
+
+        Returns:
+            a scalar.
+
+        Raises:
+            InvalidInputError: ``losses`` is not one-dimensional, or has another length than the method's settings or
+                state, or a loss lies where the method is not defined.
+        """
+        if losses.ndim != 1 or not len(losses):
+            raise InvalidInputError(f"`losses` must have shape [m] with m >= 1, got {tuple(losses.shape)}.")
+        if self.tasks is not None and len(self.tasks) != len(losses):
+            raise InvalidInputError(f"`losses` must hold one loss per task of {self.tasks}, got {len(losses)}.")
+        if present is None:
+            present = torch.ones_like(losses, dtype=torch.bool)
+        return self.scalar(losses, present)
+
+    def reset(self) -> None:
+        """Forget what was learnt; settings stay."""
+
+    def _same_length(self, held: Tensor | Vector, losses: Tensor | Vector | Mask) -> None:
+        if held.shape[-1] != len(losses):
+            raise InvalidInputError(
+                f"`losses` must hold {held.shape[-1]} losses, as before, got {len(losses)}. Call reset() when the "
+                "number of tasks changes."
+            )
+
+
+class TrainedLossMethod(LossMethod):
+    """A loss method with one number per task that it trains itself, by Adam, after each step.
+
+    Args:
+        lr: Adam's learning rate.
+        decay: Adam's weight decay.
+        tasks: the tasks' names, for messages.
+    """
+
+    def __init__(self, *, lr: float, decay: float = 0.0, tasks: Sequence[str] | None = None) -> None:
+        super().__init__(tasks=tasks)
+        self._adam = Adam(lr=lr, decay=decay)
+        self._trained: Vector | None = None
+
+    @property
+    def trained(self) -> Tensor | None:
+        """The trained numbers, float64 ``[m]``; ``None`` before the first step."""
+        return None if self._trained is None else torch.from_numpy(self._trained.copy())
+
+    def trained_for(self, losses: Tensor | Vector | Mask) -> Vector:
+        """The trained numbers of as many tasks; zeros to begin with."""
+        if self._trained is None:
+            return np.zeros(len(losses))
+        self._same_length(self._trained, losses)
+        return self._trained
+
+    def descend(self, gradient: Vector, active: Mask) -> None:
+        """One step of Adam on the trained numbers of the active tasks."""
+        self._trained = self._adam.step(self.trained_for(gradient), gradient, active)
+
+    def reset(self) -> None:
+        """Start from zero again."""
+        self._trained = None
+        self._adam.reset()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The trained numbers and Adam's moments."""
+        return {"trained": self.trained, "adam": self._adam.state_dict()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self._trained = None if state["trained"] is None else on_host(state["trained"]).copy()
+        self._adam.load_state_dict(state["adam"])

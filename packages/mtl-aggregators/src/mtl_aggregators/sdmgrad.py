@@ -1,0 +1,119 @@
+"""SDMGrad: direction-oriented weights from independent batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtl_aggregators.facts import Facts, Scale
+from mtl_aggregators.parameters import match_tasks, same_tasks, weight_vector
+from mtl_aggregators.solvers.simplex import project_simplex
+from mtl_aggregators.three_batches import ThreeBatchMethod
+from mtl_core import checks
+
+__all__ = ["SDMGrad"]
+
+
+class SDMGrad(ThreeBatchMethod):
+    r"""Stochastic direction-oriented multi-objective gradient descent.
+
+    .. math::
+        w \approx \arg\min_{w\in\Delta} \tfrac12 \|g_w + \lambda g_p\|^2, \qquad
+        d = \frac{g_w + \lambda g_p}{1 + \lambda}, \qquad g_p = J^\top p
+
+    Weights take projected steps along :math:`A w + \lambda A p` with :math:`A = J_1 J_2^\top` of two independent
+    batches, which is unbiased; the update is that of a third. They start where the last step left them.
+
+    Args:
+        lambda_: pull towards the direction ``p``, non-negative; 0.3 in the released scripts.
+        n_iters: projected steps.
+        lr: their length, on :math:`A` divided by the square of its diagonal's mean root.
+        momentum: of these steps, in [0, 1).
+        preference: the direction :math:`p` ``[m]``, non-negative, scaled to sum to 1; ``None`` for :math:`1/m` each.
+
+    Raises:
+        InvalidParameterError: a setting is out of its range.
+
+    Note:
+        The released supervised code keeps its three batches' gradients in one buffer, so that all three are the
+        last one's, and LibMTL's trains the heads three times. Here the three differ, and heads train on the third.
+        Buffers of the model (batch statistics) see all three.
+
+    References:
+        Xiao, Ban and Ji, *Direction-oriented Multi-objective Learning: Simple and Provable Stochastic Algorithms*,
+        NeurIPS 2023, algorithm 1.
+
+    Example:
+        >>> SDMGrad(lambda_=0.0, lr=0.1, n_iters=100).weigh(torch.diag(torch.tensor([1.0, 4.0], dtype=torch.float64)))
+        tensor([0.8000, 0.2000], dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        *,
+        lambda_: float = 0.3,
+        n_iters: int = 20,
+        lr: float = 10.0,
+        momentum: float = 0.5,
+        preference: Sequence[float] | Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.lambda_ = checks.non_negative("lambda_", lambda_)
+        self.n_iters = checks.positive_int("n_iters", n_iters)
+        self.lr = checks.positive("lr", lr)
+        self.momentum = checks.in_interval("momentum", momentum, 0.0, 1.0 - 1e-12)
+        self.preference: Tensor | None = None
+        if preference is not None:
+            vector = weight_vector("preference", preference)
+            self.preference = vector / vector.sum()
+        self._weights: Tensor | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """What the method, as configured, declares about itself."""
+        scale = Scale("1/m", lambda m: 1.0 / m)
+        return Facts(
+            needs="batches",
+            homogeneity=1.0,
+            scale=scale,
+            paper_scale=Scale("1", lambda m: 1.0),
+            paper_heads="unit",
+            laws=frozenset(),
+            reference="Xiao, Ban and Ji, NeurIPS 2023",
+        )
+
+    def weigh(self, cross: Tensor) -> Tensor:
+        """The weights ``[m]`` of the update; they sum to 1."""
+        m = len(cross)
+        if self.preference is None:
+            preference = cross.new_full((m,), 1.0 / m)
+        else:
+            match_tasks("preference", self.preference, m)
+            preference = self.preference
+        weights = cross.new_full((m,), 1.0 / m) if self._weights is None else self._weights
+        same_tasks("SDMGrad", len(weights), m)
+        size = float(cross.diagonal().clamp(min=0.0).sqrt().mean()) ** 2
+        if size > 0.0:
+            scaled = cross / size
+            pull = self.lambda_ * (scaled @ preference)
+            velocity = torch.zeros_like(weights)
+            for _ in range(self.n_iters):
+                velocity = self.momentum * velocity + scaled @ weights + pull
+                weights = project_simplex(weights - self.lr * velocity)
+        self._weights = weights
+        return (weights + self.lambda_ * preference) / (1.0 + self.lambda_)
+
+    def reset(self) -> None:
+        """Forget the weights."""
+        self._weights = None
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The weights."""
+        return {"weights": self._weights}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Continue where the saved method stood."""
+        self._weights = state["weights"]

@@ -1,0 +1,63 @@
+"""Unit rows, and which Gramians are solved where they lie."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mtl_aggregators.solvers.rows import RESOLUTION
+
+__all__ = ["Backend", "Rows", "lifted", "solves_on_device", "unit_rows"]
+
+Backend = Literal["auto", "host", "device"]
+"""Where weights are computed: ``auto`` is ``device`` for Gramians on an accelerator of up to ``LARGEST`` tasks."""
+
+LARGEST = 128
+"""Number of tasks up to which ``auto`` leaves a Gramian on its accelerator."""
+
+
+def solves_on_device(backend: Backend, gramian: Tensor) -> bool:
+    """Whether a Gramian's problem is solved by the functions of this package."""
+    if backend == "auto":
+        # MPS has no float64.
+        return gramian.device.type not in ("cpu", "mps") and gramian.shape[-1] <= LARGEST
+    return backend == "device"
+
+
+class Rows(NamedTuple):
+    """A Gramian taken apart into cosines and norms; a zero row is a unit gradient at right angles to all others.
+
+    Attributes:
+        cosines: ``[..., m, m]``, unit diagonal.
+        norms: ``[..., m]``, relative to ``scale``: the largest is 1. 1 for a zero row.
+        scale: ``[..., 1]``, the largest gradient norm; 1 if there is none.
+        active: ``[..., m]``, boolean: not a zero row.
+    """
+
+    cosines: Tensor
+    norms: Tensor
+    scale: Tensor
+    active: Tensor
+
+
+def unit_rows(gramian: Tensor) -> Rows:
+    """Scale the rows of a Gramian ``[..., m, m]`` to unit length."""
+    wide = gramian.to(torch.float64)
+    squares = wide.diagonal(dim1=-2, dim2=-1)
+    active = ~(squares <= 0.0)
+    largest = squares.amax(dim=-1, keepdim=True)
+    scale = torch.where(largest > 0.0, largest, 1.0).sqrt()
+    norms = torch.where(active, squares, scale.square()).sqrt()
+    cosines = wide / norms.unsqueeze(-1) / norms.unsqueeze(-2)
+    both = active.unsqueeze(-1) & active.unsqueeze(-2)
+    eye = torch.eye(wide.shape[-1], dtype=torch.bool, device=wide.device)
+    cosines = torch.where(both, cosines, 0.0).masked_fill(eye, 1.0)
+    return Rows(cosines, norms / scale, scale, active)
+
+
+def lifted(cosines: Tensor) -> Tensor:
+    """The cosines plus their own rounding on the diagonal, as ``mtl_aggregators.solvers.rows.factor`` has it."""
+    size = cosines.shape[-1]
+    return cosines + RESOLUTION * size * torch.eye(size, dtype=cosines.dtype, device=cosines.device)

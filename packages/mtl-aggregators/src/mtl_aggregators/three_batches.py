@@ -1,0 +1,135 @@
+"""Three independent batches in one step, for methods whose weights must not be biased by noise."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn, optim
+from torch.utils import _pytree as pytree
+
+from mtl_aggregators.facts import Facts
+from mtl_aggregators.scalar import LS
+from mtl_core import MicroBatches, Problem, StepOptions, StepReport, TaskGradients
+from mtl_core.collection import collect_problem
+from mtl_core.distributed import broadcast_buffers_
+from mtl_core.errors import InvalidInputError
+from mtl_core.step import step_from_losses
+
+__all__ = ["ThreeBatchMethod", "ThreeBatches", "in_threes"]
+
+
+class ThreeBatches(NamedTuple):
+    """Three batches drawn independently; what ``SDMGrad`` and ``MoDo`` step on.
+
+    Attributes:
+        left: for the left factor of the weights' matrix.
+        right: for its right factor.
+        update: for the update itself.
+    """
+
+    left: Any
+    right: Any
+    update: Any
+
+
+def in_threes(batches: Iterable[Any]) -> Iterator[ThreeBatches]:
+    """Group consecutive batches of a loader by three; what is left over at the end is dropped.
+
+    Args:
+        batches: any iterable of batches.
+
+    Example:
+        >>> [tuple(three) for three in in_threes(range(7))]
+        [(0, 1, 2), (3, 4, 5)]
+    """
+    iterator = iter(batches)
+    # zip takes three in turn from one and the same iterator.
+    for left, right, update in zip(iterator, iterator, iterator, strict=False):
+        yield ThreeBatches(left, right, update)
+
+
+def split_batch(batch: Any) -> ThreeBatches:
+    """Cut each tensor of a batch into three along its first dimension.
+
+    Raises:
+        InvalidInputError: the batch has no tensor, or one with fewer than three rows, or tensors of unequal length.
+    """
+    leaves, structure = pytree.tree_flatten(batch)
+    sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves if isinstance(leaf, Tensor)}
+    if len(sizes) != 1 or min(sizes) < 3:
+        raise InvalidInputError(
+            "`batch` must be ThreeBatches, or hold tensors that share a first dimension of at least 3, got first "
+            f"dimensions {sorted(sizes)}. Group a loader's batches with mtl_aggregators.in_threes(loader)."
+        )
+    parts = [torch.tensor_split(leaf, 3) if isinstance(leaf, Tensor) else (leaf,) * 3 for leaf in leaves]
+    return ThreeBatches(*(pytree.tree_unflatten(list(chosen), structure) for chosen in zip(*parts, strict=True)))
+
+
+class ThreeBatchMethod(nn.Module, ABC):
+    """A step whose weights come from the gradients of two batches, and its update from a third.
+
+    The batch is ``ThreeBatches``, or is cut into three equal parts along the first dimension of its tensors.
+    """
+
+    @property
+    @abstractmethod
+    def facts(self) -> Facts:
+        """What the method, as configured, declares about itself."""
+
+    @abstractmethod
+    def weigh(self, cross: Tensor) -> Tensor:
+        r"""The weights ``[m]`` of :math:`A = J_1 J_2^\top`, float64 ``[m, m]``."""
+
+    def step(
+        self, problem: Problem, batch: Any, optimizer: optim.Optimizer, *, options: StepOptions | None = None
+    ) -> StepReport:
+        """One training step; the report's losses are those of the third batch.
+
+        Raises:
+            InvalidInputError: ``batch`` is not three batches and cannot be cut into three.
+        """
+        options = StepOptions() if options is None else options
+        if isinstance(batch, MicroBatches):
+            raise InvalidInputError(
+                f"{type(self).__name__} needs three independent batches, got MicroBatches, which are parts of one. "
+                "Give ThreeBatches."
+            )
+        if options.keep != "jacobian" or options.per != "model":
+            raise InvalidInputError(
+                f"{type(self).__name__} multiplies two Jacobians, which needs keep='jacobian' and per='model', got "
+                f"keep={options.keep!r} and per={options.per!r}."
+            )
+        three = batch if isinstance(batch, ThreeBatches) else split_batch(batch)
+        optimizer.zero_grad(set_to_none=True)
+        if options.group is not None:
+            broadcast_buffers_(problem.model, options.group)
+        left = self._collect(problem, three.left, options)
+        right = self._collect(problem, three.right, options)
+        # In blocks of columns, so that no float64 copy of a Jacobian is made.
+        cross = torch.zeros(problem.n_tasks, problem.n_tasks, dtype=torch.float64, device=left.matrix.device)
+        for one, other in zip(left.matrix.split(_COLUMNS, dim=1), right.matrix.split(_COLUMNS, dim=1), strict=True):
+            cross.addmm_(one.double(), other.double().T)
+        del left, right
+        weights = self.weigh(cross.cpu())
+        losses = problem.losses(three.update)
+        return step_from_losses(problem, three.update, optimizer, _Weighted(weights), losses, options=options)
+
+    def _collect(self, problem: Problem, batch: Any, options: StepOptions) -> TaskGradients:
+        gradients = collect_problem(problem, problem.losses(batch), options=options)
+        gradients.drop_heads()
+        return gradients
+
+
+_COLUMNS = 1 << 16
+"""Columns of two Jacobians that are multiplied at a time."""
+
+
+class _Weighted(LS):
+    """A fixed weighting of the losses, for one step."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.task_weights = weights

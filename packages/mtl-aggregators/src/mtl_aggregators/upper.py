@@ -1,0 +1,158 @@
+"""Upper-level objectives: what the weights of a bilevel method are to minimise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mtl_aggregators.adam import Adam, Mask, on_host
+from mtl_aggregators.loss_method import bound_vector, softmax
+from mtl_aggregators.solvers.solution import Vector
+from mtl_core import checks
+from mtl_core.errors import InvalidInputError, UnknownNameError
+
+__all__ = ["MainTasks", "Outcome", "Upper", "WorstCaseDecrement", "positions"]
+
+
+def positions(names: Sequence[str], tasks: Sequence[str]) -> list[int]:
+    """Where tasks stand among all.
+
+    Raises:
+        UnknownNameError: a name is not among ``tasks``.
+    """
+    for name in names:
+        if name not in tasks:
+            raise UnknownNameError("task", name, tasks)
+    return [tuple(tasks).index(name) for name in names]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step of the optimiser did to the losses.
+
+    Attributes:
+        tasks: the tasks' names.
+        before: the losses ``[m]`` at the point where the step began, constants; NaN for an absent task.
+        after: the losses ``[m]`` at the point where it ended; NaN for an absent task. Differentiable where the
+            hypergradient is exact.
+        weights: the task weights ``[m]`` that the step was made with.
+
+    All are float64 on the CPU.
+    """
+
+    tasks: tuple[str, ...]
+    before: Tensor
+    after: Tensor
+    weights: Tensor
+
+    @cached_property
+    def present(self) -> Mask:
+        """The tasks with both losses, boolean array ``[m]``."""
+        found: Mask = ~(np.isnan(on_host(self.before)) | np.isnan(on_host(self.after)))
+        return found
+
+
+Upper = Callable[[Outcome], Tensor]
+r"""An objective :math:`R(\lambda, \theta)`: from an outcome to a scalar, to be minimised over the weights."""
+
+
+class WorstCaseDecrement(nn.Module):
+    r"""The decrement of the worst task, as a game against task weights :math:`\rho`.
+
+    .. math:: R(\lambda, \theta) = \max_{\rho\in\Delta} \sum_i \rho_i \bigl(f_i(A(\lambda, \theta)) - f_i(\theta)\bigr),
+        \qquad \rho = \mathrm{softmax}(\beta b / f)
+
+    :math:`b` ascends by Adam along :math:`f(A(\lambda, \theta)) - f(\theta)`. The value is
+    :math:`\sum_i \rho_i f_i(A(\lambda, \theta))`: the rest does not depend on :math:`\lambda`.
+
+    Args:
+        beta: :math:`\beta > 0`.
+        lr: Adam's learning rate.
+        bound: a lower bound of the losses, one number or one per task; :math:`f` is what lies above it.
+
+    Raises:
+        InvalidParameterError: ``beta`` or ``lr`` is not positive, or ``bound`` is not finite.
+
+    References:
+        Chen et al., *Feed m Birds with One Scone: Accelerating Multi-task Gradient Balancing via Bi-level
+        Optimization*, equations 4 and 11, appendix C.
+    """
+
+    def __init__(self, *, beta: float = 1.0, lr: float = 1e-4, bound: float | Sequence[float] | Tensor = 0.0) -> None:
+        super().__init__()
+        self.beta = checks.positive("beta", beta)
+        self.bound = bound_vector("bound", bound)
+        self._adam = Adam(lr=lr)
+        self._b: Vector | None = None
+
+    def _distance(self, outcome: Outcome) -> Vector:
+        return np.where(outcome.present, on_host(outcome.before) - self.bound.numpy(), 1.0)
+
+    def _adversary(self, outcome: Outcome) -> Vector:
+        if self._b is None:
+            self._b = np.zeros(len(outcome.tasks))
+        return softmax(self.beta * self._b / self._distance(outcome), outcome.present)
+
+    def task_weights(self, outcome: Outcome) -> Tensor:
+        r"""The adversary's weights :math:`\rho` ``[m]``, zero for an absent task."""
+        return torch.from_numpy(self._adversary(outcome))
+
+    def forward(self, outcome: Outcome) -> Tensor:
+        """The value for the present adversary."""
+        return self.task_weights(outcome) @ outcome.after.nan_to_num()
+
+    def respond(self, outcome: Outcome) -> None:
+        """Let the adversary take its step."""
+        rho = self._adversary(outcome)
+        gain = np.where(outcome.present, on_host(outcome.after) - on_host(outcome.before), 0.0)
+        slope = self.beta / self._distance(outcome) * rho * (gain - rho @ gain)
+        assert self._b is not None
+        self._b = self._adam.step(self._b, -slope, outcome.present)
+
+    def reset(self) -> None:
+        """Start from equal weights again."""
+        self._b = None
+        self._adam.reset()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The adversary's parameters and Adam's moments."""
+        held = None if self._b is None else torch.from_numpy(self._b.copy())
+        return {"b": held, "adam": self._adam.state_dict()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self._b = None if state["b"] is None else on_host(state["b"]).copy()
+        self._adam.load_state_dict(state["adam"])
+
+
+class MainTasks(nn.Module):
+    r"""The losses of the tasks that count: auxiliary learning.
+
+    .. math:: R(\lambda, \theta) = \sum_{i \in \text{main}} f_i(A(\lambda, \theta))
+
+    Args:
+        main: names of the main tasks.
+
+    Raises:
+        InvalidInputError: ``main`` is empty.
+        UnknownNameError: when used with a problem that has no such task.
+
+    References:
+        Chen et al., *Feed m Birds with One Scone*, section 3.5 and equation 13.
+    """
+
+    def __init__(self, *main: str) -> None:
+        super().__init__()
+        if not main:
+            raise InvalidInputError("`main` must name at least one task, got none.")
+        self.main = main
+
+    def forward(self, outcome: Outcome) -> Tensor:
+        """The sum of the main tasks' losses."""
+        return outcome.after[positions(self.main, outcome.tasks)].sum()

@@ -1,0 +1,183 @@
+"""The solvers that stay on the Gramian's device: the same results, and nothing that waits for it.
+
+CPU tensors stand in for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mtl_aggregators import MGDA, CAGrad, DualProj, FairGrad, GramianMethod, NashMTL, UPGrad
+from mtl_aggregators.solvers import ball_dual, device, fair_point, min_norm, min_norm_residual, project_rows
+from mtl_core.errors import InvalidParameterError
+from mtl_core.gramian import gramian_of
+from mtl_core.testing import STRUCTURES, jacobian_of
+
+SIZES = ((2, 3), (3, 8), (5, 24), (11, 16), (11, 4), (40, 45))
+
+METHODS: dict[str, Callable[..., GramianMethod]] = {
+    "MGDA": MGDA,
+    "MGDA l2": partial(MGDA, normalization="l2", paper_scale=True),
+    "CAGrad": CAGrad,
+    "CAGrad c=2": partial(CAGrad, c=2.0, rescale="c2"),
+    "NashMTL": NashMTL,
+    "NashMTL paper": partial(NashMTL, paper_scale=True),
+    "FairGrad 2": partial(FairGrad, alpha=2.0),
+    "FairGrad 0.5": partial(FairGrad, alpha=0.5),
+    "UPGrad": UPGrad,
+    "UPGrad ridge": partial(UPGrad, ridge=1e-3),
+    "DualProj": DualProj,
+}
+
+
+def draws(structure: Any) -> list[Tensor]:
+    return [
+        jacobian_of(structure, n_tasks=m, n_parameters=d, spread=spread, scale=spread - 3.0, seed=m + d)
+        for m, d in SIZES
+        for spread in (0.0, 2.0, 6.0)
+    ]
+
+
+def off(jacobian: Tensor, found: np.ndarray | Tensor, expected: np.ndarray) -> float:
+    """How far two updates lie apart, relative to what the expected one is summed from."""
+    found = found.numpy() if isinstance(found, Tensor) else found
+    size = float(np.abs(expected) @ jacobian.norm(dim=1).numpy())
+    return float(np.linalg.norm(jacobian.numpy().T @ (found - expected))) / (size + 1e-300)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("name", METHODS)
+def test_both_backends_agree(name: str, structure: str) -> None:
+    host, here = METHODS[name](backend="host"), METHODS[name](backend="device")
+    for jacobian in draws(structure)[:: 3 if name.startswith("CAGrad") else 1]:
+        gramian = gramian_of(jacobian)
+        expected = host.weights(gramian).numpy()
+        if name == "MGDA l2":
+            # At stationary points the weights are not unique, but what they make of the unit gradients is.
+            jacobian = jacobian / jacobian.norm(dim=1, keepdim=True).clamp(min=1e-300)
+        assert off(jacobian, here.weights(gramian), expected) <= 1e-8
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_residuals_are_those_of_the_host(structure: str) -> None:
+    for jacobian in draws(structure):
+        gramian = gramian_of(jacobian)
+        assert min_norm_residual(gramian.numpy(), device.min_norm(gramian).numpy()) <= 1e-10
+        rows = device.project_rows(gramian).numpy()
+        expected = project_rows(gramian.numpy()).value
+        assert max(off(jacobian, row, other) for row, other in zip(rows, expected, strict=True)) <= 1e-8
+
+
+def test_batches_are_solved_together() -> None:
+    gramians = torch.stack([gramian_of(jacobian_of("generic", n_tasks=4, n_parameters=9, seed=s)) for s in range(6)])
+    together = (
+        device.min_norm(gramians),
+        device.fair_point(gramians, 2.0),
+        device.ball_dual(gramians, linear=1.0, norm=0.4),
+    )
+    for i, gramian in enumerate(gramians):
+        assert together[0][i].tolist() == pytest.approx(min_norm(gramian.numpy()).value.tolist(), abs=1e-10)
+        assert together[1][i].tolist() == pytest.approx(fair_point(gramian.numpy(), 2.0).value.tolist(), rel=1e-9)
+        ball = ball_dual(gramian.numpy(), linear=1.0, norm=0.4)
+        assert together[2].step[i].tolist() == pytest.approx(ball.step.tolist(), abs=1e-9)
+        assert together[2].value[i].tolist() == pytest.approx(ball.value.tolist(), abs=1e-9)
+        assert device.project_rows(gramians)[i].flatten().tolist() == pytest.approx(
+            project_rows(gramian.numpy()).value.ravel().tolist(), abs=1e-9
+        )
+
+
+class Synchronisations(TorchDispatchMode):
+    """Counts the operations whose result a host has to wait for on an accelerator."""
+
+    WAITING = (
+        "aten._local_scalar_dense", "aten.item", "aten.nonzero", "aten.equal", "aten.is_nonzero", "aten.masked_select",
+        "aten._unique", "aten.repeat_interleave.Tensor", "aten.linalg_eigh", "aten._linalg_eigh", "aten.linalg_solve.",
+        "aten.linalg_cholesky.", "aten.index.Tensor_bool",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+        self.calls = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        self.calls += 1
+        copies_to_host = name.startswith("aten._to_copy") and (kwargs or {}).get("device") == torch.device("cpu")
+        boolean_index = name.startswith("aten.index") and any(
+            isinstance(i, Tensor) and i.dtype == torch.bool
+            for i in (args[1] if len(args) > 1 and isinstance(args[1], list) else ())
+        )
+        if name.startswith(self.WAITING) or copies_to_host or boolean_index:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("n_tasks", [2, 3, 11])
+@pytest.mark.parametrize("name", METHODS)
+def test_nothing_waits_for_the_device(name: str, n_tasks: int) -> None:
+    gramian = gramian_of(jacobian_of("generic", n_tasks=n_tasks, n_parameters=15, seed=1))
+    method = METHODS[name](backend="device")
+    with Synchronisations() as counter:
+        method.weights(gramian)
+    assert counter.calls > 5
+    assert counter.seen == []
+
+
+def test_the_counter_sees_what_the_host_backend_does() -> None:
+    with Synchronisations() as counter:
+        MGDA(backend="host").weights(torch.eye(3))
+    assert counter.seen
+
+
+@pytest.mark.parametrize("name", ["MGDA", "UPGrad", "FairGrad 2", pytest.param("CAGrad", marks=pytest.mark.slow)])
+def test_they_are_captured_whole(name: str) -> None:
+    method = METHODS[name](backend="device")
+    gramian = gramian_of(jacobian_of("generic", n_tasks=3, n_parameters=9, seed=2))
+    graphs = torch._dynamo.explain(method.solve_on_device)(gramian)
+    assert graphs.graph_count == 1
+    assert graphs.graph_break_count == 0
+
+
+def test_what_is_not_finite_is_not_hidden() -> None:
+    bad = torch.eye(3, dtype=torch.float64)
+    for value in (float("nan"), float("inf")):
+        bad[0, 1] = bad[1, 0] = value
+        for factory in METHODS.values():
+            assert bool(torch.isnan(factory(backend="device").weights(bad)).all())
+
+
+def test_zero_gradients() -> None:
+    for factory in METHODS.values():
+        weights = factory(backend="device").weights(torch.zeros(3, 3))
+        expected = factory(backend="host").weights(torch.zeros(3, 3))
+        assert weights.tolist() == pytest.approx(expected.tolist())
+
+
+def test_auto_is_the_host_for_host_gramians() -> None:
+    method = MGDA()
+    method.weights(torch.eye(3))
+    assert method.last_solution is not None
+    assert not device.solves_on_device("auto", torch.eye(3))
+    assert device.solves_on_device("auto", torch.empty(3, 3, device="meta"))
+    assert not device.solves_on_device("auto", torch.empty(200, 200, device="meta"))
+
+
+def test_configurations_without_a_device_solver_say_so() -> None:
+    for method in (
+        MGDA(normalization="loss", backend="device"),
+        FairGrad(variant="released", backend="device"),
+        NashMTL(update_weights_every=2, backend="device"),
+    ):
+        with pytest.raises(InvalidParameterError, match="`backend` must be 'host'"):
+            method.weights(torch.eye(2))
+    with pytest.raises(InvalidParameterError, match="`backend` must be one of"):
+        MGDA(backend="gpu")  # type: ignore[arg-type]
