@@ -11,16 +11,42 @@ import argparse
 import importlib.metadata
 import importlib.util
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from mtl_aggregators import MGDA, CAGrad, FairGrad, GramianMethod, NashMTL, PCGrad, UPGrad
+from mtl_aggregators import (
+    CRMOGM,
+    DBMTL,
+    IMTLG,
+    MGDA,
+    PCD,
+    AlignedMTL,
+    CAGrad,
+    ConFIG,
+    DualProj,
+    ExcessMTL,
+    FairGrad,
+    GradDrop,
+    GradVac,
+    GramianMethod,
+    IMGrad,
+    Krum,
+    MoCo,
+    NashMTL,
+    PCGrad,
+    TrimmedMean,
+    UPGrad,
+)
+from mtl_aggregators.imgrad import balance_of
 from mtl_aggregators.solvers import fair_residual, min_norm_residual, project_rows
 from mtl_core.errors import SolverError
 
@@ -34,8 +60,17 @@ FAMILIES = (
     "opposite rows",
     "rank-deficient",
 )
-TARGETS = {"MGDA": 1e-10, "CAGrad": 1e-8, "NashMTL": 1e-8, "FairGrad": 1e-8, "UPGrad": 1e-8}
+TARGETS = {
+    "MGDA": 1e-10,
+    "CAGrad": 1e-8,
+    "NashMTL": 1e-8,
+    "FairGrad": 1e-8,
+    "UPGrad": 1e-8,
+    "DualProj": 1e-8,
+    "IMGrad": 1e-8,
+}
 C, ALPHA = 0.4, 2.0
+IMGRAD_C = 0.8
 BLOCK = 10
 
 
@@ -116,7 +151,36 @@ def residual(name: str, gramian: np.ndarray, weights: np.ndarray, dual: np.ndarr
         return fair_residual(gramian, weights, 1.0)
     if name == "FairGrad":
         return fair_residual(gramian, weights, ALPHA)
+    if name == "IMGrad":
+        return float("nan") if dual is None else dual_gap(gramian, dual, balance_of(gramian, "pm"))
+    if name == "DualProj":
+        return mean_residual(gramian, weights)
     return cone_residual(gramian, project_rows(gramian).value)
+
+
+def dual_gap(gramian: np.ndarray, dual: np.ndarray, balance: float) -> float:
+    """IMGrad: the Frank–Wolfe gap of (1.5 − κ)⟨g_w, g_0⟩ + κc‖g_0‖‖g_w‖, relative; where g_w = 0 there is none."""
+    active = gramian.diagonal() > 0.0
+    gramian = gramian / gramian.diagonal().max()
+    m = len(gramian)
+    image, mean = gramian @ dual, gramian.sum(axis=1) / m
+    length, reach = np.sqrt(max(0.0, mean.sum() / m)), np.sqrt(max(0.0, dual @ image))
+    if reach <= 1e-7 or length == 0.0:
+        return 0.0
+    slope = (1.5 - balance) * mean + balance * IMGRAD_C * length * image / reach
+    size = length * np.sqrt(gramian.diagonal()[active].max()) * (1.5 + IMGRAD_C)
+    return float((dual @ slope - slope[active].min()) / size)
+
+
+def mean_residual(gramian: np.ndarray, weights: np.ndarray) -> float:
+    """DualProj: infeasibility over unit gradients and complementarity of the mean's projection, relative."""
+    norms = np.sqrt(gramian.diagonal())
+    active = norms > 0.0
+    norms = norms[active] / norms.max()
+    slack = (gramian[np.ix_(active, active)] / gramian.diagonal().max()) @ weights[active] / norms
+    added = (weights[active] - 1.0 / len(gramian)) * norms
+    size = float(norms.sum()) / len(gramian)
+    return float(max(0.0, -slack.min() / size, abs(added @ slack) / size / (size + added.sum())))
 
 
 def methods() -> dict[str, GramianMethod]:
@@ -127,6 +191,8 @@ def methods() -> dict[str, GramianMethod]:
         "NashMTL": NashMTL(),
         "FairGrad": FairGrad(alpha=ALPHA),
         "UPGrad": UPGrad(),
+        "DualProj": DualProj(),
+        "IMGrad": IMGrad(CAGrad(c=IMGRAD_C)),
     }
 
 
@@ -205,8 +271,9 @@ def reference(name: str, n_tasks: int) -> Callable[[Tensor, Tensor], Tensor] | s
             "FairGrad": lambda: aggregation.FairGradWeighting(alpha=ALPHA),
             "UPGrad": aggregation.UPGradWeighting,
             "PCGrad": aggregation.PCGradWeighting,
+            "DualProj": aggregation.DualProjWeighting,
         }
-        return on_gramian(weightings[name]())
+        return on_gramian(weightings[name]()) if name in weightings else ""
     except ImportError as error:
         return f"TorchJD's needs more: {str(error).splitlines()[0][:60]}"
 
@@ -256,20 +323,115 @@ def speed(repeats: int, seed: int) -> None:
             line = f"{name:10s}{n_tasks:5d}{times[0]:10.0f}"
             line += f"{times[1]:12.0f}{times[1] / times[0]:8.1f}×" if len(times) > 1 else f"{'—':>12s}{'':9s}"
             if name != "PCGrad":
-                line += f"{quality(name, gramian, method.weights(gramian)):16.0e}"
+                weights = method.weights(gramian)
+                inner = getattr(method, "base", method).last_solution
+                line += f"{quality(name, gramian, weights, None if inner is None else inner.value):16.0e}"
             if their_weights is not None and name not in ("PCGrad", "NashMTL"):
                 line += f"{quality(name, gramian, their_weights):10.0e}"
             print(line + ("  " + note if note else ""))
-    print("(UPGrad: instead of a residual, the worst cosine of a task's gradient with the update; negative = conflict)")
+    print("(UPGrad, DualProj: instead of a residual, the least cosine of a task's gradient with the update)")
 
 
-def quality(name: str, gramian: Tensor, weights: Tensor) -> float:
-    """The residual of weights; for UPGrad the least cosine of a task's gradient with the update."""
-    if name != "UPGrad":
-        return residual(name, gramian.numpy(), weights.double().numpy())
+def quality(name: str, gramian: Tensor, weights: Tensor, dual: np.ndarray | None = None) -> float:
+    """The residual of weights; for the projections the least cosine of a task's gradient with the update."""
+    if name not in ("UPGrad", "DualProj"):
+        return residual(name, gramian.numpy(), weights.double().numpy(), dual)
     weights = weights.to(gramian)
     length = math.sqrt(float(weights @ gramian @ weights))
     return float(((gramian @ weights) / gramian.diagonal().sqrt()).min()) / length
+
+
+def other_methods() -> dict[str, Any]:
+    """The methods without a problem to solve: weightings of the Gramian, then those on the gradients themselves."""
+    return {
+        "GradVac": GradVac(),
+        "IMTLG": IMTLG(),
+        "ConFIG": ConFIG(),
+        "AlignedMTL": AlignedMTL(),
+        "Krum": Krum(n_selected=2),
+        "PCD": PCD(),
+        "CRMOGM": CRMOGM(),
+        "GradDrop": GradDrop(),
+        "TrimmedMean": TrimmedMean(),
+        "ExcessMTL": ExcessMTL(),
+        "DBMTL": DBMTL(log_losses=False),
+        "MoCo": MoCo(),
+    }
+
+
+def other_reference(name: str) -> Callable[[Tensor], Tensor] | None:
+    """TorchJD's aggregator of that name, on a Jacobian."""
+    if importlib.util.find_spec("torchjd") is None:
+        return None
+    from torchjd import aggregation
+
+    made: dict[str, Callable[[], Any]] = {
+        "GradVac": aggregation.GradVac,
+        "IMTLG": aggregation.IMTLG,
+        "ConFIG": aggregation.ConFIG,
+        "AlignedMTL": aggregation.AlignedMTL,
+        "Krum": lambda: aggregation.Krum(n_byzantine=0, n_selected=2),
+        "PCD": aggregation.PCD,
+        "GradDrop": aggregation.GradDrop,
+        "TrimmedMean": lambda: aggregation.TrimmedMean(trim_number=1),
+        "ExcessMTL": aggregation.ExcessMTL,
+    }
+    found: Callable[[Tensor], Tensor] | None = made[name]() if name in made else None
+    return found
+
+
+def others(repeats: int, seed: int) -> None:
+    """Print times of the methods that solve no problem, from a Jacobian ``[m, m + 5]`` to the update."""
+    print("\nMedian time of one update from a Jacobian [m, m + 5] in µs (methods without a problem to solve)")
+    print(f"{'':12s}{'m':>5s}{'here':>10s}{'TorchJD':>12s}{'ratio':>9s}")
+    for name in other_methods():
+        for n_tasks in SIZES:
+            method = other_methods()[name]
+            if n_tasks < method.facts.min_tasks:
+                continue
+            rng = np.random.default_rng(seed)
+            rows = torch.from_numpy(rng.normal(size=(n_tasks, n_tasks + 5)) * np.logspace(-1, 1, n_tasks)[:, None])
+            calls: list[Callable[[], object]] = [lambda m=method, j=rows: m(j)]  # type: ignore[misc]
+            other = other_reference(name)
+            if other is not None:
+                try:
+                    other(rows)
+                except Exception as error:  # noqa: BLE001  # whatever another library raises is its result here
+                    print(f"{name:12s}{n_tasks:5d}  TorchJD: {type(error).__name__}: {str(error)[:60]}")
+                else:
+                    calls.append(lambda f=other, j=rows: f(j))  # type: ignore[misc]
+            times = alternate(calls, repeats, budget=2.0)
+            line = f"{name:12s}{n_tasks:5d}{times[0]:10.0f}"
+            print(line + (f"{times[1]:12.0f}{times[1] / times[0]:8.1f}×" if len(times) > 1 else f"{'—':>12s}"))
+
+
+def on_device(repeats: int, seed: int) -> None:
+    """Print times of the device backend, on an accelerator if there is one."""
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    note = torch.cuda.get_device_name() if place == "cuda" else "CPU tensors: there is no accelerator here"
+    print(f"\nMedian time of one weights() call of backend='device' in µs ({note})")
+    print(f"{'':10s}" + "".join(f"{f'm = {m}':>10s}" for m in (2, 3, 11, 40)))
+    made: dict[str, Callable[..., GramianMethod]] = {
+        "MGDA": MGDA,
+        "CAGrad": CAGrad,
+        "NashMTL": NashMTL,
+        "FairGrad": FairGrad,
+        "UPGrad": UPGrad,
+        "DualProj": DualProj,
+    }
+    for name, factory in made.items():
+        cells = []
+        for n_tasks in (2, 3, 11, 40):
+            rows = torch.from_numpy(np.random.default_rng(seed).normal(size=(n_tasks, n_tasks + 5))).to(place)
+            method, gramian = factory(backend="device"), rows @ rows.T
+
+            def call(method: GramianMethod = method, gramian: Tensor = gramian) -> None:
+                method.weights(gramian)
+                if place == "cuda":
+                    torch.cuda.synchronize()
+
+            cells.append(f"{alternate([call], min(repeats, 30), budget=1.0)[0]:10.0f}")
+        print(f"{name:10s}" + "".join(cells))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -282,6 +444,8 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.simplefilter("ignore")
     accuracy(options.cases, options.seed)
     speed(options.repeats, options.seed)
+    others(options.repeats, options.seed)
+    on_device(options.repeats, options.seed)
 
 
 if __name__ == "__main__":

@@ -154,6 +154,22 @@ def test_a_failure_in_the_trial_leaves_no_trace() -> None:
         assert same(everything(problem, optimizer), before)
 
 
+@pytest.mark.parametrize("mode", [{}, {"lookahead": "fused"}])
+def test_a_loss_that_the_step_breaks_is_named(mode: dict[str, Any]) -> None:
+    model = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.zero_()
+    problem = mtl_core.Problem(
+        model, lambda m, x: torch.stack([(1.0 - m(x)).sum() + 9.0, (1.0 - m(x)).sum().sqrt()]), shared=model,
+        tasks=("fine", "broken"),
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(model.parameters(), lr=5.0)
+    with pytest.raises(NonFiniteLossError, match="after the step must be finite") as caught:
+        mtl_core.step(problem, torch.ones(1, 1), optimizer, MARIGOLD(**mode))
+    assert caught.value.tasks == ("broken",)
+    assert mode or float(model.weight.detach()) == 0.0
+
+
 def test_preserved_survives_an_error_and_replaced_buffers() -> None:
     model = nn.BatchNorm1d(2)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtl_aggregators import MGDA, CAGrad, DualProj, FairGrad, GramianMethod, NashMTL, UPGrad
 from mtl_aggregators.solvers import ball_dual, device, fair_point, min_norm, min_norm_residual, project_rows
+from mtl_core import collect
 from mtl_core.errors import InvalidParameterError
 from mtl_core.gramian import gramian_of
 from mtl_core.testing import STRUCTURES, jacobian_of
@@ -181,3 +182,15 @@ def test_configurations_without_a_device_solver_say_so() -> None:
             method.weights(torch.eye(2))
     with pytest.raises(InvalidParameterError, match="`backend` must be one of"):
         MGDA(backend="gpu")  # type: ignore[arg-type]
+
+
+def test_updates_by_hand_stay_on_the_device_too() -> None:
+    jacobian = jacobian_of("generic", n_tasks=3, n_parameters=7, seed=5)
+    host, here = UPGrad(backend="host"), UPGrad(backend="device")
+    assert torch.allclose(here(jacobian), host(jacobian))
+    assert here.last_solution is None
+    theta = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    gradients = collect([theta[0] ** 2, theta.sum()], [theta])
+    update = here(gradients)
+    assert "host_gramian" not in gradients.__dict__
+    assert torch.allclose(update, host(gradients))

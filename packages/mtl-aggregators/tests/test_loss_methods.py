@@ -240,6 +240,8 @@ def test_losses_under_their_bound_are_refused_by_name(factory: Any) -> None:
 def test_famo_refuses_after_the_update_too() -> None:
     with pytest.raises(InvalidInputError, match="depth: -2"):
         FAMO(tasks=("seg", "depth")).after_step(torch.ones(2), lambda: torch.tensor([1.0, -2.0]))
+    with pytest.raises(InvalidInputError, match="task 0: nan"):
+        FAMO().after_step(torch.ones(2), lambda: torch.tensor([float("nan"), 1.0]))
     with pytest.raises(InvalidInputError, match="one loss per bound, 2, got 3"):
         FAMO(bound=[0.0, 0.0])(torch.ones(3))
 

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import mtl_aggregators
 import mtl_aggregators.solvers
-from mtl_core.protocols import LossWeighting, Method, Weighting
+from mtl_core.protocols import Aggregator, LossWeighting, Method, Weighting
 
 
 def test_public_names() -> None:
@@ -113,6 +113,9 @@ def test_methods_fit_their_protocols() -> None:
         elif method.facts.needs == "losses":
             assert isinstance(method, LossWeighting)
             assert method.needs == "losses"
+        elif method.facts.needs == "jacobian":
+            assert isinstance(method, Aggregator)
+            assert not isinstance(method, Weighting)
         else:
             assert isinstance(method, Weighting)
             assert getattr(method, "needs", None) != "losses"

@@ -12,7 +12,7 @@ from torch import Tensor
 from mtl_aggregators.base import GramianMethod
 from mtl_aggregators.facts import Facts, Law, Scale
 from mtl_aggregators.parameters import match_tasks, weight_vector
-from mtl_aggregators.solvers import unit_rows
+from mtl_aggregators.solvers import UnitRows, unit_rows
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import checks
 from mtl_core.errors import SolverError
@@ -46,9 +46,9 @@ class AlignedMTL(GramianMethod):
 
     Note:
         The rank is decided on the cosines, so that a gradient that is short but independent counts, and one within
-        3e-5 radians of the span of the others does not; eigenvalues are
-        those of the factor by one-sided Jacobi rotations, which finds small ones beside large ones to full relative
-        accuracy. An eigen-decomposition of the Gramian does neither.
+        3e-5 radians of the span of the others does not; where
+        eigenvalues lie far apart, they are found by one-sided Jacobi rotations of the factor, which give small ones
+        beside large ones to full relative accuracy. An eigen-decomposition of the Gramian does neither.
 
     References:
         Senushkin et al., *Independent Component Alignment for Multi-Task Learning*, CVPR 2023, algorithm 1; Drmač and
@@ -97,18 +97,8 @@ class AlignedMTL(GramianMethod):
         k = len(rows.norms)
         if k == 0:
             return preference.copy()
-        factor, pivots, rank, info = dpstrf(rows.cosines, tol=CUTOFF)
-        if info < 0 or rank == 0:
-            raise SolverError("the cosines could not be factored", residual=float("inf"), iterations=0)
-        # Column i of the factor is task i's gradient: RᵀR = G, and a singular value is the root of an eigenvalue.
-        root = np.zeros((k, rank))
-        root[pivots - 1] = np.triu(factor)[:rank].T
-        root *= rows.norms[:, None]
-        sizes, vectors, _, work, _, info = dgejsv(root, joba=2, jobu=0, jobv=3)
-        if info != 0:
-            raise SolverError("the singular values were not found", residual=float("inf"), iterations=0)
-        sizes = sizes * (work[0] / work[1])
-        basis = vectors[:, :rank]
+        sizes, basis = _singular(rows)
+        rank = len(sizes)
         if self.scale_mode == "min":
             length = float(sizes.min())
         elif self.scale_mode == "median":
@@ -117,3 +107,22 @@ class AlignedMTL(GramianMethod):
             length = float(np.sqrt(np.mean(sizes**2)))
         wanted = preference if rows.kept is None else preference[rows.kept]
         return rows.expand(basis @ (length / sizes * (basis.T @ wanted)))
+
+
+def _singular(rows: UnitRows) -> tuple[Vector, Vector]:
+    """Singular values ``[r]`` of the gradients (largest norm 1) that count, and the left vectors ``[k, r]``."""
+    k = len(rows.norms)
+    values, vectors = np.linalg.eigh(rows.cosines * rows.norms * rows.norms[:, None])
+    if values[0] > 1e-7 * values[-1]:
+        return np.sqrt(values), vectors
+    factor, pivots, rank, info = dpstrf(rows.cosines, tol=CUTOFF)
+    if info < 0 or rank == 0:
+        raise SolverError("the cosines could not be factored", residual=float("inf"), iterations=0)
+    # Row i is task i's gradient: RRᵀ = G, and a singular value is the root of an eigenvalue.
+    root = np.zeros((k, rank))
+    root[pivots - 1] = np.triu(factor)[:rank].T
+    root *= rows.norms[:, None]
+    sizes, left, _, work, _, info = dgejsv(root, joba=2, jobu=0, jobv=3)
+    if info != 0:
+        raise SolverError("the singular values were not found", residual=float("inf"), iterations=0)
+    return sizes * (work[0] / work[1]), left[:, :rank]

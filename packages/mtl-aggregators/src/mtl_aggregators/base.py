@@ -131,9 +131,14 @@ class GramianMethod(nn.Module, ABC):
             SolverError: the weights' problem was not solved to its tolerance.
         """
         if isinstance(gradients, TaskGradients):
+            if solves_on_device(self.backend, gradients.gramian):
+                return gradients.combine(self._ask(gradients.gramian, gradients.losses))
             return gradients.combine(self._ask(gradients.host_gramian, gradients.losses))
         jacobian = checks.jacobian(gradients).detach()
-        gramian = gramian_of(jacobian).cpu()
+        gramian = gramian_of(jacobian)
+        if solves_on_device(self.backend, gramian):
+            return weighted_sum(jacobian, self._ask(gramian, None))
+        gramian = gramian.cpu()
         return weighted_sum(jacobian, self._ask(gramian, None), gramian)
 
     def _ask(self, gramian: Tensor, losses: Tensor | None) -> Tensor:

@@ -267,9 +267,7 @@ class Bilevel(nn.Module):
             return True
         if outcome.present.all() or not np.isnan(on_host(outcome.before)).any():
             raise NonFiniteLossError(
-                f"`upper` must be finite, got {value} for losses {outcome.after.tolist()} after the step. Lower "
-                "the learning rate.",
-                tasks=[t for t, x in zip(outcome.tasks, outcome.after.tolist(), strict=True) if not math.isfinite(x)],
+                f"`upper` must be finite, got {value} for losses {outcome.after.tolist()} after the step."
             )
         return False
 
@@ -363,4 +361,12 @@ class _Lower:
         with preserved(self._problem.model):
             self._random.restore()
             found = on_host(after())
+        bad = self.probe.present & ~np.isfinite(found)
+        if bad.any():
+            names = [task for task, is_bad in zip(self._problem.tasks, bad, strict=True) if is_bad]
+            raise NonFiniteLossError(
+                f"the losses after the step must be finite, got {found[bad].tolist()} for {names}. Lower the learning "
+                "rate.",
+                tasks=names,
+            )
         self.outcome = self.probe.outcome(self._problem.tasks, found)

@@ -80,16 +80,13 @@ class ExcessMTL(JacobianMethod):
             self.first = wide.new_zeros(m)
             self.squares = torch.zeros_like(wide)
         same_tasks("ExcessMTL", len(self.weights_now), m)
-        self.squares = self.squares + wide.square()
-        root = self.squares.sqrt()
-        # A gradient of 1e-160 has a square of 0: its own size is then the root of the sum.
-        root = torch.where(root > 0.0, root, wide.abs())
-        risks = (wide.square() / torch.where(root > 0.0, root, torch.ones_like(root))).sum(dim=1)
+        self.squares = torch.addcmul(self.squares, wide, wide)
+        # Where a coordinate never had a gradient, nothing is divided by nearly nothing.
+        risks = wide.square().div_(self.squares.sqrt().clamp_(min=1e-300)).sum(dim=1)
         known = self.first > 0.0
-        ratio = torch.where(known, risks / torch.where(known, self.first, torch.ones_like(self.first)), risks * 0.0)
         if self.started:
-            logits = self.weights_now.log() + self.robust_step_size * ratio
-            self.weights_now = m * torch.softmax(logits, dim=0)
+            ratio = torch.where(known, risks / self.first, 0.0)
+            self.weights_now = m * torch.softmax(self.weights_now.log() + self.robust_step_size * ratio, dim=0)
         self.started = True
         self.first = torch.where(known, self.first, risks)
         return (self.weights_now @ wide).to(jacobian.dtype)

@@ -106,7 +106,7 @@ class FAMO(TrainedLossMethod):
             InvalidInputError: a loss after the update is not above its bound.
         """
         old, new = on_host(before), on_host(after())
-        present = ~(np.isnan(old) | np.isnan(new))
+        present = ~np.isnan(old)
         above(new, self.bound.numpy(), present, self.tasks, method="FAMO")
         bound = self.bound.numpy() - self.eps
         then, now = np.where(present, old - bound, 1.0), np.where(present, new - bound, 1.0)

@@ -6,8 +6,8 @@ import numpy as np
 
 from mtl_aggregators.base import GramianMethod
 from mtl_aggregators.facts import Facts, Scale
-from mtl_aggregators.solvers import equal_projection, unit_rows
-from mtl_aggregators.solvers.equal_projection import dependence
+from mtl_aggregators.solvers import Solution, unit_rows
+from mtl_aggregators.solvers.equal_projection import dependence, equal_shares
 from mtl_aggregators.solvers.rows import EPS
 from mtl_aggregators.solvers.solution import Vector
 
@@ -55,13 +55,14 @@ class IMTLG(GramianMethod):
 
     def solve(self, gramian: Vector, losses: Vector | None) -> Vector:
         """The weights ``[m]``; see the class."""
-        solution = equal_projection(gramian)
-        self.record(solution)
         rows = unit_rows(gramian)
-        if not len(rows.norms):
+        k = len(rows.norms)
+        if not k:
             return np.full(rows.size, 1.0 / rows.size)
-        known = solution.value if rows.kept is None else solution.value[rows.kept]
-        weights = (dependence(rows) if solution.regularised else known) * (rows.norms.min() / rows.norms)
+        shares, missing = equal_shares(rows, np.ones(k))
+        residual = float(np.abs(rows.cosines @ shares - 1.0).max())
+        self.record(Solution(rows.expand(shares), residual, 0, missing))
+        weights = (dependence(rows) if missing else shares) * (rows.norms.min() / rows.norms)
         total = float(weights.sum())
         if abs(total) <= 16.0 * EPS * float(np.abs(weights).sum()):
             return np.zeros(rows.size)

@@ -41,7 +41,7 @@ from mtl_aggregators.upgrad import UPGrad
 from mtl_aggregators.uw import UW
 from mtl_core.errors import UnknownNameError
 
-__all__ = ["available", "describe", "make", "method_class"]
+__all__ = ["available", "describe", "facts_table", "make", "method_class"]
 
 _METHODS: dict[str, Callable[..., Any]] = {
     "alignedmtl": AlignedMTL,
@@ -173,3 +173,39 @@ def describe(name: str) -> str:
             f"reference: {facts.reference}",
         ]
     )
+
+
+def facts_table() -> str:
+    """The facts that every method declares with its default settings, as a Markdown table of one row per method.
+
+    Example:
+        >>> facts_table().splitlines()[0]
+        '| name | needs | degree | scale | scale in released code | heads in released code | laws | reference |'
+    """
+    heads = (
+        "name",
+        "needs",
+        "degree",
+        "scale",
+        "scale in released code",
+        "heads in released code",
+        "laws",
+        "reference",
+    )
+    lines = [heads, ("---",) * len(heads)]
+    for name in available():
+        facts = make(name).facts
+        lines.append(
+            (
+                f"`{name}`",
+                facts.needs if facts.min_tasks == 1 else f"{facts.needs}, m ≥ {facts.min_tasks}",
+                "none" if facts.homogeneity is None else f"{facts.homogeneity:g}",
+                facts.scale.formula,
+                facts.paper_scale.formula,
+                facts.paper_heads,
+                ", ".join(law.replace("_", " ") for law in sorted(facts.laws)) or "—",
+                facts.reference,
+            )
+        )
+    rows = ("| " + " | ".join(cells) + " |" for cells in lines)
+    return "\n".join(rows).replace("| --- | --- | --- | --- | --- | --- | --- | --- |", "|" + "---|" * 8) + "\n"

@@ -79,7 +79,7 @@ class SDMGrad(ThreeBatchMethod):
             needs="batches",
             homogeneity=1.0,
             scale=scale,
-            paper_scale=Scale("1", lambda m: 1.0),
+            paper_scale=scale,
             paper_heads="unit",
             laws=frozenset(),
             reference="Xiao, Ban and Ji, NeurIPS 2023",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -204,7 +205,7 @@ def ablation_table(rows: Sequence[Row], *, title: str, heading: str = "Δm % ↓
     """
     if not rows:
         raise InvalidInputError("`rows` must hold at least one row, got none.")
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("variant", no_wrap=True)
     for column in (
         heading,
@@ -222,8 +223,8 @@ def ablation_table(rows: Sequence[Row], *, title: str, heading: str = "Δm % ↓
         differences = [value - alone[seed] for seed, value in row.measure.items()]
         table.add_row(
             row.name,
-            Estimate.of(list(row.measure.values())).text(3),
-            Estimate.of(differences).text(3) if number else "",
+            _text(Estimate.of(list(row.measure.values()))),
+            _text(Estimate.of(differences)) if number else "",
             *_moved(row.moves),
             f"{row.seconds:.1f}",
         )
@@ -235,6 +236,11 @@ def ablation_table(rows: Sequence[Row], *, title: str, heading: str = "Δm % ↓
     return table
 
 
+def _text(found: Estimate) -> str:
+    """Two decimals, or powers of ten where a run has diverged."""
+    return found.text(2) if abs(found.mean) < 1e4 else f"{found.mean:.1e}"
+
+
 def _moved(found: Moves | None) -> list[str]:
     if found is None:
         return [""] * 5
@@ -244,8 +250,8 @@ def _moved(found: Moves | None) -> list[str]:
         str(found.accepted),
         str(found.rejected),
         f"{found.min_cosine[0]:.2f} → {found.min_cosine[1]:.2f}",
-        f"{found.mean_norm[0]:.3f} → {found.mean_norm[1]:.3f}",
-        f"{100 * found.drift:.2f}",
+        f"{found.mean_norm[0]:.3g} → {found.mean_norm[1]:.3g}",
+        f"{100 * found.drift:.2g}",
     ]
 
 

@@ -30,18 +30,25 @@ _TEMPORARY = ".mtl-bench-"
 Kind = Literal["run", "collection"]
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def write_atomically(path: Path, content: bytes | str, *, durable: bool = True) -> None:
     """Write a file so that a reader sees the old content or the new one and never a part.
 
-    The content goes to a temporary file in the same directory, is flushed to the disk and renamed over ``path``.
+    The content goes to a temporary file in the same directory, which is then renamed over ``path``.
+
+    Args:
+        path: the file.
+        content: what it is to hold.
+        durable: flush to the disk before renaming, so that not even a power failure leaves a part. Tables can be
+            written again from the checkpoint and do without.
     """
     data = content.encode() if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -232,11 +239,13 @@ class RunDirectory:
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(header)
         writer.writerows([repr(cell) if isinstance(cell, float) else cell for cell in row] for row in rows)
-        write_atomically(self.path / name, buffer.getvalue())
+        write_atomically(self.path / name, buffer.getvalue(), durable=False)
 
     def write_events(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Replace ``events.jsonl``."""
-        write_atomically(self.path / "events.jsonl", "".join(json.dumps(event) + "\n" for event in events))
+        write_atomically(
+            self.path / "events.jsonl", "".join(json.dumps(event) + "\n" for event in events), durable=False
+        )
 
     def read_events(self) -> list[dict[str, Any]]:
         """The events recorded so far."""

@@ -104,7 +104,8 @@ class COST(Teleportation):
 
         Losses that are held on one batch are held on that batch only: give ``probe_batches``. The paper's settings
         are ``search="penalty", sharpness="random", balance="paper", units="absolute", drift_weight=1, aim=None``.
-        ``"exact"`` and ``conflict_weight`` differentiate twice, which some fused kernels cannot.
+        ``"exact"`` and ``conflict_weight`` differentiate twice, which some fused kernels cannot. In bfloat16 a
+        perturbation of length 1e-4 is rounded away: take ``"exact"`` under autocast.
 
     References:
         Zhou et al., *Continual Optimization with Symmetry Teleportation for Multi-Task Learning*, sections 4.1 and

@@ -3,14 +3,17 @@ r"""The combination that has the same projection on every unit gradient."""
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg.lapack import dpotrf, dpotrs
 
 from mtl_aggregators.solvers.rows import RESOLUTION, UnitRows, unit_rows
 from mtl_aggregators.solvers.solution import Solution, Vector
 
-__all__ = ["equal_projection"]
+__all__ = ["equal_projection", "equal_shares"]
 
 CUTOFF = 4.0 * RESOLUTION
 """Eigenvalue of the cosines, per task, below which a direction is taken for linearly dependent."""
+WELL_POSED = 1e-3
+"""Distance of a unit gradient from the span of those before it that makes elimination accurate."""
 
 
 def equal_projection(gramian: Vector, targets: Vector | None = None) -> Solution:
@@ -39,14 +42,25 @@ def equal_projection(gramian: Vector, targets: Vector | None = None) -> Solution
     size = float(np.abs(wanted).max())
     if size == 0.0:
         return Solution(np.zeros(rows.size), 0.0, 0)
+    solution, missing = equal_shares(rows, wanted)
+    residual = float(np.abs(rows.cosines @ solution - wanted).max()) / size
+    return Solution(rows.expand(solution), residual, 0, missing)
+
+
+def equal_shares(rows: UnitRows, wanted: Vector) -> tuple[Vector, bool]:
+    """``z`` ``[k]`` with ``C z = t`` on unit rows, and whether there is none, so that it is the nearest one."""
+    root, info = dpotrf(rows.cosines)
+    if info == 0 and float(root.diagonal().min()) > WELL_POSED:
+        exact: Vector = dpotrs(root, wanted)[0]
+        exact += dpotrs(root, wanted - rows.cosines @ exact)[0]
+        return exact, False
     values, vectors = np.linalg.eigh(rows.cosines)
     parts = vectors.T @ wanted
-    kept = values > CUTOFF * k
-    solution = vectors[:, kept] @ (parts[kept] / values[kept])
-    residual = float(np.abs(rows.cosines @ solution - wanted).max()) / size
+    kept = values > CUTOFF * len(wanted)
+    nearest: Vector = vectors[:, kept] @ (parts[kept] / values[kept])
     # Rounding leaves an eigenvector known to about the root of what separates its eigenvalue from zero.
-    missing = not bool(kept.all()) and float(np.abs(parts[~kept]).max()) > 1e-6 * size
-    return Solution(rows.expand(solution), residual, 0, missing)
+    missing = not bool(kept.all()) and float(np.abs(parts[~kept]).max()) > 1e-6 * float(np.abs(wanted).max())
+    return nearest, missing
 
 
 def dependence(rows: UnitRows) -> Vector:

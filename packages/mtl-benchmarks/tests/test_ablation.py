@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mtl_benchmarks.ablation import PARTS_OF_ABLATION, Row, Variant, ablate, ablation_table, main, variants
+from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.options import Choice
+from mtl_benchmarks.report import Moves
+from mtl_core.errors import InvalidInputError, UnknownNameError
+
+DIGITS = Choice("digits", {"n_train": 192, "n_test": 64})
+
+
+def test_every_variant_is_a_valid_run() -> None:
+    rows = variants(list(PARTS_OF_ABLATION))
+    assert len({row.name for row in rows}) == len(rows)
+    for benchmark in (DIGITS, Choice("toy", {"start": 0})):
+        for row in rows:
+            teleport = row.teleport
+            if teleport is not None and row.like is not None:
+                teleport = Choice(teleport.name, {"length": [0.1]})
+            RunConfig.resolve(benchmark, "ls", teleport)
+
+
+def test_an_unknown_part() -> None:
+    with pytest.raises(UnknownNameError, match="adapters"):
+        variants(["adapter"])
+
+
+def test_the_control_moves_as_far_as_what_it_matches(tmp_path: Path) -> None:
+    always = {"trigger": "weak", "max_steps": 2, "aim": None}
+    rows = ablate(
+        DIGITS,
+        Choice("ls"),
+        [
+            Variant("alone", None),
+            Variant("cost", Choice("cost", always)),
+            Variant("random", Choice("random", {"trigger": "weak"}), like="cost"),
+        ],
+        seeds=(0, 1),
+        out=tmp_path / "runs",
+        epochs=2,
+    )
+    assert [row.name for row in rows] == ["alone", "cost", "random"]
+    assert all(set(row.measure) == {0, 1} for row in rows)
+    assert rows[0].moves is None
+    assert rows[1].moves is not None
+    assert rows[2].moves is not None
+    assert rows[2].moves.accepted >= 1
+    assert rows[2].moves.length == pytest.approx(rows[1].moves.length, rel=0.5)
+
+
+def test_table_by_hand() -> None:
+    moves = Moves(3, 1, (-0.5, 0.25), (1.0, 2.0), 0.01, 0.3, 0.1)
+    rows = [
+        Row("alone", {0: 10.0, 1: 12.0}, None, 1.0),
+        Row("cost", {0: 9.0, 1: 11.0}, moves, 2.0),
+        Row("nothing kept", {0: 1e9, 1: 1e9}, Moves(0, 2, (0.0, 0.0), (0.0, 0.0), 0.0, 0.0, 0.1), 1.0),
+    ]
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(ablation_table(rows, title="digits"))
+    lines = console.export_text().splitlines()
+    line = next(text for text in lines if "cost" in text)
+    assert "10.00 ±12.71" in line
+    assert "-1.00 ±0.00" in line
+    assert "-0.50 → 0.25" in line
+    assert "1.0e+09" in next(text for text in lines if "nothing kept" in text)
+    with pytest.raises(InvalidInputError, match="at least one row"):
+        ablation_table([], title="none")
+
+
+def test_the_command(tmp_path: Path) -> None:
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    words = ["digits", "--parts", "sharpness", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path / "runs")]
+    main(words, console)
+    printed = console.export_text()
+    for row in variants(["sharpness"]):
+        assert row.name in printed
