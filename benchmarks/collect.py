@@ -2,9 +2,10 @@
 
     python -m nox -s bench -- collect [--rounds 5] [--tasks 2 3 11 40] [--nets mlp convolutional transformer]
 
-One backward phase is measured: from evaluated losses to written `.grad`, through the features, with a Gramian and constant
-weights on both sides, so that no solver is timed. Times are medians over rounds in which all modes take turns in one process;
-memory is the rise of the process's peak resident set over its level before the phase, each mode in a process of its own.
+One backward phase is measured: from evaluated losses to written `.grad`, through the features, with a Gramian and
+constant weights on both sides, so that no solver is timed. Times are medians over rounds in which all modes take turns
+in one process; memory is the rise of the process's peak resident set over its level before the phase, each mode in a
+process of its own.
 """
 
 from __future__ import annotations
