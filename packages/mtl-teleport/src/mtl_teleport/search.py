@@ -82,6 +82,7 @@ class Aim:
         self._trigger = trigger
         self._factor = factor
         self._start: float | None = None
+        self._wanted = 0.0 if factor is None else factor
 
     def begin(self, climb: Climb) -> None:
         """Remember where the search begins."""
@@ -91,15 +92,18 @@ class Aim:
     def is_reached(self, climb: Climb, drift: float, gain: float) -> bool:
         """Whether the present point will do; looks at gradients only if drift and sharpness already allow it.
 
+        A look costs about as much as a step, so after one in vain the sharpness must have grown by a tenth for another.
+
         Args:
             climb: the search.
             drift: relative drift of the losses here.
             gain: sharpness here over sharpness at the start.
         """
-        if self._factor is None or self._start is None or gain < self._factor:
+        if self._factor is None or self._start is None or not gain >= self._wanted:
             return False
         if climb.max_drift is not None and drift > climb.max_drift:
             return False
+        self._wanted = 1.1 * gain
         gramian = climb.gramian()
         return _mean_norm(gramian) >= self._factor * self._start and not self._trigger(gramian)
 
