@@ -102,6 +102,14 @@ def test_tables_keep_every_bit(tmp_path: Path) -> None:
     assert RunDirectory(tmp_path / "other", CONFIG).read_trace() == []
 
 
+def test_two_cannot_work_on_one_run(tmp_path: Path) -> None:
+    first, second = RunDirectory(tmp_path, CONFIG), RunDirectory(tmp_path, CONFIG)
+    with first.exclusive(), pytest.raises(ResultsDirectoryError, match="another process"), second.exclusive():
+        pass
+    with second.exclusive():
+        pass
+
+
 def test_checkpoint_round_trip(tmp_path: Path) -> None:
     files = RunDirectory(tmp_path, CONFIG)
     assert files.read_checkpoint() is None

@@ -146,6 +146,16 @@ def test_an_aggregator_per_layer_sees_each_layer_alone() -> None:
     assert report.weights is None
 
 
+@pytest.mark.parametrize("wrap", [lambda m: UpdateEvery(m, steps=2), lambda m: TaskSampling(m, n_tasks=1)])
+def test_the_wrapped_method_hears_of_epochs(wrap: Any) -> None:
+    heard = []
+    method = Counted()
+    method.start_epoch = heard.append
+    wrap(method).start_epoch(3)
+    wrap(Counted()).start_epoch(4)  # one that does not count
+    assert heard == [3]
+
+
 class TestBadInput:
     def test_update_every(self) -> None:
         with pytest.raises(InvalidInputError, match="must give weights, got function"):

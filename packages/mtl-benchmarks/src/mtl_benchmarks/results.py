@@ -9,7 +9,8 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,11 @@ from typing import Any, Literal
 import torch
 
 from mtl_core.errors import ResultsDirectoryError
+
+try:
+    import fcntl
+except ImportError:  # no such locks on this platform
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["FORMAT", "MARKER", "Collection", "RunDirectory", "environment", "write_atomically"]
 
@@ -220,6 +226,26 @@ class RunDirectory:
     def read_config(self) -> dict[str, Any]:
         """The configuration of the run that lives here."""
         return dict(json.loads(self.config_file.read_text()))
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other processes from working on the same run; a process that dies lets go.
+
+        Raises:
+            ResultsDirectoryError: another process is working on it.
+        """
+        if fcntl is None:
+            yield
+            return
+        with (self.path / MARKER).open() as marker:
+            try:
+                fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ResultsDirectoryError(
+                    f"`directory` {str(self.path)!r} must be free, got a run that another process is working on. Wait "
+                    "for it, or choose another directory."
+                ) from None
+            yield
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint."""

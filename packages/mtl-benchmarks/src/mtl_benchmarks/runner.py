@@ -165,14 +165,15 @@ def run(
         the complete run.
 
     Raises:
-        ResultsDirectoryError: ``directory`` holds something else, or a run with another configuration.
+        ResultsDirectoryError: ``directory`` holds something else, a run with another configuration, or one that
+            another process is working on.
     """
     if checkpoint_every is not None:
         positive_int("checkpoint_every", checkpoint_every)
     files = RunDirectory(directory, config.as_dict())
     if files.read_result() is not None:
         return load_result(directory)
-    with seeded(config.seed, threads=config.threads):
+    with files.exclusive(), seeded(config.seed, threads=config.threads):
         state = _Run(config)
         found = files.read_checkpoint()
         if found is not None:

@@ -72,6 +72,10 @@ class UpdateEvery:
             self._weights = report.weights.detach().clone()
         return report
 
+    def start_epoch(self, epoch: int) -> None:
+        """Tell the wrapped method, if it counts epochs."""
+        _tell_epoch(self.method, epoch)
+
     def state_dict(self) -> dict[str, Any]:
         """Counter, weights and the method's own state."""
         own = self.method.state_dict() if isinstance(self.method, nn.Module) else {}
@@ -123,6 +127,10 @@ class TaskSampling:
         chosen = torch.randperm(len(losses.index), generator=self.generator)[:count].sort().values.tolist()
         return step_from_losses(problem, batch, optimizer, self.method, _select(losses, chosen), options=options)
 
+    def start_epoch(self, epoch: int) -> None:
+        """Tell the wrapped method, if it counts epochs."""
+        _tell_epoch(self.method, epoch)
+
     def state_dict(self) -> dict[str, Any]:
         """The generator's state and the method's own."""
         own = self.method.state_dict() if isinstance(self.method, nn.Module) else {}
@@ -143,3 +151,9 @@ def _select(losses: TaskLosses, chosen: list[int]) -> TaskLosses:
         tasks=tuple(losses.tasks[k] for k in chosen),
         index=tuple(losses.index[k] for k in chosen),
     )
+
+
+def _tell_epoch(method: object, epoch: int) -> None:
+    start = getattr(method, "start_epoch", None)
+    if callable(start):
+        start(epoch)
