@@ -372,3 +372,45 @@ class TestBadInput:
             StepOptions(heads="both")  # type: ignore[arg-type]
         with pytest.raises(InvalidParameterError, match="`max_norm` must be positive, got 0"):
             StepOptions(max_norm=0)
+
+
+@pytest.mark.parametrize("method", [Fixed(1.0, 2.0), FixedLosses(1.0, 2.0), fixed_aggregator(1.0, 2.0)])
+def test_parameters_that_take_no_part_are_named(method: object) -> None:
+    model = TwoLayers()
+    unused = nn.Module()
+    unused.weight, unused.bias = nn.Parameter(torch.empty(0, 2)), nn.Parameter(torch.empty(0))
+    model.trunk.add_module("unused", unused)  # of no use and of no size
+    model.trunk.add_module("spare", nn.Linear(2, 2))
+    model.trunk[0].bias.requires_grad_(False)
+
+    def losses(model: nn.Module, x: Tensor) -> Tensor:
+        z = model.trunk[2](model.trunk[1](model.trunk[0](x)))
+        return torch.stack([head(z).mean() for head in model.heads])
+
+    problem = Problem(model, losses, shared="trunk", tasks=("a", "b"))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    report = step(problem, torch.randn(3, 3, dtype=torch.float64), optimizer, method)  # type: ignore[arg-type]
+    names = ("trunk.unused.weight", "trunk.unused.bias", "trunk.spare.weight", "trunk.spare.bias")
+    assert report.skipped == ("trunk.0.bias", *names)
+    for name in report.skipped:
+        assert torch.equal(dict(model.named_parameters())[name], before[name])
+    assert not torch.equal(model.trunk[0].weight, before["trunk.0.weight"])
+
+
+def test_hooks_hear_of_each_step_once() -> None:
+    class Nested:
+        def step(self, problem: Problem, batch: object, optimizer: torch.optim.Optimizer) -> StepReport:
+            return step(problem, batch, optimizer, Fixed(1.0, 1.0))
+
+    problem, batch = small_problem()
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)
+    seen: list[StepReport] = []
+    handle = problem.register_report_hook(seen.append)
+    reports = [step(problem, batch, optimizer, method) for method in (Nested(), Fixed(1.0, 1.0), FixedLosses(1.0, 1.0))]
+    assert all(a is b for a, b in zip(seen, reports, strict=True))
+    with pytest.raises(NonFiniteLossError):
+        step(problem, batch * math.nan, optimizer, Fixed(1.0, 1.0))
+    handle.remove()
+    step(problem, batch, optimizer, Fixed(1.0, 1.0))
+    assert len(seen) == 3

@@ -44,6 +44,7 @@ class DeferredGradients(TaskGradients):
         self._gramian = gramian
         self._backward = backward
         self.notes = ()
+        self.untouched = ()
         self.parameters = tuple(parameters)
         self.losses = losses
         self.tasks = tuple(tasks)

@@ -189,6 +189,7 @@ def differentiate(
         heads=heads,
         head_gradients=head_rows,
         notes=notes,
+        untouched=[j for j, touched in enumerate(found.touched) if not touched],
     )
     if keep == "scattered":
         if group is None:
@@ -209,12 +210,15 @@ class _Store:
     def __init__(self, n_tasks: int, index: Sequence[int], shared: tuple[Tensor, ...]) -> None:
         self.rows: list[Row | None] = [None] * n_tasks
         self.matrix: Tensor | None = None
+        self.touched = [False] * len(shared)
         self._index = list(index)
         self._shared = shared
         if sum(p.numel() for p in shared) <= _SMALL or not GradientRows.can_hold((), shared):
             self._to_matrix()
 
     def __call__(self, k: int, row: Row) -> None:
+        for j, gradient in enumerate(row):
+            self.touched[j] |= gradient is not None
         if self.matrix is None and not GradientRows.can_hold((row,), self._shared):
             self._to_matrix()
         if self.matrix is None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mtl_core import checks
 from mtl_core.distributed import is_sharded, reshard
@@ -150,6 +153,8 @@ class Problem:
         self._places = {name: _place(model, name) for name in _resolve_shared(model, shared)}
         self._duplicate: tuple[str, str] | Literal[False] | None = False  # False: not looked yet
         self.graph_checked = False
+        self._depth = 0
+        self._hooks: OrderedDict[int, Callable[[Any], object]] = OrderedDict()
         if not self.shared:
             raise NoSharedParametersError(
                 f"`shared` must hold at least one trainable parameter, got {len(self._places)} parameter(s), all "
@@ -186,10 +191,55 @@ class Problem:
         return tuple(self.named_shared)
 
     @property
+    def frozen_names(self) -> tuple[str, ...]:
+        """Names of the shared parameters that are frozen now."""
+        return tuple(name for name, p in self._all_shared().items() if not p.requires_grad)
+
+    @property
     def heads(self) -> tuple[nn.Parameter, ...]:
         """Every other trainable parameter of the model."""
         shared = {id(p) for p in self._all_shared().values()}
         return tuple(p for p in self.model.parameters() if p.requires_grad and id(p) not in shared)
+
+    def register_report_hook(self, hook: Callable[[Any], object]) -> RemovableHandle:
+        """Have a function called with the report of every step of this problem, e.g. to log it.
+
+        Args:
+            hook: called with the ``StepReport`` after each ``mtl_core.step``, once, whatever the method does inside.
+
+        Returns:
+            a handle whose ``remove()`` ends it.
+
+        Example:
+            >>> import torch
+            >>> from mtl_core import step
+            >>> from mtl_core.testing import small_problem
+            >>> problem, batch = small_problem(2)
+            >>> seen = []
+            >>> handle = problem.register_report_hook(lambda report: seen.append(report.tasks))
+            >>> optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)
+            >>> report = step(problem, batch, optimizer, lambda jacobian: jacobian.sum(0))
+            >>> handle.remove()
+            >>> seen
+            [('task0', 'task1')]
+        """
+        handle = RemovableHandle(self._hooks)
+        self._hooks[handle.id] = hook
+        return handle
+
+    @contextmanager
+    def reporting(self) -> Iterator[Callable[[Any], None]]:
+        """Mark a step as under way; yields what gives its report to the hooks, unless it is a step within a step."""
+        self._depth += 1
+        try:
+            yield self._report
+        finally:
+            self._depth -= 1
+
+    def _report(self, report: Any) -> None:
+        if self._depth == 0:
+            for hook in tuple(self._hooks.values()):
+                hook(report)
 
     def losses(self, batch: Any, *, parameters: Mapping[str, Tensor] | None = None) -> TaskLosses:
         """Evaluate the task losses on one batch.

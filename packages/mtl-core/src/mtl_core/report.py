@@ -68,6 +68,7 @@ class StepReport:
         gramian: the Gramian ``[m, m]`` that the weights were computed from, if it was.
         tasks: the tasks' names.
         events: what else happened, in order.
+        skipped: names of the shared parameters that took no part: the frozen ones, and those no present task touches.
     """
 
     losses: Tensor
@@ -75,6 +76,7 @@ class StepReport:
     gramian: Tensor | None
     tasks: tuple[str, ...]
     events: tuple[Event, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

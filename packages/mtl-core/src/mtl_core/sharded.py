@@ -108,6 +108,7 @@ class ShardedGradients(_PartialGradients):
         self._rows = None
         self.columns = group
         self.notes = ()
+        self.untouched = ()
         self.parameters = tuple(parameters)
         self.losses = losses
         self.tasks = tuple(tasks)

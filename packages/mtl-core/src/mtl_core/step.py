@@ -90,6 +90,19 @@ def step(
     options = StepOptions(
         heads=heads, max_norm=max_norm, scaler=scaler, keep=keep, chunk_size=chunk_size, group=group, per=per
     )
+    with problem.reporting() as report_to_hooks:
+        report = _step(problem, batch, optimizer, method, options)
+    report_to_hooks(report)
+    return report
+
+
+def _step(
+    problem: Problem,
+    batch: Any,
+    optimizer: optim.Optimizer,
+    method: AnyMethod | Callable[[Tensor], Tensor],
+    options: StepOptions,
+) -> StepReport:
     own = getattr(method, "step", None)
     if callable(own):
         return _delegate(own, problem, batch, optimizer, options)
@@ -99,8 +112,8 @@ def step(
             "See mtl_core.protocols."
         )
     optimizer.zero_grad(set_to_none=True)
-    if group is not None:
-        broadcast_buffers_(problem.model, group)
+    if options.group is not None:
+        broadcast_buffers_(problem.model, options.group)
     if isinstance(batch, MicroBatches):
         gradients = accumulate(problem, batch, options=options)
         return finish(problem, batch, optimizer, method, gradients, options=options)
@@ -172,7 +185,9 @@ def finish(
     ranks = shard_group(problem.shared) if is_sharded(problem.shared) else options.group
     _look_back(method, problem, batch, gradients.losses, ranks)
     events = (*(Note(text) for text in gradients.notes), *_events(method))
-    return StepReport(gradients.losses, weights, host, problem.tasks, events)
+    names = problem.shared_names
+    skipped = (*problem.frozen_names, *(names[k] for k in gradients.untouched))
+    return StepReport(gradients.losses, weights, host, problem.tasks, events, skipped)
 
 
 def _loss_step(
@@ -213,11 +228,13 @@ def _loss_step(
     else:
         torch.autograd.backward([values], [ones], inputs=heads, retain_graph=True)
         torch.autograd.backward([values], [own], inputs=list(problem.shared))
+    named = problem.named_shared
+    skipped = (*problem.frozen_names, *(name for name, p in named.items() if p.grad is None))
     if ranks is not None and not sharded:
         _sum_gradients((*problem.shared, *heads), ranks)
     _update(problem, optimizer, options)
     _look_back(method, problem, batch, full, ranks)
-    return StepReport(full, weights, None, problem.tasks, _events(method))
+    return StepReport(full, weights, None, problem.tasks, _events(method), skipped)
 
 
 def _sum_gradients(parameters: Sequence[Tensor], group: dist.ProcessGroup) -> None:

@@ -33,6 +33,7 @@ class TaskGradients:
         group: the process group over which they were averaged, if they were.
         counts: how many of its ranks have each task, ``[m]``.
         notes: what was done otherwise than asked for, and why.
+        untouched: positions of the parameters that no task touches, as far as it is known.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class TaskGradients:
         heads: Sequence[Tensor] = (),
         head_gradients: Sequence[Sequence[Tensor | None]] = (),
         notes: Sequence[str] = (),
+        untouched: Sequence[int] = (),
     ) -> None:
         self.notes = tuple(notes)
+        self.untouched = tuple(untouched)
         self.parameters = tuple(parameters)
         self._rows = matrix if isinstance(matrix, GradientRows) else None
         self._matrix = None if isinstance(matrix, GradientRows) else matrix
