@@ -57,7 +57,9 @@ def assert_finite(aggregator: AggregatorLike, jacobian: Tensor) -> None:
 def assert_non_conflicting(aggregator: AggregatorLike, jacobian: Tensor, *, tol: float | None = None) -> None:
     r"""No task gets worse to first order: :math:`\cos(g_i, A(J)) \ge -\text{tol}` for every row.
 
-    Measured as a cosine per row, since an absolute or joint tolerance hides a task whose gradient is small.
+    Measured as a cosine per row, since an absolute or joint tolerance hides a task whose gradient is small. An update
+    that is lost in rounding beside the gradients is let pass; that comparison supposes a method of degree 1, whose
+    updates are of the size of gradients. For another degree, scale the gradients to about 1 first.
     """
     update = aggregator(jacobian)
     cosine = individual_progress(jacobian, update)
