@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from mtl_core import Problem, collect, step
+from mtl_core import InvalidInputError, Problem, collect, step
 from mtl_core.testing import TwoLayers, small_problem
 
 WORLD = 2
@@ -97,6 +97,7 @@ def train(group: dist.ProcessGroup | None, rank: int, world: int) -> dict[str, A
     parts = collect(losses.outputs, problem.shared, group=group, keep="scattered")
     found["scattered"] = parts.gramian, parts.combine(torch.ones(3)), parts.matrix.shape[1]
     found["sharded"] = train_sharded(rank)
+    found["replicated"] = train_replicated(rank)
     for name in ("weighting", "losses"):
         problem = partly_labelled()
         optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.05)
@@ -193,6 +194,37 @@ def train_sharded(rank: int) -> dict[str, Any]:
     return found
 
 
+class Sum:
+    """The plain sum of the losses, by their gradients."""
+
+    def weights(self, gramian: Tensor) -> Tensor:
+        return gramian.new_ones(len(gramian))
+
+
+def train_replicated(rank: int) -> dict[str, Any]:
+    """The sum of the losses by torch's own data parallelism and by ours, from the same start on the same parts."""
+    found: dict[str, Any] = {}
+    for name in ("torch", "ours"):
+        problem, _ = small_problem(3)
+        optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.05)
+        wrapped = nn.parallel.DistributedDataParallel(problem.model) if name == "torch" else None
+        for k in range(3):
+            part = whole_batch().roll(k, 0).chunk(WORLD)[rank]
+            if wrapped is None:
+                step(problem, part, optimizer, Sum(), group=dist.group.WORLD)
+                continue
+            optimizer.zero_grad()
+            outputs = wrapped(part)[1]
+            torch.stack([((y - i) ** 2).mean() * (i + 1) for i, y in enumerate(outputs)]).sum().backward()
+            optimizer.step()
+        found[name] = [p.detach() for p in problem.model.parameters()]
+        if wrapped is not None:
+            with pytest.raises(InvalidInputError) as refused:
+                Problem(wrapped, lambda model, x: model(x), shared="module.trunk", tasks=("a",))
+            found["refused"] = str(refused.value)
+    return found
+
+
 SHARDABLE: dict[str, Callable[[], Any]] = {"weighting": ByNorm, "losses": ByLoss}
 
 
@@ -205,6 +237,13 @@ def test_sharded_steps_equal_those_of_one_process(
         torch.testing.assert_close(found["sharded"][method, form], alone[method], rtol=1e-6, atol=1e-9)
         losses = found["sharded"][method, form, "losses"]
         torch.testing.assert_close(losses, alone[f"{method} losses"], rtol=1e-9, atol=0.0)
+
+
+def test_the_sum_is_what_data_parallelism_trains(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        replicated = found["replicated"]
+        torch.testing.assert_close(replicated["ours"], replicated["torch"], rtol=1e-6, atol=1e-12)
+        assert "must be the bare module, got DistributedDataParallel" in replicated["refused"]
 
 
 def test_scattered_columns_give_the_same(ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +19,13 @@ from mtl_core import (
     NonFiniteLossError,
     NonScalarLossError,
     NoSharedParametersError,
+    Problem,
     TaskGradients,
     collect,
 )
+from mtl_core.collection import collect_problem
 from mtl_core.gradients import gramian_of
+from mtl_core.report import StepOptions
 from mtl_core.testing import jacobian_of, jacobians, reference_jacobian, small_problem
 
 
@@ -111,6 +116,95 @@ def test_every_mode_equals_one_backward_pass_per_task(form: str, features: bool,
     assert len(found) == len(problem.heads)
     for gradient, head in zip(found, problem.heads, strict=True):
         torch.testing.assert_close(gradient, head.grad, rtol=1e-12, atol=1e-14)
+
+
+class Trunk(nn.Module):
+    """A tiny trunk with one layer of choice in the middle."""
+
+    def __init__(self, middle: nn.Module, width: int = 5) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, width), middle, nn.Linear(width, 4), nn.Tanh()).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def passes(trunk: nn.Module, n_tasks: int, monkeypatch: pytest.MonkeyPatch, samples: int = 6) -> tuple[int, Tensor]:
+    """How many passes through a trunk the collection chose, and the Jacobian's error against one pass per task."""
+    torch.manual_seed(0)
+    heads = nn.ModuleList(nn.Linear(4, 1) for _ in range(n_tasks)).double()
+    features = trunk(torch.randn(samples, 3, dtype=torch.float64))
+    losses = [(head(features) - i).square().mean() for i, head in enumerate(heads)]
+    shared = list(trunk.parameters())
+    expected = collect(losses, shared, features=features, chunk_size=1, retain_graph=True).matrix
+    seen = []
+    grad = torch.autograd.grad
+
+    def counting(outputs: Sequence[Tensor], inputs: Sequence[Tensor], *rest: Any, **options: Any) -> Any:
+        seen.append(inputs[0] is shared[0])
+        return grad(outputs, inputs, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.autograd, "grad", counting)
+        found = collect(losses, shared, features=features).matrix
+    return sum(seen), (found - expected).abs().max() / expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("middle", "width", "n_tasks", "expected"),
+    [
+        (nn.ReLU(), 5, 8, 1),
+        (nn.Sequential(nn.LayerNorm(5), nn.GELU()), 5, 11, 1),
+        (nn.ReLU(), 5, 7, 7),  # too few tasks
+        (nn.ReLU(), 20_000, 8, 8),  # too large: 6 x 20,000 entries at the first layer alone
+        (nn.Softmax(dim=1), 5, 8, 8),  # an operation that was not measured
+    ],
+)
+def test_tiny_trunks_are_passed_once_for_all_tasks(
+    middle: nn.Module, width: int, n_tasks: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, error = passes(Trunk(middle, width), n_tasks, monkeypatch)
+    assert count == expected
+    assert error < 1e-13
+
+
+def test_a_custom_function_is_never_batched_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return 2.0 * x
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+            return torch.from_numpy(2.0 * gradients[0].numpy())  # nothing that vmap could see through
+
+    class Middle(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return Double.apply(x)  # type: ignore[no-any-return]
+
+    count, error = passes(Trunk(Middle()), 9, monkeypatch)
+    assert count == 9
+    assert error == 0.0
+
+
+def test_absent_tasks_leave_rows_of_zeros_when_batched() -> None:
+    torch.manual_seed(0)
+    trunk = Trunk(nn.ReLU())
+    heads = nn.ModuleList(nn.Linear(4, 1) for _ in range(12)).double()
+    names = tuple(f"t{i}" for i in range(12))
+
+    def losses(model: nn.Module, batch: tuple[Tensor, Sequence[int]]) -> tuple[dict[str, Tensor], Tensor]:
+        features = trunk(batch[0])
+        return {names[i]: heads[i](features).square().mean() for i in batch[1]}, features
+
+    problem = Problem(nn.ModuleList([trunk, heads]), losses, shared=trunk, tasks=names)
+    there = [0, 1, 2, 4, 5, 7, 8, 9, 11]
+    batch = (torch.randn(6, 3, dtype=torch.float64), there)
+    found = collect_problem(problem, problem.losses(batch))
+    one_by_one = collect_problem(problem, problem.losses(batch), options=StepOptions(chunk_size=1))
+    torch.testing.assert_close(found.matrix, one_by_one.matrix, rtol=1e-12, atol=1e-14)
+    assert not bool(found.matrix[[3, 6, 10]].any())
+    assert bool(found.matrix[there].any(dim=1).all())
 
 
 def test_a_stack_is_taken_apart() -> None:

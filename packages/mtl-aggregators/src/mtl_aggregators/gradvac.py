@@ -15,7 +15,7 @@ from mtl_aggregators.jacobian_method import JacobianMethod
 from mtl_aggregators.parameters import same_tasks
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import Problem, checks
-from mtl_core.backward import flat_size
+from mtl_core.flat import flat_size
 from mtl_core.errors import InvalidInputError, InvalidParameterError
 from mtl_core.gramian import gramian_of, weighted_sum
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_core.backward import Row
 from mtl_core.collection import collect_problem
 from mtl_core.errors import InvalidInputError
+from mtl_core.flat import Row
 from mtl_core.problem import Problem
 from mtl_core.report import StepOptions
 from mtl_core.task_gradients import TaskGradients

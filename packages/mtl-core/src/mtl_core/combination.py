@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mtl_core.backward import flat_size
 from mtl_core.errors import InvalidInputError
+from mtl_core.flat import flat_size
 from mtl_core.gramian import gramian_of
 from mtl_core.problem import Problem
 from mtl_core.task_gradients import TaskGradients

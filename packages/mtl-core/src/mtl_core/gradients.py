@@ -11,26 +11,21 @@ from torch import Tensor
 
 from mtl_core import checks
 from mtl_core.backward import (
-    Outputs,
-    Row,
     batched_rows,
-    check_attached,
     check_finite_losses,
-    check_no_bypass,
-    empty_jacobian,
     feature_rows,
-    flatten_into,
     full_losses,
     head_gradients,
-    is_compiled,
     sequential_rows,
 )
 from mtl_core.deferred import DeferredGradients, through_features, weighted_backward
 from mtl_core.distributed import is_sharded
 from mtl_core.errors import InvalidInputError, NoLossesError, NonScalarLossError, NoSharedParametersError
 from mtl_core.gramian import gramian_of
+from mtl_core.graph import Outputs, batches_well, check_attached, check_no_bypass, is_compiled
 from mtl_core.rows import GradientRows
 from mtl_core.sharded import ScatteredGradients, differentiate_sharded
+from mtl_core.store import Store
 from mtl_core.streaming import streamed_gramian
 from mtl_core.task_gradients import TaskGradients
 
@@ -73,9 +68,12 @@ def collect(
         shared: the parameters the tasks share.
         features: the trunk's output or outputs that the losses were computed from.
         heads: the parameters of the heads.
-        chunk_size: how many tasks' vector–Jacobian products are done at once (by ``vmap``); 1 or ``None``: one after
-            the other, which needs no support by the operations and the least memory. A compiled model is always
-            differentiated one after the other, which ``notes`` then says.
+        chunk_size: how many tasks' vector–Jacobian products are done at once (by ``vmap``). 1: one after the other,
+            which needs no support by the operations and the least memory. ``None``: one after the other too, as that
+            was measured to be as fast or faster, but for trunks so tiny that a pass is mostly overhead: with
+            ``features`` on the CPU, eight tasks or more and at most 65,536 gradient entries in one pass through the
+            trunk, all tasks at once. A compiled model is always differentiated one after the other, which ``notes``
+            then says.
         group: a process group. Gradients and losses are then means over those of its ranks that have the task in their
             batch, the same on each rank.
         keep: ``"jacobian"``: the gradients ``[m, d]``. ``"gramian"``: their Gramian alone, exactly, computed block by
@@ -172,9 +170,12 @@ def differentiate(
             f"chunk_size={chunk_size} became 1: the graph of a compiled model cannot be differentiated in batches",
         )
         chunk_size = 1
-    found = _Store(len(names), index, shared)
+    found = Store(len(names), index, shared)
     if features is not None:
-        head_rows = feature_rows(outputs, found, present, features, shared, heads, chunk_size or 1, retain_graph)
+        if chunk_size is None:
+            many = len(index) >= _MANY and losses.device.type == "cpu" and batches_well(features, _TINY)
+            chunk_size = len(index) if many else 1
+        head_rows = feature_rows(outputs, found, present, features, shared, heads, chunk_size, retain_graph)
     elif chunk_size is None or chunk_size == 1:
         head_rows = sequential_rows(outputs, found, present, shared, heads, retain_graph)
     else:
@@ -200,38 +201,9 @@ def differentiate(
     return gradients
 
 
-_SMALL = 1 << 15
-"""Up to this many parameter entries, a matrix is quicker to have than gradients one by one."""
-
-
-class _Store:
-    """Takes gradients as they come: into a matrix where they are small or of mixed kinds, as they are elsewhere."""
-
-    def __init__(self, n_tasks: int, index: Sequence[int], shared: tuple[Tensor, ...]) -> None:
-        self.rows: list[Row | None] = [None] * n_tasks
-        self.matrix: Tensor | None = None
-        self.touched = [False] * len(shared)
-        self._index = list(index)
-        self._shared = shared
-        if sum(p.numel() for p in shared) <= _SMALL or not GradientRows.can_hold((), shared):
-            self._to_matrix()
-
-    def __call__(self, k: int, row: Row) -> None:
-        for j, gradient in enumerate(row):
-            self.touched[j] |= gradient is not None
-        if self.matrix is None and not GradientRows.can_hold((row,), self._shared):
-            self._to_matrix()
-        if self.matrix is None:
-            self.rows[self._index[k]] = row
-        else:
-            flatten_into(self.matrix[self._index[k]], row, self._shared)
-
-    def _to_matrix(self) -> None:
-        self.matrix = empty_jacobian(len(self.rows), self._shared)
-        for target, row in zip(self.matrix, self.rows, strict=True):
-            flatten_into(target, (None,) * len(self._shared) if row is None else row, self._shared)
-        self.rows = [None] * len(self.rows)
-
+_MANY = 8
+_TINY = 1 << 16
+"""From so many tasks on, and up to so many entries in one pass of the trunk, batching is the quicker (on CPUs)."""
 
 _BLOCKS = 16
 """Into how many blocks of about equal size the parameters are cut where the Jacobian is not kept."""

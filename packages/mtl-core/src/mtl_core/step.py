@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, optim
 
 from mtl_core.accumulation import MicroBatches, accumulate
-from mtl_core.backward import check_attached, check_finite_losses, pick
+from mtl_core.backward import check_finite_losses
 from mtl_core.collection import collect_problem
 from mtl_core.combination import combine, combine_per_group, is_loss_weighting, loss_weights
 from mtl_core.distributed import (
@@ -23,7 +23,9 @@ from mtl_core.distributed import (
     sum_over_ranks_,
 )
 from mtl_core.errors import InvalidInputError, InvalidJacobianError, InvalidParameterError
+from mtl_core.flat import pick
 from mtl_core.gradients import Keep, TaskGradients
+from mtl_core.graph import check_attached
 from mtl_core.problem import Problem, TaskLosses
 from mtl_core.protocols import Aggregator, Event, LossWeighting, Method, Weighting
 from mtl_core.report import Note, SkippedUpdate, StepOptions, StepReport

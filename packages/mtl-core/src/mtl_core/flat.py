@@ -1,0 +1,62 @@
+"""Gradients of several parameters as one row: sizes, dtypes and the copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["Row", "empty_jacobian", "flat_size", "flatten_block_into", "flatten_into", "pick", "widest_dtype"]
+
+Row = tuple[Tensor | None, ...]
+"""One task's gradient by each input; ``None`` where the task does not touch it."""
+
+
+def flat_size(parameter: Tensor) -> int:
+    """Number of real entries of a parameter; a complex one has two each."""
+    return parameter.numel() * (2 if parameter.is_complex() else 1)
+
+
+def widest_dtype(parameters: Sequence[Tensor]) -> torch.dtype:
+    """The real dtype to which the parameters' gradients are promoted."""
+    dtype = parameters[0].dtype.to_real()
+    for parameter in parameters[1:]:
+        dtype = torch.promote_types(dtype, parameter.dtype.to_real())
+    return dtype
+
+
+def empty_jacobian(n_tasks: int, shared: Sequence[Tensor]) -> Tensor:
+    """Room for a Jacobian ``[m, d]``."""
+    size = sum(flat_size(p) for p in shared)
+    return torch.empty(n_tasks, size, dtype=widest_dtype(shared), device=shared[0].device)
+
+
+def flatten_into(row: Tensor, gradients: Sequence[Tensor | None], shared: Sequence[Tensor]) -> None:
+    """Write gradients into one row of the Jacobian, zero where there is none."""
+    parts: list[Tensor] = []
+    for gradient, parameter in zip(gradients, shared, strict=True):
+        if gradient is None:
+            parts.append(row.new_zeros(()).expand(flat_size(parameter)))
+            continue
+        dense = gradient.to_dense() if gradient.layout != torch.strided else gradient
+        real = torch.view_as_real(dense) if dense.is_complex() else dense
+        parts.append(real.reshape(-1).to(row.dtype))
+    torch.cat(parts, out=row)
+
+
+def flatten_block_into(block: Tensor, gradients: Sequence[Tensor | None], shared: Sequence[Tensor]) -> None:
+    """As ``flatten_into`` for several rows ``[k, d]`` at once; the gradients have the rows as first dimension."""
+    parts: list[Tensor] = []
+    for gradient, parameter in zip(gradients, shared, strict=True):
+        if gradient is None:
+            parts.append(block.new_zeros(()).expand(len(block), flat_size(parameter)))
+            continue
+        real = torch.view_as_real(gradient) if gradient.is_complex() else gradient
+        parts.append(real.reshape(len(block), -1).to(block.dtype))
+    torch.cat(parts, dim=1, out=block)
+
+
+def pick(values: Tensor, index: Sequence[int]) -> Tensor:
+    """The entries at ``index``, one by one: an index made into a tensor would have to be copied to the device."""
+    return values if len(index) == len(values) else torch.stack([values[i] for i in index])

@@ -1,0 +1,184 @@
+"""The graph under task losses: where backward passes start, and which leaves they reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+
+from mtl_core.errors import DetachedLossError, InvalidInputError
+
+__all__ = [
+    "Joint",
+    "Outputs",
+    "Root",
+    "batches_well",
+    "check_attached",
+    "check_no_bypass",
+    "is_compiled",
+    "refuse_detached",
+    "roots_of",
+]
+
+Outputs = tuple[Tensor, ...] | Tensor
+"""Task losses: one scalar each, or one tensor ``[k]`` that was computed jointly."""
+
+
+class Joint:
+    """Entry ``i`` of losses that were computed as one tensor."""
+
+    def __init__(self, losses: Tensor, i: int) -> None:
+        self.losses = losses
+        self.i = i
+
+
+Root = Tensor | GradientEdge | Joint | None
+"""What one task's backward pass starts from; ``None`` where the loss has no graph at all."""
+
+
+def roots_of(outputs: Outputs) -> list[Root]:
+    """One root per task. A stack is taken apart: going through it would run every task's head in every task's pass."""
+    if not isinstance(outputs, Tensor):
+        return [loss if loss.requires_grad else None for loss in outputs]
+    if not outputs.requires_grad:
+        return [None] * len(outputs)
+    stack = outputs.grad_fn
+    if stack is not None and stack.name().startswith("StackBackward"):
+        return [None if node is None else GradientEdge(node, nr) for node, nr in stack.next_functions]
+    return [Joint(outputs, i) for i in range(len(outputs))]
+
+
+def refuse_detached(detached: Sequence[str], what: str) -> None:
+    """Raise ``DetachedLossError`` if there are tasks to name."""
+    if detached:
+        raise DetachedLossError(
+            f"the losses of tasks {list(detached)} must depend on the {what}, got none that do. "
+            "Look for .detach(), torch.no_grad() or .item() on the way, or leave these tasks out.",
+            tasks=detached,
+        )
+
+
+def check_attached(outputs: Outputs, names: Sequence[str], shared: Sequence[Tensor]) -> None:
+    """Make sure that each loss depends on the shared parameters, by its graph and without differentiating.
+
+    Raises:
+        DetachedLossError: naming the tasks whose loss does not.
+    """
+    reached = _reach(roots_of(outputs), shared)
+    refuse_detached([name for name, ok in zip(names, reached, strict=True) if not ok], "shared parameters")
+
+
+def _node(tensor: Tensor) -> Node:
+    return get_gradient_edge(tensor).node
+
+
+def _start_of(root: Tensor | GradientEdge | Joint) -> Node:
+    if isinstance(root, GradientEdge):
+        return root.node
+    return _node(root.losses if isinstance(root, Joint) else root)
+
+
+def _reach(roots: Sequence[Root], targets: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> list[bool]:
+    """Whether the graph of each root leads to some target without passing through ``stop``."""
+    known: dict[Node, bool] = {_node(t): True for t in targets}
+    known.update({_node(t): False for t in stop if t.requires_grad})
+    reached = []
+    for root in roots:
+        if root is None:
+            reached.append(False)
+            continue
+        start = _start_of(root)
+        stack = [(start, False)]
+        while stack:
+            node, expanded = stack.pop()
+            children = [child for child, _ in node.next_functions if child is not None]
+            if expanded:
+                known[node] = any(known[child] for child in children)
+            elif node not in known:
+                stack.append((node, True))
+                stack.extend((child, False) for child in children if child not in known)
+        reached.append(known[start])
+    return reached
+
+
+def is_compiled(outputs: Outputs) -> bool:
+    """Whether some part of the graph was made by ``torch.compile``, whose backward passes cannot be batched."""
+    seen: set[Node] = set()
+    stack = [_start_of(root) for root in roots_of(outputs) if root is not None]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        if node.name().startswith("CompiledFunction"):
+            return True
+        seen.add(node)
+        stack.extend(child for child, _ in node.next_functions if child is not None)
+    return False
+
+
+def check_no_bypass(
+    outputs: Outputs, names: Sequence[str], features: Sequence[Tensor], shared: Sequence[Tensor]
+) -> None:
+    """Make sure that the losses reach the shared parameters through the features only.
+
+    Raises:
+        InvalidInputError: naming the tasks whose loss has another way.
+    """
+    reached = _reach(roots_of(outputs), shared, stop=features)
+    past = [name for name, ok in zip(names, reached, strict=True) if ok]
+    if past:
+        raise InvalidInputError(
+            "`features` must be the only way from the shared parameters to the losses, got another way for tasks "
+            f"{past}. "
+            "Add the tensor that bypasses them to `features`, or leave `features` out."
+        )
+
+
+_BATCHED = frozenset(
+    f"{name}Backward{overload}"
+    for overload in "01"
+    for name in (
+        "Add",
+        "Addmm",
+        "AvgPool2D",
+        "Convolution",
+        "Elu",
+        "Gelu",
+        "LeakyRelu",
+        "MaxPool2DWithIndices",
+        "Mean",
+        "Mm",
+        "Mul",
+        "NativeLayerNorm",
+        "Relu",
+        "Sigmoid",
+        "Silu",
+        "Softplus",
+        "Sub",
+        "T",
+        "Tanh",
+        "View",
+    )
+) | {"torch::autograd::AccumulateGrad"}
+"""Operations whose backward passes `vmap` takes many at a time, without a loop of its own."""
+
+
+def batches_well(starts: Sequence[Tensor], most: int) -> bool:
+    """Whether the graph below ``starts`` knows only operations that batch, and gradients of ``most`` entries in all."""
+    entries = 0
+    stack = [_node(start) for start in starts]
+    seen: set[Node] = set()
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.name() not in _BATCHED:
+            return False
+        entries += sum(math.prod(place.shape) for place in node._input_metadata)  # type: ignore[attr-defined]
+        if entries > most:
+            return False
+        stack.extend(child for child, _ in node.next_functions if child is not None)
+    return True
