@@ -1,6 +1,6 @@
 """Collecting task gradients: time and peak memory beside TorchJD.
 
-    python -m nox -s bench -- collect [--rounds 5] [--tasks 2 3 11 40] [--nets mlp convolutional transformer]
+    python -m nox -s bench -- collect [--rounds 5] [--tasks 2 3 11 40] [--nets mlp convolutional transformer tiny]
 
 One backward phase is measured: from evaluated losses to written `.grad`, through the features, with a Gramian and
 constant weights on both sides, so that no solver is timed. Times are medians over rounds in which all modes take turns
@@ -79,6 +79,11 @@ def mlp() -> tuple[nn.Module, Tensor, int]:
     return nn.Sequential(*layers), torch.randn(128, 1024), 1024
 
 
+def tiny() -> tuple[nn.Module, Tensor, int]:
+    layers = [layer for _ in range(3) for layer in (nn.Linear(32, 32), nn.ReLU())]
+    return nn.Sequential(*layers), torch.randn(32, 32), 32
+
+
 def convolutional() -> tuple[nn.Module, Tensor, int]:
     return Pooled(), torch.randn(4, 3, 64, 96), 16
 
@@ -87,7 +92,7 @@ def transformer() -> tuple[nn.Module, Tensor, int]:
     return Encoder(), torch.randn(32, 24, 64), 64
 
 
-NETS = {"mlp": mlp, "convolutional": convolutional, "transformer": transformer}
+NETS = {"mlp": mlp, "convolutional": convolutional, "transformer": transformer, "tiny": tiny}
 
 
 class Case:
@@ -187,6 +192,11 @@ def peak(net: str, n_tasks: int, mode: str) -> float:
     return resident("VmHWM") - before
 
 
+def ratio(value: float, reference: float) -> str:
+    """As a column; a dash where the reference is nothing that the process had to ask for."""
+    return f"{value / reference:9.2f}" if reference else f"{'-':>9}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -215,13 +225,13 @@ def main() -> None:
                 memory[mode] = float(json.loads(printed))
             least = min(value for mode, value in memory.items() if mode.startswith("TorchJD"))
             fastest = min((m for m in seconds if m.startswith("TorchJD")), key=seconds.__getitem__)
-            print(f"  {'mode':<16} {'ms':>9} {'/ best':>7} {'MiB':>8} {'/ fastest':>9} {'/ least':>8} {'error':>9}")
+            print(f"  {'mode':<16} {'ms':>9} {'/ best':>7} {'MiB':>8} {'/ fastest':>9} {'/ least':>9} {'error':>9}")
             for mode, value in seconds.items():
                 found = gradient(case, mode)
                 error = float((found - expected).norm() / expected.norm())
                 print(
                     f"  {mode:<16} {value * 1e3:9.2f} {value / best:7.2f} {memory[mode] / MiB:8.1f} "
-                    f"{memory[mode] / memory[fastest]:9.2f} {memory[mode] / least:8.2f} {error:9.1e}",
+                    f"{ratio(memory[mode], memory[fastest])} {ratio(memory[mode], least)} {error:9.1e}",
                     flush=True,
                 )
 

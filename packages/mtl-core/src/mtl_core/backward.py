@@ -81,19 +81,33 @@ def batched_rows(
 
 
 def head_gradients(
-    outputs: Outputs, names: Sequence[str], features: Sequence[Tensor], heads: Sequence[Tensor]
+    outputs: Outputs,
+    names: Sequence[str],
+    features: Sequence[Tensor],
+    heads: Sequence[Tensor],
+    owned: Sequence[Sequence[int]],
 ) -> tuple[list[Row], list[Row]]:
     """Each task's gradient by the features and by the heads' parameters; the graph is kept.
+
+    Args:
+        outputs: the losses.
+        names: the tasks' names.
+        features: the trunk's outputs.
+        heads: the heads' parameters.
+        owned: which of them each loss depends on; naming all of them to every task's pass would cost m² look-ups.
 
     Raises:
         DetachedLossError: a loss does not depend on the features.
     """
     at_features: list[Row] = []
     head_rows: list[Row] = []
-    for root in roots_of(outputs):
-        found = _grad(root, (*features, *heads), True)
+    for root, places in zip(roots_of(outputs), owned, strict=True):
+        found = _grad(root, (*features, *(heads[k] for k in places)), True)
         at_features.append(found[: len(features)])
-        head_rows.append(found[len(features) :])
+        row: list[Tensor | None] = [None] * len(heads)
+        for k, gradient in zip(places, found[len(features) :], strict=True):
+            row[k] = gradient
+        head_rows.append(tuple(row))
     refuse_detached(
         [name for name, row in zip(names, at_features, strict=True) if all(g is None for g in row)], "features"
     )
@@ -107,11 +121,12 @@ def feature_rows(
     features: Sequence[Tensor],
     shared: Sequence[Tensor],
     heads: Sequence[Tensor],
+    owned: Sequence[Sequence[int]],
     chunk_size: int,
     retain_graph: bool,
 ) -> list[Row]:
     """As ``sequential_rows``, but each head once, down to the features, and then ``chunk_size`` tasks at a time."""
-    at_features, head_rows = head_gradients(outputs, names, features, heads)
+    at_features, head_rows = head_gradients(outputs, names, features, heads, owned)
     for start in range(0, len(names), chunk_size):
         part = at_features[start : start + chunk_size]
         keep = retain_graph or start + chunk_size < len(names)

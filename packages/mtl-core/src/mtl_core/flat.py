@@ -41,7 +41,7 @@ def flatten_into(row: Tensor, gradients: Sequence[Tensor | None], shared: Sequen
             continue
         dense = gradient.to_dense() if gradient.layout != torch.strided else gradient
         real = torch.view_as_real(dense) if dense.is_complex() else dense
-        parts.append(real.reshape(-1).to(row.dtype))
+        parts.append(real.reshape(-1) if real.dtype == row.dtype else real.reshape(-1).to(row.dtype))
     torch.cat(parts, out=row)
 
 

@@ -22,7 +22,7 @@ from mtl_core.deferred import DeferredGradients, through_features, weighted_back
 from mtl_core.distributed import is_sharded
 from mtl_core.errors import InvalidInputError, NoLossesError, NonScalarLossError, NoSharedParametersError
 from mtl_core.gramian import gramian_of
-from mtl_core.graph import Outputs, batches_well, check_attached, check_no_bypass, is_compiled
+from mtl_core.graph import Outputs, batches_well, check_attached, heads_above, is_compiled
 from mtl_core.rows import GradientRows
 from mtl_core.sharded import ScatteredGradients, differentiate_sharded
 from mtl_core.store import Store
@@ -153,8 +153,7 @@ def differentiate(
     if losses.device.type == "cpu":
         check_finite_losses(losses, names, index)
     present = [names[i] for i in index]
-    if features is not None:
-        check_no_bypass(outputs, present, features, shared)
+    owned = [] if features is None else heads_above(outputs, present, features, shared, heads)
     if is_sharded(shared):
         if keep != "jacobian" or chunk_size not in (None, 1):
             raise InvalidInputError(
@@ -163,7 +162,7 @@ def differentiate(
             )
         return differentiate_sharded(outputs, names, losses, shared, heads)
     if keep in ("gramian", "features"):
-        return _deferred(outputs, names, index, shared, losses, features, heads, group, keep)
+        return _deferred(outputs, names, index, shared, losses, features, heads, owned, group, keep)
     notes: tuple[str, ...] = ()
     if chunk_size is not None and chunk_size > 1 and is_compiled(outputs):
         notes = (
@@ -175,7 +174,7 @@ def differentiate(
         if chunk_size is None:
             many = len(index) >= _MANY and losses.device.type == "cpu" and batches_well(features, _TINY)
             chunk_size = len(index) if many else 1
-        head_rows = feature_rows(outputs, found, present, features, shared, heads, chunk_size, retain_graph)
+        head_rows = feature_rows(outputs, found, present, features, shared, heads, owned, chunk_size, retain_graph)
     elif chunk_size is None or chunk_size == 1:
         head_rows = sequential_rows(outputs, found, present, shared, heads, retain_graph)
     else:
@@ -217,6 +216,7 @@ def _deferred(
     losses: Tensor,
     features: tuple[Tensor, ...] | None,
     heads: tuple[Tensor, ...],
+    owned: Sequence[Sequence[int]],
     group: dist.ProcessGroup | None,
     keep: Keep,
 ) -> DeferredGradients:
@@ -229,7 +229,7 @@ def _deferred(
     if keep == "features":
         if features is None:
             raise InvalidInputError("`keep='features'` needs `features`, got none. Give the trunk's outputs.")
-        at_features, head_rows = head_gradients(outputs, present, features, heads)
+        at_features, head_rows = head_gradients(outputs, present, features, heads, owned)
         found, backward = through_features(at_features, features, index, shared)
     else:
         block = max(1, sum(p.numel() for p in shared) // _BLOCKS)

@@ -16,7 +16,7 @@ __all__ = [
     "Root",
     "batches_well",
     "check_attached",
-    "check_no_bypass",
+    "heads_above",
     "is_compiled",
     "refuse_detached",
     "roots_of",
@@ -80,10 +80,9 @@ def _start_of(root: Tensor | GradientEdge | Joint) -> Node:
     return _node(root.losses if isinstance(root, Joint) else root)
 
 
-def _reach(roots: Sequence[Root], targets: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> list[bool]:
-    """Whether the graph of each root leads to some target without passing through ``stop``."""
+def _reach(roots: Sequence[Root], targets: Sequence[Tensor]) -> list[bool]:
+    """Whether the graph of each root leads to some target."""
     known: dict[Node, bool] = {_node(t): True for t in targets}
-    known.update({_node(t): False for t in stop if t.requires_grad})
     reached = []
     for root in roots:
         if root is None:
@@ -118,22 +117,46 @@ def is_compiled(outputs: Outputs) -> bool:
     return False
 
 
-def check_no_bypass(
-    outputs: Outputs, names: Sequence[str], features: Sequence[Tensor], shared: Sequence[Tensor]
-) -> None:
-    """Make sure that the losses reach the shared parameters through the features only.
+def heads_above(
+    outputs: Outputs,
+    names: Sequence[str],
+    features: Sequence[Tensor],
+    shared: Sequence[Tensor],
+    heads: Sequence[Tensor],
+) -> list[list[int]]:
+    """Which of the heads' parameters each loss depends on, between it and the features.
 
     Raises:
-        InvalidInputError: naming the tasks whose loss has another way.
+        InvalidInputError: naming the tasks whose loss reaches the shared parameters past the features.
     """
-    reached = _reach(roots_of(outputs), shared, stop=features)
-    past = [name for name, ok in zip(names, reached, strict=True) if ok]
+    ends = {_node(z) for z in features}
+    trunk = {_node(p) for p in shared} - ends
+    places = {_node(h): k for k, h in enumerate(heads) if h.requires_grad}
+    found: list[list[int]] = []
+    past: list[str] = []
+    for name, root in zip(names, roots_of(outputs), strict=True):
+        stack = [] if root is None else [_start_of(root)]
+        seen = set(stack) | ends
+        own: list[int] = []
+        while stack:
+            node = stack.pop()
+            if node in trunk:
+                past.append(name)
+                break
+            if node in places:
+                own.append(places[node])
+            for child, _ in node.next_functions:
+                if child is not None and child not in seen:
+                    seen.add(child)
+                    stack.append(child)
+        found.append(own)
     if past:
         raise InvalidInputError(
             "`features` must be the only way from the shared parameters to the losses, got another way for tasks "
             f"{past}. "
             "Add the tensor that bypasses them to `features`, or leave `features` out."
         )
+    return found
 
 
 _BATCHED = frozenset(

@@ -58,6 +58,9 @@ class Store:
 
     def _to_matrix(self) -> None:
         self.matrix = empty_jacobian(len(self.rows), self._shared)
-        for target, row in zip(self.matrix, self.rows, strict=True):
-            flatten_into(target, (None,) * len(self._shared) if row is None else row, self._shared)
+        for i, row in enumerate(self.rows):
+            if row is not None:
+                flatten_into(self.matrix[i], row, self._shared)
+        for i in set(range(len(self.rows))).difference(self._index):
+            self.matrix[i].zero_()
         self.rows = [None] * len(self.rows)
