@@ -1,6 +1,6 @@
 """What a teleport does to conflict, norm and losses, over many states with a dominated conflict.
 
-    python benchmarks/teleport_states.py [--benchmarks digits digits:shift=0,width=4] [--states 100] [--seeds 5]
+    python benchmarks/teleport_states.py [--benchmarks digits ctr] [--states 100] [--seeds 10,11,12,13,14]
 
 Plain training (the sum of the losses) is stopped wherever the task of the smallest gradient conflicts with the mean. At
 each such state a copy of the model is teleported with each of the three sharpness estimates, and moved at random as far
@@ -29,6 +29,7 @@ from rich.table import Table
 
 from mtl_benchmarks import Choice
 from mtl_benchmarks.benchmark import Benchmark
+from mtl_benchmarks.command_line import parse_choice, parse_seeds
 from mtl_benchmarks.components import make_benchmark, resolve_benchmark
 from mtl_benchmarks.figures import _figure, _save
 from mtl_core import Problem
@@ -42,19 +43,6 @@ from mtl_teleport.objective import relative_drift
 KINDS = ("random", "ascent", "exact")
 CONTROL = "random move"
 HELD_OUT = 4
-
-
-def parse(spec: str) -> Choice:
-    """`name` or `name:option=value,…`."""
-    name, _, listed = spec.partition(":")
-    options: dict[str, Any] = {}
-    for word in filter(None, listed.split(",")):
-        key, _, value = word.partition("=")
-        try:
-            options[key] = int(value) if value.lstrip("-").isdecimal() else float(value)
-        except ValueError:
-            options[key] = value
-    return resolve_benchmark(Choice(name, options))
 
 
 def look(problem: Problem, batches: Sequence[Any]) -> tuple[float, float]:
@@ -113,20 +101,20 @@ def measure(
     return rows
 
 
-def states(choice: Choice, *, wanted: int, seeds: int, gap: int, probe_batches: int) -> list[dict[str, Any]]:
+def states(choice: Choice, *, wanted: int, seeds: Sequence[int], gap: int, probe_batches: int) -> list[dict[str, Any]]:
     """Rows of up to ``wanted`` states, spread over the seeds."""
     benchmark = make_benchmark(choice)
     protocol = benchmark.training
     trigger = DominatedConflict()
     rows: list[dict[str, Any]] = []
-    for seed in range(seeds):
+    for seed in seeds:
         torch.manual_seed(seed)
         model = benchmark.build()
         problem = benchmark.problem(model, tasks=benchmark.tasks)
         optimizer = benchmark.optimizer(problem, lr=protocol.lr)
         source = benchmark.batches(batch_size=protocol.batch_size, seed=seed, device="cpu")
         found, last = 0, -gap
-        share = math.ceil(wanted / seeds)
+        share = math.ceil(wanted / len(seeds))
         for step in range(protocol.epochs * len(source)):
             epoch, index = divmod(step, len(source))
             batch = source.batch(epoch, index)
@@ -236,9 +224,9 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--benchmarks", nargs="+", default=["digits", "digits:shift=0,width=4"])
+    parser.add_argument("--benchmarks", nargs="+", default=["digits", "ctr"])
     parser.add_argument("--states", type=int, default=100, help="of each benchmark")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", default="10,11,12,13,14", help="how many seeds from 0, or a list such as 0,3,7")
     parser.add_argument("--gap", type=int, default=5, help="steps between two states of one run, at least")
     parser.add_argument("--probe-batches", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
@@ -251,9 +239,9 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     for spec in options.benchmarks:
         rows = states(
-            parse(spec),
+            resolve_benchmark(parse_choice(spec)),
             wanted=options.states,
-            seeds=options.seeds,
+            seeds=parse_seeds(options.seeds),
             gap=options.gap,
             probe_batches=options.probe_batches,
         )

@@ -14,21 +14,20 @@ from __future__ import annotations
 
 import argparse
 import math
-import multiprocessing
 import statistics
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mtl_benchmarks import Choice, Collection, RunConfig, RunDirectory, RunResult, run
+from mtl_benchmarks import Choice, RunConfig, RunDirectory, RunResult
 from mtl_benchmarks.benchmarks.toy import optimum
 from mtl_benchmarks.control import lengths_of
 from mtl_benchmarks.figures import toy_trajectories
+from mtl_benchmarks.pool import run_all
 
 STARTS = (0, 1, 2)
 RADIUS = 0.1
@@ -38,23 +37,6 @@ STUCK = {0: (-5.05, 2.13), 2: (5.03, 2.32)}
 
 def config(start: int, method: str | Choice, teleport: Choice | None, *, seed: int, epochs: int) -> RunConfig:
     return RunConfig.resolve(Choice("toy", {"start": start}), method, teleport, seed=seed, epochs=epochs)
-
-
-def train(job: tuple[RunConfig, Path]) -> RunResult:
-    chosen, out = job
-    return run(chosen, out / chosen.name)
-
-
-def train_all(jobs: Sequence[RunConfig], out: Path, processes: int, console: Console) -> list[RunResult]:
-    results = []
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for result in pool.map(train, [(job, out) for job in jobs]):
-            start, seed = result.config.benchmark.options["start"], result.config.seed
-            console.print(
-                f"  start {start}, {result.config.label}, seed {seed}: {result.seconds:.0f} s", highlight=False
-            )
-            results.append(result)
-    return results
 
 
 def end(result: RunResult) -> tuple[float, float]:
@@ -116,10 +98,13 @@ def main() -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
-    out = Collection(options.out).path
+
+    def say(result: RunResult) -> None:
+        start, seed = result.config.benchmark.options["start"], result.config.seed
+        console.print(f"  start {start}, {result.config.label}, seed {seed}: {result.seconds:.0f} s", highlight=False)
 
     def go(jobs: Sequence[RunConfig]) -> list[RunResult]:
-        return train_all(jobs, out, options.processes, console)
+        return run_all(jobs, options.out, processes=options.processes, progress=say)
 
     console.print("LS and CAGrad", style="bold")
     cagrad = Choice("cagrad", {"c": 0.5})
@@ -146,7 +131,7 @@ def main() -> int:
         "LS + COST, ascent": ascending,
         "LS + random moves": moved,
     }
-    figure = toy_trajectories({name: runs for name, runs in rows.items() if runs}, out / "figures" / "toy.png")
+    figure = toy_trajectories({name: runs for name, runs in rows.items() if runs}, options.out / "figures" / "toy.png")
 
     def reached(results: Sequence[RunResult]) -> str:
         steps = [step for step in map(arrival, results) if step is not None]

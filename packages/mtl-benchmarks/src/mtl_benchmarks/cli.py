@@ -17,6 +17,7 @@ _USAGE = """usage: mtl-bench COMMAND …
   describe NAME                     one of them: tasks, metrics, options, reference
   run BENCHMARK [options]           train; `mtl-bench run BENCHMARK --help` lists the options
   compare RUNS… [--figures DIR]     tables over finished runs, and figures
+  study BENCHMARK [options]         methods beside each other, alone and with teleports; --help lists the options
   ablate BENCHMARK [options]        what of a teleport matters, beside a random move; --help lists the options
 
 example: mtl-bench run digits --method fairgrad --method.alpha 2 --teleport cost --seeds 3
@@ -29,7 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_USAGE, end="")
         return 0 if arguments else 2
-    commands = {"list": _list, "describe": _describe, "run": _run, "compare": _compare, "ablate": _ablate}
+    commands = {
+        "list": _list,
+        "describe": _describe,
+        "run": _run,
+        "compare": _compare,
+        "study": _study,
+        "ablate": _ablate,
+    }
     try:
         if arguments[0] not in commands:
             raise UnknownNameError("command", arguments[0], commands)
@@ -94,6 +102,13 @@ def _compare(arguments: Sequence[str]) -> None:
         )
     asked, others = find_runs(options.runs)
     print_report(asked, open_console(), others=others, figures=options.figures)
+
+
+def _study(arguments: Sequence[str]) -> None:
+    from mtl_benchmarks.session import open_console
+    from mtl_benchmarks.study import main as study
+
+    study(arguments, open_console())
 
 
 def _ablate(arguments: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ from mtl_benchmarks.options import Choice, option_defaults
 from mtl_benchmarks.report import find_runs
 from mtl_core.errors import InvalidInputError, InvalidParameterError, UnknownNameError
 
-__all__ = ["Plan", "parse_run", "parse_seeds"]
+__all__ = ["Plan", "parse_choice", "parse_run", "parse_seeds"]
 
 _DEFAULT_PART = {"adapter": "lora", "trigger": "dominated"}
 
@@ -81,6 +81,36 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if listed[0] == 0:
         raise InvalidParameterError("`seeds` must be at least 1, got 0. For the seed 0 alone say 1 or 0,")
     return tuple(range(listed[0]))
+
+
+def parse_choice(text: str) -> Choice:
+    """``"digits"`` or ``"digits:shift=2,width=4"`` → the choice; numbers, ``true``, ``false`` and ``none`` are read.
+
+    Raises:
+        InvalidParameterError: an option without a value.
+
+    Example:
+        >>> parse_choice("cagrad:c=0.5").options
+        {'c': 0.5}
+    """
+    name, _, listed = text.partition(":")
+    options: dict[str, Any] = {}
+    for word in filter(None, listed.split(",")):
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise InvalidParameterError(f"options must be like name:option=value,option=value, got {text!r}.")
+        options[key] = _plain_value(value)
+    return Choice(name, options)
+
+
+def _plain_value(text: str) -> Any:
+    named = {"true": True, "false": False, "none": None}
+    if text.lower() in named:
+        return named[text.lower()]
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def parse_run(arguments: Sequence[str]) -> Plan | None:

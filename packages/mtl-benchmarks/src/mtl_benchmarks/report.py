@@ -50,6 +50,10 @@ class Estimate:
         error = statistics.stdev(values) / math.sqrt(len(values))
         return cls(mean, error * float(stdtrit(len(values) - 1, 0.975)))
 
+    def brief(self) -> str:
+        """Two decimals, or powers of ten where a run has diverged."""
+        return self.text(2) if abs(self.mean) < 1e4 else f"{self.mean:.1e}"
+
     def text(self, digits: int) -> str:
         """As tables print it."""
         spread = "" if self.half_width is None else f" ±{self.half_width:.{digits}f}"

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mtl_benchmarks.baselines import own_baselines
+from mtl_benchmarks.command_line import parse_choice
+from mtl_benchmarks.control import lengths_of
+from mtl_benchmarks.metrics import delta_m
+from mtl_benchmarks.options import Choice
+from mtl_benchmarks.pool import run_all
+from mtl_benchmarks.results import RunDirectory
+from mtl_benchmarks.runner import RunResult
+from mtl_benchmarks.study import StudyRow, main, study, study_table
+from mtl_core.errors import InvalidInputError, InvalidParameterError, UnknownNameError
+
+DIGITS = Choice("digits", {"n_train": 192, "n_test": 64})
+
+
+def test_table_by_hand() -> None:
+    rows = [
+        StudyRow(
+            "ls", {"none": {0: 10.0, 1: 12.0}, "cost": {0: 9.0, 1: 9.0}, "random": {0: 10.0, 1: 10.0}}, {"none": 1.0}
+        ),
+        StudyRow(
+            "mgda", {"none": {0: 8.0, 1: 12.0}, "cost": {0: 8.0, 1: 8.0}, "random": {0: 6.0, 1: 8.0}}, {"none": 1.0}
+        ),
+    ]
+    # For n = 2, t = 12.7062 and half the interval is t |a - b| / 2.
+    assert rows[0].difference("cost").mean == -2.0
+    assert rows[0].difference("cost").half_width == pytest.approx(12.7062 * 2.0 / 2.0, rel=1e-4)
+    assert rows[1].difference("cost", "random").mean == 1.0
+    console = Console(width=200, record=True)
+    console.print(study_table(rows, title="by hand", heading="Δm % ↓"))
+    lines = [line for line in console.export_text().splitlines() if line.strip().startswith(("ls", "mgda"))]
+    first = "ls 11.00 ±12.71 9.00 ±0.00 -2.00 ±12.71 10.00 ±0.00 -1.00 ±0.00"
+    second = "mgda 10.00 ±25.41 -1.00 ±12.71 8.00 ±0.00 -2.00 ±25.41 7.00 ±12.71 1.00 ±12.71"
+    assert [line.split() for line in lines] == [first.split(), second.split()]
+
+
+def test_every_way_of_every_method_with_a_control_as_long_as_cost(tmp_path: Path) -> None:
+    seen: list[RunResult] = []
+    rows, runs = study(
+        DIGITS,
+        [Choice("ls"), Choice("cagrad", {"c": 0.5})],
+        seeds=(3, 5),
+        out=tmp_path / "runs",
+        teleports=("random",),
+        epochs=4,
+        progress=seen.append,
+    )
+    assert [row.name for row in rows] == ["ls", "cagrad (c 0.5)"]
+    assert all(set(row.measure) == {"none", "cost", "random"} for row in rows)
+    assert all(set(by_seed) == {3, 5} for row in rows for by_seed in row.measure.values())
+    assert sum(run.config.is_single_task for run in runs) == 6
+    assert len({run.config.name for run in runs}) == len(runs)
+    assert {run.config.name for run in seen} == {run.config.name for run in runs}
+    by_key = {
+        (run.config.method.name, run.config.teleport.name, run.config.seed): run for run in runs if run.config.teleport
+    }
+    for (method, teleport, seed), run in by_key.items():
+        if teleport == "random":
+            assert run.config.teleport is not None
+            assert run.config.teleport.options["length"] == lengths_of(by_key[method, "cost", seed])
+    alone = next(run for run in runs if not run.config.is_single_task and run.config.seed == 5)
+    expected = delta_m(alone.values, own_baselines(alone.config, runs))
+    assert rows[0].measure["none"][5] == expected
+
+
+def test_a_benchmark_without_single_tasks_shows_its_main_metric(tmp_path: Path) -> None:
+    toy = Choice("toy", {"start": 1})
+    rows, runs = study(toy, [Choice("ls")], seeds=(0,), out=tmp_path / "runs", epochs=1)
+    assert [run.config.method.name for run in runs] == ["ls"]
+    assert rows[0].measure["none"][0] == runs[0].values["distance"]
+
+
+@pytest.mark.slow
+def test_runs_in_other_processes_are_the_same(tmp_path: Path) -> None:
+    chosen = [Choice("ls"), Choice("rlw")]
+    alone, _ = study(DIGITS, chosen, seeds=(0,), out=tmp_path / "one", epochs=1)
+    beside, runs = study(DIGITS, chosen, seeds=(0,), out=tmp_path / "two", epochs=1, processes=2)
+    assert [row.measure for row in alone] == [row.measure for row in beside]
+    again = run_all([run.config for run in runs], tmp_path / "two", processes=2)
+    assert [run.directory for run in again] == [run.directory for run in runs]
+    assert all(RunDirectory.existing(run.directory).read_result() for run in again)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    console = Console(width=160, record=True)
+    words = ["toy:start=1", "--methods", "ls", "cagrad:c=0.5", "--seeds", "2", "--epochs", "1"]
+    main([*words, "--out", str(tmp_path / "runs")], console)
+    text = console.export_text()
+    assert "cagrad (c 0.5)" in text
+    assert "toy start 1, 2 seeds" in text
+    assert len(list((tmp_path / "runs").glob("*/result.json"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("digits", Choice("digits")),
+        ("digits:shift=2,width=4", Choice("digits", {"shift": 2, "width": 4})),
+        ("famo:bound=-25.5", Choice("famo", {"bound": -25.5})),
+        ("x:a=true,b=none,c=word,d=1e-3", Choice("x", {"a": True, "b": None, "c": "word", "d": 1e-3})),
+    ],
+)
+def test_choices_in_words(text: str, expected: Choice) -> None:
+    assert parse_choice(text) == expected
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InvalidParameterError, match="name:option=value"):
+        parse_choice("cagrad:c")
+    with pytest.raises(UnknownNameError, match="mgda"):
+        main(["digits", "--methods", "mgdaa"], Console())
+    with pytest.raises(InvalidInputError, match="`teleports` must be one of"):
+        study(DIGITS, [Choice("ls")], seeds=(0,), out=tmp_path, teleports=("jump",))
+    with pytest.raises(InvalidParameterError, match="`processes` must be"):
+        run_all([], tmp_path, processes=0)
