@@ -6,6 +6,7 @@ from mtl_benchmarks.benchmarks import CTR, Digits, Toy
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.metrics import Baseline, Metric, delta_m, mean_rank, ranks
 from mtl_benchmarks.options import Choice
+from mtl_benchmarks.pool import run_all
 from mtl_benchmarks.published import PublishedValue, printed_baselines, published_table, published_values
 from mtl_benchmarks.results import Collection, RunDirectory
 from mtl_benchmarks.runner import Progress, RunResult, load_result, run
@@ -36,5 +37,6 @@ __all__ = [
     "published_values",
     "ranks",
     "run",
+    "run_all",
     "single_task_configs",
 ]
