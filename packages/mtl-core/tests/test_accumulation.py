@@ -104,3 +104,67 @@ def test_bad_input() -> None:
         MicroBatches([])
     with pytest.raises(InvalidInputError, match="must be 'jacobian' to accumulate"):
         accumulate(problem, MicroBatches([whole()]), options=StepOptions(keep="gramian"))
+
+
+class Counting:
+    needs = "losses"
+    takes_present = True
+
+    def __call__(self, losses: Tensor, *, present: Tensor | None = None) -> Tensor:
+        there = torch.ones_like(losses, dtype=torch.bool) if present is None else present
+        return (torch.arange(1.0, len(losses) + 1.0).to(losses) * losses)[there].sum()
+
+
+class Noisy(nn.Module):
+    """Batch normalisation and dropout before two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
+        self.heads = nn.ModuleList(nn.Linear(8, 1) for _ in range(2))
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += torch.is_grad_enabled()
+        z = self.trunk(x)
+        return torch.stack([head(z).square().mean() for head in self.heads])
+
+
+def test_a_loss_weighting_differentiates_each_part_once_and_sees_its_dropout() -> None:
+    torch.manual_seed(0)
+    model = Noisy().double()
+    problem = Problem(model, lambda model, x: model(x), shared=model.trunk, tasks=("a", "b"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    passes = 0
+
+    def count(grad: Tensor) -> None:
+        nonlocal passes
+        passes += 1
+
+    problem.shared[0].register_post_accumulate_grad_hook(count)
+    before = torch.get_rng_state()
+    report = step(problem, MicroBatches(whole().chunk(4)), optimizer, Counting(), heads="weighted")
+    assert (passes, model.calls) == (4, 4)
+    assert int(model.trunk[1].num_batches_tracked) == 4
+    after = torch.get_rng_state()
+    torch.set_rng_state(before)
+    for part in whole().chunk(4):
+        model.trunk[2](torch.zeros(len(part), 8, dtype=torch.float64))
+    assert torch.equal(torch.get_rng_state(), after)
+    assert report.gramian is None
+
+
+def test_a_loss_weighting_averages_over_the_parts_that_have_a_task() -> None:
+    def losses(model: nn.Module, batch: tuple[Tensor, str]) -> dict[str, Tensor]:
+        outputs = model(batch[0])[1]
+        return {name: outputs["abc".index(name)].square().mean() for name in batch[1]}
+
+    first, second = whole().chunk(2)
+    models = []
+    for method in (Counting(), lambda jacobian: torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64) @ jacobian):
+        torch.manual_seed(0)
+        problem = Problem(TwoLayers(3), losses, shared="trunk", tasks=("a", "b", "c"))
+        optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)
+        step(problem, MicroBatches([(first, "a"), (second, "ab")]), optimizer, method)
+        models.append([p.detach() for p in problem.model.parameters()])
+    torch.testing.assert_close(models[0], models[1])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from mtl_core import InvalidInputError, Problem, collect, step
+from mtl_core import InvalidInputError, MicroBatches, Problem, collect, step
 from mtl_core.testing import TwoLayers, small_problem
 
 WORLD = 2
@@ -90,6 +90,12 @@ def train(group: dist.ProcessGroup | None, rank: int, world: int) -> dict[str, A
         found[f"{name} buffer"] = problem.model.statistic
         if isinstance(method, ByLoss):
             found["after"] = method.after
+    for name in ("weighting", "losses"):
+        problem, _ = small_problem(3)
+        optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.05)
+        parts = MicroBatches(whole_batch().chunk(world)[rank].chunk(4 // world))
+        step(problem, parts, optimizer, METHODS[name](), group=group)
+        found[f"accumulated {name}"] = [p.detach() for p in problem.model.parameters()]
     if world == 1:
         return found
     problem, _ = small_problem(3)
@@ -143,6 +149,14 @@ def test_steps_equal_those_of_one_process(ranks: list[dict[str, Any]], alone: di
         assert torch.equal(p, q)  # bit for bit, or the ranks drift apart
     torch.testing.assert_close(ranks[0][method], alone[method], rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(ranks[1][f"{method} losses"], alone[f"{method} losses"], rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.parametrize("method", ["weighting", "losses"])
+def test_micro_batches_on_every_rank(ranks: list[dict[str, Any]], alone: dict[str, Any], method: str) -> None:
+    for p, q in zip(ranks[0][f"accumulated {method}"], ranks[1][f"accumulated {method}"], strict=True):
+        assert torch.equal(p, q)
+    expected = alone[f"accumulated {method}"]
+    torch.testing.assert_close(ranks[0][f"accumulated {method}"], expected, rtol=1e-6, atol=1e-9)
 
 
 def test_losses_after_the_step_are_those_of_the_whole_batch(ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:

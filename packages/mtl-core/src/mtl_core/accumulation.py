@@ -12,19 +12,20 @@ from torch import Tensor
 from mtl_core.collection import collect_problem
 from mtl_core.errors import InvalidInputError
 from mtl_core.flat import Row
+from mtl_core.preservation import preserved
 from mtl_core.problem import Problem
 from mtl_core.report import StepOptions
 from mtl_core.task_gradients import TaskGradients
 
-__all__ = ["MicroBatches", "accumulate"]
+__all__ = ["MicroBatches", "accumulate", "mean_losses"]
 
 
 class MicroBatches:
     """Parts of one batch, to be passed one after the other: ``step(problem, MicroBatches(parts), ...)``.
 
     The step is that of the whole batch, where the parts are of equal size: the Gramian is that of the accumulated
-    gradients, not a sum of the parts' Gramians. A method sees the accumulated gradients, so that a loss weighting costs
-    a backward pass per task here.
+    gradients, not a sum of the parts' Gramians. A loss weighting costs one forward pass without a graph per part, which
+    tells the losses of the whole batch, and then one forward and one backward pass per part.
 
     Args:
         parts: batches as the problem's losses take them.
@@ -43,6 +44,22 @@ class MicroBatches:
 
     def __len__(self) -> int:
         return len(self.parts)
+
+
+def mean_losses(problem: Problem, parts: MicroBatches) -> tuple[Tensor, Tensor]:
+    """The losses ``[m]`` of micro-batches, each averaged over the parts that have the task, and how many those are.
+
+    Buffers and random state are left as they were, so that a second evaluation sees the same dropout.
+
+    Returns:
+        mean losses ``[m]``, NaN where no part has the task, and counts ``[m]``.
+    """
+    with preserved(problem.model), torch.no_grad():
+        found = [problem.losses(part) for part in parts]
+    counts = torch.zeros_like(found[0].full())
+    for losses in found:
+        counts[list(losses.index)] += 1.0
+    return torch.stack([losses.full() for losses in found]).sum(dim=0) / counts, counts
 
 
 def accumulate(problem: Problem, parts: MicroBatches, *, options: StepOptions | None = None) -> TaskGradients:

@@ -200,7 +200,7 @@ def batches_well(starts: Sequence[Tensor], most: int) -> bool:
         seen.add(node)
         if node.name() not in _BATCHED:
             return False
-        entries += sum(math.prod(place.shape) for place in node._input_metadata)  # type: ignore[attr-defined]
+        entries += sum(math.prod(place.shape) for place in node._input_metadata)
         if entries > most:
             return False
         stack.extend(child for child, _ in node.next_functions if child is not None)

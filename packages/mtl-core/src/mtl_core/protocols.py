@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from mtl_core.problem import Problem
     from mtl_core.report import StepOptions, StepReport
 
-__all__ = ["Aggregator", "Event", "LossWeighting", "Method", "ReportsEvents", "Weighting", "WeightsAfterStep"]
+__all__ = [
+    "Aggregator",
+    "AnyMethod",
+    "Event",
+    "LossWeighting",
+    "Method",
+    "ReportsEvents",
+    "Weighting",
+    "WeightsAfterStep",
+]
 
 
 @runtime_checkable
@@ -93,3 +102,7 @@ class ReportsEvents(Protocol):
 
     def pop_events(self) -> tuple[Event, ...]:
         """Hand over the events since the last call, and forget them."""
+
+
+AnyMethod = Method | Weighting | LossWeighting | Aggregator
+"""What ``step`` accepts as a method."""

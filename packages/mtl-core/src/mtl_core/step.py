@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -11,29 +11,18 @@ import torch.distributed as dist
 from torch import Tensor, optim
 
 from mtl_core.accumulation import MicroBatches, accumulate
-from mtl_core.backward import check_finite_losses
 from mtl_core.collection import collect_problem
-from mtl_core.combination import combine, combine_per_group, is_loss_weighting, loss_weights
-from mtl_core.distributed import (
-    broadcast_buffers_,
-    is_sharded,
-    mean_over_tasks_present_,
-    reshard,
-    shard_group,
-    sum_over_ranks_,
-)
-from mtl_core.errors import InvalidInputError, InvalidJacobianError, InvalidParameterError
-from mtl_core.flat import pick
-from mtl_core.gradients import Keep, TaskGradients
-from mtl_core.graph import check_attached
+from mtl_core.combination import is_loss_weighting
+from mtl_core.distributed import broadcast_buffers_, is_sharded
+from mtl_core.errors import InvalidInputError
+from mtl_core.gradient_step import finish
+from mtl_core.gradients import Keep
+from mtl_core.loss_step import accumulated_loss_step, loss_step
 from mtl_core.problem import Problem, TaskLosses
-from mtl_core.protocols import Aggregator, Event, LossWeighting, Method, Weighting
-from mtl_core.report import Note, SkippedUpdate, StepOptions, StepReport
+from mtl_core.protocols import AnyMethod
+from mtl_core.report import StepOptions, StepReport
 
 __all__ = ["AnyMethod", "collect_problem", "finish", "is_loss_weighting", "step", "step_from_losses"]
-
-AnyMethod = Method | Weighting | LossWeighting | Aggregator
-"""What ``step`` accepts as a method."""
 
 
 def step(
@@ -117,6 +106,8 @@ def _step(
     if options.group is not None:
         broadcast_buffers_(problem.model, options.group)
     if isinstance(batch, MicroBatches):
+        if is_loss_weighting(method) and options.per == "model" and not is_sharded(problem.shared):
+            return accumulated_loss_step(problem, batch, optimizer, method, options)
         gradients = accumulate(problem, batch, options=options)
         return finish(problem, batch, optimizer, method, gradients, options=options)
     losses = problem.losses(batch)
@@ -134,166 +125,9 @@ def step_from_losses(
 ) -> StepReport:
     """The part of ``step`` that follows the forward pass, for any method that does not own its step."""
     if is_loss_weighting(method):
-        return _loss_step(problem, batch, optimizer, method, losses, options)
+        return loss_step(problem, batch, optimizer, method, losses, options)
     gradients = collect_problem(problem, losses, options=options)
     return finish(problem, batch, optimizer, method, gradients, options=options)
-
-
-def finish(
-    problem: Problem,
-    batch: Any,
-    optimizer: optim.Optimizer,
-    method: AnyMethod | Callable[[Tensor], Tensor],
-    gradients: TaskGradients,
-    *,
-    options: StepOptions | None = None,
-) -> StepReport:
-    """The second half of a gradient-based step: combine, write, clip, update.
-
-    Args:
-        problem: the problem.
-        batch: the batch, for methods that look at the losses again after the update.
-        optimizer: the optimiser, its gradients cleared.
-        method: a weighting, loss weighting, aggregator or callable (a ``Method`` owns its step and has no second half).
-        gradients: from ``collect_problem``.
-        options: the step's options.
-
-    Returns:
-        the step's report.
-    """
-    options = StepOptions() if options is None else options
-    try:
-        host = gradients.host_gramian
-    except InvalidJacobianError:
-        if options.scaler is None or not options.scaler.is_enabled():
-            raise
-        return _skip(problem, gradients, optimizer, options.scaler)
-    if options.per != "model":
-        vector, weights = combine_per_group(problem, method, gradients, options.per)
-    else:
-        vector, weights = combine(method, gradients, host)
-    if weights is None and options.heads == "weighted":
-        raise InvalidParameterError(
-            f"`heads='weighted'` needs a method that gives weights, got {type(method).__name__}, which gives "
-            "only an update. Use heads='unit'."
-        )
-    if options.scaler is not None:
-        scale = options.scaler.scale(torch.ones((), device=vector.device))
-        vector = vector * scale
-        gradients.rescale_heads(scale)
-    gradients.assign(vector.detach())
-    gradients.assign_heads(weights if options.heads == "weighted" else None)
-    _update(problem, optimizer, options)
-    ranks = shard_group(problem.shared) if is_sharded(problem.shared) else options.group
-    _look_back(method, problem, batch, gradients.losses, ranks)
-    events = (*(Note(text) for text in gradients.notes), *_events(method))
-    names = problem.shared_names
-    skipped = (*problem.frozen_names, *(names[k] for k in gradients.untouched))
-    return StepReport(gradients.losses, weights, host, problem.tasks, events, skipped)
-
-
-def _loss_step(
-    problem: Problem, batch: Any, optimizer: optim.Optimizer, method: Any, losses: TaskLosses, options: StepOptions
-) -> StepReport:
-    """A step of a loss weighting: one backward pass through the shared part."""
-    sharded = is_sharded(problem.shared)
-    if not problem.graph_checked and not sharded:
-        check_attached(losses.outputs, losses.tasks, problem.shared)
-        problem.graph_checked = losses.is_complete
-    values = losses.values
-    full = losses.full(float("nan")).detach()
-    present = list(losses.index)
-    share = torch.ones_like(full)
-    ranks = shard_group(problem.shared) if sharded else options.group
-    if ranks is not None:
-        full, counts = mean_over_tasks_present_(full, losses.index, ranks)
-        share = share if sharded else 1.0 / counts.clamp(min=1.0)
-        present = [i for i, count in enumerate(counts.tolist()) if count]
-    weights = loss_weights(method, full, present)
-    # One small copy: losses must be finite before anything is written, and unit weights save a pass over the heads.
-    host = torch.stack([full, weights.to(full)]).cpu()
-    check_finite_losses(host[0], problem.tasks, present)
-    ones = pick(share, losses.index).to(values.dtype)
-    own = pick(weights, losses.index).to(values.dtype) * ones
-    if options.scaler is not None:
-        own, ones = options.scaler.scale(own), options.scaler.scale(ones)
-    heads = list(problem.heads)
-    single = not heads or options.heads == "weighted" or all(weight == 1 for weight in pick(host[1], present).tolist())
-    if sharded:
-        # The sharding's hooks see whole backward passes only, so heads cannot be passed by themselves.
-        if not single:
-            gradients = collect_problem(problem, losses, options=options)
-            return finish(problem, batch, optimizer, method, gradients, options=options)
-        torch.autograd.backward([values], [own])
-    elif single:
-        torch.autograd.backward([values], [own], inputs=[*problem.shared, *heads])
-    else:
-        torch.autograd.backward([values], [ones], inputs=heads, retain_graph=True)
-        torch.autograd.backward([values], [own], inputs=list(problem.shared))
-    named = problem.named_shared
-    skipped = (*problem.frozen_names, *(name for name, p in named.items() if p.grad is None))
-    if ranks is not None and not sharded:
-        _sum_gradients((*problem.shared, *heads), ranks)
-    _update(problem, optimizer, options)
-    _look_back(method, problem, batch, full, ranks)
-    return StepReport(full, weights, None, problem.tasks, _events(method), skipped)
-
-
-def _sum_gradients(parameters: Sequence[Tensor], group: dist.ProcessGroup) -> None:
-    """Sum what each rank has written; a rank without a parameter's task adds zero."""
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    sum_over_ranks_([p.grad for p in parameters if p.grad is not None], group)
-
-
-def _update(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) -> None:
-    """Unscale, clip and step, in this order, from gradients that are written."""
-    if options.scaler is not None:
-        options.scaler.unscale_(optimizer)
-    if is_sharded(problem.shared):
-        reshard(problem.model)
-    if options.max_norm is not None:
-        torch.nn.utils.clip_grad_norm_(problem.shared, options.max_norm)
-    if options.scaler is None:
-        optimizer.step()
-    else:
-        options.scaler.step(optimizer)
-        options.scaler.update()
-
-
-def _skip(
-    problem: Problem, gradients: TaskGradients, optimizer: optim.Optimizer, scaler: torch.amp.GradScaler
-) -> StepReport:
-    """Let the scaler see the overflow, so that it leaves the parameters alone and lowers its scale."""
-    device, dtype = gradients.parameters[0].device, gradients.dtype
-    gradients.assign(torch.full((gradients.n_parameters,), float("inf"), device=device, dtype=dtype))
-    scaler.unscale_(optimizer)
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    return StepReport(gradients.losses, None, None, problem.tasks, (SkippedUpdate(scaler.get_scale()),))
-
-
-def _look_back(method: object, problem: Problem, batch: Any, before: Tensor, group: dist.ProcessGroup | None) -> None:
-    after_step = getattr(method, "after_step", None)
-    if not callable(after_step):
-        return
-
-    def after() -> Tensor:
-        parts = batch if isinstance(batch, MicroBatches) else (batch,)
-        with torch.no_grad():
-            found = [problem.losses(part) for part in parts]
-        full = torch.stack([losses.full(float("nan")) for losses in found]).nanmean(dim=0)
-        present = sorted({task for losses in found for task in losses.index})
-        return full if group is None else mean_over_tasks_present_(full, present, group)[0]
-
-    after_step(before, after)
-
-
-def _events(method: object) -> tuple[Event, ...]:
-    pop: Callable[[], tuple[Event, ...]] | None = getattr(method, "pop_events", None)
-    return () if pop is None else tuple(pop())
 
 
 def _delegate(
