@@ -168,3 +168,20 @@ def test_a_loss_weighting_averages_over_the_parts_that_have_a_task() -> None:
         step(problem, MicroBatches([(first, "a"), (second, "ab")]), optimizer, method)
         models.append([p.detach() for p in problem.model.parameters()])
     torch.testing.assert_close(models[0], models[1])
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_skipped_update_is_not_looked_back_at(parts: int) -> None:
+    model = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1e-6)
+    problem = Problem(model, lambda model, x: model(x).square().mean(0), shared=model, tasks=("a", "b"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    batch = torch.full((4, 2), 1e6)  # losses of 4, gradients of 4e6
+    method = ByLoss()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1e37)
+    report = step(problem, batch if parts == 1 else MicroBatches(batch.chunk(parts)), optimizer, method, scaler=scaler)
+    assert [event.as_dict() for event in report.events] == [{"kind": "skipped_update", "scale": scaler.get_scale()}]
+    assert scaler.get_scale() == pytest.approx(5e36)
+    assert float(model.weight.detach().max()) == pytest.approx(1e-6)
+    assert method.seen == []

@@ -336,6 +336,12 @@ class TestBadInput:
         with pytest.raises(DetachedLossError, match=r"\['b'\]"):
             step(problem, torch.ones(2, 3, dtype=torch.float64), optimizer, method)  # type: ignore[arg-type]
 
+    def test_an_optimiser_that_evaluates_the_loss_itself(self) -> None:
+        problem, batch = small_problem()
+        optimizer = torch.optim.LBFGS(problem.model.parameters())
+        with pytest.raises(InvalidInputError, match=r"must make its step from gradients, got LBFGS"):
+            step(problem, batch, optimizer, lambda jacobian: jacobian.sum(0))
+
     def test_not_a_method(self) -> None:
         problem, batch = small_problem()
         optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)

@@ -64,10 +64,11 @@ def finish(
         gradients.rescale_heads(scale)
     gradients.assign(vector.detach())
     gradients.assign_heads(weights if options.heads == "weighted" else None)
-    update(problem, optimizer, options)
+    undone = update(problem, optimizer, options)
     ranks = shard_group(problem.shared) if is_sharded(problem.shared) else options.group
-    look_back(method, problem, batch, gradients.losses, ranks)
-    events = (*(Note(text) for text in gradients.notes), *events_of(method))
+    if not undone:
+        look_back(method, problem, batch, gradients.losses, ranks)
+    events = (*(Note(text) for text in gradients.notes), *undone, *events_of(method))
     names = problem.shared_names
     skipped = (*problem.frozen_names, *(names[k] for k in gradients.untouched))
     return StepReport(gradients.losses, weights, host, problem.tasks, events, skipped)

@@ -62,9 +62,10 @@ def loss_step(
     skipped = _untouched(problem)
     if ranks is not None and not sharded:
         _sum_gradients((*problem.shared, *heads), ranks)
-    update(problem, optimizer, options)
-    look_back(method, problem, batch, full, ranks)
-    return StepReport(full, weights, None, problem.tasks, events_of(method), skipped)
+    undone = update(problem, optimizer, options)
+    if not undone:
+        look_back(method, problem, batch, full, ranks)
+    return StepReport(full, weights, None, problem.tasks, (*undone, *events_of(method)), skipped)
 
 
 def accumulated_loss_step(
@@ -96,9 +97,10 @@ def accumulated_loss_step(
     skipped = _untouched(problem)
     if options.group is not None:
         _sum_gradients((*problem.shared, *heads), options.group)
-    update(problem, optimizer, options)
-    look_back(method, problem, parts, full, options.group)
-    return StepReport(full, weights, None, problem.tasks, events_of(method), skipped)
+    undone = update(problem, optimizer, options)
+    if not undone:
+        look_back(method, problem, parts, full, options.group)
+    return StepReport(full, weights, None, problem.tasks, (*undone, *events_of(method)), skipped)
 
 
 def _backward(problem: Problem, values: Tensor, own: Tensor, ones: Tensor, *, single: bool) -> None:

@@ -21,6 +21,7 @@ from mtl_core.loss_step import accumulated_loss_step, loss_step
 from mtl_core.problem import Problem, TaskLosses
 from mtl_core.protocols import AnyMethod
 from mtl_core.report import StepOptions, StepReport
+from mtl_core.update import refuse_closure
 
 __all__ = ["AnyMethod", "collect_problem", "finish", "is_loss_weighting", "step", "step_from_losses"]
 
@@ -94,6 +95,7 @@ def _step(
     method: AnyMethod | Callable[[Tensor], Tensor],
     options: StepOptions,
 ) -> StepReport:
+    refuse_closure(optimizer)
     own = getattr(method, "step", None)
     if callable(own):
         return _delegate(own, problem, batch, optimizer, options)
