@@ -1,8 +1,14 @@
 """Accuracy and speed of the weighting methods' solvers, side by side with TorchJD where it is installed.
 
 Run it by ``nox -s bench -- solvers``, or ``python benchmarks/solvers.py [--cases N] [--repeats N] [--seed N]``.
-Everything is float64 on one CPU thread. Both libraries get the same Gramian (TorchJD's Nash-MTL the Jacobian, which is
-all it takes), in alternating blocks of ten calls after one that warms up, so that a busy machine slows both alike.
+Everything is float64 on one CPU thread. Each gets the same Jacobian and Gramian (TorchJD's Nash-MTL takes the Jacobian,
+and starts where its last call on it ended), in alternating blocks of up to ten calls after one that warms up, so that a
+busy machine slows all alike. What takes longer than ``SLOW`` seconds is called once. The column "formula" is what
+LibMTL and the papers' code do, as ``formulas/libmtl.py`` writes it down.
+
+TorchJD's UPGrad and DualProj need qpsolvers and quadprog, and its Nash-MTL ecos, of which the latter two are under the
+GPL; no requirement of this repository names them. Where they are installed their rows are shown, otherwise what to
+install.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is importe
 
 import numpy as np
 import torch
+from formulas.libmtl import FORMULAS
 from torch import Tensor
 
 from mtl_aggregators import (
@@ -72,6 +79,13 @@ TARGETS = {
 C, ALPHA = 0.4, 2.0
 IMGRAD_C = 0.8
 BLOCK = 10
+SLOW = 1.0
+INSTALL = {
+    "NashMTL": "pip install ecos",
+    "UPGrad": "pip install qpsolvers quadprog",
+    "DualProj": "pip install qpsolvers quadprog",
+}
+"""What TorchJD needs besides itself."""
 
 
 def jacobian(family: str, n_tasks: int, rng: np.random.Generator) -> np.ndarray:
@@ -253,29 +267,31 @@ def backward_error(gramian: np.ndarray, weights: np.ndarray, alpha: float) -> fl
 
 
 def reference(name: str, n_tasks: int) -> Callable[[Tensor, Tensor], Tensor] | str:
-    """TorchJD's implementation, of Jacobian and Gramian, or why there is none."""
+    """TorchJD's weights from Jacobian and Gramian, or why there are none."""
     if importlib.util.find_spec("torchjd") is None:
-        return ""
+        return "needs pip install torchjd==0.18"
     from torchjd import aggregation
 
     def on_gramian(weighting: Any) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda _, gramian: weighting(gramian)
 
+    weightings: dict[str, Callable[[], Any]] = {
+        "MGDA": aggregation.MGDAWeighting,
+        "CAGrad": lambda: aggregation.CAGradWeighting(c=C),
+        "FairGrad": lambda: aggregation.FairGradWeighting(alpha=ALPHA),
+        "UPGrad": aggregation.UPGradWeighting,
+        "PCGrad": aggregation.PCGradWeighting,
+        "DualProj": aggregation.DualProjWeighting,
+    }
+    if name not in weightings and name != "NashMTL":
+        return "not in TorchJD"
     try:
-        if name == "NashMTL":
-            nash = aggregation.NashMTL(n_tasks=n_tasks)
-            return lambda rows, _: nash(rows)
-        weightings: dict[str, Callable[[], Any]] = {
-            "MGDA": aggregation.MGDAWeighting,
-            "CAGrad": lambda: aggregation.CAGradWeighting(c=C),
-            "FairGrad": lambda: aggregation.FairGradWeighting(alpha=ALPHA),
-            "UPGrad": aggregation.UPGradWeighting,
-            "PCGrad": aggregation.PCGradWeighting,
-            "DualProj": aggregation.DualProjWeighting,
-        }
-        return on_gramian(weightings[name]()) if name in weightings else ""
-    except ImportError as error:
-        return f"TorchJD's needs more: {str(error).splitlines()[0][:60]}"
+        if name != "NashMTL":
+            return on_gramian(weightings[name]())
+        nash: Any = aggregation.NashMTL(n_tasks=n_tasks, max_norm=0.0).weighting  # without clipping the update
+        return lambda rows, _: nash(rows)
+    except ImportError:
+        return f"needs {INSTALL.get(name, 'more')}"
 
 
 def alternate(calls: list[Callable[[], object]], repeats: int, budget: float) -> list[float]:
@@ -297,38 +313,82 @@ def alternate(calls: list[Callable[[], object]], repeats: int, budget: float) ->
     return [1e6 * float(np.median(record)) for record in times]
 
 
+def first_call(call: Callable[[Tensor, Tensor], Tensor], rows: Tensor, gramian: Tensor) -> tuple[Tensor | str, float]:
+    """What another implementation gives, or its error, and the seconds that it took."""
+    begin = time.perf_counter()
+    try:
+        found: Tensor | str = call(rows, gramian)
+    except Exception as error:  # noqa: BLE001  # whatever another library raises is its result here
+        found = f"{type(error).__name__}: {str(error)[:40]}"
+    return found, time.perf_counter() - begin
+
+
+def side_by_side(
+    mine: Callable[[], object],
+    others: list[Callable[[Tensor, Tensor], Tensor] | str],
+    rows: Tensor,
+    gramian: Tensor,
+    repeats: int,
+    budget: float,
+) -> tuple[list[float], list[Tensor | str]]:
+    """Median microseconds of ours and the others, NaN for those that are not there; and what the others give."""
+    results: list[Tensor | str] = []
+    single: list[float] = []
+    calls, places = [mine], [0]
+    for place, other in enumerate(others, start=1):
+        result, seconds = (other, math.nan) if isinstance(other, str) else first_call(other, rows, gramian)
+        results.append(result)
+        single.append(1e6 * seconds if isinstance(result, Tensor) else math.nan)
+        if not isinstance(other, str) and isinstance(result, Tensor) and seconds < SLOW:
+            calls.append(lambda f=other: f(rows, gramian))  # type: ignore[misc]
+            places.append(place)
+    times = [math.nan, *single]
+    for place, value in zip(places, alternate(calls, repeats, budget), strict=True):
+        times[place] = value
+    return times, results
+
+
+def cell(ours: float, theirs: float) -> str:
+    """A time and how many times ours it is."""
+    return f"{'—':>12s}{'':10s}" if math.isnan(theirs) else f"{theirs:12.0f}{theirs / ours:9.1f}×"
+
+
+HEAD = f"{'':12s}{'m':>5s}{'here':>10s}{'TorchJD':>12s}{'ratio':>10s}{'formula':>12s}{'ratio':>10s}"
+
+
 def speed(repeats: int, seed: int) -> None:
-    """Print median times, and ratios where there is something to compare with."""
+    """Print median times, ratios and residuals of the methods that solve a problem."""
     present = importlib.util.find_spec("torchjd") is not None
     version = importlib.metadata.version("torchjd") if present else "absent"
     print(f"\nMedian time of one weights() call in µs, norms 1e2 apart; TorchJD {version}")
-    print(f"{'':10s}{'m':>5s}{'here':>10s}{'TorchJD':>12s}{'ratio':>9s}{'residual here':>16s}{'TorchJD':>10s}")
+    print(f"{HEAD}{'residual here':>16s}{'TorchJD':>10s}{'formula':>10s}")
     for name, method in [*methods().items(), ("PCGrad", PCGrad())]:
         for n_tasks in SIZES:
             rng = np.random.default_rng(seed)
             rows = rng.normal(size=(n_tasks, n_tasks + 5)) * np.logspace(-1, 1, n_tasks)[:, None]
             jacobian_, gramian = torch.from_numpy(rows), torch.from_numpy(rows @ rows.T)
-            calls: list[Callable[[], object]] = [lambda m=method, g=gramian: m.weights(g)]  # type: ignore[misc]
-            other = reference(name, n_tasks)
-            note = other if isinstance(other, str) else ""
-            their_weights: Tensor | None = None
-            if not isinstance(other, str):
-                try:
-                    their_weights = other(jacobian_, gramian)
-                except Exception as error:  # noqa: BLE001  # whatever another library raises is its result here
-                    note = f"TorchJD: {type(error).__name__}: {str(error)[:60]}"
-                else:
-                    calls.append(lambda f=other, j=jacobian_, g=gramian: f(j, g))  # type: ignore[misc]
-            times = alternate(calls, repeats, budget=4.0)
-            line = f"{name:10s}{n_tasks:5d}{times[0]:10.0f}"
-            line += f"{times[1]:12.0f}{times[1] / times[0]:8.1f}×" if len(times) > 1 else f"{'—':>12s}{'':9s}"
+            others = [reference(name, n_tasks), FORMULAS.get(name, "")]
+            times, found = side_by_side(
+                lambda m=method, g=gramian: m.weights(g),
+                others,
+                jacobian_,
+                gramian,
+                repeats,
+                budget=4.0,  # type: ignore[misc]
+            )
+            line = f"{name:12s}{n_tasks:5d}{times[0]:10.0f}" + cell(times[0], times[1]) + cell(times[0], times[2])
             if name != "PCGrad":
                 weights = method.weights(gramian)
                 inner = getattr(method, "base", method).last_solution
                 line += f"{quality(name, gramian, weights, None if inner is None else inner.value):16.0e}"
-            if their_weights is not None and name not in ("PCGrad", "NashMTL"):
-                line += f"{quality(name, gramian, their_weights):10.0e}"
-            print(line + ("  " + note if note else ""))
+                for other in found:
+                    known = isinstance(other, Tensor)
+                    dual = other.double().numpy() if known and name == "IMGrad" else None
+                    line += f"{quality(name, gramian, other, dual):10.0e}" if known else f"{'—':>10s}"
+            notes = [f"TorchJD: {found[0]}"] if isinstance(found[0], str) else []
+            notes += [f"formula: {found[1]}"] if isinstance(found[1], str) and found[1] else []
+            notes += ["slow ones called once"] if max(times[1:], default=0.0) >= 1e6 * SLOW else []
+            print("  ".join([line, *notes]), flush=True)
     print("(UPGrad, DualProj: instead of a residual, the least cosine of a task's gradient with the update)")
 
 
@@ -359,10 +419,10 @@ def other_methods() -> dict[str, Any]:
     }
 
 
-def other_reference(name: str) -> Callable[[Tensor], Tensor] | None:
-    """TorchJD's aggregator of that name, on a Jacobian."""
+def other_reference(name: str) -> Callable[[Tensor, Tensor], Tensor] | str:
+    """TorchJD's aggregator of that name, or why there is none."""
     if importlib.util.find_spec("torchjd") is None:
-        return None
+        return "needs pip install torchjd==0.18"
     from torchjd import aggregation
 
     made: dict[str, Callable[[], Any]] = {
@@ -376,14 +436,29 @@ def other_reference(name: str) -> Callable[[Tensor], Tensor] | None:
         "TrimmedMean": lambda: aggregation.TrimmedMean(trim_number=1),
         "ExcessMTL": aggregation.ExcessMTL,
     }
-    found: Callable[[Tensor], Tensor] | None = made[name]() if name in made else None
-    return found
+    if name not in made:
+        return ""
+    aggregator = made[name]()
+    return lambda rows, _: aggregator(rows)
+
+
+def updating(name: str) -> Callable[[Tensor, Tensor], Tensor] | str:
+    """The plain formula of that name from Jacobian to update, or that there is none."""
+    formula = FORMULAS.get(name)
+    if formula is None:
+        return ""
+
+    def update(rows: Tensor, _: Tensor) -> Tensor:
+        found = formula(rows, rows @ rows.T)
+        return found if len(found) == rows.shape[1] else found @ rows
+
+    return update
 
 
 def others(repeats: int, seed: int) -> None:
     """Print times of the methods that solve no problem, from a Jacobian ``[m, m + 5]`` to the update."""
     print("\nMedian time of one update from a Jacobian [m, m + 5] in µs (methods without a problem to solve)")
-    print(f"{'':12s}{'m':>5s}{'here':>10s}{'TorchJD':>12s}{'ratio':>9s}")
+    print(HEAD)
     for name in other_methods():
         for n_tasks in SIZES:
             method = other_methods()[name]
@@ -391,18 +466,17 @@ def others(repeats: int, seed: int) -> None:
                 continue
             rng = np.random.default_rng(seed)
             rows = torch.from_numpy(rng.normal(size=(n_tasks, n_tasks + 5)) * np.logspace(-1, 1, n_tasks)[:, None])
-            calls: list[Callable[[], object]] = [lambda m=method, j=rows: m(j)]  # type: ignore[misc]
-            other = other_reference(name)
-            if other is not None:
-                try:
-                    other(rows)
-                except Exception as error:  # noqa: BLE001  # whatever another library raises is its result here
-                    print(f"{name:12s}{n_tasks:5d}  TorchJD: {type(error).__name__}: {str(error)[:60]}")
-                else:
-                    calls.append(lambda f=other, j=rows: f(j))  # type: ignore[misc]
-            times = alternate(calls, repeats, budget=2.0)
-            line = f"{name:12s}{n_tasks:5d}{times[0]:10.0f}"
-            print(line + (f"{times[1]:12.0f}{times[1] / times[0]:8.1f}×" if len(times) > 1 else f"{'—':>12s}"))
+            times, found = side_by_side(
+                lambda m=method, j=rows: m(j),
+                [other_reference(name), updating(name)],
+                rows,
+                rows,
+                repeats,
+                budget=2.0,  # type: ignore[misc]
+            )
+            line = f"{name:12s}{n_tasks:5d}{times[0]:10.0f}" + cell(times[0], times[1]) + cell(times[0], times[2])
+            notes = [f"TorchJD: {found[0]}"] if isinstance(found[0], str) and found[0] else []
+            print("  ".join([line, *notes]), flush=True)
 
 
 def on_device(repeats: int, seed: int) -> None:
@@ -418,6 +492,7 @@ def on_device(repeats: int, seed: int) -> None:
         "FairGrad": FairGrad,
         "UPGrad": UPGrad,
         "DualProj": DualProj,
+        "IMGrad": IMGrad,
     }
     for name, factory in made.items():
         cells = []
@@ -439,13 +514,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--cases", type=int, default=200, help="random Gramians per family")
     parser.add_argument("--repeats", type=int, default=200, help="timed calls per method and size")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=("accuracy", "speed", "others", "device"), help="one table instead of all")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    accuracy(options.cases, options.seed)
-    speed(options.repeats, options.seed)
-    others(options.repeats, options.seed)
-    on_device(options.repeats, options.seed)
+    tables: dict[str, Callable[[], None]] = {
+        "accuracy": lambda: accuracy(options.cases, options.seed),
+        "speed": lambda: speed(options.repeats, options.seed),
+        "others": lambda: others(options.repeats, options.seed),
+        "device": lambda: on_device(options.repeats, options.seed),
+    }
+    for name in tables if options.only is None else (options.only,):
+        tables[name]()
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 import mtl_core
 from mtl_aggregators import LS, MARIGOLD, AuxiliaryWeights, Bilevel, MainTasks, SoftmaxWeights, WorstCaseDecrement
 from mtl_aggregators.hypergradient import exact_hypergradient
-from mtl_aggregators.trial import TrialOptimizer, preserved
+from mtl_aggregators.trial import TrialOptimizer
 from mtl_aggregators.upper import Outcome
 from mtl_aggregators.weight_models import WeightModel
 from mtl_core.errors import InvalidInputError, InvalidParameterError, NonFiniteLossError, UnknownNameError
+from mtl_core.preservation import preserved
 from mtl_core.testing import small_problem
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -39,6 +40,13 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "Rprop": lambda p: torch.optim.Rprop(p, lr=0.05),
     "ASGD": lambda p: torch.optim.ASGD(p, lr=0.05),
     "Adafactor": lambda p: torch.optim.Adafactor(p, lr=0.05),
+    "SGD foreach": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, foreach=True),
+    "SGD fused": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, fused=True),
+    "AdamW fused": lambda p: torch.optim.AdamW(p, lr=0.05, fused=True),
+    "Adagrad fused": lambda p: torch.optim.Adagrad(p, lr=0.05, fused=True),
+    "RMSprop foreach": lambda p: torch.optim.RMSprop(p, lr=0.05, foreach=True),
+    "NAdam foreach": lambda p: torch.optim.NAdam(p, lr=0.05, foreach=True),
+    "groups": lambda p: torch.optim.AdamW([{"params": [q], "lr": 0.01 * (k + 1)} for k, q in enumerate(p)]),
 }
 
 
@@ -138,6 +146,14 @@ def test_hooks_and_schedules_do_not_see_a_trial() -> None:
     schedule.step()
     assert calls == ["pre", "post"]
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize("mode", [{}, {"lookahead": "fused"}, {"hypergradient": "exact"}])
+def test_an_optimiser_that_needs_a_closure_is_refused_by_name(mode: dict[str, Any]) -> None:
+    problem, batch = small_problem(2)
+    optimizer = torch.optim.LBFGS(problem.model.parameters())
+    with pytest.raises(InvalidInputError, match="`optimizer` must make its step from gradients, got LBFGS"):
+        mtl_core.step(problem, batch, optimizer, MARIGOLD(**mode))
 
 
 def test_a_failure_in_the_trial_leaves_no_trace() -> None:
@@ -264,7 +280,7 @@ def exact_and(
 
 
 @pytest.mark.parametrize("heads", ["unit", "weighted"])
-@pytest.mark.parametrize("estimate", ["single_point", "two_point", "symmetric"])
+@pytest.mark.parametrize("estimate", ["single_point", "two_point", "antithetic", "symmetric"])
 def test_estimates_over_a_frame_of_directions_are_the_hypergradient(estimate: Any, heads: Any) -> None:
     # Over +-q_1, ..., +-q_m the noise of the estimator cancels, and only its bias, of second order in r, is left.
     frame, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
@@ -273,14 +289,23 @@ def test_estimates_over_a_frame_of_directions_are_the_hypergradient(estimate: An
     assert float(exact.abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize(("estimate", "draws"), [("single_point", 1500), ("two_point", 1000), ("symmetric", 500)])
+@pytest.mark.parametrize(
+    ("estimate", "draws"), [("single_point", 1500), ("two_point", 1000), ("antithetic", 1000), ("symmetric", 500)]
+)
 def test_lemma_3_1_the_mean_over_many_draws_is_the_hypergradient(estimate: Any, draws: int) -> None:
     exact, estimates = exact_and(estimate, "weighted", draws)
+    if estimate == "antithetic":  # what Adam averages
+        estimates, draws = 0.5 * (estimates[::2] + estimates[1::2]), draws // 2
     mean, error = estimates.mean(0), estimates.std(0) / math.sqrt(draws)
     assert bool(((mean - exact).abs() <= 4.0 * error).all()), (mean, exact, error)
     relative = float(error.max() / exact.abs().max()) * math.sqrt(draws)
     # The spread of one estimate beside what it estimates: what the two others are for.
-    limits = {"single_point": (100.0, 1e4), "two_point": (2.0, 30.0), "symmetric": (0.1, 2.0)}
+    limits = {
+        "single_point": (100.0, 1e4),
+        "two_point": (2.0, 30.0),
+        "antithetic": (0.1, 2.0),
+        "symmetric": (0.1, 2.0),
+    }
     assert limits[estimate][0] < relative < limits[estimate][1]
 
 
@@ -290,6 +315,24 @@ def test_directions_are_uniform_on_the_sphere_of_the_free_weights() -> None:
     assert np.allclose((drawn**2).sum(1), 1.0)
     assert not drawn[:, 1].any()
     assert np.allclose((drawn.T @ drawn / 2000)[np.ix_([0, 2, 3], [0, 2, 3])], np.eye(3) / 3, atol=0.03)
+
+
+def test_antithetic_directions_come_in_pairs() -> None:
+    method = Bilevel(estimate="antithetic", lookahead="fused")
+    everyone = np.array([True, True, True])
+    first, opposite, other = (method._draw(everyone) for _ in range(3))
+    assert np.array_equal(opposite, -first)
+    assert not np.array_equal(other, first)
+    # With other tasks present there is no opposite: a new direction, and its opposite after it.
+    some = np.array([True, False, True])
+    fresh, back = method._draw(some), method._draw(some)
+    assert fresh[1] == 0.0
+    assert np.array_equal(back, -fresh)
+    method._draw(everyone)
+    method.reset()
+    assert method.get_extra_state()["last"] is None
+    plain = Bilevel()
+    assert not np.array_equal(plain._draw(everyone), -plain._draw(everyone))
 
 
 def test_the_exact_hypergradient_against_finite_differences() -> None:
@@ -436,17 +479,35 @@ def test_it_balances_the_decrement(settings: dict[str, Any]) -> None:
     problem = mtl_core.Problem(model, losses, shared=model, tasks=("slow", "fast"))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     # The maximum itself as objective: the game against an adversary circles around the same point.
-    worst = Bilevel(
-        upper=lambda outcome: (outcome.after - outcome.before).max(),
-        weights=SoftmaxWeights(beta=10.0, lr=0.02),
-        **settings,
-    )
+    worst = MARIGOLD(adversary="exact", beta=10.0, lr=0.02, **settings)
     found = []
     for _ in range(300):
         report = worst.step(problem, torch.ones(1, 1), optimizer)
         assert report.weights is not None
         found.append(float(report.weights[0]))
     assert sum(found[200:]) / 100 == pytest.approx(0.8, abs=0.03)
+
+
+def test_the_exact_adversary() -> None:
+    nan = float("nan")
+    upper = WorstCaseDecrement(adversary="exact")
+
+    def outcome(before: list[float], after: list[float]) -> Outcome:
+        start, end = torch.tensor(before, dtype=torch.float64), torch.tensor(after, dtype=torch.float64)
+        return Outcome(("a", "b", "c"), start, end, torch.full((3,), 1 / 3, dtype=torch.float64))
+
+    whole = outcome([1.0, 5.0, 2.0], [0.5, 4.0, 1.9])  # changes of -0.5, -1 and -0.1
+    assert float(upper(whole)) == pytest.approx(-0.1)
+    assert upper.task_weights(whole).tolist() == [0.0, 0.0, 1.0]
+    upper.respond(whole)
+    assert upper.task_weights(whole).tolist() == [0.0, 0.0, 1.0]
+    lacking = outcome([1.0, 5.0, nan], [0.5, 4.0, nan])
+    assert float(upper(lacking)) == pytest.approx(-0.5)
+    assert upper.task_weights(lacking).tolist() == [1.0, 0.0, 0.0]
+    trained = WorstCaseDecrement()  # the sum of the losses after the step, to begin with
+    assert float(trained(whole)) == pytest.approx((0.5 + 4.0 + 1.9) / 3)
+    with pytest.raises(InvalidParameterError, match="`adversary` must"):
+        WorstCaseDecrement(adversary="both")  # type: ignore[arg-type]
 
 
 # --- auxiliary learning -----------------------------------------------------------------------------------------------
@@ -578,19 +639,26 @@ def test_a_trial_leaves_the_scaler_alone() -> None:
         assert scaler.state_dict()["_growth_tracker"] == k % 3
 
 
-@pytest.mark.parametrize("mode", MODES[:2])
-def test_an_overflow_teaches_nothing(mode: dict[str, Any]) -> None:
-    model = nn.Linear(2, 2)
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("mode", MODES)
+def test_an_overflow_teaches_nothing(mode: dict[str, Any], parts: int) -> None:
+    model = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1e-6)
     problem = mtl_core.Problem(model, lambda m, x: m(x).square().mean(0) + 0.1, shared=model, tasks=("a", "b"))
-    batch = torch.full((4, 2), 1e3)
+    whole = torch.full((4, 2), 1e6)  # losses of 4, gradients of 4e6
+    batch: Any = whole if parts == 1 else mtl_core.MicroBatches(whole.chunk(parts))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     before = [p.detach().clone() for p in model.parameters()]
     method = MARIGOLD(**mode)
-    scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1e37)
     mtl_core.step(problem, batch, optimizer, method, scaler=scaler)
     assert all(torch.equal(a, b) for a, b in zip(before, problem.model.parameters(), strict=True))
-    assert scaler.get_scale() == pytest.approx(0.5e38)
+    assert scaler.get_scale() == pytest.approx(0.5e37)
     assert method.state_dict()["weight_model._extra_state"]["adam"] == {}
+    if mode.get("probe") == "next":  # nor from the batch after it, which sees the parameters as they were
+        mtl_core.step(problem, whole * 1e-6, optimizer, method)
+        assert method.state_dict()["weight_model._extra_state"]["adam"] == {}
 
 
 @pytest.mark.parametrize("mode", [*MODES, {"hypergradient": "exact"}])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtl_aggregators import MGDA, CAGrad, DualProj, FairGrad, GramianMethod, NashMTL, UPGrad
+from mtl_aggregators import MGDA, CAGrad, DualProj, FairGrad, GramianMethod, IMGrad, NashMTL, UPGrad
 from mtl_aggregators.solvers import ball_dual, device, fair_point, min_norm, min_norm_residual, project_rows
 from mtl_core import collect
 from mtl_core.errors import InvalidParameterError
@@ -36,6 +36,11 @@ METHODS: dict[str, Callable[..., GramianMethod]] = {
     "UPGrad": UPGrad,
     "UPGrad ridge": partial(UPGrad, ridge=1e-3),
     "DualProj": DualProj,
+    "IMGrad": IMGrad,
+    "IMGrad lm": partial(IMGrad, measure="lm"),
+    "IMGrad dc": partial(IMGrad, CAGrad(c=2.0, paper_scale=True), measure="dc"),
+    "IMGrad nash": partial(IMGrad, "nashmtl"),
+    "IMGrad fair": partial(IMGrad, FairGrad(alpha=2.0)),
 }
 
 
@@ -58,7 +63,7 @@ def off(jacobian: Tensor, found: np.ndarray | Tensor, expected: np.ndarray) -> f
 @pytest.mark.parametrize("name", METHODS)
 def test_both_backends_agree(name: str, structure: str) -> None:
     host, here = METHODS[name](backend="host"), METHODS[name](backend="device")
-    for jacobian in draws(structure)[:: 3 if name.startswith("CAGrad") else 1]:
+    for jacobian in draws(structure)[:: 4 if name.startswith(("CAGrad", "IMGrad")) else 1]:
         gramian = gramian_of(jacobian)
         expected = host.weights(gramian).numpy()
         if name == "MGDA l2":
@@ -133,13 +138,60 @@ def test_nothing_waits_for_the_device(name: str, n_tasks: int) -> None:
     assert counter.seen == []
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_nor_does_an_update_by_hand(name: str) -> None:
+    jacobian = jacobian_of("generic", n_tasks=3, n_parameters=15, seed=1)
+    method = METHODS[name](backend="device")
+    with Synchronisations() as counter:
+        method(jacobian)
+    assert counter.calls > 5
+    assert counter.seen == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+@pytest.mark.parametrize("name", METHODS)
+def test_an_accelerator_does_not_wait_either(name: str) -> None:
+    jacobian = jacobian_of("generic", n_tasks=11, n_parameters=15, seed=1).to("cuda")
+    method = METHODS[name](backend="device")
+    method(jacobian)  # handles and workspaces are made at the first call
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        update = method(jacobian)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.allclose(update.cpu(), METHODS[name](backend="host")(jacobian.cpu()), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_imgrad_where_the_balance_is_zero(structure: Any) -> None:
+    for jacobian in draws(structure)[::2]:
+        gramian = gramian_of(jacobian)
+        base = CAGrad(c=0.8)
+        expected = base.augmented(gramian.numpy(), 0.0)
+        found = base.augmented_on_device(gramian, torch.zeros((), dtype=torch.float64))
+        assert off(jacobian, found, expected) <= 1e-8
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_cagrad_in_a_small_ball(structure: Any) -> None:
+    # The mean's pull then outweighs by far the distances between the gradients that decide.
+    host, here = CAGrad(c=1e-5, backend="host"), CAGrad(c=1e-5, backend="device")
+    for jacobian in draws(structure)[::4]:
+        gramian = gramian_of(jacobian)
+        mean = 1.0 / len(gramian)
+        step = (here.weights(gramian) - mean) / 1e-5
+        # Of gradients along one line the last digits go into the squared ratio of 1e5.
+        assert off(jacobian, step, (host.weights(gramian).numpy() - mean) / 1e-5) <= 1e-5
+
+
 def test_the_counter_sees_what_the_host_backend_does() -> None:
     with Synchronisations() as counter:
         MGDA(backend="host").weights(torch.eye(3))
     assert counter.seen
 
 
-@pytest.mark.parametrize("name", ["MGDA", "UPGrad", "FairGrad 2", pytest.param("CAGrad", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["MGDA", "UPGrad", "FairGrad 2", pytest.param("IMGrad", marks=pytest.mark.slow)])
 def test_they_are_captured_whole(name: str) -> None:
     method = METHODS[name](backend="device")
     gramian = gramian_of(jacobian_of("generic", n_tasks=3, n_parameters=9, seed=2))
@@ -167,9 +219,19 @@ def test_auto_is_the_host_for_host_gramians() -> None:
     method = MGDA()
     method.weights(torch.eye(3))
     assert method.last_solution is not None
-    assert not device.solves_on_device("auto", torch.eye(3))
-    assert device.solves_on_device("auto", torch.empty(3, 3, device="meta"))
-    assert not device.solves_on_device("auto", torch.empty(200, 200, device="meta"))
+    assert not device.solves_on_device("auto", torch.eye(2))
+    assert device.solves_on_device("auto", torch.empty(2, 2, device="meta"))
+    assert not device.solves_on_device("auto", torch.empty(2, 2, device="meta"), closed=False)
+    assert not device.solves_on_device("auto", torch.empty(3, 3, device="meta"))
+
+
+def test_what_has_a_closed_form_takes_a_tenth_of_the_operations() -> None:
+    gramian = gramian_of(jacobian_of("generic", n_tasks=2, n_parameters=15, seed=1))
+    for name, factory in METHODS.items():
+        method = factory(backend="device")
+        with Synchronisations() as counter:
+            method.weights(gramian)
+        assert (counter.calls < 100) == method.closed_on_device, (name, counter.calls)
 
 
 def test_configurations_without_a_device_solver_say_so() -> None:
@@ -177,6 +239,8 @@ def test_configurations_without_a_device_solver_say_so() -> None:
         MGDA(normalization="loss", backend="device"),
         FairGrad(variant="released", backend="device"),
         NashMTL(update_weights_every=2, backend="device"),
+        IMGrad(update_every=2, backend="device"),
+        IMGrad(NashMTL(backend="host"), backend="device"),
     ):
         with pytest.raises(InvalidParameterError, match="`backend` must be 'host'"):
             method.weights(torch.eye(2))

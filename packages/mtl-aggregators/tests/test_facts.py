@@ -24,13 +24,16 @@ from mtl_aggregators import (
     ExcessMTL,
     FairGrad,
     GradDrop,
+    GradNorm,
     GradVac,
     GroupedGradVac,
     IMGrad,
     Krum,
     MoCo,
+    MoDo,
     NashMTL,
     PCGrad,
+    SDMGrad,
     TrimmedMean,
     UPGrad,
     available,
@@ -38,6 +41,33 @@ from mtl_aggregators import (
 )
 from mtl_aggregators.conformance import LAWS, check_aggregator, check_law
 from mtl_core.errors import InvalidInputError, UnknownNameError
+from mtl_core.gramian import gramian_of, weighted_sum
+
+
+class Trained:
+    """GradNorm in its second step, on the gradients that its weights were trained on in the first."""
+
+    def __init__(self, method: GradNorm) -> None:
+        self.method, self.facts = method, method.facts
+
+    def weights(self, gramian: Tensor) -> Tensor:
+        losses = 1.0 + 3.0 * gramian.diagonal().sqrt() / gramian.diagonal().max().clamp(min=1e-300).sqrt()
+        self.method.weights(gramian, losses=losses)
+        return self.method.weights(gramian, losses=losses)
+
+    def __call__(self, jacobian: Tensor) -> Tensor:
+        return weighted_sum(jacobian, self.weights(gramian_of(jacobian)))
+
+
+class OnOneBatch:
+    """A method of three batches, of which all have the same gradients."""
+
+    def __init__(self, method: SDMGrad | MoDo) -> None:
+        self.method, self.facts = method, method.facts
+
+    def __call__(self, jacobian: Tensor) -> Tensor:
+        return weighted_sum(jacobian, self.method.weigh(gramian_of(jacobian)))
+
 
 FACTORIES: dict[str, Callable[[], Any]] = {
     "MGDA": MGDA,
@@ -75,6 +105,10 @@ FACTORIES: dict[str, Callable[[], Any]] = {
     "ExcessMTL": ExcessMTL,
     "DBMTL": partial(DBMTL, log_losses=False),
     "MoCo": MoCo,
+    "SDMGrad": SDMGrad,
+    "SDMGrad 1 step": partial(SDMGrad, n_iters=1, lr=0.5, lambda_=1.0),
+    "MoDo": partial(MoDo, gamma=0.1),
+    "GradNorm": lambda: Trained(GradNorm(lr=0.1)),
     "IMGrad": IMGrad,
     "IMGrad lm": partial(IMGrad, measure="lm"),
     "IMGrad dc": partial(IMGrad, measure="dc"),
@@ -97,6 +131,7 @@ def test_declared_scale(name: str) -> None:
             continue
         row = torch.tensor([0.6, 0.8], dtype=torch.float64)
         method = FACTORIES[name]()
+        method = OnOneBatch(method) if isinstance(method, SDMGrad | MoDo) else method
         length = float(method(row.expand(n_tasks, 2)) @ row)
         assert length / n_tasks == pytest.approx(method.facts.scale(n_tasks)), method.facts.scale.formula
 

@@ -442,3 +442,19 @@ def test_projection_on_the_simplex() -> None:
         cp.Problem(cp.Minimize(cp.sum_squares(w - vector.numpy())), [w >= 0, cp.sum(w) == 1]).solve(solver=cp.CLARABEL)
         assert project_simplex(vector).tolist() == pytest.approx(w.value.tolist(), abs=1e-5)
     assert project_simplex(torch.tensor([1e8, 1e8])).tolist() == [0.5, 0.5]
+
+
+def test_gradvac_learns_nothing_from_a_gradient_that_was_cancelled() -> None:
+    first = np.array([0.6, 0.8, 0.3])
+    jacobian = torch.from_numpy(np.stack([first, -1.7 * first, np.array([1.0, 2.0, -0.4])]))
+    unit = jacobian / jacobian.norm(dim=1, keepdim=True)
+    cosine = float(unit[0] @ unit[2])
+    seen = set()
+    for seed in range(20):
+        method = GradVac(beta=1.0, generator=torch.Generator().manual_seed(seed))
+        method(jacobian)
+        target = float(method.get_extra_state()["targets"][0, 2])
+        # Before it met its opposite, or after, when rounding is all that is left of it.
+        assert target == 0.0 or target == pytest.approx(cosine)
+        seen.add(target == 0.0)
+    assert seen == {True, False}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mtl_core
-from mtl_aggregators import MGDA, AlignedMTL, CAGrad, ConFIG, GradDrop, Krum, UPGrad, available, make
+from mtl_aggregators import MGDA, PCD, AlignedMTL, CAGrad, ConFIG, GradDrop, Krum, UPGrad, available, make
 from mtl_aggregators.conformance import check_aggregator, check_law
 from mtl_core.testing import jacobian_of, small_problem
 
@@ -99,3 +99,12 @@ def test_conventions_that_differ() -> None:
     assert torch.allclose(AlignedMTL()(rows), 3 * aggregation.AlignedMTL()(rows), rtol=1e-6)
     same = torch.ones(3, 4)
     assert torch.equal(GradDrop()(same), aggregation.GradDrop()(same))
+
+
+@pytest.mark.parametrize("n_tasks", [2, 3, 5])
+def test_pcd_is_the_same_update_step_after_step(n_tasks: int) -> None:
+    ours, theirs = PCD(tau=0.1), aggregation.PCD(tau=0.1, eps=0.0)
+    generator = torch.Generator().manual_seed(n_tasks)
+    for _ in range(4):
+        jacobian = torch.randn(n_tasks, n_tasks + 3, generator=generator, dtype=torch.float64)
+        assert torch.allclose(ours(jacobian), theirs(jacobian), rtol=0.0, atol=1e-9)

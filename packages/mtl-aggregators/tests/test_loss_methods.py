@@ -17,7 +17,25 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import mtl_core
-from mtl_aggregators import COSMOS, DWA, FAMO, GLS, IMTL, IMTLG, IMTLL, LS, MARIGOLD, PBI, RLW, SI, STCH, UW
+from mtl_aggregators import (
+    COSMOS,
+    DWA,
+    FAMO,
+    GLS,
+    IMTL,
+    IMTLG,
+    IMTLL,
+    LS,
+    MARIGOLD,
+    PBI,
+    RLW,
+    SI,
+    STCH,
+    UW,
+    AuxiliaryWeights,
+    Bilevel,
+    MainTasks,
+)
 from mtl_aggregators.adam import Adam
 from mtl_core.errors import InvalidInputError, InvalidParameterError
 from mtl_core.testing import losses as drawn_losses
@@ -45,10 +63,14 @@ STATEFUL: dict[str, Callable[[], Any]] = {
     "IMTL": IMTL,
     "MARIGOLD": partial(MARIGOLD, lr=1e-2),
     "MARIGOLD fused": partial(MARIGOLD, lr=1e-2, lookahead="fused", estimate="two_point"),
+    "MARIGOLD antithetic": partial(MARIGOLD, lr=1e-2, lookahead="fused", estimate="antithetic"),
     "MARIGOLD next": partial(MARIGOLD, lr=1e-2, lookahead="fused", probe="next"),
     "MARIGOLD every 3": partial(MARIGOLD, lr=1e-2, update_every=3),
+    "MARIGOLD symmetric": partial(MARIGOLD, lr=1e-2, estimate="symmetric", adversary="exact"),
     "MARIGOLD exact": partial(MARIGOLD, lr=1e-2, hypergradient="exact"),
+    "auxiliary": lambda: Bilevel(upper=MainTasks("task0"), weights=AuxiliaryWeights(["task1", "task2"], lr=1e-2)),
 }
+ALL = {**FACTORIES, **STATEFUL}
 
 
 def weights_of(method: Any, losses: list[float] | Tensor, present: list[bool] | None = None) -> list[float]:
@@ -345,19 +367,19 @@ def run(method: Any, steps: int, problem: mtl_core.Problem, batch: Tensor, optim
         mtl_core.step(problem, batch, optimizer, method)
 
 
-@pytest.mark.parametrize("name", STATEFUL)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("steps", [0, 1, 5])
 def test_a_fresh_object_continues_bit_for_bit(name: str, steps: int) -> None:
     problem, batch = small_problem(3)
     optimizer = torch.optim.Adam(problem.model.parameters(), lr=0.05)
-    original = STATEFUL[name]()
+    original = ALL[name]()
     if callable(getattr(original, "start_epoch", None)):
         original.start_epoch(0)
     run(original, steps, problem, batch, optimizer)
     buffer = io.BytesIO()
     torch.save(original.state_dict(), buffer)
     buffer.seek(0)
-    fresh = STATEFUL[name]()
+    fresh = ALL[name]()
     fresh.load_state_dict(torch.load(buffer, weights_only=True))
     pair = []
     for method in (original, fresh, pickle.loads(pickle.dumps(original)), copy.deepcopy(original)):
@@ -375,7 +397,7 @@ def test_a_fresh_object_continues_bit_for_bit(name: str, steps: int) -> None:
         assert all(torch.equal(a, b) for a, b in zip(parameters, pair[0][1], strict=True))
 
 
-@pytest.mark.parametrize("name", [name for name in STATEFUL if not name.startswith("RLW")])
+@pytest.mark.parametrize("name", ALL)
 def test_reset(name: str) -> None:
     def first_steps(method: Any) -> Tensor:
         problem, batch = small_problem(3)
@@ -389,15 +411,45 @@ def test_reset(name: str) -> None:
         assert report.weights is not None
         return report.weights
 
-    method = STATEFUL[name]()
+    method = ALL[name]()
     before = first_steps(method)
     method.reset()
     assert torch.equal(first_steps(method), before)
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", ALL)
 def test_trained_numbers_are_nobody_elses(name: str) -> None:
-    assert list(FACTORIES[name]().parameters()) == []
+    problem, batch = small_problem(3)
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.05)
+    method = started(ALL[name])
+    mtl_core.step(problem, batch, optimizer, method)
+    assert list(method.parameters()) == []
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("heads", ["unit", "weighted"])
+def test_scaling_and_accumulation_change_nothing(name: str, heads: Any) -> None:
+    def trained(parts: int, scaler: torch.amp.GradScaler | None) -> tuple[Tensor, Tensor]:
+        problem, _ = small_problem(3)
+        batch = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        optimizer = torch.optim.Adam(problem.model.parameters(), lr=0.05)
+        method = started(ALL[name])
+        for k in range(4):
+            given = batch if parts == 1 else mtl_core.MicroBatches(batch.chunk(parts))
+            if callable(getattr(method, "start_epoch", None)):
+                method.start_epoch(k)
+            report = mtl_core.step(problem, given, optimizer, method, heads=heads, max_norm=0.5, scaler=scaler)
+        assert report.weights is not None
+        return report.weights.double(), torch.cat([p.detach().reshape(-1) for p in problem.model.parameters()])
+
+    plain = trained(1, None)
+    cases: list[tuple[int, torch.amp.GradScaler | None]] = [(1, torch.amp.GradScaler("cpu", init_scale=2.0**10))]
+    if name != "MARIGOLD exact":  # takes no parts, and says so
+        cases.append((2, None))
+    for parts, scaler in cases:
+        for found, expected in zip(trained(parts, scaler), plain, strict=True):
+            assert torch.allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(

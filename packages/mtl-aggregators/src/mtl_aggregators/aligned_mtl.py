@@ -80,7 +80,7 @@ class AlignedMTL(GramianMethod):
             homogeneity=1.0,
             scale=scale,
             paper_scale=Scale("1", lambda m: 1.0),
-            paper_heads="weighted",
+            paper_heads="unit",
             laws=frozenset(laws),
             reference="Senushkin et al., CVPR 2023",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mtl_aggregators.door import is_gramian, is_jacobian
 from mtl_aggregators.facts import Facts
 from mtl_aggregators.solvers import Solution
 from mtl_aggregators.solvers.device import solves_on_device
@@ -56,7 +58,7 @@ class GramianMethod(nn.Module, ABC):
     Attributes:
         backend: ``"host"``: weights are computed in float64 on the CPU. ``"device"``: where the Gramian lies, by a
             fixed number of operations that neither wait for the device nor report how it went. ``"auto"``: the latter
-            for Gramians on an accelerator of up to 128 tasks.
+            for two tasks on an accelerator where that is a closed form, and the host after one small copy otherwise.
         last_solution: how the last weights were found; ``None`` before the first, and for methods without a solver.
     """
 
@@ -106,16 +108,19 @@ class GramianMethod(nn.Module, ABC):
             InvalidJacobianError: ``gramian`` is not a finite square matrix.
             SolverError: the weights' problem was not solved to its tolerance.
         """
-        if gramian.ndim == 2 and gramian.shape[0] == gramian.shape[1] and solves_on_device(self.backend, gramian):
+        if not is_gramian(gramian):
+            checks.gramian(gramian)  # says what is wrong
+        if self._on_device(gramian):
             self.last_solution = None
             wide = gramian.detach().to(torch.float64)
             # 0 times NaN or infinity is NaN.
             return self.solve_on_device(wide) + 0.0 * wide.sum()
-        matrix = checks.gramian(gramian).detach()
-        array = matrix.to("cpu", torch.float64).numpy()
+        array = gramian.detach().to("cpu", torch.float64).numpy()
+        if not math.isfinite(array.sum()):
+            checks.gramian(gramian)
         known = None if losses is None else losses.detach().to("cpu", torch.float64).numpy()
         found = torch.from_numpy(self.solve(array, known))
-        return found.to(matrix.device)
+        return found.to(gramian.device)
 
     def forward(self, gradients: Tensor | TaskGradients) -> Tensor:
         """The update.
@@ -131,15 +136,28 @@ class GramianMethod(nn.Module, ABC):
             SolverError: the weights' problem was not solved to its tolerance.
         """
         if isinstance(gradients, TaskGradients):
-            if solves_on_device(self.backend, gradients.gramian):
+            if self._on_device(gradients.gramian):
                 return gradients.combine(self._ask(gradients.gramian, gradients.losses))
             return gradients.combine(self._ask(gradients.host_gramian, gradients.losses))
-        jacobian = checks.jacobian(gradients).detach()
+        if not is_jacobian(gradients):
+            checks.jacobian(gradients)  # says what is wrong
+        jacobian = gradients.detach()
         gramian = gramian_of(jacobian)
-        if solves_on_device(self.backend, gramian):
+        if self._on_device(gramian):
             return weighted_sum(jacobian, self._ask(gramian, None))
         gramian = gramian.cpu()
+        if not math.isfinite(gramian.numpy().sum()):
+            # What is not finite in a row is not finite in its square, so that the rows are read only to be named.
+            checks.jacobian(gradients)
         return weighted_sum(jacobian, self._ask(gramian, None), gramian)
+
+    @property
+    def closed_on_device(self) -> bool:
+        """Whether ``solve_on_device``, as configured, has a closed form for two tasks."""
+        return False
+
+    def _on_device(self, gramian: Tensor) -> bool:
+        return self.backend != "host" and solves_on_device(self.backend, gramian, closed=self.closed_on_device)
 
     def _ask(self, gramian: Tensor, losses: Tensor | None) -> Tensor:
         if getattr(self, "takes_losses", False):
@@ -154,7 +172,8 @@ class GramianMethod(nn.Module, ABC):
 
     def record(self, solution: Solution) -> None:
         """Keep a solution as ``last_solution``, and tell if it was regularised."""
-        self.last_solution = solution
+        # Module's own assignment looks for parameters first and takes ten times as long.
+        self.__dict__["last_solution"] = solution
         if solution.regularised:
             self._events.append(RegularisedSolve(type(self).__name__, solution.residual, solution.iterations))
             del self._events[:-MAX_EVENTS]

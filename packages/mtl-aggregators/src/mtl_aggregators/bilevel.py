@@ -4,52 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn, optim
+from torch import nn, optim
 
 from mtl_aggregators.adam import Mask, on_host
 from mtl_aggregators.facts import Facts
 from mtl_aggregators.hypergradient import exact_hypergradient, single_process
+from mtl_aggregators.lower_level import LowerLevel, Probe
 from mtl_aggregators.solvers.solution import Vector
-from mtl_aggregators.trial import RandomState, TrialOptimizer, preserved
 from mtl_aggregators.upper import Outcome, Upper, WorstCaseDecrement
 from mtl_aggregators.weight_models import SoftmaxWeights, WeightModel
-from mtl_core import (
-    InvalidInputError,
-    InvalidParameterError,
-    NonFiniteLossError,
-    Problem,
-    StepOptions,
-    StepReport,
-    checks,
-)
-from mtl_core.distributed import is_sharded
-from mtl_core.step import step as core_step
+from mtl_core import Problem, StepOptions, StepReport, checks
+from mtl_core.errors import InvalidInputError, InvalidParameterError, NonFiniteLossError
+from mtl_core.preservation import preserved
+from mtl_core.update import refuse_closure
 
 __all__ = ["Bilevel", "Estimate"]
 
+_Move = Callable[[Mask], tuple[Vector, Vector]]
 
-Estimate = Literal["single_point", "two_point", "symmetric"]
+Estimate = Literal["single_point", "two_point", "antithetic", "symmetric"]
 """How the derivative by the weights is estimated; see ``Bilevel``."""
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """A perturbed step whose outcome is still to be seen."""
-
-    before: Vector
-    weights: Vector
-    direction: Vector
-    present: Mask
-
-    def outcome(self, tasks: tuple[str, ...], after: Vector) -> Outcome:
-        """What the step did."""
-        before, weights = torch.from_numpy(self.before), torch.from_numpy(self.weights)
-        return Outcome(tasks, before, torch.from_numpy(after), weights)
 
 
 class Bilevel(nn.Module):
@@ -76,9 +55,11 @@ class Bilevel(nn.Module):
         update_every: train the weights in every k-th step only; the others are plain steps with the weights as they
             are.
         estimate: ``"single_point"``, above. ``"two_point"``: :math:`R` at the unmoved parameters, which the step knows
-            anyway, is subtracted. ``"symmetric"``, with ``"trial"``: half the difference of :math:`R` at
-            :math:`\lambda \pm ru`, for a second trial step. All have the same mean, and each is far less noisy than the
-            one before; only the noise of the last does not grow with :math:`1/r`.
+            anyway, is subtracted. ``"antithetic"``: that, and every second time the weights are moved the opposite way
+            of the time before, so that most of both estimates' noise cancels in the average that Adam takes.
+            ``"symmetric"``, with ``"trial"``: half the difference of :math:`R` at :math:`\lambda \pm ru`, for a second
+            trial step. All have the same mean, and each is far less noisy than the one before; only the noise of the
+            last does not grow with :math:`1/r`.
         hypergradient: ``"zeroth_order"``, above, or ``"exact"``: by differentiation through a plain step of gradient
             descent, see ``exact_hypergradient``.
         radius: :math:`r > 0`.
@@ -125,8 +106,9 @@ class Bilevel(nn.Module):
         super().__init__()
         self.upper: Any = WorstCaseDecrement() if upper is None else upper
         if not callable(self.upper):
+            kind = type(upper).__name__
             raise InvalidParameterError(
-                f"`upper` must be callable on an Outcome, got {type(upper).__name__}. Give e.g. MainTasks('click')."
+                f"`upper` must be callable on an Outcome, got {kind}. Give e.g. MainTasks('a')."
             )
         self.weight_model = SoftmaxWeights() if weights is None else weights
         self.lookahead = checks.one_of("lookahead", lookahead, ("trial", "fused"))
@@ -149,16 +131,18 @@ class Bilevel(nn.Module):
                 "`hypergradient='exact'` needs lookahead='trial', got 'fused': it needs no perturbed step."
             )
         self._steps = 0
-        self._waiting: _Probe | None = None
+        self._waiting: Probe | None = None
+        self._last: Vector | None = None  # the direction whose opposite is next
 
     @property
     def facts(self) -> Facts:
         """What the method, as configured, declares about itself."""
+        scale = self.weight_model.scale
         return Facts(
             needs="losses",
             homogeneity=None,
-            scale=self.weight_model.scale,
-            paper_scale=self.weight_model.scale,
+            scale=scale,
+            paper_scale=scale,
             paper_heads="weighted",
             laws=frozenset(),
             reference="Chen et al., 2024",
@@ -180,60 +164,61 @@ class Bilevel(nn.Module):
 
         Raises:
             NonFiniteLossError: a loss or the upper objective is not finite.
-            InvalidInputError: the options ask for weights per layer, a sharded model is to make a trial step, or the
-                weights do not take the losses.
+            InvalidInputError: the options ask for weights per layer, the optimiser needs a closure, a sharded model is
+                to make a trial step, or the weights do not take the losses.
         """
         options = StepOptions() if options is None else options
         if options.per != "model":
             raise InvalidInputError(f"`per` must be 'model' for {type(self).__name__}, got {options.per!r}.")
+        refuse_closure(optimizer)
         due = self._steps % self.update_every == 0
         self._steps += 1
         if due and self.hypergradient == "exact":
             self._learn_exactly(problem, batch, optimizer, options)
         elif due and self.lookahead == "trial":
             self._learn_by_trial(problem, batch, optimizer, options)
-        perturbed = due and self.lookahead == "fused"
-        lower = _Lower(self, problem, options, perturbed=perturbed, look=self.probe == "same")
-        report = core_step(problem, batch, optimizer, lower, **vars(options))
-        if lower.outcome is not None and lower.probe is not None:
-            self._learn(lower.probe, lower.outcome)
-        elif perturbed and self.probe == "next":
+        if not due or self.lookahead == "trial":
+            return self._lower(problem, options).make(batch, optimizer)
+        lower = self._lower(problem, options, move=self._move(problem), look=self.probe == "same")
+        report = lower.make(batch, optimizer)
+        if self.probe == "next":
             self._waiting = lower.probe
+        elif lower.probe is not None and lower.outcome is not None:
+            self._learn(lower.probe, lower.outcome)
         return report
 
+    def _lower(
+        self, problem: Problem, options: StepOptions, *, move: _Move | None = None, look: bool = False
+    ) -> LowerLevel:
+        def weigh(losses: Vector, present: Mask) -> Vector:
+            if self._waiting is not None:
+                waiting, self._waiting = self._waiting, None
+                self._learn(waiting, waiting.outcome(problem.tasks, losses))
+            return self.weight_model.weights(losses, problem.tasks, present)
+
+        return LowerLevel(problem, options, weigh=weigh, move=move, look=look)
+
+    def _move(self, problem: Problem, direction: Vector | None = None) -> _Move:
+        """A displacement of the weights by the radius, in a drawn direction where none is given."""
+
+        def move(present: Mask) -> tuple[Vector, Vector]:
+            along = self._draw(self.weight_model.free(problem.tasks, present)) if direction is None else direction
+            return self.radius * along, along
+
+        return move
+
     def _learn_by_trial(self, problem: Problem, batch: Any, optimizer: optim.Optimizer, options: StepOptions) -> None:
-        lower = self._try(problem, batch, optimizer, options, None)
+        lower = self._lower(problem, options, move=self._move(problem), look=True)
+        lower.attempt(batch, optimizer)
         if lower.probe is None or lower.outcome is None:
             return
         if self.estimate != "symmetric":
             self._learn(lower.probe, lower.outcome)
             return
-        opposite = self._try(problem, batch, optimizer, options, -lower.probe.direction)
-        if opposite.outcome is not None:
-            self._learn(lower.probe, lower.outcome, opposite.outcome)
-
-    def _try(
-        self,
-        problem: Problem,
-        batch: Any,
-        optimizer: optim.Optimizer,
-        options: StepOptions,
-        direction: Vector | None,
-    ) -> _Lower:
-        """A step with moved weights, and back; without an outcome if its gradients overflowed."""
-        if is_sharded(problem.shared):
-            raise InvalidInputError("`lookahead='trial'` needs whole parameters, got shards. Use lookahead='fused'.")
-        scaler = options.scaler
-        before = None if scaler is None else scaler.state_dict()
-        lower = _Lower(self, problem, options, perturbed=True, look=True, direction=direction)
-        with preserved(problem.model), TrialOptimizer(optimizer) as trial:
-            stand_in: Any = trial
-            core_step(problem, batch, stand_in, lower, **vars(options))
-        if scaler is not None and before:
-            scaler.load_state_dict(before)
-        if not trial.moved:
-            lower.outcome = None
-        return lower
+        back = self._lower(problem, options, move=self._move(problem, -lower.probe.direction), look=True)
+        back.attempt(batch, optimizer)
+        if back.outcome is not None:
+            self._learn(lower.probe, lower.outcome, back.outcome)
 
     def _learn_exactly(self, problem: Problem, batch: Any, optimizer: optim.Optimizer, options: StepOptions) -> None:
         single_process(batch, options)
@@ -246,14 +231,14 @@ class Bilevel(nn.Module):
             self.weight_model.descend(on_host(found), losses, problem.tasks, present)
             self._respond(outcome)
 
-    def _learn(self, probe: _Probe, outcome: Outcome, opposite: Outcome | None = None) -> None:
+    def _learn(self, probe: Probe, outcome: Outcome, opposite: Outcome | None = None) -> None:
         """Train the weights, and then the objective's own parameters, on an outcome."""
         if not outcome.present.any():
             return
         value = float(self.upper(outcome).detach())
         if opposite is not None:
             value = 0.5 * (value - float(self.upper(opposite).detach()))
-        elif self.estimate == "two_point":
+        elif self.estimate != "single_point":
             value -= float(self.upper(replace(outcome, after=outcome.before)).detach())
         if not self._finite(value, outcome):
             return
@@ -278,95 +263,36 @@ class Bilevel(nn.Module):
 
     def _draw(self, free: Mask) -> Vector:
         """A direction ``[m]`` of unit length, zero where a weight is not free."""
+        last, self._last = self._last, None
+        if last is not None and np.array_equal(last != 0.0, free):
+            return -last
         draws = torch.empty(len(free), dtype=torch.float64).normal_(generator=self.generator).numpy()
         known = np.where(free, draws, 0.0)
         direction: Vector = known / max(float(np.sqrt(known @ known)), np.finfo(np.float64).tiny)
+        if self.estimate == "antithetic":
+            self._last = direction
         return direction
 
     def reset(self) -> None:
         """Start the weights and the objective again; the generator goes on."""
         self._steps = 0
-        self._waiting = None
+        self._waiting = self._last = None
         self.weight_model.reset()
         reset = getattr(self.upper, "reset", None)
         if callable(reset):
             reset()
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Step count, generator and the step whose outcome is awaited."""
+        """Step count, generator, the step whose outcome is awaited and the direction whose opposite is next."""
         held = self._waiting
         waiting = None if held is None else {k: torch.from_numpy(v.copy()) for k, v in vars(held).items()}
-        return {"steps": self._steps, "generator": self.generator.get_state(), "waiting": waiting}
+        last = None if self._last is None else torch.from_numpy(self._last.copy())
+        return {"steps": self._steps, "generator": self.generator.get_state(), "waiting": waiting, "last": last}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self._steps = int(state["steps"])
         self.generator.set_state(state["generator"].cpu())
+        self._last = None if state["last"] is None else on_host(state["last"]).copy()
         held = state["waiting"]
-        self._waiting = None if held is None else _Probe(**{k: v.cpu().numpy().copy() for k, v in held.items()})
-
-
-class _Lower:
-    """The lower level of one step: a loss weighting that remembers what it did and sees what became of it."""
-
-    needs: Literal["losses"] = "losses"
-    takes_present = True
-
-    def __init__(
-        self,
-        method: Bilevel,
-        problem: Problem,
-        options: StepOptions,
-        *,
-        perturbed: bool,
-        look: bool,
-        direction: Vector | None = None,
-    ) -> None:
-        self._direction = direction
-        self.probe: _Probe | None = None
-        self.outcome: Outcome | None = None
-        self._method = method
-        self._problem = problem
-        self._scaler = options.scaler
-        self._perturbed = perturbed
-        self._look = look
-        self._random = RandomState(problem.model) if perturbed and look else None
-        self._scale = None if self._scaler is None else self._scaler.get_scale()
-
-    def __call__(self, losses: Tensor, *, present: Tensor | None = None) -> Tensor:
-        method, tasks = self._method, self._problem.tasks
-        known = on_host(losses).copy()
-        there = np.ones(len(known), dtype=np.bool_)
-        if present is not None:
-            there = present.cpu().numpy()
-            known[~there] = np.nan
-        if method._waiting is not None:
-            waiting, method._waiting = method._waiting, None
-            method._learn(waiting, waiting.outcome(tasks, known))
-        weights = method.weight_model.weights(known, tasks, there)
-        if self._perturbed:
-            direction = self._direction
-            if direction is None:
-                direction = method._draw(method.weight_model.free(tasks, there))
-            weights = weights + method.radius * direction
-            self.probe = _Probe(known, weights, direction, there)
-        return losses @ torch.from_numpy(weights).to(losses)
-
-    def after_step(self, before: Tensor, after: Callable[[], Tensor]) -> None:
-        """Evaluate the losses again, with the random numbers of the first time."""
-        if not self._look or self.probe is None or self._random is None:
-            return
-        if self._scaler is not None and self._scaler.get_scale() < (self._scale or 0.0):
-            return
-        with preserved(self._problem.model):
-            self._random.restore()
-            found = on_host(after())
-        bad = self.probe.present & ~np.isfinite(found)
-        if bad.any():
-            names = [task for task, is_bad in zip(self._problem.tasks, bad, strict=True) if is_bad]
-            raise NonFiniteLossError(
-                f"the losses after the step must be finite, got {found[bad].tolist()} for {names}. Lower the learning "
-                "rate.",
-                tasks=names,
-            )
-        self.outcome = self.probe.outcome(self._problem.tasks, found)
+        self._waiting = None if held is None else Probe(**{k: v.cpu().numpy().copy() for k, v in held.items()})

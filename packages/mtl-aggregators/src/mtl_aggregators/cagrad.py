@@ -130,6 +130,21 @@ class CAGrad(GramianMethod):
                 step = w * np.sqrt(max(0.0, float(gramian.sum())) / squared) / m
         return self._around_mean(step)
 
+    def augmented_on_device(self, gramian: Tensor, balance: Tensor) -> Tensor:
+        """The same in torch, for a float64 Gramian and a balance without dimensions on its device."""
+        m = len(gramian)
+        step = torch.zeros_like(gramian[0])
+        if self.c > 0.0:
+            known = balance > 0.0
+            norm = self.c * torch.where(known, balance, 1.0)
+            w = device.worst_off(gramian)
+            squared = w @ gramian @ w
+            there = squared > 4.0 * RESOLUTION * m * (w.square() @ gramian.diagonal())
+            length = (gramian.sum().clamp(min=0.0) / torch.where(there, squared, 1.0)).sqrt() / m
+            limit = torch.where(there, w * length, 0.0)
+            step = torch.where(known, device.ball_dual(gramian, linear=1.5 - balance, norm=norm).step, limit)
+        return (step * self.c + 1.0 / m) * ((m if self.paper_scale else 1.0) / self.divisor)
+
     def _around_mean(self, step: Vector) -> Vector:
         weights: Vector = step * self.c
         weights += 1.0 / len(step)

@@ -10,7 +10,8 @@ from torch import Tensor
 from mtl_aggregators.base import GramianMethod
 from mtl_aggregators.facts import Facts, Law, Scale
 from mtl_aggregators.parameters import match_tasks, weight_vector
-from mtl_aggregators.solvers import equal_projection, unit_rows
+from mtl_aggregators.solvers import Solution, unit_rows
+from mtl_aggregators.solvers.equal_projection import equal_shares
 from mtl_aggregators.solvers.rows import RESOLUTION
 from mtl_aggregators.solvers.solution import Vector
 
@@ -70,20 +71,22 @@ class ConFIG(GramianMethod):
 
     def solve(self, gramian: Vector, losses: Vector | None) -> Vector:
         """The weights ``[m]``; see the class."""
-        targets = None
+        m = len(gramian)
+        targets: Vector = np.ones(m)
         if self.preference is not None:
-            match_tasks("preference", self.preference, len(gramian))
+            match_tasks("preference", self.preference, m)
             targets = self.preference.numpy()
-        solution = equal_projection(gramian, targets)
-        self.record(solution)
         rows = unit_rows(gramian)
-        if not len(rows.norms):
-            return np.zeros(rows.size)
-        shares = solution.value if rows.kept is None else solution.value[rows.kept]
+        wanted = targets if rows.kept is None else targets[rows.kept]
+        if not wanted.any():
+            return np.zeros(m)
+        shares, missing = equal_shares(rows, wanted)
         image = rows.cosines @ shares
+        residual = float(np.abs(image - wanted).max() / wanted.max())
+        self.record(Solution(rows.expand(shares), residual, 0, missing))
         squared = float(shares @ image)
         if squared <= RESOLUTION * len(shares) * float(np.abs(shares).sum()) ** 2:
-            return np.zeros(rows.size)
+            return np.zeros(m)
         # ⟨g_i, e⟩ = ‖g_i‖ (C z)_i / ‖x‖, and e = x / ‖x‖.
         length = float(rows.norms @ image) / squared
         return rows.expand(length * shares / rows.norms)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from mtl_aggregators.facts import Facts, Law
+from mtl_aggregators.three_batches import ThreeBatchMethod
 from mtl_core.conflict import individual_progress
 from mtl_core.errors import InvalidInputError, MissingExtraError, UnknownNameError
-from mtl_core.gradients import gramian_of
+from mtl_core.gramian import gramian_of, weighted_sum
 
 try:
     from hypothesis import HealthCheck, given, settings
@@ -54,7 +55,8 @@ def check_aggregator(factory: Factory, laws: Collection[Law] | None = None, *, m
     finite for every finite Jacobian in float64, float32 and bfloat16, and agree between float32 and float64.
 
     Args:
-        factory: makes a fresh method; called for every evaluation, so that no state carries over.
+        factory: makes a fresh method; called for every evaluation, so that no state carries over. Methods of three
+            batches (``SDMGrad``, ``MoDo``) are checked as if these had the same gradients.
         laws: the laws to check; ``None`` for those that the method's ``facts`` declare.
         max_examples: Jacobians per law. They are the same in every run.
 
@@ -66,6 +68,7 @@ def check_aggregator(factory: Factory, laws: Collection[Law] | None = None, *, m
     Example:
         >>> check_aggregator(lambda: lambda jacobian: jacobian.sum(0), laws={"equal_rows"}, max_examples=5)
     """
+    factory = _as_aggregator(factory)
     if laws is None:
         facts = getattr(factory(), "facts", None)
         if not isinstance(facts, Facts):
@@ -115,7 +118,28 @@ def check_law(factory: Factory, law: Law | Always, jacobian: Tensor, *, seed: in
     Raises:
         AssertionError: the law does not hold.
     """
-    _CHECKS[law](factory, jacobian, seed)
+    _CHECKS[law](_as_aggregator(factory), jacobian, seed)
+
+
+class _OnOneBatch:
+    """A method of three batches where these agree."""
+
+    def __init__(self, method: ThreeBatchMethod) -> None:
+        self.method, self.facts = method, method.facts
+
+    def weights(self, gramian: Tensor) -> Tensor:
+        return self.method.weigh(gramian.double())
+
+    def __call__(self, jacobian: Tensor) -> Tensor:
+        return weighted_sum(jacobian, self.weights(gramian_of(jacobian)))
+
+
+def _as_aggregator(factory: Factory) -> Factory:
+    def make() -> Any:
+        method = factory()
+        return _OnOneBatch(method) if isinstance(method, ThreeBatchMethod) else method
+
+    return make
 
 
 def _ingredients(factory: Factory, jacobian: Tensor) -> float:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from mtl_aggregators.base import GramianMethod
-from mtl_aggregators.facts import Facts, Law, Scale
-from mtl_aggregators.parameters import match_tasks, weight_vector
+from mtl_aggregators.cone_method import ConeMethod
+from mtl_aggregators.facts import Facts
+from mtl_aggregators.parameters import match_tasks
 from mtl_aggregators.solvers import device, project
-from mtl_aggregators.solvers.device.rows import Backend
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core import checks
 
 __all__ = ["DualProj"]
 
 
-class DualProj(GramianMethod):
+class DualProj(ConeMethod):
     r"""Dual-cone projection: the direction nearest to the mean gradient that no task objects to.
 
     .. math:: d = \arg\min_{x:\, J x \ge 0} \|x - J^\top \lambda\|
@@ -47,34 +43,10 @@ class DualProj(GramianMethod):
         tensor([0.0000, 0.5000])
     """
 
-    def __init__(
-        self, *, preference: Sequence[float] | Tensor | None = None, ridge: float = 0.0, backend: Backend = "auto"
-    ) -> None:
-        super().__init__(backend=backend)
-        self.preference = None if preference is None else weight_vector("preference", preference)
-        self.ridge = checks.non_negative("ridge", ridge)
-
     @property
     def facts(self) -> Facts:
         """What the method, as configured, declares about itself."""
-        laws: set[Law] = {"homogeneous", "orthogonal", "equal_rows"}
-        if self.ridge == 0.0:
-            laws |= {"non_conflicting", "zero_when_stationary"}
-        if self.preference is None:
-            laws |= {"permutation", "zero_rows"}
-            scale = Scale("1/m", lambda m: 1.0 / m)
-        else:
-            total = float(self.preference.sum())
-            scale = Scale("Σλ/m", lambda m: total / m)
-        return Facts(
-            needs="gramian",
-            homogeneity=1.0,
-            scale=scale,
-            paper_scale=Scale("1/m", lambda m: 1.0 / m),
-            paper_heads="unit",
-            laws=frozenset(laws),
-            reference="Lopez-Paz and Ranzato, NeurIPS 2017; Quinton and Rey, 2024",
-        )
+        return self.declare(set(), "Lopez-Paz and Ranzato, NeurIPS 2017; Quinton and Rey, 2024")
 
     def solve(self, gramian: Vector, losses: Vector | None) -> Vector:
         """The weights ``[m]``; see the class."""
@@ -87,6 +59,11 @@ class DualProj(GramianMethod):
         solution = project(gramian, target, ridge=self.ridge)
         self.record(solution)
         return solution.value
+
+    @property
+    def closed_on_device(self) -> bool:
+        """Whether ``solve_on_device``, as configured, has a closed form for two tasks."""
+        return True
 
     def solve_on_device(self, gramian: Tensor) -> Tensor:
         """The weights ``[m]``, in torch."""

@@ -46,15 +46,11 @@ class ExcessMTL(JacobianMethod):
         tensor([2., 1.])
     """
 
-    weights_now: Tensor | None
-    first: Tensor | None
-    squares: Tensor | None
-    started: bool
-
     def __init__(self, *, robust_step_size: float = 1.0) -> None:
         super().__init__()
         self.robust_step_size = checks.positive("robust_step_size", robust_step_size)
-        self.reset()
+        # Weights and first risks [m], sums of squares [m, d].
+        self._state: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
     def facts(self) -> Facts:
@@ -73,34 +69,35 @@ class ExcessMTL(JacobianMethod):
     def combine(self, jacobian: Tensor) -> Tensor:
         """The update ``[d]``."""
         # Squares of tiny gradients would underflow in single precision, and steps lose digits in half.
-        wide = jacobian.double()
+        wide = jacobian.to(torch.float64)
         m = len(wide)
-        if self.weights_now is None or self.first is None or self.squares is None:
-            self.weights_now = wide.new_ones(m)
-            self.first = wide.new_zeros(m)
-            self.squares = torch.zeros_like(wide)
-        same_tasks("ExcessMTL", len(self.weights_now), m)
-        self.squares = torch.addcmul(self.squares, wide, wide)
+        squares = wide.square()
+        if self._state is None:
+            weights, first, total = wide.new_ones(m), None, squares
+        else:
+            weights, first, total = self._state
+            same_tasks("ExcessMTL", len(weights), m)
+            total = total + squares
         # Where a coordinate never had a gradient, nothing is divided by nearly nothing.
-        risks = wide.square().div_(self.squares.sqrt().clamp_(min=1e-300)).sum(dim=1)
-        known = self.first > 0.0
-        if self.started:
-            ratio = torch.where(known, risks / self.first, 0.0)
-            self.weights_now = m * torch.softmax(self.weights_now.log() + self.robust_step_size * ratio, dim=0)
-        self.started = True
-        self.first = torch.where(known, self.first, risks)
-        return (self.weights_now @ wide).to(jacobian.dtype)
+        risks = torch.linalg.vecdot(squares, total.clamp(min=1e-300).rsqrt_())
+        if first is None:
+            first = risks
+        else:
+            known = first > 0.0
+            ratio = torch.where(known, risks / first, 0.0)
+            weights = m * torch.softmax(weights.log() + self.robust_step_size * ratio, dim=0)
+            first = torch.where(known, first, risks)
+        self._state = (weights, first, total)
+        return (weights @ wide).to(jacobian.dtype)
 
     def reset(self) -> None:
         """Forget the gradients seen so far."""
-        self.weights_now = self.first = self.squares = None
-        self.started = False
+        self._state = None
 
     def get_extra_state(self) -> dict[str, Any]:
         """Weights, first risks and sums of squares."""
-        return {"weights": self.weights_now, "first": self.first, "squares": self.squares, "started": self.started}
+        return {"state": self._state}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Continue where the saved method stood."""
-        self.weights_now, self.first, self.squares = state["weights"], state["first"], state["squares"]
-        self.started = bool(state["started"])
+        self._state = state["state"]

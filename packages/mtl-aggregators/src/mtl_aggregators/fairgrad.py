@@ -104,6 +104,11 @@ class FairGrad(GramianMethod):
         self.record(solution)
         return solution.value * len(gramian) if self.paper_scale else solution.value
 
+    @property
+    def closed_on_device(self) -> bool:
+        """Whether ``solve_on_device``, as configured, has a closed form for two tasks."""
+        return self.alpha == 1.0
+
     def solve_on_device(self, gramian: Tensor) -> Tensor:
         """The weights ``[m]``, in torch."""
         if self.variant == "released":
@@ -118,6 +123,10 @@ class FairGrad(GramianMethod):
         """
         factor: float = (balance / (1.0 - balance)) ** (self.alpha / (1.0 + self.alpha))
         return self.solve(gramian, None) * factor
+
+    def augmented_on_device(self, gramian: Tensor, balance: Tensor) -> Tensor:
+        """The same in torch, for a float64 Gramian and a balance without dimensions on its device."""
+        return self.solve_on_device(gramian) * (balance / (1.0 - balance)) ** (self.alpha / (1.0 + self.alpha))
 
 
 def _released(gramian: Vector, alpha: float) -> Solution:

@@ -80,7 +80,7 @@ class GradNorm(GramianMethod):
             scale=scale,
             paper_scale=scale,
             paper_heads="weighted",
-            laws=frozenset(),
+            laws=frozenset({"permutation", "homogeneous", "orthogonal", "equal_rows", "zero_rows"}),
             reference="Chen et al., ICML 2018",
         )
 

@@ -15,14 +15,16 @@ from mtl_aggregators.jacobian_method import JacobianMethod
 from mtl_aggregators.parameters import same_tasks
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import Problem, checks
-from mtl_core.flat import flat_size
 from mtl_core.errors import InvalidInputError, InvalidParameterError
+from mtl_core.flat import flat_size
 from mtl_core.gramian import gramian_of, weighted_sum
 
 __all__ = ["GradVac", "GroupedGradVac"]
 
 HIGHEST = 1.0 - 1e-9
 """Largest target: turning a gradient wholly into another's direction would take an infinite multiple of that."""
+GONE = 1e-7
+"""Length relative to its gradient below which a changed gradient is what rounding left of it, without a direction."""
 
 
 def _vaccinate(gramian: Vector, targets: Vector, beta: float, generator: torch.Generator) -> Vector:
@@ -31,29 +33,42 @@ def _vaccinate(gramian: Vector, targets: Vector, beta: float, generator: torch.G
     if m == 1:
         return np.ones(1)
     norms = np.sqrt(gramian.diagonal())
-    tasks = np.arange(m)
+    live = norms > 0.0
+    lengths = np.where(live, norms, 1.0)
+    cosines = gramian / lengths / lengths[:, None]
     # Row i: the other tasks, in random order.
     others = torch.rand(m, m - 1, generator=generator, dtype=torch.float64).numpy().argsort(axis=1)
-    others += others >= tasks[:, None]
-    coefficients = np.eye(m)
-    inner = gramian.copy()
-    squares = gramian.diagonal().copy()
-    for j in others.T:
-        reach = norms[j]
-        length = np.sqrt(np.maximum(squares, 0.0))
-        active = (length > 1e-12 * norms) & (reach > 0.0)
-        along = np.divide(inner[tasks, j], length, out=np.zeros(m), where=active)
-        cosine = np.divide(along, reach, out=along, where=active).clip(-1.0, 1.0)
-        target = np.minimum(targets[tasks, j], HIGHEST)
-        below = active & (cosine < target)
-        rest = np.sqrt(1.0 - target**2)
-        turn = length * (target * np.sqrt(1.0 - cosine**2) - cosine * rest)
-        amount = np.divide(turn, reach * rest, out=np.zeros(m), where=below)
-        coefficients[tasks, j] += amount
-        squares += amount * (2.0 * inner[tasks, j] + amount * reach**2)
-        inner += amount[:, None] * gramian[j]
-        targets[tasks, j] += np.where(active, beta * (cosine - targets[tasks, j]), 0.0)
-    weights: Vector = coefficients.sum(axis=0)
+    tasks = np.arange(m)[:, None]
+    others += others >= tasks
+    # Each pair is met once, so that the targets are those of before throughout; as tangents, for unit gradients:
+    # p_i turns by ‖p_i‖ (√(1 − c²) ρ/√(1 − ρ²) − c) u_j, which is positive exactly where c < ρ.
+    known = np.minimum(targets, HIGHEST)
+    slopes = known / np.sqrt(1.0 - known * known)
+    slopes[:, ~live] = 0.0
+    slopes = slopes[tasks, others].T
+    places = (tasks * m + others).T
+    amounts, along, squared = np.empty((3, m - 1, m))
+    inner = cosines.copy()
+    squares = np.where(live, 1.0, 0.0)
+    for turn, j in enumerate(others.T):
+        x = inner.take(places[turn])
+        amount = squares - x * x
+        np.maximum(amount, 0.0, out=amount)
+        np.sqrt(amount, out=amount)
+        amount *= slopes[turn]
+        amount -= x
+        np.maximum(amount, 0.0, out=amount)
+        along[turn], squared[turn], amounts[turn] = x, squares, amount
+        squares = squares + amount * (2.0 * x + amount)
+        inner += amount[:, None] * cosines.take(j, axis=0)
+    size = np.sqrt(np.maximum(squared, 0.0))
+    seen = (size > GONE) & live[others.T]
+    cosine = np.divide(along, size, out=np.zeros_like(along), where=seen).clip(-1.0, 1.0)
+    old = targets.take(places)
+    targets.ravel()[places] = np.where(seen, old + beta * (cosine - old), old)
+    coefficients = np.zeros((m, m))
+    coefficients.ravel()[places] = amounts
+    weights: Vector = 1.0 + norms @ coefficients / lengths
     return weights
 
 

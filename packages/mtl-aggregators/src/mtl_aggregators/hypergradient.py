@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, optim
 
-from mtl_aggregators.trial import RandomState, preserved
 from mtl_aggregators.upper import Outcome, Upper
 from mtl_core import InvalidInputError, MicroBatches, Problem, StepOptions, TaskLosses
+from mtl_core.preservation import RandomState, preserved
 
 __all__ = ["exact_hypergradient", "single_process"]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from mtl_aggregators.base import GramianMethod
 from mtl_aggregators.cagrad import CAGrad
@@ -13,6 +15,9 @@ from mtl_aggregators.facts import Facts, Law, Scale
 from mtl_aggregators.fairgrad import FairGrad
 from mtl_aggregators.held import HeldWeights
 from mtl_aggregators.nash_mtl import NashMTL
+from mtl_aggregators.solvers import device
+from mtl_aggregators.solvers.device.rows import Backend, unit_rows
+from mtl_aggregators.solvers.rows import RESOLUTION
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import checks
 from mtl_core.errors import InvalidParameterError
@@ -28,6 +33,16 @@ class Augmentable(Protocol):
 
     def augmented(self, gramian: Vector, balance: float) -> Vector:
         """The weights ``[m]`` with the terms weighed by the balance ``κ`` in [0, 1] of the tasks."""
+
+
+@runtime_checkable
+class AugmentableOnDevice(Protocol):
+    """The same for Gramians that stay on their device."""
+
+    backend: Backend
+
+    def augmented_on_device(self, gramian: Tensor, balance: Tensor) -> Tensor:
+        """The weights ``[m]``, without waiting for the device."""
 
 
 class IMGrad(GramianMethod):
@@ -48,6 +63,7 @@ class IMGrad(GramianMethod):
         update_every: compute weights in every k-th step and reuse them between. The count and the weights are part of
             ``state_dict()``.
         max_balance: largest :math:`\kappa` on Nash-MTL and FairGrad, below 1.
+        backend: where the weights are computed; see ``GramianMethod``. The base's own is not looked at.
 
     Raises:
         InvalidParameterError: ``base`` or ``measure`` is not an option, or another setting is out of its range.
@@ -76,8 +92,9 @@ class IMGrad(GramianMethod):
         measure: Measure = "pm",
         update_every: int = 1,
         max_balance: float = 0.99,
+        backend: Backend = "auto",
     ) -> None:
-        super().__init__()
+        super().__init__(backend=backend)
         if isinstance(base, str):
             chosen = checks.one_of("base", base, ("cagrad", "nashmtl", "fairgrad"))
             self.base: Any = {"cagrad": CAGrad(c=0.8), "nashmtl": NashMTL(), "fairgrad": FairGrad()}[chosen]
@@ -92,6 +109,14 @@ class IMGrad(GramianMethod):
         self._held = HeldWeights("update_every", update_every, "IMGrad")
         self.max_balance = checks.in_interval("max_balance", max_balance, 0.0, 1.0 - 1e-12)
         self.last_balance: float | None = None
+        if backend == "auto" and not self._has_device_solver:
+            self.backend = "host"
+
+    @property
+    def _has_device_solver(self) -> bool:
+        # A base that chose the host for itself, as for its reference solvers, has none for this one either.
+        own = isinstance(self.base, AugmentableOnDevice) and self.base.backend != "host"
+        return own and self.update_every == 1
 
     @property
     def update_every(self) -> int:
@@ -144,6 +169,17 @@ class IMGrad(GramianMethod):
         self.base.pop_events()
         return weights
 
+    def solve_on_device(self, gramian: Tensor) -> Tensor:
+        """The weights ``[m]``, in torch; ``last_balance`` is not known then."""
+        if not self._has_device_solver:
+            return super().solve_on_device(gramian)
+        self.last_balance = None
+        balance = balance_on_device(gramian, self.measure)
+        if not isinstance(self.base, CAGrad):
+            balance = balance.clamp(max=self.max_balance)
+        weights: Tensor = self.base.augmented_on_device(gramian, balance)
+        return weights
+
     def reset(self) -> None:
         """Forget the weights that are being reused."""
         self._held.reset()
@@ -181,3 +217,26 @@ def balance_of(gramian: Vector, measure: Measure) -> float:
     shortest = rows[norms <= norms.min() * (1.0 + 1e-9)]
     along = float((gramian[shortest] / squares.max()).sum(axis=1).min()) * float(norms.max() / norms.min())
     return min(1.0, max(0.0, along / float(np.sqrt(total))))
+
+
+def balance_on_device(gramian: Tensor, measure: Measure) -> Tensor:
+    """``balance_of`` for a float64 Gramian ``[m, m]`` on its device, without waiting for it."""
+    rows = unit_rows(gramian)
+    scaled = gramian / rows.scale.square()
+    total = scaled.sum()
+    if measure == "dc":
+        least = torch.where(rows.active, rows.norms, torch.inf).amin()
+        return torch.where(torch.isfinite(least), least, 0.0)
+    if measure == "pm":
+        weights = device.min_norm(scaled)
+        image = scaled @ weights
+        squared = weights @ image
+        rounding = 4.0 * RESOLUTION * len(scaled)
+        usable = (squared > rounding * (weights.square() @ scaled.diagonal())) & (total > rounding * scaled.trace())
+        cosine = image.sum() / torch.where(usable, squared, 1.0).sqrt() / torch.where(usable, total, 1.0).sqrt()
+        return torch.where(usable, cosine, 0.0).clamp(0.0, 1.0)
+    least = torch.where(rows.active, rows.norms, torch.inf).amin()
+    shortest = rows.active & (rows.norms <= least * (1.0 + 1e-9))
+    along = torch.where(shortest, scaled.sum(dim=1), torch.inf).amin() / least
+    usable = torch.isfinite(along) & (total > 0.0)
+    return torch.where(usable, along / torch.where(usable, total, 1.0).sqrt(), 0.0).clamp(0.0, 1.0)

@@ -41,11 +41,12 @@ class IMTLG(GramianMethod):
     @property
     def facts(self) -> Facts:
         """What the method, as configured, declares about itself."""
+        scale = Scale("1/m", lambda m: 1.0 / m)
         return Facts(
             needs="gramian",
             homogeneity=1.0,
-            scale=Scale("1/m", lambda m: 1.0 / m),
-            paper_scale=Scale("1", lambda m: 1.0),
+            scale=scale,
+            paper_scale=scale,
             paper_heads="weighted",
             laws=frozenset(
                 {"permutation", "homogeneous", "orthogonal", "equal_rows", "zero_rows", "zero_when_stationary"}

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn, optim
 
+from mtl_aggregators.door import finite_jacobian
 from mtl_aggregators.facts import Facts
-from mtl_core import MicroBatches, Problem, StepOptions, StepReport, TaskGradients, accumulate, checks
+from mtl_core import MicroBatches, Problem, StepOptions, StepReport, TaskGradients, accumulate
 from mtl_core.collection import collect_problem
 from mtl_core.distributed import broadcast_buffers_
 from mtl_core.errors import InvalidInputError
@@ -42,8 +43,9 @@ class JacobianMethod(nn.Module, ABC):
             InvalidJacobianError: the Jacobian has the wrong rank or dtype, or is not finite.
             InvalidInputError: the number of tasks or columns does not fit what the method was made for or remembers.
         """
-        matrix = gradients.matrix if isinstance(gradients, TaskGradients) else checks.jacobian(gradients)
-        return self.combine(matrix.detach())
+        if isinstance(gradients, TaskGradients):
+            return self.combine(gradients.matrix.detach())
+        return self.combine(finite_jacobian(gradients))
 
 
 class LossAwareMethod(nn.Module, ABC):
@@ -74,7 +76,7 @@ class LossAwareMethod(nn.Module, ABC):
         """
         if isinstance(gradients, TaskGradients):
             return self.combine(gradients.matrix.detach(), gradients.losses.detach())
-        matrix = checks.jacobian(gradients).detach()
+        matrix = finite_jacobian(gradients)
         return self.combine(matrix, None if losses is None else losses.detach())
 
     def step(

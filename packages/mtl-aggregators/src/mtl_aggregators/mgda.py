@@ -95,6 +95,11 @@ class MGDA(GramianMethod):
         self.record(solution)
         return solution.value * len(gramian) if self.paper_scale else solution.value
 
+    @property
+    def closed_on_device(self) -> bool:
+        """Whether ``solve_on_device``, as configured, has a closed form for two tasks."""
+        return True
+
     def solve_on_device(self, gramian: Tensor) -> Tensor:
         """The weights ``[m]``, in torch."""
         if self.takes_losses:

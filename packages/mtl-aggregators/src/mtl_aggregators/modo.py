@@ -58,7 +58,7 @@ class MoDo(ThreeBatchMethod):
             scale=scale,
             paper_scale=scale,
             paper_heads="unit",
-            laws=frozenset(),
+            laws=frozenset({"permutation", "orthogonal", "simplex", "equal_rows"}),
             reference="Chen et al., NeurIPS 2023",
         )
 

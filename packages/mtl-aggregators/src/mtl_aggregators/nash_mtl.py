@@ -34,8 +34,8 @@ class NashMTL(GramianMethod):
             part of ``state_dict()``.
         ridge: relative ridge that is added where no solution exists, at Pareto-stationary points;
             ``last_solution.regularised`` and the step's events say when.
-        paper_scale: weights of the Gramian divided by its Frobenius norm, without dividing back, as the released code
-            does. The update is then homogeneous of degree 1.
+        paper_scale: weights of the Gramian divided by its Frobenius norm, without dividing back. The update is then
+            homogeneous of degree 1.
         backend: where the weights are computed; see ``GramianMethod``.
 
     Raises:
@@ -44,8 +44,12 @@ class NashMTL(GramianMethod):
         MissingExtraError: ``solver="ccp"`` without ``cvxpy``.
 
     Note:
-        Released code falls back to equal weights when its solver fails; here a failure is a ``SolverError``. Its
-        clipping of the update to norm 1 is ``mtl_core.step(..., max_norm=1.0)``.
+        Released code falls back to the weights of before, at first equal ones, when its solver fails; here a failure is
+        a ``SolverError``. It begins at weights of 1 and ends where they solve the equations of the Gramian divided by
+        its Frobenius norm, which they do for equal gradients: hence ``facts.paper_scale``, and ``paper_scale=True``,
+        which takes those equations everywhere. Where it moves on, its programs are those of the Gramian itself, with
+        the solution that is the default here. Its clipping of the update to norm 1 is
+        ``mtl_core.step(..., max_norm=1.0)``.
 
     References:
         Navon et al., *Multi-Task Learning as a Bargaining Game*, ICML 2022, claim 3.1 and section 3.2.
@@ -125,6 +129,11 @@ class NashMTL(GramianMethod):
                 weights = weights * np.sqrt(largest) * np.sqrt(np.linalg.norm(gramian / largest))
         return weights
 
+    @property
+    def closed_on_device(self) -> bool:
+        """Whether ``solve_on_device``, as configured, has a closed form for two tasks."""
+        return True
+
     def solve_on_device(self, gramian: Tensor) -> Tensor:
         """The weights ``[m]``, in torch."""
         if self.solver == "ccp" or self.update_weights_every > 1:
@@ -144,6 +153,10 @@ class NashMTL(GramianMethod):
         """
         factor: float = (balance / (1.0 - balance)) ** 0.5
         return self._bargain(gramian) * factor
+
+    def augmented_on_device(self, gramian: Tensor, balance: Tensor) -> Tensor:
+        """The same in torch, for a float64 Gramian and a balance without dimensions on its device."""
+        return self.solve_on_device(gramian) * (balance / (1.0 - balance)) ** 0.5
 
     def reset(self) -> None:
         """Forget the weights that are being reused."""

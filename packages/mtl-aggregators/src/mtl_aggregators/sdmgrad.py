@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_aggregators.facts import Facts, Scale
+from mtl_aggregators.facts import Facts, Law, Scale
 from mtl_aggregators.parameters import match_tasks, same_tasks, weight_vector
 from mtl_aggregators.solvers.simplex import project_simplex
 from mtl_aggregators.three_batches import ThreeBatchMethod
@@ -39,8 +39,8 @@ class SDMGrad(ThreeBatchMethod):
 
     Note:
         The released supervised code keeps its three batches' gradients in one buffer, so that all three are the
-        last one's, and LibMTL's trains the heads three times. Here the three differ, and heads train on the third.
-        Buffers of the model (batch statistics) see all three.
+        last one's, and multiplies the update by the number of tasks; LibMTL's trains the heads three times. Here the
+        three differ, and heads train on the third. Buffers of the model (batch statistics) see all three.
 
     References:
         Xiao, Ban and Ji, *Direction-oriented Multi-objective Learning: Simple and Provable Stochastic Algorithms*,
@@ -74,14 +74,17 @@ class SDMGrad(ThreeBatchMethod):
     @property
     def facts(self) -> Facts:
         """What the method, as configured, declares about itself."""
+        laws: set[Law] = {"homogeneous", "orthogonal", "simplex", "equal_rows"}
+        if self.preference is None:
+            laws |= {"permutation"}
         scale = Scale("1/m", lambda m: 1.0 / m)
         return Facts(
             needs="batches",
             homogeneity=1.0,
             scale=scale,
-            paper_scale=scale,
+            paper_scale=Scale("1", lambda m: 1.0),
             paper_heads="unit",
-            laws=frozenset(),
+            laws=frozenset(laws),
             reference="Xiao, Ban and Ji, NeurIPS 2023",
         )
 

@@ -69,9 +69,10 @@ def split_batch(batch: Any) -> ThreeBatches:
 
 
 class ThreeBatchMethod(nn.Module, ABC):
-    """A step whose weights come from the gradients of two batches, and its update from a third.
+    r"""A step whose weights come from the gradients of two batches, and its update from a third.
 
-    The batch is ``ThreeBatches``, or is cut into three equal parts along the first dimension of its tensors.
+    The batch is ``ThreeBatches``, or is cut into three equal parts along the first dimension of its tensors. The laws
+    in ``facts`` are those of :math:`J^\top w(J J^\top)`, the update where the three batches agree.
     """
 
     @property

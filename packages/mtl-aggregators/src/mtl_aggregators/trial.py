@@ -5,51 +5,12 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, optim
 
-__all__ = ["RandomState", "TrialOptimizer", "preserved"]
-
-
-class RandomState:
-    """Torch's random state on the CPU and on the accelerators that a model lies on, as it is now."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._cpu = torch.get_rng_state()
-        self._cuda: dict[torch.device, Tensor] = {}
-        if torch.cuda.is_initialized():
-            devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-            self._cuda = {device: torch.cuda.get_rng_state(device) for device in devices if device.type == "cuda"}
-
-    def restore(self) -> None:
-        """Put it back."""
-        torch.set_rng_state(self._cpu)
-        for device, state in self._cuda.items():
-            torch.cuda.set_rng_state(state, device)
-
-
-@contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
-    """Give back a model's buffers and torch's random state afterwards, bit for bit and as the same tensors."""
-    buffers = [
-        (module._buffers, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    state = RandomState(model)
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for owner, name, buffer, value in buffers:
-                buffer.copy_(value)
-                owner[name] = buffer
-        state.restore()
+__all__ = ["TrialOptimizer"]
 
 
 class TrialOptimizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,5 +60,11 @@ class TrimmedMean(JacobianMethod):
             raise InvalidInputError(
                 f"`jacobian` must have at least {2 * self.trim + 1} rows for trim={self.trim}, got {m}. Lower trim."
             )
-        inner = torch.sort(jacobian, dim=0).values[self.trim : self.trim + kept]
-        return inner.mean(dim=0)
+        return _sorted(jacobian)[self.trim : self.trim + kept].mean(dim=0)
+
+
+def _sorted(jacobian: Tensor) -> Tensor:
+    """The entries of each column in order. Numpy's sort, which keeps no positions, is several times faster."""
+    if jacobian.device.type == "cpu" and jacobian.dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(np.sort(jacobian.numpy(), axis=0))
+    return torch.sort(jacobian, dim=0).values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -68,24 +68,45 @@ class WorstCaseDecrement(nn.Module):
     .. math:: R(\lambda, \theta) = \max_{\rho\in\Delta} \sum_i \rho_i \bigl(f_i(A(\lambda, \theta)) - f_i(\theta)\bigr),
         \qquad \rho = \mathrm{softmax}(\beta b / f)
 
-    :math:`b` ascends by Adam along :math:`f(A(\lambda, \theta)) - f(\theta)`. The value is
-    :math:`\sum_i \rho_i f_i(A(\lambda, \theta))`: the rest does not depend on :math:`\lambda`.
+    With a trained adversary, :math:`b` ascends by Adam along :math:`f(A(\lambda, \theta)) - f(\theta)`, and the value
+    is :math:`\sum_i \rho_i f_i(A(\lambda, \theta))`: the rest does not depend on :math:`\lambda`. The exact one puts
+    all its weight on the worst task of the batch, so that the value is the maximum itself.
 
     Args:
-        beta: :math:`\beta > 0`.
-        lr: Adam's learning rate.
+        beta: :math:`\beta > 0`; of the trained adversary.
+        lr: Adam's learning rate; of the trained adversary.
         bound: a lower bound of the losses, one number or one per task; :math:`f` is what lies above it.
+        adversary: ``"trained"``, the paper's algorithm, or ``"exact"``.
 
     Raises:
-        InvalidParameterError: ``beta`` or ``lr`` is not positive, or ``bound`` is not finite.
+        InvalidParameterError: ``beta`` or ``lr`` is not positive, ``bound`` is not finite, or ``adversary`` is neither.
+
+    Note:
+        A trained adversary starts at equal weights and moves as slowly as the task weights do. Until it has moved, what
+        is minimised is the sum of the losses after the step, which favours the tasks with the longest gradients.
 
     References:
         Chen et al., *Feed m Birds with One Scone: Accelerating Multi-task Gradient Balancing via Bi-level
         Optimization*, equations 4 and 11, appendix C.
+
+    Example:
+        >>> import torch
+        >>> losses = torch.tensor([1.0, 1.0]), torch.tensor([0.5, 0.9])
+        >>> outcome = Outcome(("a", "b"), *losses, torch.tensor([0.5, 0.5]))
+        >>> round(float(WorstCaseDecrement(adversary="exact")(outcome)), 4)
+        -0.1
     """
 
-    def __init__(self, *, beta: float = 1.0, lr: float = 1e-4, bound: float | Sequence[float] | Tensor = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        beta: float = 1.0,
+        lr: float = 1e-4,
+        bound: float | Sequence[float] | Tensor = 0.0,
+        adversary: Literal["trained", "exact"] = "trained",
+    ) -> None:
         super().__init__()
+        self.adversary = checks.one_of("adversary", adversary, ("trained", "exact"))
         self.beta = checks.positive("beta", beta)
         self.bound = bound_vector("bound", bound)
         self._adam = Adam(lr=lr)
@@ -99,16 +120,25 @@ class WorstCaseDecrement(nn.Module):
             self._b = np.zeros(len(outcome.tasks))
         return softmax(self.beta * self._b / self._distance(outcome), outcome.present)
 
+    def _change(self, outcome: Outcome) -> Tensor:
+        return (outcome.after - outcome.before).masked_fill(~torch.from_numpy(outcome.present), float("-inf"))
+
     def task_weights(self, outcome: Outcome) -> Tensor:
         r"""The adversary's weights :math:`\rho` ``[m]``, zero for an absent task."""
+        if self.adversary == "exact":
+            return nn.functional.one_hot(self._change(outcome).argmax(), len(outcome.tasks)).to(torch.float64)
         return torch.from_numpy(self._adversary(outcome))
 
     def forward(self, outcome: Outcome) -> Tensor:
         """The value for the present adversary."""
+        if self.adversary == "exact":
+            return self._change(outcome).max()
         return self.task_weights(outcome) @ outcome.after.nan_to_num()
 
     def respond(self, outcome: Outcome) -> None:
-        """Let the adversary take its step."""
+        """Let a trained adversary take its step."""
+        if self.adversary == "exact":
+            return
         rho = self._adversary(outcome)
         gain = np.where(outcome.present, on_host(outcome.after) - on_host(outcome.before), 0.0)
         slope = self.beta / self._distance(outcome) * rho * (gain - rho @ gain)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from mtl_aggregators.solvers.pivoting import nonnegative_quadratics
 from mtl_aggregators.solvers.rows import EPS, factor, non_negative_least_squares, unit_rows
 from mtl_aggregators.solvers.solution import Solution, Vector
 from mtl_core.errors import SolverError
@@ -14,6 +15,15 @@ __all__ = ["project", "project_rows"]
 
 TOLERANCE = 1e-8
 """Largest residual of a returned solution, beyond the rounding of its coefficients."""
+PRECISE = 1e-12
+"""Largest residual at which what principal pivoting found is kept."""
+MANY = 32
+"""Number of tasks from which projecting all gradients together is faster than one after another."""
+NEAR = 1e-3
+"""Distance of a unit gradient from the span of those before it below which normal equations lose too much.
+
+A few such gradients, as where one is duplicated, do no harm; with many of them pivoting goes round in circles.
+"""
 
 
 def project(gramian: Vector, coefficients: Vector, *, ridge: float = 0.0) -> Solution:
@@ -46,7 +56,15 @@ def project(gramian: Vector, coefficients: Vector, *, ridge: float = 0.0) -> Sol
     length = float(np.abs(start).sum())
     if length == 0.0:
         return Solution(coefficients.copy(), 0.0, 0)
-    added, residual = _project(factor(cosines), start / length)
+    start = start / length
+    root = factor(cosines)
+    target = root @ start
+    added = _nearest(root, target)
+    slack = (target + root @ added) @ root
+    total = 1.0 + float(added.sum())
+    residual = max(0.0, -float(slack.min()), abs(float(added @ slack)) / total)
+    if not residual <= TOLERANCE + 16.0 * EPS * total:
+        raise SolverError("the projection onto the dual cone is not optimal", residual=residual, iterations=1)
     return Solution(coefficients + rows.expand(added * length / rows.norms), residual, 1)
 
 
@@ -74,7 +92,7 @@ def project_rows(gramian: Vector, *, ridge: float = 0.0) -> Solution:
     k = len(rows.norms)
     added = np.zeros((k, k))
     worst = 0.0
-    solves = 0
+    conflicting = np.empty(0, dtype=np.intp)
     if k == 2:
         added[0, 1] = added[1, 0] = max(0.0, -rows.cosines.item(0, 1)) / (1.0 + ridge)
     elif k > 2:
@@ -82,10 +100,10 @@ def project_rows(gramian: Vector, *, ridge: float = 0.0) -> Solution:
         conflicting = np.flatnonzero(cosines.min(axis=1) < 0.0)
         if len(conflicting):
             root = factor(cosines)
-            for i in conflicting:
-                added[i], residual = _project(root, i)
-                worst = max(worst, residual)
-                solves += 1
+            starts = np.zeros((len(conflicting), k))
+            starts[np.arange(len(conflicting)), conflicting] = 1.0
+            found, worst = _project(root, starts, cosines if k >= MANY else None)
+            added[conflicting] = found
     # In terms of the gradients themselves, u_i + Σ_j x_ij u_j becomes g_i + Σ_j (‖g_i‖/‖g_j‖) x_ij g_j.
     added *= rows.norms[:, None]
     added /= rows.norms
@@ -95,25 +113,52 @@ def project_rows(gramian: Vector, *, ridge: float = 0.0) -> Solution:
         value = np.zeros((rows.size, rows.size))
         value[np.ix_(rows.kept, rows.kept)] = added
     value.ravel()[:: rows.size + 1] += 1.0
-    return Solution(value, worst, solves)
+    return Solution(value, worst, len(conflicting))
 
 
 def _with_ridge(cosines: Vector, ridge: float) -> Vector:
     return cosines + ridge * np.eye(len(cosines)) if ridge else cosines
 
 
-def _project(root: Vector, start: Vector | np.intp) -> tuple[Vector, float]:
-    """The ``x ≥ 0`` that minimises ``‖R (s + x)‖``, and its residual; ``s`` has ``Σ|s_i| = 1`` or is one task."""
-    target = root @ start if isinstance(start, np.ndarray) else root[:, start]
-    added = non_negative_least_squares(root, -target)
-    if added is None:
-        raise SolverError("the projection onto the dual cone was not found", residual=math.inf, iterations=1)
-    image = root @ added
-    # By way of the factor: forming the slack from the cosines would lose what large x cancel.
-    slack = (image + target) @ root
-    total = 1.0 + float(added.sum())
-    residual = max(0.0, -float(slack.min()), abs(float(added @ slack)) / total)
+def _project(root: Vector, starts: Vector, cosines: Vector | None = None) -> tuple[Vector, float]:
+    """For each ``s`` the ``x ≥ 0`` that minimises ``‖R (s + x)‖``, and the largest residual.
+
+    Args:
+        root: ``R`` ``[r, k]``.
+        starts: ``[n, k]``, ``Σ|s_i| = 1`` in each row.
+        cosines: ``RᵀR``, to try all rows together first.
+    """
+    added = np.full(starts.shape, np.nan)
+    if cosines is not None and np.count_nonzero(root.diagonal() < NEAR) <= len(root) // 8:
+        added = nonnegative_quadratics(cosines, starts @ cosines)
+        off = _residuals(root, starts, added)
+        # What is not to rounding, or was not found at all, is left to the slower way.
+        added[~(off <= PRECISE)] = np.nan
+    targets = starts @ root.T
+    for i in np.flatnonzero(np.isnan(added[:, 0])):
+        added[i] = _nearest(root, targets[i])
+    off = _residuals(root, starts, added)
     # Next to a stationary point x is so large that its own rounding shows.
-    if not residual <= TOLERANCE + 16.0 * EPS * total:
-        raise SolverError("the projection onto the dual cone is not optimal", residual=residual, iterations=1)
-    return added, residual
+    bad = ~(off <= TOLERANCE + 16.0 * EPS * (1.0 + added.sum(axis=1)))
+    worst = float(off.max())
+    if bad.any():
+        raise SolverError("the projection onto the dual cone is not optimal", residual=worst, iterations=len(starts))
+    return added, worst
+
+
+def _nearest(root: Vector, target: Vector) -> Vector:
+    """The ``x ≥ 0`` that minimises ``‖R x + target‖``."""
+    found = non_negative_least_squares(root, -target)
+    if found is None:
+        raise SolverError("the projection onto the dual cone was not found", residual=math.inf, iterations=1)
+    return found
+
+
+def _residuals(root: Vector, starts: Vector, added: Vector) -> Vector:
+    """How far each of ``n`` projections is from optimal, ``[n]``."""
+    # By way of the factor: forming the slack from the cosines would lose what large x cancel.
+    slack = ((starts + added) @ root.T) @ root
+    total = 1.0 + added.sum(axis=1)
+    complementarity = np.abs((added * slack).sum(axis=1)) / total
+    residuals: Vector = np.maximum(complementarity, -np.minimum(slack.min(axis=1), 0.0))
+    return residuals

@@ -49,6 +49,11 @@ def equal_projection(gramian: Vector, targets: Vector | None = None) -> Solution
 
 def equal_shares(rows: UnitRows, wanted: Vector) -> tuple[Vector, bool]:
     """``z`` ``[k]`` with ``C z = t`` on unit rows, and whether there is none, so that it is the nearest one."""
+    if len(wanted) == 2:
+        cosine = rows.cosines.item(0, 1)
+        apart = (1.0 - cosine) * (1.0 + cosine)
+        if apart > WELL_POSED**2:
+            return (wanted - cosine * wanted[::-1]) / apart, False
     root, info = dpotrf(rows.cosines)
     if info == 0 and float(root.diagonal().min()) > WELL_POSED:
         exact: Vector = dpotrs(root, wanted)[0]

@@ -6,10 +6,10 @@ it whole. Instead of a report there is a tensor: results are as good as those on
 a NaN in gives NaN out.
 """
 
-from mtl_aggregators.solvers.device.ball_dual import ball_dual
+from mtl_aggregators.solvers.device.ball_dual import ball_dual, worst_off
 from mtl_aggregators.solvers.device.dual_cone import project, project_rows
 from mtl_aggregators.solvers.device.fair_point import fair_point
 from mtl_aggregators.solvers.device.min_norm import min_norm
 from mtl_aggregators.solvers.device.rows import solves_on_device
 
-__all__ = ["ball_dual", "fair_point", "min_norm", "project", "project_rows", "solves_on_device"]
+__all__ = ["ball_dual", "fair_point", "min_norm", "project", "project_rows", "solves_on_device", "worst_off"]

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mtl_aggregators.solvers.device.min_norm import hull, inverse_norms
-from mtl_aggregators.solvers.device.quadratic import nonnegative_quadratic, solve_on
+from mtl_aggregators.solvers.device.min_norm import hull, inverse_norms, min_norm
+from mtl_aggregators.solvers.device.quadratic import nonnegative_quadratic, priced_quadratic, solve_on
 from mtl_aggregators.solvers.device.rows import lifted, unit_rows
 from mtl_aggregators.solvers.rows import EPS, RESOLUTION
 
-__all__ = ["Ball", "ball_dual"]
+__all__ = ["Ball", "ball_dual", "worst_off"]
 
 GRID = 16
 """Shifts that are tried at once."""
@@ -29,7 +29,7 @@ class Ball(NamedTuple):
     step: Tensor
 
 
-def ball_dual(gramian: Tensor, *, linear: float, norm: float) -> Ball:
+def ball_dual(gramian: Tensor, *, linear: float | Tensor, norm: float | Tensor) -> Ball:
     r"""Minimiser over the simplex of :math:`a\langle g_w, g_0\rangle + b\|g_0\|\|g_w\|`.
 
     See ``mtl_aggregators.solvers.ball_dual``. Here the scalar root is bracketed by a grid of shifts, whose min-norm
@@ -38,8 +38,8 @@ def ball_dual(gramian: Tensor, *, linear: float, norm: float) -> Ball:
 
     Args:
         gramian: ``[..., m, m]``.
-        linear: ``a``, positive.
-        norm: ``b``, positive.
+        linear: ``a``, positive; a number or one per Gramian, ``[...]``.
+        norm: ``b``, positive, likewise.
 
     Example:
         >>> [part.numpy().round(9).tolist() for part in ball_dual(torch.eye(2), linear=1.0, norm=0.5)]
@@ -47,7 +47,8 @@ def ball_dual(gramian: Tensor, *, linear: float, norm: float) -> Ball:
     """
     rows = unit_rows(gramian)
     size = gramian.shape[-1]
-    ratio = linear / norm
+    quotient = linear / norm
+    ratio = quotient.unsqueeze(-1) if isinstance(quotient, Tensor) else quotient
     active = rows.active
     norms = torch.where(active, rows.norms, 0.0)
     pull = (rows.cosines @ norms.unsqueeze(-1)).squeeze(-1)
@@ -78,23 +79,43 @@ def ball_dual(gramian: Tensor, *, linear: float, norm: float) -> Ball:
     return Ball(weights, found)
 
 
+def worst_off(gramian: Tensor) -> Tensor:
+    r"""The limit of ``ball_dual``'s weights as ``norm`` goes to 0: on the tasks that the mean gradient serves least.
+
+    Args:
+        gramian: ``[..., m, m]``.
+
+    Returns:
+        ``[..., m]`` in the simplex: among those tasks, the weights of the min-norm point.
+
+    Example:
+        >>> worst_off(torch.diag(torch.tensor([4.0, 1.0, 1.0]))).numpy().round(9).tolist()
+        [0.0, 0.5, 0.5]
+    """
+    rows = unit_rows(gramian)
+    progress = gramian.to(torch.float64).sum(-1)
+    size = torch.where(rows.active, progress.abs(), 0.0).amax(-1, keepdim=True)
+    least = torch.where(rows.active, progress, torch.inf).amin(-1, keepdim=True)
+    face = rows.active & (progress <= least + 16.0 * EPS * size)
+    return min_norm(torch.where(face.unsqueeze(-1) & face.unsqueeze(-2), gramian, 0.0))
+
+
 def _length(cosines: Tensor, coefficients: Tensor) -> Tensor:
     squared = (coefficients * (cosines @ coefficients.unsqueeze(-1)).squeeze(-1)).sum(-1, keepdim=True)
     return squared.clamp(min=0.0).sqrt()
 
 
 def _shifted(cosines: Tensor, inverse: Tensor, mean: Tensor, shift: Tensor) -> Tensor:
-    """The min-norm point of the gradients shifted by ``shift`` times the mean's direction, up to scale."""
-    cross = mean.unsqueeze(-1) * inverse.unsqueeze(-2)
-    square = inverse.unsqueeze(-1) * inverse.unsqueeze(-2)
-    far = shift.unsqueeze(-1)
-    system = cosines + far * (cross + cross.transpose(-1, -2)) + (far.square() + 1.0) * square
-    lengths = system.diagonal(dim1=-2, dim2=-1).sqrt()
-    system = system / lengths.unsqueeze(-1) / lengths.unsqueeze(-2)
-    return nonnegative_quadratic(system, -inverse / lengths) / lengths
+    """The min-norm point of the gradients shifted by ``shift`` times the mean's direction, up to scale.
+
+    Squaring the shifted gradients would drown their differences where the shift is large; it is the same to leave the
+    shift in the linear term and keep the weights' sum at 1.
+    """
+    share = 1.0 / (1.0 + shift)
+    return priced_quadratic(share.unsqueeze(-1) * cosines, share * shift * mean, inverse.expand_as(share * inverse))
 
 
-def _search(cosines: Tensor, inverse: Tensor, mean: Tensor, ratio: float, active: Tensor) -> Tensor:
+def _search(cosines: Tensor, inverse: Tensor, mean: Tensor, ratio: float | Tensor, active: Tensor) -> Tensor:
     """Candidates ``[GRID, ..., m]`` for the step, from a bracket of the shift narrowed ``ROUNDS`` times."""
     least = torch.where(active, inverse, torch.inf).amin(-1, keepdim=True)
     high = torch.where(torch.isfinite(least), ratio / least, 1.0).log() + 1e-6
@@ -116,7 +137,7 @@ def _search(cosines: Tensor, inverse: Tensor, mean: Tensor, ratio: float, active
 
 
 def _better(
-    cosines: Tensor, inverse: Tensor, mean: Tensor, ratio: float, found: Tensor, active: Tensor
+    cosines: Tensor, inverse: Tensor, mean: Tensor, ratio: float | Tensor, found: Tensor, active: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Unit steps as they were found or solved for on their support, whichever is nearer; and how far they are off."""
     length = _length(cosines, found)
@@ -135,7 +156,9 @@ def _better(
     return torch.where(better, exact, plain), torch.where(better, off[0], off[1])
 
 
-def _unequal(cosines: Tensor, inverse: Tensor, toward: Tensor, ratio: float, step: Tensor, active: Tensor) -> Tensor:
+def _unequal(
+    cosines: Tensor, inverse: Tensor, toward: Tensor, ratio: float | Tensor, step: Tensor, active: Tensor
+) -> Tensor:
     """How far a unit step is from optimal: the least slack, complementarity and length."""
     slack = (cosines @ step.unsqueeze(-1)).squeeze(-1) + ratio * toward
     share = (step * inverse).sum(-1, keepdim=True)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mtl_aggregators.solvers.device.quadratic import nonnegative_quadratic
 from mtl_aggregators.solvers.device.rows import Rows, lifted, unit_rows
+from mtl_aggregators.solvers.rows import EPS
 
 __all__ = ["project", "project_rows"]
 
@@ -31,7 +32,11 @@ def project(gramian: Tensor, coefficients: Tensor, *, ridge: float = 0.0) -> Ten
     start = wanted * rows.norms * rows.active
     length = start.abs().sum(-1, keepdim=True)
     length = torch.where(length > 0.0, length, 1.0)
-    added = _added(_with_ridge(rows, ridge), (start / length).unsqueeze(-2)).squeeze(-2)
+    cosines = _with_ridge(rows, ridge)
+    if gramian.shape[-1] == 2:
+        added = _two(cosines, start / length)
+    else:
+        added = _added(cosines, (start / length).unsqueeze(-2)).squeeze(-2)
     return wanted + torch.where(rows.active, added * length / rows.norms, 0.0)
 
 
@@ -65,6 +70,19 @@ def _with_ridge(rows: Rows, ridge: float) -> Tensor:
     if not ridge:
         return rows.cosines
     return rows.cosines + ridge * torch.eye(rows.cosines.shape[-1], dtype=torch.float64, device=rows.cosines.device)
+
+
+def _two(cosines: Tensor, start: Tensor) -> Tensor:
+    """Closed form for two tasks: what neither, one or both of them have to be given."""
+    size = cosines[..., 0, 0]
+    cosine = cosines[..., 0, 1]
+    progress = (cosines @ start.unsqueeze(-1)).squeeze(-1)
+    first, second = (-progress[..., 0]).clamp(min=0.0) / size, (-progress[..., 1]).clamp(min=0.0) / size
+    zero = torch.zeros_like(first)
+    alone = progress[..., 1] + cosine * first >= -4.0 * EPS
+    other = progress[..., 0] + cosine * second >= -4.0 * EPS
+    both = torch.where(other.unsqueeze(-1), torch.stack([zero, second], dim=-1), (-start).clamp(min=0.0))
+    return torch.where(alone.unsqueeze(-1), torch.stack([first, zero], dim=-1), both)
 
 
 def _added(cosines: Tensor, starts: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["nonnegative_quadratic"]
+__all__ = ["nonnegative_quadratic", "priced_quadratic", "solve_on"]
 
 STEPS = 30
 """Predictor–corrector steps; each gains about a digit at first and two later on."""
@@ -46,6 +46,50 @@ def nonnegative_quadratic(matrix: Tensor, linear: Tensor) -> Tensor:
         good = (torch.isfinite(moved) & torch.isfinite(pushed) & (moved > 0.0) & (pushed > 0.0)).all(-1, keepdim=True)
         x, slack = torch.where(good, moved, x), torch.where(good, pushed, slack)
     return _polished(matrix, linear, x, x > slack)
+
+
+def priced_quadratic(matrix: Tensor, linear: Tensor, prices: Tensor) -> Tensor:
+    r"""The minimiser of :math:`\tfrac12 x^\top Q x + q^\top x` over :math:`x \ge 0` with :math:`p^\top x = 1`.
+
+    The same method; coordinates that it drives to zero are set to zero, without a solve on the others.
+
+    Args:
+        matrix: ``Q`` ``[..., m, m]``, float64, positive definite up to rounding.
+        linear: ``q`` ``[..., m]``, of about the size of 1.
+        prices: ``p`` ``[..., m]``, non-negative, the largest 1.
+
+    Returns:
+        ``[..., m]``, non-negative.
+    """
+    x = torch.ones_like(linear)
+    price = (linear / prices.clamp(min=1e-300)).amin(-1, keepdim=True).clamp(-1.0, 1.0)
+    slack = (_times(matrix, x) + linear - price * prices).clamp(min=1.0)
+    for _ in range(STEPS):
+        gap = _times(matrix, x) + linear - price * prices - slack
+        short = 1.0 - (prices * x).sum(-1, keepdim=True)
+        centre = (x * slack).mean(dim=-1, keepdim=True)
+        root, _ = torch.linalg.cholesky_ex(matrix + torch.diag_embed(slack / x))
+        bought = _solve(root, prices.expand_as(x))
+        first, _ = _within_budget(root, -gap - slack, prices, bought, short)
+        other = -slack - slack / x * first
+        length = _reach(x, first, slack, other, 1.0)
+        ahead = ((x + length * first) * (slack + length * other)).mean(dim=-1, keepdim=True)
+        wanted = centre * (ahead / centre) ** 3 - first * other
+        step, rise = _within_budget(root, -gap - slack + wanted / x, prices, bought, short)
+        other = (wanted - slack * step) / x - slack
+        length = _reach(x, step, slack, other, 0.995)
+        moved, pushed = x + length * step, slack + length * other
+        good = (torch.isfinite(moved) & torch.isfinite(pushed) & (moved > 0.0) & (pushed > 0.0)).all(-1, keepdim=True)
+        x, slack = torch.where(good, moved, x), torch.where(good, pushed, slack)
+        price = torch.where(good, price + length * rise, price)
+    return torch.where(x > slack, x, 0.0)
+
+
+def _within_budget(root: Tensor, right: Tensor, prices: Tensor, bought: Tensor, short: Tensor) -> tuple[Tensor, Tensor]:
+    """The step that also makes up for what ``pᵀx`` falls short of 1, and the change of the constraint's multiplier."""
+    free = _solve(root, right)
+    rise = (short - (prices * free).sum(-1, keepdim=True)) / (prices * bought).sum(-1, keepdim=True)
+    return free + rise * bought, rise
 
 
 def _polished(matrix: Tensor, linear: Tensor, x: Tensor, free: Tensor) -> Tensor:

@@ -12,17 +12,26 @@ from mtl_aggregators.solvers.rows import RESOLUTION
 __all__ = ["Backend", "Rows", "lifted", "solves_on_device", "unit_rows"]
 
 Backend = Literal["auto", "host", "device"]
-"""Where weights are computed: ``auto`` is ``device`` for Gramians on an accelerator of up to ``LARGEST`` tasks."""
+"""Where weights are computed: ``auto`` is ``device`` for what has a closed form and lies on an accelerator."""
 
-LARGEST = 128
-"""Number of tasks up to which ``auto`` leaves a Gramian on its accelerator."""
+CLOSED = 2
+"""Number of tasks up to which some problems have a closed form."""
 
 
-def solves_on_device(backend: Backend, gramian: Tensor) -> bool:
-    """Whether a Gramian's problem is solved by the functions of this package."""
+def solves_on_device(backend: Backend, gramian: Tensor, *, closed: bool = True) -> bool:
+    """Whether a Gramian's problem is solved by the functions of this package.
+
+    Iterating on an accelerator takes a thousand launches and more, which is longer than one small copy to the host and
+    a solve there; so ``auto`` leaves there what has a closed form only.
+
+    Args:
+        backend: the setting.
+        gramian: ``[..., m, m]``.
+        closed: whether there is a closed form for two tasks.
+    """
     if backend == "auto":
         # MPS has no float64.
-        return gramian.device.type not in ("cpu", "mps") and gramian.shape[-1] <= LARGEST
+        return closed and gramian.shape[-1] <= CLOSED and gramian.device.type not in ("cpu", "mps")
     return backend == "device"
 
 
