@@ -53,6 +53,45 @@ def test_the_control_moves_as_far_as_what_it_matches(tmp_path: Path) -> None:
     assert rows[2].moves.length == pytest.approx(rows[1].moves.length, rel=0.5)
 
 
+def test_every_adapter_of_the_weights_is_a_variant() -> None:
+    names = {row.name for row in variants(["adapters"])}
+    assert names >= {f"adapter {name}" for name in ("lora", "loha", "lokr", "oft", "dense")}
+
+
+def test_an_adapter_without_a_weight_is_left_out(tmp_path: Path) -> None:
+    """The toy problem is a vector: no matrix to factorise, so that only free displacements have a row."""
+    said: list[str] = []
+    rows = ablate(
+        Choice("toy", {"start": 4, "steps_per_epoch": 20}),
+        Choice("ls"),
+        variants(["adapters"]),
+        seeds=(0,),
+        out=tmp_path / "runs",
+        epochs=1,
+        progress=said.append,
+    )
+    assert [row.name for row in rows] == ["alone", "default", "adapter dense", "random move, same lengths"]
+    left_out = [line for line in said if "left out" in line]
+    assert len(left_out) == 4
+    assert "at least two dimensions" in left_out[0]
+
+
+@pytest.mark.parametrize("name", ["loha", "lokr", "oft"])
+def test_a_run_with_each_adapter(name: str, tmp_path: Path) -> None:
+    always = {"adapter": Choice(name), "trigger": "weak", "max_steps": 2, "aim": None}
+    rows = ablate(
+        DIGITS,
+        Choice("ls"),
+        [Variant("alone", None), Variant(name, Choice("cost", always))],
+        seeds=(0,),
+        out=tmp_path / "runs",
+        epochs=1,
+    )
+    assert rows[1].moves is not None
+    assert rows[1].moves.accepted >= 1
+    assert rows[1].moves.length > 0
+
+
 def test_table_by_hand() -> None:
     moves = Moves(3, 1, (-0.5, 0.25), (1.0, 2.0), 0.01, 0.3, 0.1)
     rows = [

@@ -30,7 +30,7 @@ def test_public_names() -> None:
         "published_values",
         "ranks",
         "run",
-    "run_all",
+        "run_all",
         "single_task_configs",
     ]
     assert all(hasattr(mtl_benchmarks, name) for name in mtl_benchmarks.__all__)

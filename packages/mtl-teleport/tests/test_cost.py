@@ -15,6 +15,8 @@ from mtl_core import Problem, StepOptions, StepReport
 from mtl_core.errors import InvalidInputError, InvalidParameterError, NonFiniteLossError
 from mtl_core.step import collect_problem
 from mtl_teleport import COST, AnyMeanConflict, Dense, DominatedConflict, LoRA, TeleportReport, WeakConflict
+from mtl_teleport.isolation import Trace
+from mtl_teleport.search import task_gramian
 from mtl_teleport.triggers import Trigger
 
 Make = Callable[..., tuple[Problem, Any]]
@@ -528,9 +530,64 @@ class TestSearch:
         assert report.gramian is not None
         torch.testing.assert_close(seen[-1], report.gramian, rtol=1e-9, atol=1e-12)
 
+    def test_the_mode_of_the_search(self, conflicting: Make) -> None:
+        """In the step's own mode its losses are the step's, batch statistics and dropout included; eval has neither."""
+        found = {}
+        for mode in ("train", "eval"):
+            problem, batch = conflicting()
+            torch.manual_seed(5)
+            trace = Trace(problem.model)
+            with torch.no_grad():
+                own = problem.losses(batch).values.tolist()
+            trace.restore()
+            cost = COST(trigger=Always(), max_per_epoch=None, max_steps=3, aim=None, mode=mode)  # type: ignore[arg-type]
+            (report,) = _teleports(mtl_core.step(problem, batch, _optimizer(problem), cost))
+            assert report.accepted
+            found[mode] = own, report.losses_before, report.search_losses[0]
+        assert found["train"][1] == pytest.approx(found["train"][0], rel=1e-12)
+        assert found["train"][2] == pytest.approx(found["train"][0], rel=1e-12)
+        assert found["eval"][1] != pytest.approx(found["eval"][0], rel=1e-3)
+
+    @pytest.mark.parametrize("mode", ["train", "eval"])
+    def test_statistics_and_random_numbers_are_left_alone(self, conflicting: Make, mode: Any) -> None:
+        problem, batch = conflicting()
+        gradients = collect_problem(problem, problem.losses(batch))
+        flags = [m.training for m in problem.model.modules()]
+        buffers = [(b, b.clone()) for b in problem.model.buffers()]
+        state = torch.get_rng_state()
+        report = COST(lr=1e-2, mode=mode).teleport(problem, [batch], gradients)
+        assert report.accepted
+        assert [m.training for m in problem.model.modules()] == flags
+        assert torch.equal(torch.get_rng_state(), state)
+        for now, (tensor, value) in zip(problem.model.buffers(), buffers, strict=True):
+            assert now is tensor
+            assert torch.equal(now, value)
+
+    def test_no_look_is_taken_where_the_search_sees_the_step(
+        self, conflicting: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The Gramian that falls out of the search is the step's; with other probe batches it is not."""
+        looks = []
+
+        def count(*arguments: Any) -> Tensor:
+            looks.append(1)
+            return task_gramian(*arguments)
+
+        monkeypatch.setattr("mtl_teleport.setting.task_gramian", count)
+        found = {}
+        for name, settings in (("train", {}), ("eval", {"mode": "eval"})):
+            problem, batch = conflicting()
+            looks.clear()
+            cost = COST(Equal(), trigger=Always(), max_per_epoch=None, aim=1.0001, **settings)  # type: ignore[arg-type]
+            (report,) = _teleports(mtl_core.step(problem, batch, _optimizer(problem), cost))
+            assert report.adapter_steps == 20  # the trigger never falls silent
+            found[name] = len(looks)
+        assert found["train"] == 0
+        assert found["eval"] > 0
+
     def test_a_term_for_the_conflict(self, conflicting: Make) -> None:
         found = []
-        for weight in (0.0, 10.0):
+        for weight in (0.0, 100.0):
             problem, batch = conflicting()
             problem.model.eval()
             cost = COST(
@@ -674,6 +731,8 @@ def test_the_report_is_plain_data(conflicting: Make) -> None:
         {"max_drift": 0.0},
         {"backtracks": -1},
         {"htr": "forget"},
+        {"mode": "test"},
+        {"radius": 0.0},
         {"max_probe_batches": 0},
         {"start_after": -1},
         {"max_per_epoch": 0},

@@ -61,3 +61,16 @@ def test_a_trace_repeats_a_forward_pass() -> None:
     trace.restore()
     assert torch.equal(net(x), first)
     assert float(net[2].calls) == 1.0
+
+
+def test_in_its_own_mode_it_leaves_no_trace_either() -> None:
+    net = _net()
+    flags, state = [m.training for m in net.modules()], torch.get_rng_state()
+    buffers = [(b, b.clone()) for b in net.buffers()]
+    with isolated(net, mode="train"):
+        assert [m.training for m in net.modules()] == flags
+        net(torch.randn(4, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    for now, (tensor, value) in zip(net.buffers(), buffers, strict=True):
+        assert now is tensor
+        assert torch.equal(now, value)

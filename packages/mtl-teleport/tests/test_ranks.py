@@ -194,9 +194,9 @@ def test_a_loss_that_fails_on_one_rank_sends_all_back(ranks: list[dict[str, Any]
 
 
 def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mtl_teleport import teleportation
+    from mtl_teleport import step_gradients
 
-    monkeypatch.setattr(teleportation, "is_sharded", lambda parameters: True)
+    monkeypatch.setattr(step_gradients, "is_sharded", lambda parameters: True)
     problem = problem_of()
     method = COST(None, trigger=Always(), max_per_epoch=None)
     with pytest.raises(InvalidInputError, match="must hold whole parameters"):

@@ -208,3 +208,75 @@ def test_a_step_of_ascent_takes_one_pass_per_task_and_one_more() -> None:
     slopes = AscentSharpness().slopes(session, x, point, session.evaluate(x, parameters=point), R)
     assert slopes.directions()[1].shape[0] == 2
     assert (session.forwards, session.backwards) == (2, 3)
+
+
+@pytest.mark.parametrize("sharpness", [RandomSharpness(3, 1e-2), AscentSharpness(1e-2), ExactSharpness()])
+@pytest.mark.parametrize("complete", [True, False])
+def test_the_gramian_falls_out_where_there_is_room(sharpness: Sharpness, complete: bool) -> None:
+    """Of the gradients by the whole point; without room for them all, the slopes are the same and it is missing."""
+    session, x = _session(LoRA(rank=2))
+    if not complete:
+        whole = session.problem
+        session.problem = Problem(
+            whole.model, lambda m, b: {"b": whole._loss_fn(m, b)[1]}, shared="0", tasks=("a", "b")
+        )
+    point = session.parameters()
+    losses = session.evaluate(x, parameters=point)
+    jacobian = torch.zeros(2, sum(t.numel() for t in point.values()), dtype=torch.float64)
+    for task, row in zip(losses.index, session.differentiate_tasks(losses, list(point.values())), strict=True):
+        jacobian[task] = torch.cat([g.flatten() for g in row])
+    found = []
+    for room in (True, False):
+        session.holds_all_gradients = room
+        point = session.parameters()
+        again = session.evaluate(x, parameters=point)
+        slopes = sharpness.slopes(session, x, point, again, R, generator=torch.Generator().manual_seed(1))
+        found.append((slopes.gramian, slopes.gain, *slopes.directions()))
+    assert found[0][0] is not None
+    torch.testing.assert_close(found[0][0], jacobian @ jacobian.T)
+    assert found[1][0] is None
+    for first, second in zip(found[0][1:], found[1][1:], strict=True):
+        torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("n_tasks", [2, 5])
+def test_parameters_that_share_a_gradient(n_tasks: int) -> None:
+    """Autograd gives both terms of a sum one and the same tensor; nothing may be written into it."""
+
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Parameter(torch.tensor([[1.0, 2.0]], dtype=torch.float64))
+            self.b = nn.Parameter(torch.tensor([[0.5, -1.0]], dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ (self.a + self.b).T
+
+    model = Sum()
+    problem = Problem(
+        model,
+        lambda m, x: torch.stack([(m(x) - k).square().mean() for k in range(n_tasks)]),
+        shared=model,
+        tasks=tuple(f"{k}" for k in range(n_tasks)),
+    )
+    x = torch.tensor([[1.0, -1.0], [2.0, 0.5]], dtype=torch.float64)
+    balance = torch.ones(n_tasks, dtype=torch.float64)
+    session = Dense().attach(problem)
+    for sharpness in (AscentSharpness(1e-3), RandomSharpness(2, 1e-3)):
+        for room in (True, False):
+            session.holds_all_gradients = room
+            generator = torch.Generator().manual_seed(0)
+            _, gain = sharpness(session, x, balance, generator=generator)
+            upward = torch.cat([g.flatten() for g in session.differentiate(gain, session.trainable)])
+            point = session.parameters()
+            generator.manual_seed(0)
+            slopes = sharpness.slopes(
+                session, x, point, session.evaluate(x, parameters=point), balance, generator=generator
+            )
+            torch.testing.assert_close(slopes.directions()[0], upward, rtol=1e-8, atol=1e-8)
+
+
+def test_the_radius_of_each_estimate() -> None:
+    """The paper's for random perturbations; that of sharpness-aware minimisation for a step of ascent."""
+    assert RandomSharpness().radius == 1e-4
+    assert AscentSharpness().radius == 0.05

@@ -25,11 +25,11 @@ from mtl_benchmarks.components import PARTS, make_benchmark, method_class, resol
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.control import lengths_of
 from mtl_benchmarks.metrics import Metric, delta_m
-from mtl_benchmarks.options import Choice
+from mtl_benchmarks.options import Choice, construct
 from mtl_benchmarks.report import Estimate, Moves, moves
 from mtl_benchmarks.results import Collection
 from mtl_benchmarks.runner import RunResult, run
-from mtl_core.errors import InvalidInputError, UnknownNameError
+from mtl_core.errors import InvalidInputError, NoMatchError, UnknownNameError
 
 __all__ = ["PARTS_OF_ABLATION", "Row", "Variant", "ablate", "ablation_table", "main", "variants"]
 
@@ -150,9 +150,10 @@ def ablate(
         progress: called with a line of text after each run.
 
     Returns:
-        one row per variant.
+        one row per variant; one whose adapter finds nothing to adapt in this benchmark's model is left out.
     """
     collection = Collection(out)
+    chosen = [variant for variant in chosen if _fits(variant, benchmark, method, progress)]
 
     def train(config: RunConfig, name: str) -> RunResult:
         result = run(config, collection.run_path(config.name))
@@ -185,6 +186,24 @@ def ablate(
         seconds = statistics.fmean(result.seconds for result in found.values())
         rows.append(Row(variant.name, measure, moves(found.values()), seconds))
     return rows
+
+
+def _fits(variant: Variant, benchmark: Choice, method: Choice, progress: Callable[[str], None] | None) -> bool:
+    """Whether the variant's adapter, if it names one, can be attached to the benchmark's model; says why not."""
+    if variant.teleport is None or "adapter" not in variant.teleport.options:
+        return True
+    config = RunConfig.resolve(benchmark, method, variant.teleport)
+    assert config.teleport is not None
+    problem_of = make_benchmark(config.benchmark)
+    problem = problem_of.problem(problem_of.build(), tasks=config.tasks)
+    adapter = config.teleport.options["adapter"]
+    try:
+        construct(PARTS["adapter"][adapter.name], adapter.options).attach(problem).detach()
+    except NoMatchError as error:
+        if progress is not None:
+            progress(f"{variant.name} is left out: {error}")
+        return False
+    return True
 
 
 def main_metric(benchmark: Choice) -> Metric:

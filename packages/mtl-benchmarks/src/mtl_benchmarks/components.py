@@ -16,9 +16,12 @@ from mtl_benchmarks.options import Choice, PartTable, construct, option_defaults
 from mtl_core.errors import UnknownNameError
 from mtl_teleport import (
     COST,
+    OFT,
     AnyMeanConflict,
     Dense,
     DominatedConflict,
+    LoHa,
+    LoKr,
     LoRA,
     MajorityConflict,
     PeftLoRA,
@@ -45,7 +48,7 @@ TELEPORTS: Mapping[str, type] = {"cost": COST, "random": RandomTeleport}
 """What may move the parameters when gradients conflict."""
 
 PARTS: PartTable = {
-    "adapter": {"lora": LoRA, "dense": Dense, "peft-lora": PeftLoRA},
+    "adapter": {"lora": LoRA, "loha": LoHa, "lokr": LoKr, "oft": OFT, "dense": Dense, "peft-lora": PeftLoRA},
     "trigger": {
         "dominated": DominatedConflict,
         "weak": WeakConflict,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,12 +47,14 @@ def probe_losses(
     parameters: Mapping[str, Tensor] | None = None,
     *,
     group: dist.ProcessGroup | None = None,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> tuple[Tensor, ...]:
     """The losses of every batch without gradients, ``[m]`` each, NaN where a task is absent; means over a group."""
     found = []
     with torch.no_grad():
         for batch in batches:
-            losses = problem.losses(batch, parameters=parameters)
+            with around():
+                losses = problem.losses(batch, parameters=parameters)
             full = losses.full(math.nan)
             found.append(full if group is None else mean_over_tasks_present_(full, losses.index, group)[0])
     return tuple(found)
@@ -66,6 +69,7 @@ def judge(
     max_drift: float | None,
     backtracks: int,
     group: dist.ProcessGroup | None = None,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Verdict:
     """Find the part of a displacement under which the losses hold still; the parameters are not touched.
 
@@ -77,6 +81,7 @@ def judge(
         max_drift: largest mean relative drift; ``None`` asks only for finite losses.
         backtracks: how often it may be shortened, each time to between a tenth and seven tenths.
         group: a process group over which losses are means, so that every rank judges alike.
+        around: what each evaluation runs in.
     """
     if not all(bool(torch.isfinite(step).all()) for step in delta.values()):
         return Verdict(None, own, 0.0, 0.0, "the displacement is not finite", 0)
@@ -86,7 +91,7 @@ def judge(
     scale, drift, forwards, losses = 1.0, math.inf, 0, own
     for _ in range(backtracks + 1):
         values = displaced(shared, delta, scale=scale)
-        losses = probe_losses(problem, batches, values, group=group)
+        losses = probe_losses(problem, batches, values, group=group, around=around)
         forwards += len(batches)
         drift = float(torch.stack([relative_drift(new, old) for new, old in zip(losses, own, strict=True)]).mean())
         if math.isfinite(drift) and (max_drift is None or drift <= max_drift):

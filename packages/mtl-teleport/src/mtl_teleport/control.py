@@ -10,6 +10,7 @@ import torch
 from mtl_core import checks
 from mtl_core.errors import InvalidInputError
 from mtl_teleport.history import HTR
+from mtl_teleport.isolation import Mode
 from mtl_teleport.teleportation import Proposal, Search, Teleportation, WrappedMethod
 from mtl_teleport.triggers import DominatedConflict, Trigger
 
@@ -27,12 +28,12 @@ class RandomTeleport(Teleportation):
     Args:
         method: the wrapped method, as for ``COST``.
         length: :math:`\ell > 0`, or a sequence of lengths, used one after the other and then from the start again:
-            the
-            ``length`` of a ``COST`` run's reports gives moves of equal length one by one.
+            the ``length`` of a ``COST`` run's reports gives moves of equal length one by one.
         trigger: when to move.
         start_after, max_per_epoch, steps_per_epoch: limits, as for ``COST``.
         max_drift: largest mean relative drift of the losses, by backtracking; ``None`` (the default) takes the move
             as it is unless a loss is not finite. With a limit the move may be shorter than ``length``.
+        mode: in which mode losses are compared, as for ``COST``.
         htr: what becomes of the optimiser's memory, as for ``COST``.
         seed: of the directions.
 
@@ -64,6 +65,7 @@ class RandomTeleport(Teleportation):
         max_per_epoch: int | None = 1,
         steps_per_epoch: int | None = None,
         max_drift: float | None = None,
+        mode: Mode = "train",
         htr: HTR = "released",
         seed: int = 0,
     ) -> None:
@@ -77,6 +79,7 @@ class RandomTeleport(Teleportation):
             max_probe_batches=1,
             max_drift=max_drift,
             backtracks=6,
+            mode=mode,
             htr=htr,
             seed=seed,
         )

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Flags", "Trace", "as_at", "isolated"]
+__all__ = ["Flags", "Mode", "Trace", "as_at", "isolated"]
+
+Mode = Literal["eval", "train"]
+"""Whether a model is looked at in evaluation mode, or in the one it is in."""
 
 
 class Trace:
@@ -97,11 +101,12 @@ def as_at(model: nn.Module, flags: Flags, trace: Trace) -> Iterator[None]:
 
 
 @contextmanager
-def isolated(model: nn.Module) -> Iterator[Flags]:
-    """Put a model in evaluation mode for a while; flags, buffers and torch's random state are then as before.
+def isolated(model: nn.Module, *, mode: Mode = "eval") -> Iterator[Flags]:
+    """Leave no trace in a model for a while: flags, buffers and torch's random state are then as before.
 
     Args:
         model: any module; every submodule gets its own flag back.
+        mode: ``"eval"``: the model is in evaluation mode meanwhile; ``"train"``: it keeps its flags.
 
     Yields:
         the flags that it found.
@@ -117,7 +122,8 @@ def isolated(model: nn.Module) -> Iterator[Flags]:
     """
     flags = Flags(model)
     trace = Trace(model)
-    model.eval()
+    if mode == "eval":
+        model.eval()
     try:
         yield flags
     finally:

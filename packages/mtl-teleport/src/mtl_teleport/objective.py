@@ -285,7 +285,7 @@ class Objective:
             upward, rows = found.directions()
             return weight.to(upward) * upward - self.conflict_weight * against, rows
 
-        return Slopes(found.gain, directions), found.gain / unit
+        return Slopes(found.gain, directions, found.gramian), found.gain / unit
 
     def _unit(self, gain: Tensor) -> Tensor:
         """The sharpness where the search began; the first call sets it."""

@@ -29,6 +29,7 @@ SearchKind = Literal["projected", "penalty"]
 """Names of the two ways."""
 
 _RIDGE = 1e-6  # on the unit-diagonal Gramian of the constraints, so that parallel or zero loss gradients do no harm
+_SAME = 1e-3  # of the Gramian: far above rounding, far below what dropout or batch statistics make of it
 _SHRINK, _GROW = 0.5, 1.3  # of the step length, after a step that drifted too far and after one that did not
 
 
@@ -71,7 +72,8 @@ class Climb:
 class Aim:
     r"""When to stop early: the trigger is silent and :math:`\|g_0\|` has grown by a factor.
 
-    Both are looked at by ``Climb.gramian``.
+    Both are looked at by ``Climb.gramian``. Where the search itself sees the very function of the step, which shows at
+    the first point, its own Gramian is that already, and no look is needed.
 
     Args:
         trigger: the condition to be rid of.
@@ -82,6 +84,7 @@ class Aim:
         self._trigger = trigger
         self._factor = factor
         self._start: float | None = None
+        self._is_same: bool | None = None
         self._wanted = 0.0 if factor is None else factor
 
     def begin(self, climb: Climb) -> None:
@@ -89,7 +92,7 @@ class Aim:
         if self._factor is not None:
             self._start = _mean_norm(climb.gramian() if climb.start is None else climb.start)
 
-    def is_reached(self, climb: Climb, drift: float, gain: float) -> bool:
+    def is_reached(self, climb: Climb, drift: float, gain: float, *, gramian: Tensor | None = None) -> bool:
         """Whether the present point will do; looks at gradients only if drift and sharpness already allow it.
 
         A look costs about as much as a step, so after one in vain the sharpness must have grown by a tenth for another.
@@ -98,14 +101,25 @@ class Aim:
             climb: the search.
             drift: relative drift of the losses here.
             gain: sharpness here over sharpness at the start.
+            gramian: that of the task gradients on the first batch as the search sees them, where it is known.
         """
-        if self._factor is None or self._start is None or not gain >= self._wanted:
+        if self._factor is None or self._start is None:
+            return False
+        if gramian is not None and self._is_same is None:
+            self._is_same = climb.start is not None and _is_close(gramian, climb.start)
+        is_free = gramian is not None and self._is_same is True
+        if not gain >= (self._factor if is_free else self._wanted):
             return False
         if climb.max_drift is not None and drift > climb.max_drift:
             return False
-        self._wanted = 1.1 * gain
-        gramian = climb.gramian()
+        if gramian is None or not is_free:
+            self._wanted = 1.1 * gain
+            gramian = climb.gramian()
         return _mean_norm(gramian) >= self._factor * self._start and not self._trigger(gramian)
+
+
+def _is_close(found: Tensor, known: Tensor) -> bool:
+    return bool((found - known).norm() <= _SAME * known.norm())
 
 
 def task_gramian(session: AdapterSession, *batches: Any) -> Tensor:
@@ -197,11 +211,12 @@ def projected(climb: Climb, aim: Aim) -> int:
     aim.begin(climb)
     losses: TaskLosses | None
     slopes: Slopes | None
+    point: dict[str, Tensor] | None
     step = 0
     for step in range(climb.max_steps + 1):
         turn = step % len(climb.batches)
         batch, held = climb.batches[turn], climb.held[turn]
-        losses, slopes = None, None  # one graph at a time: that of the last point goes before the next is made
+        losses, slopes, point = None, None, None  # one graph at a time: the last goes before the next is made
         point = session.parameters()
         losses = session.evaluate(batch, parameters=point)
         full = losses.full(math.nan).detach()
@@ -222,8 +237,9 @@ def projected(climb: Climb, aim: Aim) -> int:
         if growth >= highest:
             best, highest = good, growth
         directions = slopes.directions() if step < climb.max_steps else None
-        slopes = None  # its graph is gone before the aim is looked at, which needs one of its own
-        if aim.is_reached(climb, drift, growth):
+        gramian = slopes.gramian if turn == 0 else None
+        slopes, point = None, None  # they are gone before the aim is looked at, which needs a graph of its own
+        if aim.is_reached(climb, drift, growth, gramian=gramian):
             return step
         if directions is None:
             break

@@ -23,7 +23,7 @@ class _LowRank:
         self.tensors: tuple[Tensor, ...] = (self._a, self._b)
 
     def __call__(self, weight: Tensor) -> Tensor:
-        return (self._scale * (self._b @ self._a)).view(weight.shape)
+        return ((self._scale * self._b) @ self._a).view(weight.shape)
 
 
 class LoRA(MatrixAdapter):

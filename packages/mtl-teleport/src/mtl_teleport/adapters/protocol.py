@@ -8,7 +8,8 @@ the very same ``Parameter`` objects) or with ``detach()`` (as if nothing had hap
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -36,6 +37,8 @@ class AdapterSession(ABC):
         group: the process group over which losses are means, if any; set before the first evaluation.
         loss_scale: factor on a loss while it is differentiated, divided out of its gradients, as for a gradient
             scaler.
+        holds_all_gradients: whether there is room for the gradients of all tasks at once.
+        around: what each evaluation runs in.
     """
 
     has_free_point = False
@@ -49,6 +52,8 @@ class AdapterSession(ABC):
         self.backwards = 0
         self.group: dist.ProcessGroup | None = None
         self.loss_scale = 1.0
+        self.holds_all_gradients = True
+        self.around: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @abstractmethod
     def parameters(self) -> dict[str, Tensor]:
@@ -72,7 +77,9 @@ class AdapterSession(ABC):
         With a process group they are means over the ranks, present where some rank has the task.
         """
         self.forwards += 1
-        losses = self.problem.losses(batch, parameters=self.parameters() if parameters is None else parameters)
+        point = self.parameters() if parameters is None else parameters
+        with self.around():
+            losses = self.problem.losses(batch, parameters=point)
         return losses if self.group is None else ranks.mean_losses(losses, self.group)
 
     def differentiate(
@@ -121,8 +128,9 @@ class AdapterSession(ABC):
         retain_graph: bool | None,
     ) -> tuple[Tensor, ...]:
         self.backwards += 1
-        found = tuple(torch.zeros_like(tensor) for tensor in inputs)
-        if root is not None:
+        if root is None:
+            found = tuple(torch.zeros_like(tensor) for tensor in inputs)
+        else:
             seed: Tensor | None = None
             if isinstance(root, Joint):
                 seed = torch.zeros_like(root.losses)

@@ -1,0 +1,41 @@
+"""Sharpness as the gradient norm itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtl_core.problem import TaskLosses
+from mtl_teleport.adapters.protocol import AdapterSession
+from mtl_teleport.sharpness.estimate import Point, Sharpness
+from mtl_teleport.sharpness.task_slopes import weighted
+
+__all__ = ["ExactSharpness"]
+
+
+class ExactSharpness(Sharpness):
+    r"""The gradient norm :math:`\|\nabla L_R(\theta')\|` itself.
+
+    Its derivative is a Hessian-vector product through the adapter's tensors.
+
+    Note:
+        Beyond the paper. Every operation of the model must be twice differentiable.
+    """
+
+    def gain(
+        self,
+        session: AdapterSession,
+        batch: Any,
+        point: Point,
+        losses: TaskLosses,
+        balance: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The gradient norm."""
+        gradients = session.differentiate(weighted(losses, balance), list(point.values()), create_graph=True)
+        squared = torch.stack([g.square().sum() for g in gradients]).sum()
+        # The root has no derivative at zero; a stationary point stays where it is.
+        return torch.where(squared > 0, squared, torch.ones_like(squared)).sqrt() * (squared > 0)

@@ -1,0 +1,78 @@
+"""What a step knows before anything moves: the task gradients, the update that was due, the learning rate."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mtl_core.accumulation import MicroBatches, accumulate
+from mtl_core.combination import combine, combine_per_group
+from mtl_core.distributed import is_sharded
+from mtl_core.errors import InvalidInputError, NonFiniteLossError
+from mtl_core.gradients import TaskGradients
+from mtl_core.problem import Problem
+from mtl_core.report import StepOptions
+from mtl_core.step import collect_problem
+from mtl_teleport import ranks
+
+__all__ = ["check_parameters", "learning_rate", "present_update", "step_gradients"]
+
+
+def step_gradients(problem: Problem, batch: Any, optimizer: Optimizer, options: StepOptions) -> TaskGradients:
+    """The gradients of a step's batch, as the step itself would collect them; all ranks raise, or none."""
+    optimizer.zero_grad(set_to_none=True)
+    if isinstance(batch, MicroBatches):
+        return accumulate(problem, batch, options=options)
+    losses = problem.losses(batch)
+    if options.group is not None:
+        # All ranks must take the same way: one that raised by itself would leave the others waiting.
+        values = losses.values.detach()
+        if not ranks.agree(bool(torch.isfinite(values).all()), options.group, values.device):
+            raise NonFiniteLossError("every task's loss must be finite on every rank, got one that is not.", tasks=())
+    return collect_problem(problem, losses, options=options)
+
+
+def present_update(problem: Problem, wrapped: Any, gradients: TaskGradients, options: StepOptions) -> dict[str, Tensor]:
+    """The update that the wrapped method would make before the teleport, without a trace in its state."""
+    method: Any = copy.deepcopy(wrapped)
+    if callable(getattr(method, "step", None)):
+        update = gradients.combine(torch.full((gradients.n_tasks,), 1.0 / gradients.n_tasks, dtype=torch.float64))
+    elif options.per != "model":
+        update, _ = combine_per_group(problem, method, gradients, options.per)
+    else:
+        update, _ = combine(method, gradients, gradients.host_gramian)
+    parts = torch.split(update.detach(), [p.numel() for p in problem.shared])
+    return {n: part.view(p.shape) for part, (n, p) in zip(parts, problem.named_shared.items(), strict=True)}
+
+
+def check_parameters(problem: Problem) -> None:
+    """Make sure that the shared parameters can be moved.
+
+    Raises:
+        InvalidInputError: naming the complex ones, or if some are sharded.
+    """
+    named = problem.named_shared
+    complex_ones = [name for name, p in named.items() if p.is_complex()]
+    if complex_ones:
+        raise InvalidInputError(
+            f"`shared` must hold real parameters to be teleported, got complex {', '.join(complex_ones)}. Leave them "
+            "out of `shared`, or keep their real and imaginary parts as two real parameters."
+        )
+    if is_sharded(named.values()):
+        raise InvalidInputError(
+            "`shared` must hold whole parameters to be teleported, got sharded ones. Replicate the model, with "
+            "step(group=...)."
+        )
+
+
+def learning_rate(optimizer: Optimizer, problem: Problem) -> float | None:
+    """The learning rate of the first shared parameter."""
+    first = problem.shared[0]
+    for group in optimizer.param_groups:
+        if any(p is first for p in group["params"]):
+            return float(group["lr"]) if "lr" in group else None
+    return None
