@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import mtl_core
 from mtl_core import Problem, StepOptions, StepReport
 from mtl_core.errors import InvalidInputError, InvalidParameterError, NonFiniteLossError
+from mtl_core.preservation import Trace
 from mtl_core.step import collect_problem
 from mtl_teleport import COST, AnyMeanConflict, Dense, DominatedConflict, LoRA, TeleportReport, WeakConflict
-from mtl_teleport.isolation import Trace
 from mtl_teleport.search import task_gramian
 from mtl_teleport.triggers import Trigger
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtl_teleport.isolation import Trace, isolated
+from mtl_core.preservation import Trace
+from mtl_teleport.isolation import isolated
 
 
 class Counting(nn.Module):

@@ -24,7 +24,7 @@ from mtl_benchmarks.command_line import parse_seeds
 from mtl_benchmarks.components import PARTS, make_benchmark, method_class, resolve_benchmark
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.control import lengths_of
-from mtl_benchmarks.metrics import Metric, delta_m
+from mtl_benchmarks.metrics import delta_m
 from mtl_benchmarks.options import Choice, construct
 from mtl_benchmarks.report import Estimate, Moves, moves
 from mtl_benchmarks.results import Collection
@@ -165,7 +165,7 @@ def ablate(
     singles = {single.name: single for config in plain for single in single_task_configs(config)}
     pool = [train(single, single.label) for single in singles.values()]
     baselines = own_baselines(plain[0], pool)
-    standing = main_metric(benchmark)
+    standing = make_benchmark(benchmark).main_metric
     trained: dict[str, dict[int, RunResult]] = {}
     rows = []
     for variant in chosen:
@@ -206,11 +206,6 @@ def _fits(variant: Variant, benchmark: Choice, method: Choice, progress: Callabl
     return True
 
 
-def main_metric(benchmark: Choice) -> Metric:
-    """What stands for a benchmark without single-task runs: its last metric, which concerns no single task."""
-    return make_benchmark(benchmark).metrics[-1]
-
-
 def ablation_table(rows: Sequence[Row], *, title: str, heading: str = "Δm % ↓") -> Table:
     """One line per variant: what it reached, against the first row seed by seed, what it moved, and what it cost.
 
@@ -242,8 +237,8 @@ def ablation_table(rows: Sequence[Row], *, title: str, heading: str = "Δm % ↓
         differences = [value - alone[seed] for seed, value in row.measure.items()]
         table.add_row(
             row.name,
-            _text(Estimate.of(list(row.measure.values()))),
-            _text(Estimate.of(differences)) if number else "",
+            Estimate.of(list(row.measure.values())).brief(),
+            Estimate.of(differences).brief() if number else "",
             *_moved(row.moves),
             f"{row.seconds:.1f}",
         )
@@ -253,11 +248,6 @@ def ablation_table(rows: Sequence[Row], *, title: str, heading: str = "Δm % ↓
     )
     table.caption_justify = "left"
     return table
-
-
-def _text(found: Estimate) -> str:
-    """Two decimals, or powers of ten where a run has diverged."""
-    return found.text(2) if abs(found.mean) < 1e4 else f"{found.mean:.1e}"
 
 
 def _moved(found: Moves | None) -> list[str]:
@@ -305,7 +295,7 @@ def main(arguments: Sequence[str], console: Console) -> None:
             progress=lambda line: console.print(f"  {line}", highlight=False),
         )
         title = f"{' '.join(words)}: {options.method}, and what of a teleport matters; {len(seeds)} seeds"
-        metric = main_metric(benchmark)
+        metric = make_benchmark(benchmark).main_metric
         own = f"{metric.name} {'↑' if metric.higher_is_better else '↓'}"
         heading = "Δm % ↓" if problem.has_single_task_runs else own
         console.print(ablation_table(rows, title=title, heading=heading))

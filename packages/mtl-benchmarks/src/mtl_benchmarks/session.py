@@ -26,7 +26,7 @@ _REFRESH = 0.2
 def open_console() -> Console:
     """A console as wide as the terminal; where the output goes to a file or pipe, wide enough for the tables."""
     console = Console()
-    return console if console.is_terminal else Console(width=140)
+    return console if console.is_terminal else Console(width=200)
 
 
 def with_baselines(configs: Sequence[RunConfig]) -> tuple[RunConfig, ...]:

@@ -12,7 +12,7 @@ from mtl_core.combination import combine, combine_per_group
 from mtl_core.distributed import is_sharded, shard_group
 from mtl_core.errors import InvalidJacobianError, InvalidParameterError
 from mtl_core.problem import Problem
-from mtl_core.protocols import AnyMethod
+from mtl_core.protocols import AnyMethod, Event
 from mtl_core.report import Note, SkippedUpdate, StepOptions, StepReport
 from mtl_core.task_gradients import TaskGradients
 from mtl_core.update import events_of, look_back, update
@@ -68,7 +68,7 @@ def finish(
     ranks = shard_group(problem.shared) if is_sharded(problem.shared) else options.group
     if not undone:
         look_back(method, problem, batch, gradients.losses, ranks)
-    events = (*(Note(text) for text in gradients.notes), *undone, *events_of(method))
+    events: tuple[Event, ...] = (*(Note(text) for text in gradients.notes), *undone, *events_of(method))
     names = problem.shared_names
     skipped = (*problem.frozen_names, *(names[k] for k in gradients.untouched))
     return StepReport(gradients.losses, weights, host, problem.tasks, events, skipped)

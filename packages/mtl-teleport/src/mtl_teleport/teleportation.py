@@ -18,6 +18,7 @@ from mtl_core.accumulation import MicroBatches
 from mtl_core.distributed import broadcast_buffers_
 from mtl_core.errors import InvalidInputError, InvalidJacobianError, NonFiniteLossError
 from mtl_core.gradients import TaskGradients
+from mtl_core.preservation import Trace
 from mtl_core.problem import Problem
 from mtl_core.report import StepOptions, StepReport
 from mtl_core.step import AnyMethod, collect_problem, finish
@@ -25,7 +26,7 @@ from mtl_core.step import step as core_step
 from mtl_teleport.acceptance import judge
 from mtl_teleport.adapters.protocol import write_
 from mtl_teleport.history import HTR, modulated
-from mtl_teleport.isolation import Mode, Trace, as_at, isolated
+from mtl_teleport.isolation import Mode, as_at, isolated
 from mtl_teleport.move import Proposal, Seen, described, length_of, rolled_back, with_after, written
 from mtl_teleport.report import TeleportReport
 from mtl_teleport.schedule import Schedule
