@@ -733,6 +733,7 @@ def test_the_report_is_plain_data(conflicting: Make) -> None:
         {"htr": "forget"},
         {"mode": "test"},
         {"radius": 0.0},
+        {"radius": 0.1, "sharpness": "exact"},
         {"max_probe_batches": 0},
         {"start_after": -1},
         {"max_per_epoch": 0},

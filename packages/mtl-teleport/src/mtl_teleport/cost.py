@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any, get_args
 
 import torch
@@ -18,6 +19,7 @@ from mtl_teleport.search import Aim, Climb, SearchKind, penalty, projected
 from mtl_teleport.sharpness import AscentSharpness, ExactSharpness, ProbeNorm, RandomSharpness, Sharpness, SharpnessKind
 from mtl_teleport.teleportation import Proposal, Search, Teleportation, WrappedMethod
 from mtl_teleport.triggers import DominatedConflict, Trigger
+from mtl_teleport.twice import told_what_to_do, twice_differentiable
 
 __all__ = ["COST"]
 
@@ -150,7 +152,7 @@ class COST(Teleportation):
         max_steps: int = 20,
         lr: float | None = None,
         search: SearchKind = "projected",
-        sharpness: SharpnessKind = "ascent",
+        sharpness: SharpnessKind = "exact",
         probes: int = 5,
         radius: float | None = None,
         probe_norm: ProbeNorm = "global",
@@ -194,6 +196,13 @@ class COST(Teleportation):
         self.search: SearchKind = checks.one_of("search", search, get_args(SearchKind))
         self.aim = None if aim is None else checks.positive("aim", aim)
 
+    @property
+    def _differentiates_twice(self) -> str | None:
+        """The setting that makes the search do so, if one does."""
+        if isinstance(self.sharpness, ExactSharpness) and self.gain_weight:
+            return "sharpness='exact'"
+        return f"conflict_weight={self.conflict_weight:g}" if self.conflict_weight else None
+
     def _propose(self, search: Search) -> Proposal:
         """Train the adapter on the objective."""
         lr = search.lr if self.lr is None else self.lr
@@ -213,6 +222,8 @@ class COST(Teleportation):
         train = projected if self.search == "projected" else penalty
         with self.adapter.attach(search.problem, batch=search.batches[0], generator=search.generator) as session:
             search.prepare(session)
+            if self._differentiates_twice is not None:
+                session.around = lambda: twice_differentiable(search.problem.model, search.around)
             climb = Climb(
                 session=session,
                 objective=objective,
@@ -227,12 +238,20 @@ class COST(Teleportation):
                 start=search.start,
                 look=search.look,
             )
-            steps = train(climb, Aim(self.trigger, self.aim))
+            with nullcontext() if self._differentiates_twice is None else told_what_to_do(self._differentiates_twice):
+                steps = train(climb, Aim(self.trigger, self.aim))
             return Proposal(session.delta(), steps, session.forwards, session.backwards, tuple(climb.path))
 
 
 def _sharpness(kind: SharpnessKind, probes: int, radius: float | None, norm: ProbeNorm) -> Sharpness:
     checks.one_of("sharpness", kind, get_args(SharpnessKind))
+    if radius is not None:
+        checks.positive("radius", radius)
+        if kind == "exact":
+            raise InvalidParameterError(
+                f"`radius` must be None for sharpness='exact', which perturbs nothing, got {radius!r}. Choose 'ascent' "
+                "or 'random' for a radius."
+            )
     if kind == "random":
         return RandomSharpness(probes, norm=norm) if radius is None else RandomSharpness(probes, radius, norm=norm)
     if kind == "ascent":

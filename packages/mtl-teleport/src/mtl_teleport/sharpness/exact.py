@@ -11,6 +11,7 @@ from mtl_core.problem import TaskLosses
 from mtl_teleport.adapters.protocol import AdapterSession
 from mtl_teleport.sharpness.estimate import Point, Sharpness
 from mtl_teleport.sharpness.task_slopes import weighted
+from mtl_teleport.twice import check_functions
 
 __all__ = ["ExactSharpness"]
 
@@ -34,8 +35,14 @@ class ExactSharpness(Sharpness):
         *,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The gradient norm."""
-        gradients = session.differentiate(weighted(losses, balance), list(point.values()), create_graph=True)
+        """The gradient norm.
+
+        Raises:
+            InvalidInputError: a hand-written function of the model is only once differentiable.
+        """
+        loss = weighted(losses, balance)
+        check_functions(loss)
+        gradients = session.differentiate(loss, list(point.values()), create_graph=True)
         squared = torch.stack([g.square().sum() for g in gradients]).sum()
         # The root has no derivative at zero; a stationary point stays where it is.
         return torch.where(squared > 0, squared, torch.ones_like(squared)).sqrt() * (squared > 0)
