@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mtl_benchmarks.ablation import PARTS_OF_ABLATION, Row, Variant, ablate, ablation_table, main, variants
+from mtl_benchmarks.ablation import Row, ablate, ablation_table, main
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.report import Moves
+from mtl_benchmarks.variants import PARTS_OF_ABLATION, Variant, variants
 from mtl_core.errors import InvalidInputError, UnknownNameError
 
 DIGITS = Choice("digits", {"n_train": 192, "n_test": 64})

@@ -12,43 +12,26 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mtl_benchmarks.baselines import own_baselines, single_task_configs
+from mtl_benchmarks.baselines import own_baselines, single_tasks
 from mtl_benchmarks.benchmarks import benchmark_class
-from mtl_benchmarks.command_line import parse_seeds
+from mtl_benchmarks.command_line import parse_choice, parse_seeds
 from mtl_benchmarks.components import PARTS, make_benchmark, method_class, resolve_benchmark
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.control import lengths_of
 from mtl_benchmarks.metrics import delta_m
 from mtl_benchmarks.options import Choice, construct
+from mtl_benchmarks.pool import run_all
 from mtl_benchmarks.report import Estimate, Moves, moves
-from mtl_benchmarks.results import Collection
-from mtl_benchmarks.runner import RunResult, run
-from mtl_core.errors import InvalidInputError, NoMatchError, UnknownNameError
+from mtl_benchmarks.runner import RunResult
+from mtl_benchmarks.variants import PARTS_OF_ABLATION, Variant, variants
+from mtl_core.errors import InvalidInputError, NoMatchError
 
-__all__ = ["PARTS_OF_ABLATION", "Row", "Variant", "ablate", "ablation_table", "main", "variants"]
-
-ALONE, DEFAULT, CONTROL = "alone", "default", "random move, same lengths"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row of the table.
-
-    Attributes:
-        name: its heading.
-        teleport: with the options that differ from the benchmark's own; None for the method alone.
-        like: the variant whose moves a random control is to match in length.
-    """
-
-    name: str
-    teleport: Choice | None
-    like: str | None = None
+__all__ = ["Row", "ablate", "ablation_table", "main"]
 
 
 @dataclass(frozen=True)
@@ -68,74 +51,15 @@ class Row:
     seconds: float
 
 
-def _cost(name: str, **options: Any) -> Variant:
-    return Variant(name, Choice("cost", options))
-
-
-def _terms() -> list[Variant]:
-    return [
-        # Held at the mean over the probe batches, as the paper does; held at its own value each loss would stay put.
-        _cost("L_t only", search="penalty", reference="loader", gain_weight=0.0, aim=None, htr="keep"),
-        _cost("L_g only", drift_weight=0.0, aim=None, max_drift=None, htr="keep"),
-        _cost("L_t and L_g", htr="keep"),
-        _cost("L_t, L_g and HTR as printed", htr="paper"),
-        _cost("L_t, L_g and HTR as released", htr="released"),
-        _cost("L_t, L_g and a conflict term", conflict_weight=1.0),
-    ]
-
-
-def _triggers() -> list[Variant]:
-    named = [_cost(f"trigger {name}", trigger=Choice(name)) for name in PARTS["trigger"] if name != "majority"]
-    sweep = (0.25, 0.5, 0.75)
-    return named + [_cost(f"trigger majority {f:g}", trigger=Choice("majority", {"fraction": f})) for f in sweep]
-
-
-def _adapters() -> list[Variant]:
-    return [_cost(f"adapter {name}", adapter=Choice(name)) for name in PARTS["adapter"] if not name.startswith("peft")]
-
-
-def _sharpness() -> list[Variant]:
-    return [_cost(f"sharpness {kind}", sharpness=kind) for kind in ("random", "ascent", "exact")]
-
-
-PARTS_OF_ABLATION: Mapping[str, Callable[[], list[Variant]]] = {
-    "terms": _terms,
-    "triggers": _triggers,
-    "adapters": _adapters,
-    "sharpness": _sharpness,
-}
-"""What can be varied."""
-
-
-def variants(parts: Sequence[str]) -> tuple[Variant, ...]:
-    """The rows of a table: the method alone, the default, the variants of each part, and the random control.
-
-    Args:
-        parts: names out of ``PARTS_OF_ABLATION``.
-
-    Raises:
-        UnknownNameError: a name that is none of them.
-
-    Example:
-        >>> [variant.name for variant in variants(["sharpness"])]
-        ['alone', 'default', 'sharpness random', 'sharpness ascent', 'sharpness exact', 'random move, same lengths']
-    """
-    rows = [Variant(ALONE, None), _cost(DEFAULT)]
-    for part in parts:
-        if part not in PARTS_OF_ABLATION:
-            raise UnknownNameError("part of a teleport", part, PARTS_OF_ABLATION)
-        rows += PARTS_OF_ABLATION[part]()
-    return (*rows, Variant(CONTROL, Choice("random"), like=DEFAULT))
-
-
 def ablate(
     benchmark: Choice,
     method: Choice,
     chosen: Sequence[Variant],
     *,
     seeds: Sequence[int],
-    out: Path,
+    out: str | Path,
     epochs: int | None = None,
+    processes: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> list[Row]:
     """Train every variant with every seed on one case of a benchmark; complete runs are only read.
@@ -143,42 +67,44 @@ def ablate(
     Args:
         benchmark: one case, with its options.
         method: the method, wrapped or alone.
-        chosen: the variants; one that is to match another comes after it.
+        chosen: the variants, with those that others are to match.
         seeds: of the runs.
         out: the collection of runs.
         epochs: None: as the benchmark's protocol says.
+        processes: how many runs at a time.
         progress: called with a line of text after each run.
 
     Returns:
         one row per variant; one whose adapter finds nothing to adapt in this benchmark's model is left out.
     """
-    collection = Collection(out)
-    chosen = [variant for variant in chosen if _fits(variant, benchmark, method, progress)]
+    said = progress or (lambda line: None)
+    chosen = [variant for variant in chosen if _fits(variant, benchmark, method, said)]
 
-    def train(config: RunConfig, name: str) -> RunResult:
-        result = run(config, collection.run_path(config.name))
-        if progress is not None:
-            progress(f"{name}, seed {config.seed}: {result.seconds:.1f} s")
-        return result
+    def resolve(teleport: Choice | None, seed: int) -> RunConfig:
+        return RunConfig.resolve(benchmark, method, teleport, seed=seed, epochs=epochs)
 
-    plain = [RunConfig.resolve(benchmark, method, seed=seed, epochs=epochs) for seed in seeds]
-    singles = {single.name: single for config in plain for single in single_task_configs(config)}
-    pool = [train(single, single.label) for single in singles.values()]
-    baselines = own_baselines(plain[0], pool)
+    def train(configs: Sequence[RunConfig]) -> list[RunResult]:
+        return run_all(configs, out, processes=processes, progress=lambda result: said(_told(result)))
+
+    def matched(variant: Variant, seed: int) -> Choice | None:
+        assert variant.like is not None
+        assert variant.teleport is not None
+        lengths = lengths_of(trained[variant.like, seed])
+        # Where nothing moved there is nothing to match, and the control is the method alone.
+        return Choice(variant.teleport.name, {**variant.teleport.options, "length": lengths}) if lengths else None
+
+    singles = train(single_tasks([resolve(None, seed) for seed in seeds]))
+    baselines = own_baselines(resolve(None, seeds[0]), singles)
     standing = make_benchmark(benchmark).main_metric
-    trained: dict[str, dict[int, RunResult]] = {}
+    trained: dict[tuple[str, int], RunResult] = {}
+    for waits in (False, True):
+        keys = [(variant, seed) for variant in chosen if (variant.like is not None) == waits for seed in seeds]
+        configs = [resolve(matched(v, seed) if waits else v.teleport, seed) for v, seed in keys]
+        for (variant, seed), result in zip(keys, train(configs), strict=True):
+            trained[variant.name, seed] = result
     rows = []
     for variant in chosen:
-        found: dict[int, RunResult] = {}
-        for seed in seeds:
-            teleport = variant.teleport
-            if variant.like is not None and teleport is not None:
-                lengths = lengths_of(trained[variant.like][seed])
-                # Where nothing moved there is nothing to match, and the control is the method alone.
-                teleport = Choice(teleport.name, {**teleport.options, "length": lengths}) if lengths else None
-            config = RunConfig.resolve(benchmark, method, teleport, seed=seed, epochs=epochs)
-            found[seed] = train(config, variant.name)
-        trained[variant.name] = found
+        found = {seed: trained[variant.name, seed] for seed in seeds}
         measure = {
             seed: delta_m(result.values, baselines) if baselines else result.values[standing.name]
             for seed, result in found.items()
@@ -188,7 +114,11 @@ def ablate(
     return rows
 
 
-def _fits(variant: Variant, benchmark: Choice, method: Choice, progress: Callable[[str], None] | None) -> bool:
+def _told(result: RunResult) -> str:
+    return f"{result.config.label}, seed {result.config.seed}: {result.seconds:.1f} s"
+
+
+def _fits(variant: Variant, benchmark: Choice, method: Choice, said: Callable[[str], None]) -> bool:
     """Whether the variant's adapter, if it names one, can be attached to the benchmark's model; says why not."""
     if variant.teleport is None or "adapter" not in variant.teleport.options:
         return True
@@ -200,8 +130,7 @@ def _fits(variant: Variant, benchmark: Choice, method: Choice, progress: Callabl
     try:
         construct(PARTS["adapter"][adapter.name], adapter.options).attach(problem).detach()
     except NoMatchError as error:
-        if progress is not None:
-            progress(f"{variant.name} is left out: {error}")
+        said(f"{variant.name} is left out: {error}")
         return False
     return True
 
@@ -271,31 +200,34 @@ def main(arguments: Sequence[str], console: Console) -> None:
         InvalidInputError: a name or number that does not fit.
     """
     parser = argparse.ArgumentParser(prog="mtl-bench ablate", description=__doc__)
-    parser.add_argument("benchmark", help="such as digits or toy")
+    parser.add_argument("benchmark", help="such as digits, or toy:start=0")
     parser.add_argument("--method", default="ls", help="the method alone and under every teleport")
     parser.add_argument("--parts", nargs="+", default=list(PARTS_OF_ABLATION), help=", ".join(PARTS_OF_ABLATION))
     parser.add_argument("--seeds", default="5", help="how many seeds from 0, or a list such as 0,3,7")
     parser.add_argument("--epochs", type=int, help="default: the benchmark's protocol")
+    parser.add_argument("--processes", type=int, default=1, help="how many runs at a time")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="directory of the runs")
     options = parser.parse_args(list(arguments))
-    benchmark_class(options.benchmark)
-    method_class(options.method)
+    asked, method = parse_choice(options.benchmark), parse_choice(options.method)
+    benchmark_class(asked.name)
+    method_class(method.name)
     chosen, seeds = variants(options.parts), parse_seeds(options.seeds)
-    benchmark = resolve_benchmark(Choice(options.benchmark))
+    benchmark = resolve_benchmark(asked)
     problem = make_benchmark(benchmark)
     for case in problem.cases():
         words = [benchmark.name, *(f"{key} {value}" for key, value in case.case_options().items())]
         rows = ablate(
             Choice(benchmark.name, {**benchmark.options, **case.case_options()}),
-            Choice(options.method),
+            method,
             chosen,
             seeds=seeds,
             out=options.out,
             epochs=options.epochs,
+            processes=options.processes,
             progress=lambda line: console.print(f"  {line}", highlight=False),
         )
         title = f"{' '.join(words)}: {options.method}, and what of a teleport matters; {len(seeds)} seeds"
-        metric = make_benchmark(benchmark).main_metric
+        metric = problem.main_metric
         own = f"{metric.name} {'↑' if metric.higher_is_better else '↓'}"
         heading = "Δm % ↓" if problem.has_single_task_runs else own
         console.print(ablation_table(rows, title=title, heading=heading))

@@ -10,7 +10,7 @@ from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.metrics import Baseline
 from mtl_benchmarks.runner import RunResult
 
-__all__ = ["own_baselines", "single_task_configs"]
+__all__ = ["own_baselines", "single_task_configs", "single_tasks"]
 
 
 def single_task_configs(config: RunConfig) -> tuple[RunConfig, ...]:
@@ -22,6 +22,11 @@ def single_task_configs(config: RunConfig) -> tuple[RunConfig, ...]:
     if not make_benchmark(config.benchmark).has_single_task_runs or config.is_single_task:
         return ()
     return tuple(config.single_task(task) for task in config.tasks)
+
+
+def single_tasks(configs: Iterable[RunConfig]) -> tuple[RunConfig, ...]:
+    """The runs that give the baselines of all of ``configs``, each once."""
+    return tuple({single.name: single for config in configs for single in single_task_configs(config)}.values())
 
 
 def own_baselines(config: RunConfig, runs: Iterable[RunResult]) -> tuple[Baseline, ...]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
-from mtl_benchmarks.baselines import single_task_configs
+from mtl_benchmarks.baselines import single_tasks
 from mtl_benchmarks.command_line import Plan
 from mtl_benchmarks.components import make_benchmark
 from mtl_benchmarks.config import RunConfig
@@ -31,8 +31,7 @@ def open_console() -> Console:
 
 def with_baselines(configs: Sequence[RunConfig]) -> tuple[RunConfig, ...]:
     """The configurations with the single-task runs they are measured against, each once, these first."""
-    singles = {single.name: single for config in configs for single in single_task_configs(config)}
-    return (*singles.values(), *configs)
+    return (*single_tasks(configs), *configs)
 
 
 def execute(plan: Plan, console: Console) -> list[RunResult]:
