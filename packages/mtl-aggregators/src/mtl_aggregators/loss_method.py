@@ -69,8 +69,8 @@ def above(
         for i in np.flatnonzero(low).tolist()
     )
     raise InvalidInputError(
-        f"`losses` must lie above their lower bound for {method}, got {found}. Add a constant to these losses, or give "
-        "a lower bound where the method takes one."
+        f"`losses` must lie above their lower bound for {method}, got {found}. Add a constant to these losses, or, "
+        "where the method takes it, say bound= what they stay above."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mtl_core import checks
+from mtl_core.arguments import Losses, read_features, read_losses, read_shared
 from mtl_core.backward import (
     batched_rows,
     check_finite_losses,
@@ -20,7 +21,7 @@ from mtl_core.backward import (
 )
 from mtl_core.deferred import DeferredGradients, through_features, weighted_backward
 from mtl_core.distributed import is_sharded
-from mtl_core.errors import InvalidInputError, NoLossesError, NonScalarLossError, NoSharedParametersError
+from mtl_core.errors import InvalidInputError
 from mtl_core.gramian import gramian_of
 from mtl_core.graph import Outputs, batches_well, check_attached, heads_above, is_compiled
 from mtl_core.rows import GradientRows
@@ -33,9 +34,6 @@ __all__ = ["Keep", "Losses", "TaskGradients", "collect", "gramian_of"]
 
 Keep = Literal["jacobian", "scattered", "gramian", "features"]
 """What ``collect`` keeps of the gradients."""
-
-Losses = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
-"""Task losses: a tensor ``[m]``, a sequence of scalars, or a mapping from task name to scalar."""
 
 
 def collect(
@@ -111,13 +109,13 @@ def collect(
         >>> theta.grad
         tensor([2., 1.])
     """
-    outputs, names = _read_losses(losses, tasks)
+    outputs, names = read_losses(losses, tasks)
     gradients = differentiate(
         outputs,
         names,
         range(len(names)),
-        _read_shared(shared),
-        features=None if features is None else _read_features(features),
+        read_shared(shared),
+        features=None if features is None else read_features(features),
         heads=tuple(p for p in heads if p.requires_grad),
         chunk_size=chunk_size,
         group=group,
@@ -243,59 +241,3 @@ def _deferred(
     return DeferredGradients(
         gramian, backward, shared, losses=losses, tasks=names, present=index, heads=heads, head_gradients=head_rows
     )
-
-
-def _read_losses(losses: Losses, tasks: Sequence[str] | None) -> tuple[tuple[Tensor, ...] | Tensor, tuple[str, ...]]:
-    outputs: tuple[Tensor, ...] | Tensor
-    names = None if tasks is None else tuple(tasks)
-    if isinstance(losses, Mapping):
-        names, outputs = tuple(losses), tuple(losses.values())
-    elif isinstance(losses, Tensor):
-        if losses.ndim != 1:
-            raise NonScalarLossError(
-                "`losses` must be a tensor of shape [m], a sequence of scalars or a mapping, got shape "
-                f"{tuple(losses.shape)}. "
-                "Stack one scalar per task."
-            )
-        outputs = losses
-    else:
-        outputs = tuple(losses)
-    if len(outputs) == 0:
-        raise NoLossesError("`losses` must hold at least one loss, got none.")
-    names = tuple(str(i) for i in range(len(outputs))) if names is None else names
-    if len(names) != len(outputs):
-        raise InvalidInputError(f"`tasks` must name each of the {len(outputs)} losses, got {len(names)} names.")
-    if not isinstance(outputs, Tensor):
-        outputs = tuple(checks.scalar_loss(name, loss) for name, loss in zip(names, outputs, strict=True))
-    return outputs, names
-
-
-def _read_shared(shared: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    if isinstance(shared, Tensor):
-        raise InvalidInputError("`shared` must be parameters, got one tensor. Wrap it in a list.")
-    found = list(shared)
-    trainable = tuple({id(p): p for p in found if p.requires_grad}.values())
-    if not trainable:
-        raise NoSharedParametersError(
-            f"`shared` must hold at least one trainable parameter, got {len(found)} parameter(s)"
-            f"{', all frozen. Set requires_grad=True on what the tasks are to share' if found else ''}."
-        )
-    devices = {p.device for p in trainable}
-    if len(devices) > 1:
-        raise InvalidInputError(
-            f"`shared` must lie on one device, got {sorted(map(str, devices))}. Collect each device's parameters by "
-            "themselves."
-        )
-    return trainable
-
-
-def _read_features(features: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    found = (features,) if isinstance(features, Tensor) else tuple(features)
-    loose = [i for i, z in enumerate(found) if not z.requires_grad]
-    if not found or loose:
-        raise InvalidInputError(
-            "`features` must be outputs of the trunk with their graph, got "
-            f"{f'detached tensors at {loose}' if loose else 'none'}. "
-            "Do not detach them before computing the losses."
-        )
-    return found
