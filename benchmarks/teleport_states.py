@@ -34,7 +34,7 @@ from mtl_benchmarks.components import make_benchmark, resolve_benchmark
 from mtl_benchmarks.figures import _figure, _save
 from mtl_core import Problem
 from mtl_core.conflict import mean_cosines
-from mtl_core.step import collect_problem
+from mtl_core.stepping import collect_problem
 from mtl_teleport import COST, DominatedConflict, RandomTeleport
 from mtl_teleport.acceptance import probe_losses
 from mtl_teleport.isolation import isolated

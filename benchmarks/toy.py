@@ -25,8 +25,8 @@ from rich.table import Table
 
 from mtl_benchmarks import Choice, RunConfig, RunDirectory, RunResult
 from mtl_benchmarks.benchmarks.toy import optimum
-from mtl_benchmarks.control import lengths_of
 from mtl_benchmarks.figures import toy_trajectories
+from mtl_benchmarks.matching_lengths import lengths_of
 from mtl_benchmarks.pool import run_all
 
 STARTS = (0, 1, 2)

@@ -134,7 +134,7 @@ def test_nearly_stationary_points_neither_fail_nor_leave_the_ball(closeness: flo
 def test_failure_is_loud(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    module = sys.modules["mtl_aggregators.solvers.cagrad"]
+    module = sys.modules["mtl_aggregators.solvers.ball_dual"]
     monkeypatch.setattr(module, "non_negative_least_squares", lambda *_: None)
     with pytest.raises(SolverError, match="CAGrad's dual"):
         ball_dual(np.eye(3), linear=1.0, norm=0.4)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import mtl_core
 from mtl_aggregators import LS, MARIGOLD, AuxiliaryWeights, Bilevel, MainTasks, SoftmaxWeights, WorstCaseDecrement
-from mtl_aggregators.hypergradient import exact_hypergradient
-from mtl_aggregators.trial import TrialOptimizer
-from mtl_aggregators.upper import Outcome
-from mtl_aggregators.weight_models import WeightModel
+from mtl_aggregators.bilevel.hypergradient import exact_hypergradient
+from mtl_aggregators.bilevel.objectives import Outcome
+from mtl_aggregators.bilevel.trial_optimizer import TrialOptimizer
+from mtl_aggregators.bilevel.weight_models import WeightModel
 from mtl_core.errors import InvalidInputError, InvalidParameterError, NonFiniteLossError, UnknownNameError
 from mtl_core.preservation import preserved
 from mtl_core.testing import small_problem

@@ -36,7 +36,7 @@ from mtl_aggregators import (
     Bilevel,
     MainTasks,
 )
-from mtl_aggregators.adam import Adam
+from mtl_aggregators.bases.adam import Adam
 from mtl_core.errors import InvalidInputError, InvalidParameterError
 from mtl_core.testing import losses as drawn_losses
 from mtl_core.testing import small_problem

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from mtl_benchmarks.baselines import own_baselines
 from mtl_benchmarks.command_line import parse_choice
-from mtl_benchmarks.control import lengths_of
+from mtl_benchmarks.matching_lengths import lengths_of
 from mtl_benchmarks.metrics import delta_m
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.pool import run_all

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from mtl_core import DetachedLossError, InvalidInputError, collect
-from mtl_core.streaming import streamed_gramian
+from mtl_core.collecting.streaming import streamed_gramian
 from mtl_core.testing import small_problem
 
 WIDTH = 6

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtl_core import dominated_conflict, mean_cosines, step
-from mtl_core.task_gradients import TaskGradients
+from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.testing import small_problem
 
 WAITING = {
@@ -82,7 +82,7 @@ def test_a_step_copies_once_and_reads_nothing_else(
     optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1, foreach=False)
     step(problem, batch, optimizer, method, keep=keep)
     monkeypatch.setattr("mtl_core.gradients.check_finite_losses", lambda *_: None)  # done on CPU tensors only
-    monkeypatch.setattr("mtl_core.task_gradients.TaskGradients._check_weights", _unchecked)  # likewise
+    monkeypatch.setattr("mtl_core.collecting.task_gradients.TaskGradients._check_weights", _unchecked)  # likewise
     with CountWaits(monkeypatch) as counted:
         step(problem, batch, optimizer, method, keep=keep)
     assert counted.copies == 1

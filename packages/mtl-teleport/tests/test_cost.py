@@ -14,7 +14,7 @@ import mtl_core
 from mtl_core import Problem, StepOptions, StepReport
 from mtl_core.errors import InvalidInputError, InvalidParameterError, NonFiniteLossError
 from mtl_core.preservation import Trace
-from mtl_core.step import collect_problem
+from mtl_core.stepping import collect_problem
 from mtl_teleport import COST, AnyMeanConflict, Dense, DominatedConflict, LoRA, TeleportReport, WeakConflict
 from mtl_teleport.search import task_gramian
 from mtl_teleport.triggers import Trigger
@@ -573,7 +573,7 @@ class TestSearch:
             looks.append(1)
             return task_gramian(*arguments)
 
-        monkeypatch.setattr("mtl_teleport.setting.task_gramian", count)
+        monkeypatch.setattr("mtl_teleport.search_context.task_gramian", count)
         found = {}
         for name, settings in (("train", {}), ("eval", {"mode": "eval"})):
             problem, batch = conflicting()

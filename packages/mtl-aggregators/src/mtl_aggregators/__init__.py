@@ -1,32 +1,34 @@
 """Task-weighting methods for multi-task optimisation, on exact and scale-free solvers."""
 
 from mtl_aggregators.aligned_mtl import AlignedMTL
-from mtl_aggregators.base import GramianMethod, RegularisedSolve
-from mtl_aggregators.bilevel import Bilevel
+from mtl_aggregators.bases.facts import Facts, Scale
+from mtl_aggregators.bases.gramian_method import GramianMethod, RegularisedSolve
+from mtl_aggregators.bases.jacobian_method import JacobianMethod, LossAwareMethod
+from mtl_aggregators.bases.three_batches import ThreeBatches, in_threes
+from mtl_aggregators.bilevel.hypergradient import exact_hypergradient
+from mtl_aggregators.bilevel.marigold import MARIGOLD
+from mtl_aggregators.bilevel.method import Bilevel
+from mtl_aggregators.bilevel.objectives import MainTasks, Outcome, WorstCaseDecrement
+from mtl_aggregators.bilevel.weight_models import AuxiliaryWeights, SoftmaxWeights
 from mtl_aggregators.cagrad import CAGrad
 from mtl_aggregators.config import ConFIG
-from mtl_aggregators.conflict import plumbline, stationarity_gap
 from mtl_aggregators.cosmos import COSMOS
 from mtl_aggregators.cr_mogm import CRMOGM
 from mtl_aggregators.db_mtl import DBMTL
 from mtl_aggregators.dualproj import DualProj
 from mtl_aggregators.dwa import DWA
 from mtl_aggregators.excess_mtl import ExcessMTL
-from mtl_aggregators.facts import Facts, Scale
 from mtl_aggregators.fairgrad import FairGrad
 from mtl_aggregators.famo import FAMO
 from mtl_aggregators.grad_norm import GradNorm
 from mtl_aggregators.graddrop import GradDrop
 from mtl_aggregators.gradvac import GradVac, GroupedGradVac
-from mtl_aggregators.hypergradient import exact_hypergradient
 from mtl_aggregators.imgrad import IMGrad
 from mtl_aggregators.imtl import IMTL
 from mtl_aggregators.imtl_g import IMTLG
 from mtl_aggregators.imtl_l import IMTLL
-from mtl_aggregators.jacobian_method import JacobianMethod, LossAwareMethod
 from mtl_aggregators.krum import Krum
 from mtl_aggregators.log_transform import log_transform
-from mtl_aggregators.marigold import MARIGOLD
 from mtl_aggregators.mgda import MGDA
 from mtl_aggregators.moco import MoCo
 from mtl_aggregators.modo import MoDo
@@ -37,13 +39,11 @@ from mtl_aggregators.pcgrad import PCGrad
 from mtl_aggregators.registry import available, describe, make
 from mtl_aggregators.scalar import GLS, LS, RLW, SI
 from mtl_aggregators.sdmgrad import SDMGrad
+from mtl_aggregators.stationarity import plumbline, stationarity_gap
 from mtl_aggregators.stch import STCH
-from mtl_aggregators.three_batches import ThreeBatches, in_threes
 from mtl_aggregators.trimmed_mean import TrimmedMean
 from mtl_aggregators.upgrad import UPGrad
-from mtl_aggregators.upper import MainTasks, Outcome, WorstCaseDecrement
 from mtl_aggregators.uw import UW
-from mtl_aggregators.weight_models import AuxiliaryWeights, SoftmaxWeights
 
 __version__ = "0.1.0"
 

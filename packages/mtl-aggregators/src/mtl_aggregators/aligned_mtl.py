@@ -9,9 +9,9 @@ import numpy as np
 from scipy.linalg.lapack import dgejsv, dpstrf
 from torch import Tensor
 
-from mtl_aggregators.base import GramianMethod
-from mtl_aggregators.facts import Facts, Law, Scale
-from mtl_aggregators.parameters import match_tasks, weight_vector
+from mtl_aggregators.bases.facts import Facts, Law, Scale
+from mtl_aggregators.bases.gramian_method import GramianMethod
+from mtl_aggregators.bases.parameters import match_tasks, weight_vector
 from mtl_aggregators.solvers import UnitRows, unit_rows
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import checks

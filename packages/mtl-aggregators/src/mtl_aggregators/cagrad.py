@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl_aggregators.base import GramianMethod
-from mtl_aggregators.facts import Facts, Law, Scale
+from mtl_aggregators.bases.facts import Facts, Law, Scale
+from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.solvers import ball_dual, device
 from mtl_aggregators.solvers.device.rows import Backend
 from mtl_aggregators.solvers.rows import RESOLUTION

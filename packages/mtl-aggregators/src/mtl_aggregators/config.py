@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from mtl_aggregators.base import GramianMethod
-from mtl_aggregators.facts import Facts, Law, Scale
-from mtl_aggregators.parameters import match_tasks, weight_vector
+from mtl_aggregators.bases.facts import Facts, Law, Scale
+from mtl_aggregators.bases.gramian_method import GramianMethod
+from mtl_aggregators.bases.parameters import match_tasks, weight_vector
 from mtl_aggregators.solvers import Solution, unit_rows
 from mtl_aggregators.solvers.equal_projection import equal_shares
 from mtl_aggregators.solvers.rows import RESOLUTION

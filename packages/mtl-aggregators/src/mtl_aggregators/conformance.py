@@ -12,11 +12,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from mtl_aggregators.facts import Facts, Law
-from mtl_aggregators.three_batches import ThreeBatchMethod
+from mtl_aggregators.bases.facts import Facts, Law
+from mtl_aggregators.bases.three_batches import ThreeBatchMethod
+from mtl_core.collecting.gramian import gramian_of, weighted_sum
 from mtl_core.conflict import individual_progress
 from mtl_core.errors import InvalidInputError, MissingExtraError, UnknownNameError
-from mtl_core.gramian import gramian_of, weighted_sum
 
 try:
     from hypothesis import HealthCheck, given, settings

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtl_aggregators.facts import Facts, Scale
-from mtl_aggregators.loss_method import LossMethod
-from mtl_aggregators.parameters import match_tasks, weight_vector
+from mtl_aggregators.bases.facts import Facts, Scale
+from mtl_aggregators.bases.loss_method import LossMethod
+from mtl_aggregators.bases.parameters import match_tasks, weight_vector
 from mtl_core import checks
 
 __all__ = ["COSMOS"]

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mtl_aggregators.facts import Facts
-from mtl_aggregators.parameters import same_tasks
+from mtl_aggregators.bases.facts import Facts
+from mtl_aggregators.bases.parameters import same_tasks
 from mtl_core import TaskGradients, checks
+from mtl_core.collecting.gramian import gramian_of, weighted_sum
 from mtl_core.errors import InvalidInputError
-from mtl_core.gramian import gramian_of, weighted_sum
 
 __all__ = ["CRMOGM"]
 

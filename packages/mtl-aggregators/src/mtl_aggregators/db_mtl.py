@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_aggregators.facts import Facts, Law, Scale
-from mtl_aggregators.jacobian_method import LossAwareMethod, positive_losses
-from mtl_aggregators.parameters import same_tasks
+from mtl_aggregators.bases.facts import Facts, Law, Scale
+from mtl_aggregators.bases.jacobian_method import LossAwareMethod, positive_losses
+from mtl_aggregators.bases.parameters import same_tasks
 from mtl_core import checks
 
 __all__ = ["DBMTL"]

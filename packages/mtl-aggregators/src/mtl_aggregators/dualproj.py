@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl_aggregators.cone_method import ConeMethod
-from mtl_aggregators.facts import Facts
-from mtl_aggregators.parameters import match_tasks
+from mtl_aggregators.bases.cone_method import ConeMethod
+from mtl_aggregators.bases.facts import Facts
+from mtl_aggregators.bases.parameters import match_tasks
 from mtl_aggregators.solvers import device, project
 from mtl_aggregators.solvers.solution import Vector
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mtl_aggregators.facts import Facts, Scale
-from mtl_aggregators.loss_method import LossMethod
+from mtl_aggregators.bases.facts import Facts, Scale
+from mtl_aggregators.bases.loss_method import LossMethod
 from mtl_core import checks
 from mtl_core.errors import InvalidInputError
 

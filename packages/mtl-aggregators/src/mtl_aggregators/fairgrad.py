@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from mtl_aggregators.base import GramianMethod
-from mtl_aggregators.facts import Facts, Law, Scale
+from mtl_aggregators.bases.facts import Facts, Law, Scale
+from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.solvers import Solution, device, fair_point, fair_residual
 from mtl_aggregators.solvers.device.rows import Backend
 from mtl_aggregators.solvers.solution import Vector

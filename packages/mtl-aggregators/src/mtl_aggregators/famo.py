@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl_aggregators.adam import Mask, on_host
-from mtl_aggregators.facts import Facts, Scale
-from mtl_aggregators.loss_method import TrainedLossMethod, above, bound_vector, softmax
+from mtl_aggregators.bases.adam import Mask, on_host
+from mtl_aggregators.bases.facts import Facts, Scale
+from mtl_aggregators.bases.loss_method import TrainedLossMethod, above, bound_vector, softmax
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import checks
 

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn, optim
 
-from mtl_aggregators.adam import Adam
-from mtl_aggregators.base import GramianMethod
-from mtl_aggregators.facts import Facts, Scale
-from mtl_aggregators.parameters import same_tasks
+from mtl_aggregators.bases.adam import Adam
+from mtl_aggregators.bases.facts import Facts, Scale
+from mtl_aggregators.bases.gramian_method import GramianMethod
+from mtl_aggregators.bases.parameters import same_tasks
 from mtl_aggregators.scalar import LS
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import MicroBatches, Problem, StepOptions, StepReport, checks, collect
 from mtl_core.distributed import broadcast_buffers_
 from mtl_core.errors import InvalidInputError, InvalidParameterError
-from mtl_core.step import step_from_losses
+from mtl_core.stepping import step_from_losses
 
 __all__ = ["GradNorm"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_aggregators.facts import Facts, Law, Scale
-from mtl_aggregators.jacobian_method import JacobianMethod
-from mtl_aggregators.parameters import match_tasks
+from mtl_aggregators.bases.facts import Facts, Law, Scale
+from mtl_aggregators.bases.jacobian_method import JacobianMethod
+from mtl_aggregators.bases.parameters import match_tasks
 from mtl_core.errors import InvalidParameterError
 
 __all__ = ["GradDrop"]

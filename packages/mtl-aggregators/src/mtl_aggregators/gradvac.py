@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl_aggregators.base import GramianMethod
-from mtl_aggregators.facts import Facts, Law, Scale
-from mtl_aggregators.jacobian_method import JacobianMethod
-from mtl_aggregators.parameters import same_tasks
+from mtl_aggregators.bases.facts import Facts, Law, Scale
+from mtl_aggregators.bases.gramian_method import GramianMethod
+from mtl_aggregators.bases.jacobian_method import JacobianMethod
+from mtl_aggregators.bases.parameters import same_tasks
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import Problem, checks
+from mtl_core.collecting.flat import flat_size
+from mtl_core.collecting.gramian import gramian_of, weighted_sum
 from mtl_core.errors import InvalidInputError, InvalidParameterError
-from mtl_core.flat import flat_size
-from mtl_core.gramian import gramian_of, weighted_sum
 
 __all__ = ["GradVac", "GroupedGradVac"]
 

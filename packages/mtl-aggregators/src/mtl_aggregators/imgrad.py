@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl_aggregators.base import GramianMethod
+from mtl_aggregators.bases.facts import Facts, Law, Scale
+from mtl_aggregators.bases.gramian_method import GramianMethod
+from mtl_aggregators.bases.periodic_weights import HeldWeights
 from mtl_aggregators.cagrad import CAGrad
-from mtl_aggregators.conflict import cosine_to_closest
-from mtl_aggregators.facts import Facts, Law, Scale
 from mtl_aggregators.fairgrad import FairGrad
-from mtl_aggregators.held import HeldWeights
 from mtl_aggregators.nash_mtl import NashMTL
 from mtl_aggregators.solvers import device
 from mtl_aggregators.solvers.device.rows import Backend, unit_rows
 from mtl_aggregators.solvers.rows import RESOLUTION
 from mtl_aggregators.solvers.solution import Vector
+from mtl_aggregators.stationarity import cosine_to_closest
 from mtl_core import checks
 from mtl_core.errors import InvalidParameterError
 

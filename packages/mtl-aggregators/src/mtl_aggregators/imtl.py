@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl_aggregators.adam import Adam, on_host
-from mtl_aggregators.base import GramianMethod
-from mtl_aggregators.facts import Facts
+from mtl_aggregators.bases.adam import Adam, on_host
+from mtl_aggregators.bases.facts import Facts
+from mtl_aggregators.bases.gramian_method import GramianMethod
+from mtl_aggregators.bases.parameters import same_tasks
 from mtl_aggregators.imtl_g import IMTLG
-from mtl_aggregators.parameters import same_tasks
 from mtl_aggregators.solvers.solution import Vector
 
 __all__ = ["IMTL"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtl_aggregators.base import GramianMethod
-from mtl_aggregators.facts import Facts, Scale
+from mtl_aggregators.bases.facts import Facts, Scale
+from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import checks
 from mtl_core.errors import InvalidInputError, InvalidParameterError

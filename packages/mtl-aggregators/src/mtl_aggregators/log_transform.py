@@ -9,11 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn, optim
 
-from mtl_aggregators.facts import Facts
-from mtl_aggregators.loss_method import above
+from mtl_aggregators.bases.facts import Facts
+from mtl_aggregators.bases.loss_method import above
 from mtl_core import InvalidInputError, Problem, StepOptions, StepReport, TaskLosses, checks
 from mtl_core.combination import is_loss_weighting
-from mtl_core.step import step
+from mtl_core.stepping import step
 
 __all__ = ["LogGramian", "LogLosses", "LogStep", "log_transform"]
 

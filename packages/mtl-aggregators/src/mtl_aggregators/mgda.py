@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl_aggregators.base import GramianMethod
-from mtl_aggregators.facts import Facts, Law, Scale
+from mtl_aggregators.bases.facts import Facts, Law, Scale
+from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.solvers import device, min_norm
 from mtl_aggregators.solvers.device.rows import Backend, unit_rows
 from mtl_aggregators.solvers.solution import Vector

@@ -7,12 +7,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mtl_aggregators.facts import Facts, Law, Scale
-from mtl_aggregators.jacobian_method import LossAwareMethod, positive_losses
-from mtl_aggregators.parameters import same_tasks
+from mtl_aggregators.bases.facts import Facts, Law, Scale
+from mtl_aggregators.bases.jacobian_method import LossAwareMethod, positive_losses
+from mtl_aggregators.bases.parameters import same_tasks
 from mtl_aggregators.solvers.simplex import project_simplex
 from mtl_core import checks
-from mtl_core.gramian import gramian_of
+from mtl_core.collecting.gramian import gramian_of
 
 __all__ = ["MoCo"]
 

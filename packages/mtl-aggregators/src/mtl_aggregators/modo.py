@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from mtl_aggregators.facts import Facts, Scale
-from mtl_aggregators.parameters import same_tasks
+from mtl_aggregators.bases.facts import Facts, Scale
+from mtl_aggregators.bases.parameters import same_tasks
+from mtl_aggregators.bases.three_batches import ThreeBatchMethod
 from mtl_aggregators.solvers.simplex import project_simplex
-from mtl_aggregators.three_batches import ThreeBatchMethod
 from mtl_core import checks
 
 __all__ = ["MoDo"]

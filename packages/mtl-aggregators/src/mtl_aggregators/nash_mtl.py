@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl_aggregators.base import GramianMethod
-from mtl_aggregators.facts import Facts, Law, Scale
-from mtl_aggregators.held import HeldWeights
+from mtl_aggregators.bases.facts import Facts, Law, Scale
+from mtl_aggregators.bases.gramian_method import GramianMethod
+from mtl_aggregators.bases.periodic_weights import HeldWeights
 from mtl_aggregators.solvers import device, fair_point
 from mtl_aggregators.solvers.device.rows import Backend
 from mtl_aggregators.solvers.solution import Vector

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl_aggregators.base import GramianMethod
-from mtl_aggregators.facts import Facts, Law, Scale
-from mtl_aggregators.parameters import match_tasks, same_tasks
+from mtl_aggregators.bases.facts import Facts, Law, Scale
+from mtl_aggregators.bases.gramian_method import GramianMethod
+from mtl_aggregators.bases.parameters import match_tasks, same_tasks
 from mtl_aggregators.solvers import unit_rows
 from mtl_aggregators.solvers.least_distance import least_distance
 from mtl_aggregators.solvers.rows import RESOLUTION

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from mtl_aggregators.base import GramianMethod
-from mtl_aggregators.facts import Facts, Scale
+from mtl_aggregators.bases.facts import Facts, Scale
+from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import checks
 

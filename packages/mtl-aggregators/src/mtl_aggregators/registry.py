@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mtl_aggregators.aligned_mtl import AlignedMTL
+from mtl_aggregators.bilevel.marigold import MARIGOLD
 from mtl_aggregators.cagrad import CAGrad
 from mtl_aggregators.config import ConFIG
 from mtl_aggregators.cosmos import COSMOS
@@ -25,7 +26,6 @@ from mtl_aggregators.imtl import IMTL
 from mtl_aggregators.imtl_g import IMTLG
 from mtl_aggregators.imtl_l import IMTLL
 from mtl_aggregators.krum import Krum
-from mtl_aggregators.marigold import MARIGOLD
 from mtl_aggregators.mgda import MGDA
 from mtl_aggregators.moco import MoCo
 from mtl_aggregators.modo import MoDo

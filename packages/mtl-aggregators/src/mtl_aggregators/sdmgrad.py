@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_aggregators.facts import Facts, Law, Scale
-from mtl_aggregators.parameters import match_tasks, same_tasks, weight_vector
+from mtl_aggregators.bases.facts import Facts, Law, Scale
+from mtl_aggregators.bases.parameters import match_tasks, same_tasks, weight_vector
+from mtl_aggregators.bases.three_batches import ThreeBatchMethod
 from mtl_aggregators.solvers.simplex import project_simplex
-from mtl_aggregators.three_batches import ThreeBatchMethod
 from mtl_core import checks
 
 __all__ = ["SDMGrad"]

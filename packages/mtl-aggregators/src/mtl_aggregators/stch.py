@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mtl_aggregators.facts import Facts, Scale
-from mtl_aggregators.loss_method import LossMethod, above, bound_vector
-from mtl_aggregators.parameters import match_tasks, weight_vector
+from mtl_aggregators.bases.facts import Facts, Scale
+from mtl_aggregators.bases.loss_method import LossMethod, above, bound_vector
+from mtl_aggregators.bases.parameters import match_tasks, weight_vector
 from mtl_core import checks
 from mtl_core.errors import InvalidInputError
 

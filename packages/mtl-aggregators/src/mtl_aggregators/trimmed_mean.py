@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl_aggregators.facts import Facts, Scale
-from mtl_aggregators.jacobian_method import JacobianMethod
+from mtl_aggregators.bases.facts import Facts, Scale
+from mtl_aggregators.bases.jacobian_method import JacobianMethod
 from mtl_core import checks
 from mtl_core.errors import InvalidInputError
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from mtl_aggregators.cone_method import ConeMethod
-from mtl_aggregators.facts import Facts
-from mtl_aggregators.parameters import match_tasks
+from mtl_aggregators.bases.cone_method import ConeMethod
+from mtl_aggregators.bases.facts import Facts
+from mtl_aggregators.bases.parameters import match_tasks
 from mtl_aggregators.solvers import device, project_rows
 from mtl_aggregators.solvers.solution import Vector
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl_aggregators.adam import on_host
-from mtl_aggregators.facts import Facts, Scale
-from mtl_aggregators.loss_method import TrainedLossMethod
+from mtl_aggregators.bases.adam import on_host
+from mtl_aggregators.bases.facts import Facts, Scale
+from mtl_aggregators.bases.loss_method import TrainedLossMethod
 
 __all__ = ["UW"]
 

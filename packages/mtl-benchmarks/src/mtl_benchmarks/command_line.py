@@ -22,7 +22,7 @@ from mtl_benchmarks.components import (
     teleport_class,
 )
 from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.control import matching_lengths
+from mtl_benchmarks.matching_lengths import matching_lengths
 from mtl_benchmarks.options import Choice, option_defaults
 from mtl_benchmarks.report import find_runs
 from mtl_core.errors import InvalidInputError, InvalidParameterError, UnknownNameError

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from mtl_benchmarks.command_line import Plan, parse_seeds
 from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.control import lengths_of
+from mtl_benchmarks.matching_lengths import lengths_of
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.report import Moves, moves
 from mtl_benchmarks.runner import RunResult

@@ -21,7 +21,7 @@ from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.command_line import parse_choice, parse_seeds
 from mtl_benchmarks.components import make_benchmark, method_class, resolve_benchmark
 from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.control import lengths_of
+from mtl_benchmarks.matching_lengths import lengths_of
 from mtl_benchmarks.metrics import delta_m
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.pool import run_all

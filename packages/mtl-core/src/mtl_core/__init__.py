@@ -38,7 +38,7 @@ from mtl_core.per_task import collect_per_task
 from mtl_core.problem import Problem, TaskLosses
 from mtl_core.protocols import Aggregator, Event, LossWeighting, Method, Weighting
 from mtl_core.report import Note, SkippedUpdate, StepOptions, StepReport
-from mtl_core.step import step
+from mtl_core.stepping import step
 
 __version__ = "0.1.0"
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtl_core.collecting.flat import Row
+from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.collection import collect_problem
 from mtl_core.errors import InvalidInputError
-from mtl_core.flat import Row
 from mtl_core.preservation import preserved
 from mtl_core.problem import Problem
 from mtl_core.report import StepOptions
-from mtl_core.task_gradients import TaskGradients
 
 __all__ = ["MicroBatches", "accumulate", "mean_losses"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.gradients import differentiate
 from mtl_core.problem import Problem, TaskLosses
 from mtl_core.report import StepOptions
-from mtl_core.task_gradients import TaskGradients
 
 __all__ = ["collect_problem"]
 

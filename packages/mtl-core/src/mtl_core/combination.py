@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mtl_core.collecting.flat import flat_size
+from mtl_core.collecting.gramian import gramian_of
+from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.errors import InvalidInputError
-from mtl_core.flat import flat_size
-from mtl_core.gramian import gramian_of
 from mtl_core.problem import Problem
-from mtl_core.task_gradients import TaskGradients
 
 __all__ = ["combine", "combine_per_group", "gramian_weights", "is_loss_weighting", "loss_weights"]
 

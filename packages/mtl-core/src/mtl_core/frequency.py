@@ -14,7 +14,7 @@ from mtl_core.errors import InvalidInputError
 from mtl_core.problem import Problem, TaskLosses
 from mtl_core.protocols import AnyMethod, Weighting
 from mtl_core.report import StepOptions, StepReport
-from mtl_core.step import step, step_from_losses
+from mtl_core.stepping import step, step_from_losses
 
 __all__ = ["TaskSampling", "UpdateEvery"]
 

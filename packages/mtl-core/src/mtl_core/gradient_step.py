@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, optim
 
+from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.combination import combine, combine_per_group
 from mtl_core.distributed import is_sharded, shard_group
 from mtl_core.errors import InvalidJacobianError, InvalidParameterError
 from mtl_core.problem import Problem
 from mtl_core.protocols import AnyMethod, Event
 from mtl_core.report import Note, SkippedUpdate, StepOptions, StepReport
-from mtl_core.task_gradients import TaskGradients
 from mtl_core.update import events_of, look_back, update
 
 __all__ = ["finish"]

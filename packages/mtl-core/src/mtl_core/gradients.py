@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mtl_core import checks
-from mtl_core.arguments import Losses, read_features, read_losses, read_shared
-from mtl_core.backward import (
+from mtl_core.collecting.arguments import Losses, read_features, read_losses, read_shared
+from mtl_core.collecting.backward import (
     batched_rows,
     check_finite_losses,
     feature_rows,
@@ -19,16 +19,16 @@ from mtl_core.backward import (
     head_gradients,
     sequential_rows,
 )
-from mtl_core.deferred import DeferredGradients, through_features, weighted_backward
+from mtl_core.collecting.deferred import DeferredGradients, through_features, weighted_backward
+from mtl_core.collecting.gramian import gramian_of
+from mtl_core.collecting.graph import Outputs, batches_well, check_attached, heads_above, is_compiled
+from mtl_core.collecting.rows import GradientRows
+from mtl_core.collecting.sharded import ScatteredGradients, differentiate_sharded
+from mtl_core.collecting.store import Store
+from mtl_core.collecting.streaming import streamed_gramian
+from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.distributed import is_sharded
 from mtl_core.errors import InvalidInputError
-from mtl_core.gramian import gramian_of
-from mtl_core.graph import Outputs, batches_well, check_attached, heads_above, is_compiled
-from mtl_core.rows import GradientRows
-from mtl_core.sharded import ScatteredGradients, differentiate_sharded
-from mtl_core.store import Store
-from mtl_core.streaming import streamed_gramian
-from mtl_core.task_gradients import TaskGradients
 
 __all__ = ["Keep", "Losses", "TaskGradients", "collect", "gramian_of"]
 

@@ -10,13 +10,13 @@ import torch.distributed as dist
 from torch import Tensor, optim
 
 from mtl_core.accumulation import MicroBatches, mean_losses
-from mtl_core.backward import check_finite_losses
+from mtl_core.collecting.backward import check_finite_losses
+from mtl_core.collecting.flat import pick
+from mtl_core.collecting.graph import check_attached
 from mtl_core.collection import collect_problem
 from mtl_core.combination import loss_weights
 from mtl_core.distributed import is_sharded, mean_over_tasks_present_, shard_group, sum_over_ranks_
-from mtl_core.flat import pick
 from mtl_core.gradient_step import finish
-from mtl_core.graph import check_attached
 from mtl_core.problem import Problem, TaskLosses
 from mtl_core.report import StepOptions, StepReport
 from mtl_core.update import events_of, look_back, update

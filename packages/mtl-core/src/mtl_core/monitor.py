@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.conflict import imbalance_ratio, mean_cosines, weak_conflict
 from mtl_core.errors import InvalidInputError
 from mtl_core.report import StepReport
-from mtl_core.task_gradients import TaskGradients
 
 __all__ = ["ConflictMonitor", "EpochConflict"]
 

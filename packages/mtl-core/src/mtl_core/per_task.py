@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mtl_core import checks
-from mtl_core.backward import check_finite_losses
+from mtl_core.collecting.backward import check_finite_losses
+from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.errors import InvalidInputError, NoLossesError, NonScalarLossError
 from mtl_core.problem import Problem, SharedSpec
-from mtl_core.task_gradients import TaskGradients
 
 __all__ = ["collect_per_task"]
 

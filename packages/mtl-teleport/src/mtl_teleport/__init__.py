@@ -1,9 +1,9 @@
 """Symmetry teleportation for multi-task optimisation: COST, trajectory reuse, adapters and triggers."""
 
 from mtl_teleport.adapters import OFT, Adapter, AdapterSession, Dense, LoHa, LoKr, LoRA, PeftAdapter, PeftLoRA
-from mtl_teleport.control import RandomTeleport
 from mtl_teleport.cost import COST
 from mtl_teleport.history import modulated, trajectory_cosine
+from mtl_teleport.random_teleport import RandomTeleport
 from mtl_teleport.report import TeleportReport
 from mtl_teleport.triggers import AnyMeanConflict, DominatedConflict, MajorityConflict, Trigger, WeakConflict
 

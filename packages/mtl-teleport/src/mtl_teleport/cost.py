@@ -12,6 +12,7 @@ from mtl_core import checks
 from mtl_core.errors import InvalidParameterError
 from mtl_teleport.adapters.low_rank import LoRA
 from mtl_teleport.adapters.protocol import Adapter
+from mtl_teleport.double_backward import told_what_to_do, twice_differentiable
 from mtl_teleport.history import HTR
 from mtl_teleport.isolation import Mode
 from mtl_teleport.objective import Balance, Objective, Reference, Units, balance_weights, references
@@ -19,7 +20,6 @@ from mtl_teleport.search import Aim, Climb, SearchKind, penalty, projected
 from mtl_teleport.sharpness import AscentSharpness, ExactSharpness, ProbeNorm, RandomSharpness, Sharpness, SharpnessKind
 from mtl_teleport.teleportation import Proposal, Search, Teleportation, WrappedMethod
 from mtl_teleport.triggers import DominatedConflict, Trigger
-from mtl_teleport.twice import told_what_to_do, twice_differentiable
 
 __all__ = ["COST"]
 

@@ -15,7 +15,7 @@ from mtl_teleport.acceptance import Verdict
 from mtl_teleport.adapters.protocol import write_
 from mtl_teleport.history import trajectory_cosine
 from mtl_teleport.report import TeleportReport, conflict_measures
-from mtl_teleport.setting import Search
+from mtl_teleport.search_context import Search
 
 __all__ = ["Proposal", "Seen", "described", "length_of", "rolled_back", "with_after", "written"]
 

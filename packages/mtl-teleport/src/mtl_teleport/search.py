@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mtl_core.flat import widest_dtype
+from mtl_core.collecting.flat import widest_dtype
 from mtl_core.gradients import gramian_of
 from mtl_core.problem import TaskLosses
 from mtl_teleport.adapters.protocol import AdapterSession

@@ -16,7 +16,7 @@ from mtl_core.errors import InvalidInputError, NonFiniteLossError
 from mtl_core.gradients import TaskGradients
 from mtl_core.problem import Problem
 from mtl_core.report import StepOptions
-from mtl_core.step import collect_problem
+from mtl_core.stepping import collect_problem
 from mtl_teleport import ranks
 
 __all__ = ["check_parameters", "learning_rate", "present_update", "step_gradients"]

@@ -21,8 +21,8 @@ from mtl_core.gradients import TaskGradients
 from mtl_core.preservation import Trace
 from mtl_core.problem import Problem
 from mtl_core.report import StepOptions, StepReport
-from mtl_core.step import AnyMethod, collect_problem, finish
-from mtl_core.step import step as core_step
+from mtl_core.stepping import AnyMethod, collect_problem, finish
+from mtl_core.stepping import step as core_step
 from mtl_teleport.acceptance import judge
 from mtl_teleport.adapters.protocol import write_
 from mtl_teleport.history import HTR, modulated
@@ -30,7 +30,7 @@ from mtl_teleport.isolation import Mode, as_at, isolated
 from mtl_teleport.move import Proposal, Seen, described, length_of, rolled_back, with_after, written
 from mtl_teleport.report import TeleportReport
 from mtl_teleport.schedule import Schedule
-from mtl_teleport.setting import Search, first, open_search
+from mtl_teleport.search_context import Search, first, open_search
 from mtl_teleport.step_gradients import check_parameters, learning_rate, present_update, step_gradients
 from mtl_teleport.triggers import Trigger
 

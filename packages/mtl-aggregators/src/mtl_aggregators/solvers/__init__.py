@@ -5,7 +5,7 @@ unit length, so that neither the size of the gradients nor the ratio of their no
 quantities. A zero row is a task without a say: it gets no weight and does not influence the others.
 """
 
-from mtl_aggregators.solvers.cagrad import BallSolution, ball_dual
+from mtl_aggregators.solvers.ball_dual import BallSolution, ball_dual
 from mtl_aggregators.solvers.dual_cone import project, project_rows
 from mtl_aggregators.solvers.equal_projection import equal_projection
 from mtl_aggregators.solvers.fair_point import fair_point, fair_residual

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from mtl_core.graph import Joint, roots_of
+from mtl_core.collecting.graph import Joint, roots_of
 from mtl_core.problem import Problem, TaskLosses
 from mtl_teleport import ranks
 

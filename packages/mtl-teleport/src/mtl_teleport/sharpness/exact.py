@@ -9,9 +9,9 @@ from torch import Tensor
 
 from mtl_core.problem import TaskLosses
 from mtl_teleport.adapters.protocol import AdapterSession
+from mtl_teleport.double_backward import check_functions
 from mtl_teleport.sharpness.estimate import Point, Sharpness
 from mtl_teleport.sharpness.task_slopes import weighted
-from mtl_teleport.twice import check_functions
 
 __all__ = ["ExactSharpness"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mtl_core.flat import Row, flat_size, flatten_into
+from mtl_core.collecting.flat import Row, flat_size, flatten_into
 
 __all__ = ["GradientRows"]
 

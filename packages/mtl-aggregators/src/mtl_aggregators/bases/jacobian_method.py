@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn, optim
 
+from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.door import finite_jacobian
-from mtl_aggregators.facts import Facts
 from mtl_core import MicroBatches, Problem, StepOptions, StepReport, TaskGradients, accumulate
 from mtl_core.collection import collect_problem
 from mtl_core.distributed import broadcast_buffers_
 from mtl_core.errors import InvalidInputError
-from mtl_core.step import finish
+from mtl_core.stepping import finish
 
 __all__ = ["JacobianMethod", "LossAwareMethod", "positive_losses"]
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node
 
-from mtl_core.flat import flat_size
-from mtl_core.gramian import gramian_of
-from mtl_core.graph import Joint, Outputs, Root, refuse_detached, roots_of
+from mtl_core.collecting.flat import flat_size
+from mtl_core.collecting.gramian import gramian_of
+from mtl_core.collecting.graph import Joint, Outputs, Root, refuse_detached, roots_of
 
 __all__ = ["streamed_gramian"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, optim
 
-from mtl_aggregators.upper import Outcome, Upper
+from mtl_aggregators.bilevel.objectives import Outcome, Upper
 from mtl_core import InvalidInputError, MicroBatches, Problem, StepOptions, TaskLosses
 from mtl_core.preservation import RandomState, preserved
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtl_aggregators.adam import Adam, Mask, on_host
-from mtl_aggregators.loss_method import bound_vector, softmax
+from mtl_aggregators.bases.adam import Adam, Mask, on_host
+from mtl_aggregators.bases.loss_method import bound_vector, softmax
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import checks
 from mtl_core.errors import InvalidInputError, UnknownNameError

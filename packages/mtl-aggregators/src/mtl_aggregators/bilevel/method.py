@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import nn, optim
 
-from mtl_aggregators.adam import Mask, on_host
-from mtl_aggregators.facts import Facts
-from mtl_aggregators.hypergradient import exact_hypergradient, single_process
-from mtl_aggregators.lower_level import LowerLevel, Probe
+from mtl_aggregators.bases.adam import Mask, on_host
+from mtl_aggregators.bases.facts import Facts
+from mtl_aggregators.bilevel.hypergradient import exact_hypergradient, single_process
+from mtl_aggregators.bilevel.lower_level import LowerLevel, Probe
+from mtl_aggregators.bilevel.objectives import Outcome, Upper, WorstCaseDecrement
+from mtl_aggregators.bilevel.weight_models import SoftmaxWeights, WeightModel
 from mtl_aggregators.solvers.solution import Vector
-from mtl_aggregators.upper import Outcome, Upper, WorstCaseDecrement
-from mtl_aggregators.weight_models import SoftmaxWeights, WeightModel
 from mtl_core import Problem, StepOptions, StepReport, checks
 from mtl_core.errors import InvalidInputError, InvalidParameterError, NonFiniteLossError
 from mtl_core.preservation import preserved

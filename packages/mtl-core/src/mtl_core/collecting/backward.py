@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from mtl_core.collecting.flat import Row
+from mtl_core.collecting.graph import Outputs, Root, refuse_detached, roots_of
+from mtl_core.collecting.store import Store
 from mtl_core.errors import NonFiniteLossError
-from mtl_core.flat import Row
-from mtl_core.graph import Outputs, Root, refuse_detached, roots_of
-from mtl_core.store import Store
 
 __all__ = [
     "batched_rows",

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, optim
 
-from mtl_aggregators.adam import Mask, on_host
+from mtl_aggregators.bases.adam import Mask, on_host
+from mtl_aggregators.bilevel.objectives import Outcome
+from mtl_aggregators.bilevel.trial_optimizer import TrialOptimizer
 from mtl_aggregators.solvers.solution import Vector
-from mtl_aggregators.trial import TrialOptimizer
-from mtl_aggregators.upper import Outcome
 from mtl_core import InvalidInputError, NonFiniteLossError, Problem, StepOptions, StepReport
 from mtl_core.distributed import is_sharded
 from mtl_core.preservation import RandomState, preserved
-from mtl_core.step import step
+from mtl_core.stepping import step
 
 __all__ = ["LowerLevel", "Probe"]
 

@@ -9,11 +9,11 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from mtl_core.collecting.flat import Row, flat_size, flatten_into, pick
+from mtl_core.collecting.gramian import gramian_of
+from mtl_core.collecting.graph import Outputs
+from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.errors import InvalidInputError
-from mtl_core.flat import Row, flat_size, flatten_into, pick
-from mtl_core.gramian import gramian_of
-from mtl_core.graph import Outputs
-from mtl_core.task_gradients import TaskGradients
 
 __all__ = ["DeferredGradients", "through_features", "weighted_backward"]
 

@@ -10,12 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mtl_core.collecting.flat import Row, flat_size, widest_dtype
+from mtl_core.collecting.gramian import gramian_of
+from mtl_core.collecting.graph import Outputs, refuse_detached
+from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.distributed import is_sharded, mean_over_tasks_present_, shard_group, sum_over_ranks_
 from mtl_core.errors import InvalidInputError, InvalidJacobianError
-from mtl_core.flat import Row, flat_size, widest_dtype
-from mtl_core.gramian import gramian_of
-from mtl_core.graph import Outputs, refuse_detached
-from mtl_core.task_gradients import TaskGradients
 
 __all__ = ["ScatteredGradients", "ShardedGradients", "differentiate_sharded", "scatter"]
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtl_aggregators.adam import Adam, Mask, on_host
-from mtl_aggregators.facts import Facts
+from mtl_aggregators.bases.adam import Adam, Mask, on_host
+from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core.errors import InvalidInputError, InvalidParameterError
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn, optim
 from torch.utils import _pytree as pytree
 
-from mtl_aggregators.facts import Facts
+from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.scalar import LS
 from mtl_core import MicroBatches, Problem, StepOptions, StepReport, TaskGradients
 from mtl_core.collection import collect_problem
 from mtl_core.distributed import broadcast_buffers_
 from mtl_core.errors import InvalidInputError
-from mtl_core.step import step_from_losses
+from mtl_core.stepping import step_from_losses
 
 __all__ = ["ThreeBatchMethod", "ThreeBatches", "in_threes"]
 

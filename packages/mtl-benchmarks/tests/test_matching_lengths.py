@@ -4,7 +4,7 @@ import pytest
 
 from mtl_benchmarks.command_line import parse_run
 from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.control import lengths_of, matching_lengths
+from mtl_benchmarks.matching_lengths import lengths_of, matching_lengths
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.results import Collection
 from mtl_benchmarks.runner import RunResult, run

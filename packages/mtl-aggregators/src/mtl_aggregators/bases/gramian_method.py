@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.door import is_gramian, is_jacobian
-from mtl_aggregators.facts import Facts
 from mtl_aggregators.solvers import Solution
 from mtl_aggregators.solvers.device import solves_on_device
 from mtl_aggregators.solvers.device.rows import Backend
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import TaskGradients, checks
+from mtl_core.collecting.gramian import gramian_of, weighted_sum
 from mtl_core.errors import InvalidParameterError
-from mtl_core.gramian import gramian_of, weighted_sum
 
 __all__ = ["GramianMethod", "RegularisedSolve"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from mtl_core.flat import Row, empty_jacobian, flatten_block_into, flatten_into
-from mtl_core.rows import GradientRows
+from mtl_core.collecting.flat import Row, empty_jacobian, flatten_block_into, flatten_into
+from mtl_core.collecting.rows import GradientRows
 
 __all__ = ["Store"]
 

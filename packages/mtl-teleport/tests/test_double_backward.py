@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core import InvalidInputError, Problem
-from mtl_core.step import collect_problem
+from mtl_core.stepping import collect_problem
 from mtl_teleport import COST
-from mtl_teleport.twice import told_what_to_do
+from mtl_teleport.double_backward import told_what_to_do
 
 
 class Doubled(torch.autograd.Function):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mtl_aggregators.parameters import same_tasks
+from mtl_aggregators.bases.parameters import same_tasks
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import checks
 

@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mtl_core.backward import check_finite_losses
+from mtl_core.collecting.backward import check_finite_losses
+from mtl_core.collecting.flat import flat_size, widest_dtype
+from mtl_core.collecting.gramian import cancels, gramian_of, weighted_sum
+from mtl_core.collecting.rows import GradientRows
 from mtl_core.distributed import mean_over_tasks_present_, sum_over_ranks_
 from mtl_core.errors import InvalidInputError, InvalidJacobianError
-from mtl_core.flat import flat_size, widest_dtype
-from mtl_core.gramian import cancels, gramian_of, weighted_sum
-from mtl_core.rows import GradientRows
 
 __all__ = ["TaskGradients"]
 

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mtl_aggregators.bilevel import Bilevel, Estimate
-from mtl_aggregators.upper import WorstCaseDecrement
-from mtl_aggregators.weight_models import SoftmaxWeights
+from mtl_aggregators.bilevel.method import Bilevel, Estimate
+from mtl_aggregators.bilevel.objectives import WorstCaseDecrement
+from mtl_aggregators.bilevel.weight_models import SoftmaxWeights
 
 __all__ = ["MARIGOLD"]
 

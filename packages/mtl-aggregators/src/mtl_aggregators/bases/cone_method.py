@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from mtl_aggregators.base import GramianMethod
-from mtl_aggregators.facts import Facts, Law, Scale
-from mtl_aggregators.parameters import weight_vector
+from mtl_aggregators.bases.facts import Facts, Law, Scale
+from mtl_aggregators.bases.gramian_method import GramianMethod
+from mtl_aggregators.bases.parameters import weight_vector
 from mtl_aggregators.solvers.device.rows import Backend
 from mtl_core import checks
 

@@ -1,0 +1,1 @@
+"""Task weights trained on what a step of the optimiser did to the losses."""
