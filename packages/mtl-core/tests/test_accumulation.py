@@ -141,7 +141,7 @@ def test_a_loss_weighting_differentiates_each_part_once_and_sees_its_dropout() -
         nonlocal passes
         passes += 1
 
-    problem.shared[0].register_post_accumulate_grad_hook(count)
+    problem.shared[0].register_hook(count)
     before = torch.get_rng_state()
     report = step(problem, MicroBatches(whole().chunk(4)), optimizer, Counting(), heads="weighted")
     assert (passes, model.calls) == (4, 4)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import mtl_core as mtl
 from mtl_core import InvalidInputError, InvalidJacobianError, InvalidParameterError, TaskGradients
-from mtl_core.gradients import gramian_of
+from mtl_core.collecting.gramian import gramian_of
 from mtl_core.testing import jacobians
 
 J = torch.tensor([[3.0, 0.0], [0.0, 4.0], [-1.0, -1.0]], dtype=torch.float64)

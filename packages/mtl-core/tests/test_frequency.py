@@ -166,9 +166,8 @@ class TestBadInput:
     def test_task_sampling(self) -> None:
         with pytest.raises(InvalidParameterError, match="`n_tasks` must be a whole number"):
             TaskSampling(Counted(), n_tasks=0)
-        problem, batch, optimizer = make()
         with pytest.raises(InvalidInputError, match="Put the sampling innermost"):
-            step(problem, batch, optimizer, TaskSampling(UpdateEvery(Counted(), steps=2), n_tasks=1))
+            TaskSampling(UpdateEvery(Counted(), steps=2), n_tasks=1)
 
     def test_per(self) -> None:
         with pytest.raises(InvalidParameterError, match=r"`per='layer'`.*keep='gramian'"):

@@ -23,8 +23,8 @@ from mtl_core import (
     TaskGradients,
     collect,
 )
+from mtl_core.collecting.gramian import gramian_of
 from mtl_core.collection import collect_problem
-from mtl_core.gradients import gramian_of
 from mtl_core.report import StepOptions
 from mtl_core.testing import jacobian_of, jacobians, reference_jacobian, small_problem
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mtl_core import collect, step
+from mtl_core import TaskGradients, collect, step
 from mtl_core.collecting.rows import GradientRows
+from mtl_core.collecting.store import DenseStore
 from mtl_core.testing import reference_jacobian, small_problem
 
 
@@ -34,7 +35,11 @@ def test_gramian_and_sums_are_those_of_the_matrix(data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mtl_core.collecting.rows._COLUMNS", columns)
         found = GradientRows(rows, parameters)
-        matrix = found.matrix()
+        store = DenseStore(n_tasks, range(n_tasks - (rows[-1] is None)), parameters)
+        for k, row in enumerate(rows):
+            if row is not None:
+                store.row(k, row)
+        matrix = store.matrix
         torch.testing.assert_close(found.gramian(), matrix @ matrix.T, rtol=1e-12, atol=1e-13)
     for k, row in enumerate(rows):
         parts = [torch.zeros(n, dtype=torch.float64) for n in sizes] if row is None else row
@@ -55,13 +60,19 @@ def test_collected_one_by_one(
     jacobian = reference_jacobian(problem, batch)
     losses = problem.losses(batch)
     found = collect(losses.outputs, problem.shared, features=losses.features, chunk_size=chunk_size)
-    assert found._rows is not None
+    assert not has_matrix(found)
     weights = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
     torch.testing.assert_close(found.gramian, jacobian @ jacobian.T, rtol=1e-11, atol=1e-13)
     torch.testing.assert_close(found.combine(weights), weights @ jacobian, rtol=1e-11, atol=1e-13)
-    assert found._rows is not None  # neither needs the matrix
+    assert not has_matrix(found)  # neither needs the matrix
     torch.testing.assert_close(found.mean, jacobian.mean(0), rtol=1e-11, atol=1e-13)
     torch.testing.assert_close(found.matrix, jacobian, rtol=1e-11, atol=1e-13)
+
+
+def has_matrix(gradients: TaskGradients) -> bool:
+    store = gradients._store
+    assert isinstance(store, DenseStore)
+    return store._matrix is not None
 
 
 class ByNorm:
@@ -82,12 +93,13 @@ def test_a_step_is_the_same(scaled: bool, monkeypatch: pytest.MonkeyPatch) -> No
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-11, atol=1e-13)
 
 
-def test_gradients_of_mixed_kinds_become_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_of_mixed_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mtl_core.collecting.store._SMALL", 0)
     table, dense = nn.Embedding(3, 2, sparse=True), nn.Parameter(torch.ones(2))
     losses = [dense.sum() * 3, table(torch.tensor([1])).sum() + dense.sum()]
     found = collect(losses, [table.weight, dense])
-    assert found._rows is None
+    assert found.gramian.tolist() == [[18.0, 6.0], [6.0, 4.0]]
+    assert not has_matrix(found)
     assert found.matrix.tolist() == [[0, 0, 0, 0, 0, 0, 3, 3], [0, 0, 1, 1, 0, 0, 1, 1]]
 
 

@@ -4,7 +4,9 @@
 a whole training step with any method that keeps to one of the four protocols.
 """
 
-from mtl_core.accumulation import MicroBatches, accumulate
+from mtl_core import checks
+from mtl_core.collecting.task_gradients import TaskGradients
+from mtl_core.collection import accumulate
 from mtl_core.conflict import (
     conflict_count,
     cosines,
@@ -24,23 +26,26 @@ from mtl_core.errors import (
     MissingExtraError,
     NoLossesError,
     NoMatchError,
+    NonFiniteGradientError,
     NonFiniteLossError,
     NonScalarLossError,
     NoSharedParametersError,
+    RankError,
     ResultsDirectoryError,
     SolverError,
     UnknownNameError,
 )
 from mtl_core.frequency import TaskSampling, UpdateEvery
-from mtl_core.gradients import TaskGradients, collect
+from mtl_core.gradients import collect
 from mtl_core.monitor import ConflictMonitor, EpochConflict
 from mtl_core.per_task import collect_per_task
-from mtl_core.problem import Problem, TaskLosses
-from mtl_core.protocols import Aggregator, Event, LossWeighting, Method, Weighting
-from mtl_core.report import Note, SkippedUpdate, StepOptions, StepReport
+from mtl_core.problem import MicroBatches, Problem
+from mtl_core.protocols import Aggregator, LossWeighting, Method, Weighting
+from mtl_core.report import Event, Note, SkippedUpdate, StepOptions, StepReport
 from mtl_core.stepping import step
+from mtl_core.task_losses import TaskLosses
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Aggregator",
@@ -59,10 +64,12 @@ __all__ = [
     "NoLossesError",
     "NoMatchError",
     "NoSharedParametersError",
+    "NonFiniteGradientError",
     "NonFiniteLossError",
     "NonScalarLossError",
     "Note",
     "Problem",
+    "RankError",
     "ResultsDirectoryError",
     "SkippedUpdate",
     "SolverError",
@@ -75,6 +82,7 @@ __all__ = [
     "UpdateEvery",
     "Weighting",
     "accumulate",
+    "checks",
     "collect",
     "collect_per_task",
     "conflict_count",

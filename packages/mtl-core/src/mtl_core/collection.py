@@ -1,26 +1,40 @@
-"""The task gradients of a problem's losses, under a step's options."""
+"""The task gradients of a problem, under a step's options."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from mtl_core.accumulation import Accumulator
+from mtl_core.agreement import together
+from mtl_core.collecting.backward import full_losses
 from mtl_core.collecting.task_gradients import TaskGradients
-from mtl_core.gradients import differentiate
-from mtl_core.problem import Problem, TaskLosses
+from mtl_core.distributed import is_sharded, shard_group
+from mtl_core.errors import InvalidInputError
+from mtl_core.gradients import check_group, differentiate
+from mtl_core.problem import MicroBatches, Problem
 from mtl_core.report import StepOptions
+from mtl_core.task_losses import TaskLosses
 
-__all__ = ["collect_problem"]
+__all__ = ["accumulate", "collect_batch", "collect_problem", "ranks_of"]
 
 
-def collect_problem(
-    problem: Problem, losses: TaskLosses, *, options: StepOptions | None = None, retain_graph: bool = False
+def ranks_of(problem: Problem, options: StepOptions) -> dist.ProcessGroup | None:
+    """The ranks that make a step together: those of the group, or those that a sharded model lies on."""
+    return shard_group(problem.shared) if is_sharded(problem.shared) else options.group
+
+
+def collect_batch(
+    problem: Problem, batch: Any, *, options: StepOptions | None = None, retain_graph: bool = False
 ) -> TaskGradients:
-    """The first half of a gradient-based step: the task gradients of evaluated losses.
+    """The task gradients of a batch, or of micro-batches, from the forward pass on; all ranks raise, or none.
 
     Args:
         problem: the problem.
-        losses: what ``problem.losses(batch)`` returned.
+        batch: what its losses take, or ``MicroBatches`` of it.
         options: the step's options; its scaler, if any, is applied and undone.
         retain_graph: keep the losses' graph for another backward pass.
 
@@ -28,9 +42,77 @@ def collect_problem(
         the gradients, with those of the heads kept inside for ``finish``.
     """
     options = StepOptions() if options is None else options
+    if isinstance(batch, MicroBatches):
+        return accumulate(problem, batch, options=options)
+    check_group(options.keep, options.group)
+    with together(ranks_of(problem, options)):
+        gradients = _collect_here(problem, problem.losses(batch), options, retain_graph)
+    return _averaged(problem, gradients, options)
+
+
+def collect_problem(
+    problem: Problem, losses: TaskLosses, *, options: StepOptions | None = None, retain_graph: bool = False
+) -> TaskGradients:
+    """As ``collect_batch``, from losses that are evaluated already.
+
+    Args:
+        problem: the problem.
+        losses: what ``problem.losses(batch)`` returned.
+        options: the step's options; its scaler, if any, is applied and undone.
+        retain_graph: keep the losses' graph for another backward pass.
+    """
+    options = StepOptions() if options is None else options
+    check_group(options.keep, options.group)
+    with together(ranks_of(problem, options)):
+        gradients = _collect_here(problem, losses, options, retain_graph)
+    return _averaged(problem, gradients, options)
+
+
+def accumulate(problem: Problem, parts: MicroBatches, *, options: StepOptions | None = None) -> TaskGradients:
+    r"""The mean of the task gradients over micro-batches, :math:`J = \frac1K \sum_k J_k`, one graph at a time.
+
+    A task that some parts lack is averaged over those that have it.
+
+    Args:
+        problem: the problem.
+        parts: the micro-batches.
+        options: the step's options.
+
+    Returns:
+        gradients as from one batch.
+
+    Raises:
+        InvalidInputError: the options keep less than the Jacobian, which cannot be accumulated, or the parameters are
+            sharded.
+    """
+    options = StepOptions() if options is None else options
+    if options.keep != "jacobian":
+        raise InvalidInputError(
+            f"`keep` must be 'jacobian' to accumulate over micro-batches, got {options.keep!r}: the Gramian of a "
+            "sum is "
+            "not the sum of the Gramians."
+        )
+    if is_sharded(problem.shared):
+        raise InvalidInputError(
+            "micro-batches need whole parameters, got sharded ones: their gradients are averaged by hooks of whole "
+            "backward passes. Give one batch, or replicate the model."
+        )
+    with together(options.group):
+        total = Accumulator(problem)
+        for part in parts:
+            total.add(_collect_here(problem, problem.losses(part), options, retain_graph=False))
+        gradients = total.mean()
+        if options.check_gradients:
+            gradients.check_heads()
+    return _averaged(problem, gradients, options)
+
+
+def _collect_here(problem: Problem, losses: TaskLosses, options: StepOptions, retain_graph: bool) -> TaskGradients:
+    """The gradients of this rank alone, the loss scale divided out."""
     scaler = options.scaler
     outputs = losses.outputs
     if scaler is not None:
+        # A half-precision loss is widened first: the scale itself would make it overflow.
         outputs = (
             scaler.scale(_widened(outputs))
             if isinstance(outputs, Tensor)
@@ -44,15 +126,21 @@ def collect_problem(
         features=losses.features,
         heads=problem.heads,
         chunk_size=options.chunk_size,
-        group=options.group,
         keep=options.keep,
         retain_graph=retain_graph,
+        losses=full_losses(losses.outputs, problem.n_tasks, losses.index),
+        check_heads=options.check_gradients,
     )
     if scaler is not None:
         gradients.rescale(1.0 / scaler.scale(torch.ones((), device=gradients.parameters[0].device)))
     return gradients
 
 
+def _averaged(problem: Problem, gradients: TaskGradients, options: StepOptions) -> TaskGradients:
+    if options.group is not None and not is_sharded(problem.shared):
+        gradients.average(options.group, scattered=options.keep == "scattered")
+    return gradients
+
+
 def _widened(loss: Tensor) -> Tensor:
-    """A half-precision loss as float32: the scale itself would make it overflow."""
     return loss.float() if loss.dtype in (torch.float16, torch.bfloat16) else loss

@@ -13,18 +13,24 @@ from mtl_core.collecting.gramian import gramian_of
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.errors import InvalidInputError
 from mtl_core.problem import Problem
+from mtl_core.protocols import TakesAbsentTasks, TakesLosses, Weighting, is_loss_weighting, offers
 
-__all__ = ["combine", "combine_per_group", "gramian_weights", "is_loss_weighting", "loss_weights"]
-
-
-def is_loss_weighting(method: object) -> bool:
-    """Whether a method works on losses alone."""
-    return getattr(method, "needs", None) == "losses" and not callable(getattr(method, "step", None))
+__all__ = ["aggregate", "combine", "combine_per_group", "gramian_weights", "loss_weights", "weigh"]
 
 
-def has_weights(method: object) -> bool:
-    """Whether a method gives weights for a Gramian."""
-    return callable(getattr(method, "weights", None))
+def weigh(method: Any, gradients: TaskGradients, gramian: Tensor) -> Tensor | None:
+    """The weights ``[m]`` of a method without a step of its own; ``None`` if it gives an update only.
+
+    Args:
+        method: a weighting, loss weighting, aggregator or callable.
+        gradients: the task gradients.
+        gramian: their Gramian on the CPU.
+    """
+    if is_loss_weighting(method):
+        return loss_weights(method, gradients.losses, gradients.present)
+    if offers(method, Weighting):
+        return gramian_weights(method, gramian, gradients.losses)
+    return None
 
 
 def combine(method: Any, gradients: TaskGradients, gramian: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -35,13 +41,8 @@ def combine(method: Any, gradients: TaskGradients, gramian: Tensor) -> tuple[Ten
         gradients: the task gradients.
         gramian: their Gramian on the CPU.
     """
-    if is_loss_weighting(method):
-        weights = loss_weights(method, gradients.losses, gradients.present)
-        return gradients.combine(weights), weights
-    if has_weights(method):
-        weights = gramian_weights(method, gramian, gradients.losses)
-        return gradients.combine(weights), weights
-    return _aggregate(method, gradients.matrix), None
+    weights = weigh(method, gradients, gramian)
+    return (aggregate(method, gradients.matrix), None) if weights is None else (gradients.combine(weights), weights)
 
 
 def combine_per_group(
@@ -61,13 +62,13 @@ def combine_per_group(
             f"`per` needs a method that looks at gradients, got {type(method).__name__}, which weighs losses."
         )
     weights: Tensor | None = None
-    if has_weights(method):
+    if offers(method, Weighting):
         gramians = torch.stack([gramian_of(part) for part in parts]).cpu()
         weights = torch.stack([gramian_weights(method, gramian, gradients.losses) for gramian in gramians])
         moved = weights.to(device=gradients.matrix.device, dtype=gradients.dtype)
         updates = [row @ part for row, part in zip(moved, parts, strict=True)]
     else:
-        updates = [_aggregate(method, part) for part in parts]
+        updates = [aggregate(method, part) for part in parts]
     vector = torch.empty_like(gradients.matrix[0])
     for members, update in zip(groups.values(), updates, strict=True):
         pieces = update.split([bounds[k + 1] - bounds[k] for k in members])
@@ -76,7 +77,8 @@ def combine_per_group(
     return vector, weights
 
 
-def _aggregate(aggregator: Callable[[Tensor], Tensor], jacobian: Tensor) -> Tensor:
+def aggregate(aggregator: Callable[[Tensor], Tensor], jacobian: Tensor) -> Tensor:
+    """The update ``[d]`` of an aggregator, of the right shape."""
     vector = aggregator(jacobian)
     if not isinstance(vector, Tensor) or vector.shape != jacobian.shape[1:]:
         found = tuple(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
@@ -84,9 +86,14 @@ def _aggregate(aggregator: Callable[[Tensor], Tensor], jacobian: Tensor) -> Tens
     return vector
 
 
+def _takes_losses(weighting: object) -> bool:
+    return offers(weighting, TakesLosses) and weighting.takes_losses
+
+
 def gramian_weights(weighting: Any, gramian: Tensor, losses: Tensor) -> Tensor:
     """The weights that a weighting gives, with the losses handed on if it takes them."""
-    if getattr(weighting, "takes_losses", False):
+    weights: Any
+    if _takes_losses(weighting):
         weights = weighting.weights(gramian, losses=losses.detach().to(gramian))
     else:
         weights = weighting.weights(gramian)
@@ -104,7 +111,7 @@ def loss_weights(weighting: Any, losses: Tensor, present: Sequence[int]) -> Tens
     leaf = losses.detach()
     mask: Tensor | None = None
     if len(present) < len(leaf):
-        if not getattr(weighting, "takes_present", False):
+        if not (offers(weighting, TakesAbsentTasks) and weighting.takes_present):
             raise InvalidInputError(
                 f"every task must be present for {type(weighting).__name__}, which cannot leave one out, got tasks "
                 f"at {list(present)} of {len(leaf)}. "

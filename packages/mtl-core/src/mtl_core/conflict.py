@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from mtl_core import checks
+from mtl_core.collecting.gramian import gramian_of
+from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.errors import InvalidInputError, InvalidJacobianError
-from mtl_core.gradients import TaskGradients, gramian_of
 
 __all__ = [
     "conflict_count",

@@ -19,8 +19,10 @@ __all__ = [
     "NoLossesError",
     "NoMatchError",
     "NoSharedParametersError",
+    "NonFiniteGradientError",
     "NonFiniteLossError",
     "NonScalarLossError",
+    "RankError",
     "ResultsDirectoryError",
     "SolverError",
     "UnknownNameError",
@@ -71,6 +73,18 @@ class InvalidJacobianError(InvalidInputError):
     """A Jacobian or Gramian has the wrong rank, shape or dtype, or holds NaN or infinities."""
 
 
+class NonFiniteGradientError(InvalidJacobianError):
+    """A gradient is NaN or infinite though its task's loss is finite.
+
+    Attributes:
+        tasks: names of the tasks concerned, as far as they could be told apart.
+    """
+
+    def __init__(self, message: str, *, tasks: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.tasks = tuple(tasks)
+
+
 class InvalidParameterError(InvalidInputError):
     """A hyper-parameter lies outside the range in which its method is defined."""
 
@@ -116,6 +130,13 @@ class SolverError(RuntimeError):
         super().__init__(f"{message} (residual {residual:.3e} after {iterations} iterations)")
         self.residual = residual
         self.iterations = iterations
+
+
+class RankError(RuntimeError):
+    """Another rank of the process group raised an error of a type that this process cannot make.
+
+    The text names the rank and repeats what it said.
+    """
 
 
 class MissingExtraError(ImportError):

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, optim
 
 from mtl_core import checks
+from mtl_core.beginning import guarded
 from mtl_core.errors import InvalidInputError
-from mtl_core.problem import Problem, TaskLosses
-from mtl_core.protocols import AnyMethod, Weighting
+from mtl_core.problem import Problem, ProblemView
+from mtl_core.protocols import AnyMethod, Method, Weighting, offers
 from mtl_core.report import StepOptions, StepReport
-from mtl_core.stepping import step, step_from_losses
+from mtl_core.stepping import step
+from mtl_core.task_losses import TaskLosses
+from mtl_core.weighted import FixedWeights
+from mtl_core.wrapping import Wrapper
 
 __all__ = ["TaskSampling", "UpdateEvery"]
 
 
-class _FixedWeights:
-    """Weights that are not computed but given."""
-
-    needs = "losses"
-    takes_present = True
-
-    def __init__(self, weights: Tensor) -> None:
-        self._weights = weights
-
-    def __call__(self, losses: Tensor, *, present: Tensor | None = None) -> Tensor:
-        return (losses * self._weights.to(losses)).sum()
-
-
-class UpdateEvery:
+class UpdateEvery(Wrapper):
     """New weights every ``steps`` steps; in between the last ones are used, for one backward pass instead of ``m``.
 
     Args:
@@ -43,15 +35,19 @@ class UpdateEvery:
         InvalidInputError: ``method`` gives no weights.
         InvalidParameterError: ``steps`` is not a whole number of at least 1.
 
+    Note:
+        A step of the weighting that was skipped, because its gradients overflowed under a gradient scaler, gives no
+        weights: the next step computes them.
+
     References:
         Navon et al., *Multi-Task Learning as a Bargaining Game*, ICML 2022, section 4 (weights updated every few
         steps).
     """
 
     def __init__(self, method: Weighting, *, steps: int) -> None:
-        if not callable(getattr(method, "weights", None)):
+        if not offers(method, Weighting):
             raise InvalidInputError(f"`method` must give weights, got {type(method).__name__}.")
-        self.method = method
+        super().__init__(method)
         self.steps = checks.positive_int("steps", steps)
         self._count = 0
         self._weights: Tensor | None = None
@@ -61,34 +57,31 @@ class UpdateEvery:
     ) -> StepReport:
         """One training step, with new weights if it is their turn."""
         options = StepOptions() if options is None else options
-        due = self._weights is None or self._count % self.steps == 0
-        self._count += 1
-        method: Any = self.method
-        if not due:
-            assert self._weights is not None
-            method = _FixedWeights(self._weights)
-        report = step(problem, batch, optimizer, method, **vars(options))
-        if due and report.weights is not None:
-            self._weights = report.weights.detach().clone()
-        return report
+        with guarded(problem, optimizer, self, options):
+            due = self._weights is None or self._count % self.steps == 0
+            self._count += 1
+            method: Any = self.method if due else FixedWeights(self._weights)
+            report = step(problem, batch, optimizer, method, **vars(options))
+            if due:
+                # Weights of an earlier turn would outlive theirs where this one gave none.
+                self._weights = None if report.weights is None else report.weights.detach().clone()
+            return report
 
-    def start_epoch(self, epoch: int) -> None:
-        """Tell the wrapped method, if it counts epochs."""
-        _tell_epoch(self.method, epoch)
+    def reset(self) -> None:
+        """Compute weights in the next step, and let the method forget what it has learnt."""
+        super().reset()
+        self._count, self._weights = 0, None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Counter, weights and the method's own state."""
-        own = self.method.state_dict() if isinstance(self.method, nn.Module) else {}
-        return {"count": self._count, "weights": self._weights, "method": own}
+    def own_state(self) -> dict[str, Any]:
+        """Counter and weights."""
+        return {"count": self._count, "weights": self._weights}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_own_state(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self._count, self._weights = int(state["count"]), state["weights"]
-        if isinstance(self.method, nn.Module):
-            self.method.load_state_dict(state["method"])
 
 
-class TaskSampling:
+class TaskSampling(Wrapper):
     """Each step trains a random subset of the tasks, so that its cost does not grow with their number.
 
     The tasks left out are absent: they have no gradient and no say, and their heads do not move.
@@ -96,54 +89,51 @@ class TaskSampling:
     Args:
         method: any method for which tasks may be absent.
         n_tasks: how many tasks a step has.
-        generator: source of the choice; its state is saved.
+        generator: source of the choice; its state is saved. Every rank of a process group needs the same.
 
     Raises:
+        InvalidInputError: the method owns its step, so that no task can be left out of it from outside.
         InvalidParameterError: ``n_tasks`` is not a whole number of at least 1.
     """
 
     def __init__(self, method: AnyMethod, *, n_tasks: int, generator: torch.Generator | None = None) -> None:
-        self.method = method
+        super().__init__(method)
         self.n_tasks = checks.positive_int("n_tasks", n_tasks)
-        self.generator = torch.Generator().manual_seed(0) if generator is None else generator
+        self._sampler = torch.Generator().manual_seed(0) if generator is None else generator
+        if offers(method, Method):
+            raise InvalidInputError(
+                f"`method` must leave the step to TaskSampling, got {type(method).__name__}, which owns its step. "
+                "Put the sampling innermost."
+            )
 
     def step(
         self, problem: Problem, batch: Any, optimizer: optim.Optimizer, *, options: StepOptions | None = None
     ) -> StepReport:
-        """One training step on some of the tasks.
-
-        Raises:
-            InvalidInputError: the method owns its step, so that no task can be left out of it from outside.
-        """
+        """One training step on some of the tasks, on one batch or on micro-batches of it."""
         options = StepOptions() if options is None else options
-        if callable(getattr(self.method, "step", None)):
-            raise InvalidInputError(
-                f"`method` must leave the step to TaskSampling, got {type(self.method).__name__}, which owns its step. "
-                "Put the sampling innermost."
-            )
-        optimizer.zero_grad(set_to_none=True)
-        losses = problem.losses(batch)
-        count = min(self.n_tasks, len(losses.index))
-        chosen = torch.randperm(len(losses.index), generator=self.generator)[:count].sort().values.tolist()
-        return step_from_losses(problem, batch, optimizer, self.method, _select(losses, chosen), options=options)
+        with guarded(problem, optimizer, self, options):
+            order = torch.randperm(problem.n_tasks, generator=self._sampler).tolist()
+            view = ProblemView(problem, partial(_first_present, order=order, count=self.n_tasks))
+            return step(view, batch, optimizer, self.method, **vars(options))
 
-    def start_epoch(self, epoch: int) -> None:
-        """Tell the wrapped method, if it counts epochs."""
-        _tell_epoch(self.method, epoch)
+    @property
+    def generator(self) -> torch.Generator:
+        """Source of the choice."""
+        return self._sampler
 
-    def state_dict(self) -> dict[str, Any]:
-        """The generator's state and the method's own."""
-        own = self.method.state_dict() if isinstance(self.method, nn.Module) else {}
-        return {"generator": self.generator.get_state(), "method": own}
+    def own_state(self) -> dict[str, Any]:
+        """The sampler's state."""
+        return {"sampler": self._sampler.get_state()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_own_state(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
-        self.generator.set_state(state["generator"])
-        if isinstance(self.method, nn.Module):
-            self.method.load_state_dict(state["method"])
+        self._sampler.set_state(state["sampler"])
 
 
-def _select(losses: TaskLosses, chosen: list[int]) -> TaskLosses:
+def _first_present(losses: TaskLosses, *, order: Sequence[int], count: int) -> TaskLosses:
+    """Those of the present tasks that come first in an order; the same for all parts of a batch and on all ranks."""
+    place = {task: k for k, task in enumerate(losses.index)}
+    chosen = sorted(place[task] for task in [task for task in order if task in place][:count])
     outputs = losses.outputs
     return replace(
         losses,
@@ -151,9 +141,3 @@ def _select(losses: TaskLosses, chosen: list[int]) -> TaskLosses:
         tasks=tuple(losses.tasks[k] for k in chosen),
         index=tuple(losses.index[k] for k in chosen),
     )
-
-
-def _tell_epoch(method: object, epoch: int) -> None:
-    start = getattr(method, "start_epoch", None)
-    if callable(start):
-        start(epoch)

@@ -6,16 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, optim
 
+from mtl_core.agreement import together
+from mtl_core.collecting.backward import is_on_host
 from mtl_core.collecting.task_gradients import TaskGradients
-from mtl_core.combination import combine, combine_per_group
-from mtl_core.distributed import is_sharded, shard_group
-from mtl_core.errors import InvalidJacobianError, InvalidParameterError
+from mtl_core.collection import ranks_of
+from mtl_core.combination import aggregate, combine_per_group, weigh
+from mtl_core.diagnosis import refuse_broken
+from mtl_core.errors import InvalidInputError, InvalidParameterError, NonFiniteGradientError, NonFiniteLossError
 from mtl_core.problem import Problem
-from mtl_core.protocols import AnyMethod, Event
-from mtl_core.report import Note, SkippedUpdate, StepOptions, StepReport
-from mtl_core.update import events_of, look_back, update
+from mtl_core.protocols import AnyMethod
+from mtl_core.report import Event, Note, SkippedUpdate, StepOptions, StepReport
+from mtl_core.update import conclude, events_of
 
 __all__ = ["finish"]
 
@@ -36,52 +40,88 @@ def finish(
         batch: the batch, for methods that look at the losses again after the update.
         optimizer: the optimiser, its gradients cleared.
         method: a weighting, loss weighting, aggregator or callable (a ``Method`` owns its step and has no second half).
-        gradients: from ``collect_problem``.
+        gradients: from ``collect_batch``.
         options: the step's options.
 
     Returns:
         the step's report.
     """
     options = StepOptions() if options is None else options
+    ranks = ranks_of(problem, options)
     try:
         host = gradients.host_gramian
-    except InvalidJacobianError:
-        if options.scaler is None or not options.scaler.is_enabled():
-            raise
-        return _skip(problem, gradients, optimizer, options.scaler)
+    except NonFiniteGradientError as error:
+        if options.is_scaled:
+            return _skip(problem, gradients, optimizer, options)
+        _refuse(problem, batch, ranks, error)
+    except NonFiniteLossError as error:
+        _refuse(problem, batch, ranks, error)
+    with together(ranks):
+        vector, weights = _combined(problem, method, gradients, host, options)
+    factor: Tensor | None = None
+    if options.scaler is not None:
+        factor = options.scaler.scale(torch.ones((), device=gradients.parameters[0].device))
+        gradients.rescale_heads(factor)
+    if vector is not None:
+        gradients.assign((vector if factor is None else vector * factor.to(vector.dtype)).detach())
+    else:
+        assert weights is not None
+        gradients.assign_combination(weights, factor=factor)
+    gradients.assign_heads(weights if options.heads == "weighted" else None)
+    undone = conclude(problem, batch, optimizer, method, gradients.losses, options, ranks)
+    events: tuple[Event, ...] = (*(Note(text) for text in gradients.notes), *undone, *events_of(method))
+    return StepReport(gradients.losses, weights, host, problem.tasks, events, _skipped(problem, gradients))
+
+
+def _refuse(problem: Problem, batch: Any, ranks: dist.ProcessGroup | None, error: Exception) -> None:
+    """Raise, on several ranks with the name of the one that it was; the mean over them does not tell."""
+    if ranks is not None:
+        refuse_broken(problem, batch, ranks, error)
+    raise error
+
+
+def _combined(
+    problem: Problem, method: Any, gradients: TaskGradients, host: Tensor, options: StepOptions
+) -> tuple[Tensor | None, Tensor | None]:
+    """The update ``[d]`` where the method gives one, or its weights alone where they will do."""
+    vector: Tensor | None = None
     if options.per != "model":
         vector, weights = combine_per_group(problem, method, gradients, options.per)
     else:
-        vector, weights = combine(method, gradients, host)
+        weights = weigh(method, gradients, host)
+        if weights is None:
+            vector = aggregate(method, gradients.matrix)
     if weights is None and options.heads == "weighted":
         raise InvalidParameterError(
             f"`heads='weighted'` needs a method that gives weights, got {type(method).__name__}, which gives "
             "only an update. Use heads='unit'."
         )
-    if options.scaler is not None:
-        scale = options.scaler.scale(torch.ones((), device=vector.device))
-        vector = vector * scale
-        gradients.rescale_heads(scale)
-    gradients.assign(vector.detach())
-    gradients.assign_heads(weights if options.heads == "weighted" else None)
-    undone = update(problem, optimizer, options)
-    ranks = shard_group(problem.shared) if is_sharded(problem.shared) else options.group
-    if not undone:
-        look_back(method, problem, batch, gradients.losses, ranks)
-    events: tuple[Event, ...] = (*(Note(text) for text in gradients.notes), *undone, *events_of(method))
+    if vector is not None and is_on_host(vector) and not bool(torch.isfinite(vector).all()):
+        raise InvalidInputError(
+            f"`method` must give a finite update, got NaN or infinity from {type(method).__name__} for finite "
+            "gradients. Nothing was updated."
+        )
+    if vector is None and weights is not None:
+        gradients.check_weights(weights)
+    return vector, weights
+
+
+def _skipped(problem: Problem, gradients: TaskGradients) -> tuple[str, ...]:
+    """The names of the shared parameters that took no part."""
     names = problem.shared_names
-    skipped = (*problem.frozen_names, *(names[k] for k in gradients.untouched))
-    return StepReport(gradients.losses, weights, host, problem.tasks, events, skipped)
+    return (*problem.frozen_names, *(names[k] for k in gradients.untouched))
 
 
-def _skip(
-    problem: Problem, gradients: TaskGradients, optimizer: optim.Optimizer, scaler: torch.amp.GradScaler
-) -> StepReport:
+def _skip(problem: Problem, gradients: TaskGradients, optimizer: optim.Optimizer, options: StepOptions) -> StepReport:
     """Let the scaler see the overflow, so that it leaves the parameters alone and lowers its scale."""
+    scaler = options.scaler
+    assert scaler is not None
     device, dtype = gradients.parameters[0].device, gradients.dtype
     gradients.assign(torch.full((gradients.n_parameters,), float("inf"), device=device, dtype=dtype))
     scaler.unscale_(optimizer)
     scaler.step(optimizer)
     scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    return StepReport(gradients.losses, None, None, problem.tasks, (SkippedUpdate(scaler.get_scale()),))
+    for parameter in problem.named_trainable.values():
+        parameter.grad = None
+    skipped = _skipped(problem, gradients)
+    return StepReport(gradients.losses, None, None, problem.tasks, (SkippedUpdate(scaler.get_scale()),), skipped)

@@ -1,52 +1,62 @@
-"""From losses to task gradients: the only place that differentiates."""
+"""From losses to task gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from mtl_core import checks
-from mtl_core.collecting.arguments import Losses, read_features, read_losses, read_shared
+from mtl_core.agreement import together
+from mtl_core.collecting.arguments import Losses, read_heads, read_losses, read_shared
 from mtl_core.collecting.backward import (
     batched_rows,
     check_finite_losses,
     feature_rows,
     full_losses,
     head_gradients,
+    is_on_host,
     sequential_rows,
 )
-from mtl_core.collecting.deferred import DeferredGradients, through_features, weighted_backward
-from mtl_core.collecting.gramian import gramian_of
-from mtl_core.collecting.graph import Outputs, batches_well, check_attached, heads_above, is_compiled
-from mtl_core.collecting.rows import GradientRows
-from mtl_core.collecting.sharded import ScatteredGradients, differentiate_sharded
-from mtl_core.collecting.store import Store
+from mtl_core.collecting.deferred import DeferredStore, through_features, weighted_backward
+from mtl_core.collecting.flat import Row
+from mtl_core.collecting.graph import (
+    Outputs,
+    batches_well,
+    check_attached,
+    cut_of,
+    heads_above,
+    is_compiled,
+    reached_by_any,
+)
+from mtl_core.collecting.heads import HeadGradients
+from mtl_core.collecting.sharded import differentiate_sharded
+from mtl_core.collecting.store import DenseStore
 from mtl_core.collecting.streaming import streamed_gramian
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.distributed import is_sharded
 from mtl_core.errors import InvalidInputError
+from mtl_core.report import Keep
+from mtl_core.task_losses import Features, read_features
 
-__all__ = ["Keep", "Losses", "TaskGradients", "collect", "gramian_of"]
-
-Keep = Literal["jacobian", "scattered", "gramian", "features"]
-"""What ``collect`` keeps of the gradients."""
+__all__ = ["check_group", "collect", "differentiate"]
 
 
 def collect(
     losses: Losses,
     shared: Iterable[Tensor],
     *,
-    features: Tensor | Sequence[Tensor] | None = None,
+    features: Features = None,
     heads: Iterable[Tensor] = (),
     chunk_size: int | None = None,
     group: dist.ProcessGroup | None = None,
     keep: Keep = "jacobian",
     tasks: Sequence[str] | None = None,
     retain_graph: bool = False,
+    check_gradients: bool = True,
 ) -> TaskGradients:
     r"""The gradient of each task's loss with respect to the shared parameters.
 
@@ -64,8 +74,9 @@ def collect(
         losses: a tensor ``[m]``, a sequence of ``m`` scalars, or a mapping from task to scalar. Scalars stacked with
             ``torch.stack`` are taken apart again, so that no task's backward pass runs through another's head.
         shared: the parameters the tasks share.
-        features: the trunk's output or outputs that the losses were computed from.
-        heads: the parameters of the heads.
+        features: the trunk's output or outputs that the losses were computed from: a tensor, or any nesting of tuples,
+            lists and mappings of tensors.
+        heads: the parameters of the heads, none of them shared. Each counts once, however often it is named.
         chunk_size: how many tasks' vector–Jacobian products are done at once (by ``vmap``). 1: one after the other,
             which needs no support by the operations and the least memory. ``None``: one after the other too, as that
             was measured to be as fast or faster, but for trunks so tiny that a pass is mostly overhead: with
@@ -81,6 +92,9 @@ def collect(
             with ``group``: the gradients, of which each rank keeps an equal part of the columns.
         tasks: the tasks' names, for messages and reports.
         retain_graph: keep the graph, for a further backward pass by the caller.
+        check_gradients: whether the heads' gradients must be finite before they are written; on the CPU only, as
+            elsewhere it would mean waiting for the device. Those of the shared parameters are looked at when the
+            Gramian is read.
 
     Returns:
         ``TaskGradients`` with a zero entry wherever a task does not touch a parameter.
@@ -91,8 +105,10 @@ def collect(
         NonFiniteLossError: some loss is NaN or infinite (found here for CPU tensors; elsewhere when the Gramian is
             read, so that the device need not be waited for).
         DetachedLossError: some loss does not depend on any shared parameter (on the features, if given).
+        NonFiniteGradientError: the gradient of a head is NaN or infinite though the loss is finite (on the CPU).
         NoSharedParametersError: ``shared`` is empty or wholly frozen.
-        InvalidInputError: a loss reaches the shared parameters past the features.
+        InvalidInputError: a loss reaches the shared parameters past the features, one feature is computed from another,
+            or a parameter is both shared and a head's.
 
     References:
         Sener and Koltun, *Multi-Task Learning as Multi-Objective Optimization*, NeurIPS 2018, section 3.3 (features,
@@ -109,22 +125,44 @@ def collect(
         >>> theta.grad
         tensor([2., 1.])
     """
-    outputs, names = read_losses(losses, tasks)
-    gradients = differentiate(
-        outputs,
-        names,
-        range(len(names)),
-        read_shared(shared),
-        features=None if features is None else read_features(features),
-        heads=tuple(p for p in heads if p.requires_grad),
-        chunk_size=chunk_size,
-        group=group,
-        keep=checks.one_of("keep", keep, get_args(Keep)),
-        retain_graph=retain_graph,
-    )
+    checks.one_of("keep", keep, get_args(Keep))
+    check_group(keep, group)
+    with together(group):
+        outputs, names = read_losses(losses, tasks)
+        parameters = read_shared(shared)
+        gradients = differentiate(
+            outputs,
+            names,
+            range(len(names)),
+            parameters,
+            features=read_features(features),
+            heads=read_heads(heads, parameters),
+            chunk_size=chunk_size,
+            keep=keep,
+            retain_graph=retain_graph,
+        )
+        if check_gradients and is_on_host(gradients.losses):
+            gradients.refuse_broken_heads()
+    if group is not None and not is_sharded(parameters):
+        gradients.average(group, scattered=keep == "scattered")
     gradients.assign_heads()
     gradients.drop_heads()
     return gradients
+
+
+def check_group(keep: Keep, group: dist.ProcessGroup | None) -> None:
+    """Make sure that what is kept can be averaged over ranks.
+
+    Raises:
+        InvalidInputError: it cannot, or there is nobody to scatter over.
+    """
+    if keep == "scattered" and group is None:
+        raise InvalidInputError("`keep='scattered'` needs `group`, the process group to scatter over, got none.")
+    if keep in ("gramian", "features") and group is not None:
+        raise InvalidInputError(
+            f"`group` needs keep='jacobian', got keep={keep!r}: the Gramian of mean gradients is not a mean of "
+            "the ranks' Gramians."
+        )
 
 
 def differentiate(
@@ -136,65 +174,80 @@ def differentiate(
     features: tuple[Tensor, ...] | None,
     heads: tuple[Tensor, ...],
     chunk_size: int | None,
-    group: dist.ProcessGroup | None,
     keep: Keep,
     retain_graph: bool,
+    losses: Tensor | None = None,
+    check_heads: bool = False,
 ) -> TaskGradients:
-    """The engine of ``collect``, on checked input; the heads' gradients stay in the result until ``assign_heads``.
+    """The engine of ``collect``, on checked input and on this rank alone.
 
-    ``outputs`` are the losses of the present tasks, ``index`` their positions among all ``names``; the other rows are
-    zero. The rest is as for ``collect``.
+    The heads' gradients stay in the result until ``assign_heads``.
+
+    Args:
+        outputs: the losses of the present tasks, perhaps scaled.
+        names: of all tasks; the rows of those outside ``index`` are zero.
+        index: positions of the present tasks among all.
+        shared: the shared parameters.
+        features: as for ``collect``.
+        heads: the heads' parameters.
+        chunk_size: as for ``collect``.
+        keep: as for ``collect``.
+        retain_graph: as for ``collect``.
+        losses: the true values ``[m]`` where ``outputs`` are scaled: a scale that has grown makes infinity of a finite
+            loss, which is an overflow to be skipped and no fault of the loss.
+        check_heads: whether ``host_gramian`` is to look at the heads' gradients too.
     """
     if chunk_size is not None:
         checks.positive_int("chunk_size", chunk_size)
-    losses = full_losses(outputs, len(names), index)
-    if losses.device.type == "cpu":
+    losses = full_losses(outputs, len(names), index) if losses is None else losses
+    if is_on_host(losses):
         check_finite_losses(losses, names, index)
     present = [names[i] for i in index]
-    owned = [] if features is None else heads_above(outputs, present, features, shared, heads)
     if is_sharded(shared):
         if keep != "jacobian" or chunk_size not in (None, 1):
             raise InvalidInputError(
                 f"a sharded model needs keep='jacobian' and chunk_size=1, got {keep!r} and {chunk_size!r}: its "
                 "gradients exist on no rank as a whole and are collected by one backward pass per task."
             )
-        return differentiate_sharded(outputs, names, losses, shared, heads)
+        return differentiate_sharded(outputs, names, losses, shared, heads, check_heads=check_heads)
+    owned: list[list[int]] = []
+    if features is not None:
+        features = cut_of(features, outputs, shared)
+        owned = heads_above(outputs, present, features, shared, heads)
     if keep in ("gramian", "features"):
-        return _deferred(outputs, names, index, shared, losses, features, heads, owned, group, keep)
+        store, head_rows = _deferred(outputs, present, index, len(names), shared, features, heads, owned, keep)
+        found = HeadGradients(heads, head_rows, index, len(names))
+        gradients = TaskGradients(store, losses=losses, tasks=names, present=index, heads=found)
+        if check_heads:
+            gradients.check_heads()
+        return gradients
     notes: tuple[str, ...] = ()
     if chunk_size is not None and chunk_size > 1 and is_compiled(outputs):
         notes = (
             f"chunk_size={chunk_size} became 1: the graph of a compiled model cannot be differentiated in batches",
         )
         chunk_size = 1
-    found = Store(len(names), index, shared)
+    dense = DenseStore(len(names), index, shared)
     if features is not None:
         if chunk_size is None:
             many = len(index) >= _MANY and losses.device.type == "cpu" and batches_well(features, _TINY)
             chunk_size = len(index) if many else 1
-        head_rows = feature_rows(outputs, found, present, features, shared, heads, owned, chunk_size, retain_graph)
+        head_rows = feature_rows(outputs, dense, present, features, shared, heads, owned, chunk_size, retain_graph)
     elif chunk_size is None or chunk_size == 1:
-        head_rows = sequential_rows(outputs, found, present, shared, heads, retain_graph)
+        head_rows = sequential_rows(outputs, dense, present, shared, heads, retain_graph)
     else:
         check_attached(outputs, present, shared)
-        head_rows = batched_rows(outputs, found, shared, heads, chunk_size, retain_graph)
+        head_rows = batched_rows(outputs, dense, shared, heads, chunk_size, retain_graph)
     gradients = TaskGradients(
-        found.matrix if found.matrix is not None else GradientRows(found.rows, shared),
-        shared,
+        dense,
         losses=losses,
         tasks=names,
         present=index,
-        heads=heads,
-        head_gradients=head_rows,
+        heads=HeadGradients(heads, head_rows, index, len(names)),
         notes=notes,
-        untouched=[j for j, touched in enumerate(found.touched) if not touched],
     )
-    if keep == "scattered":
-        if group is None:
-            raise InvalidInputError("`keep='scattered'` needs `group`, the process group to scatter over, got none.")
-        return ScatteredGradients(gradients, group)
-    if group is not None:
-        gradients.average(group)
+    if check_heads:
+        gradients.check_heads()
     return gradients
 
 
@@ -208,22 +261,16 @@ _BLOCKS = 16
 
 def _deferred(
     outputs: Outputs,
-    names: Sequence[str],
+    present: Sequence[str],
     index: Sequence[int],
+    n_tasks: int,
     shared: tuple[Tensor, ...],
-    losses: Tensor,
     features: tuple[Tensor, ...] | None,
     heads: tuple[Tensor, ...],
     owned: Sequence[Sequence[int]],
-    group: dist.ProcessGroup | None,
     keep: Keep,
-) -> DeferredGradients:
-    if group is not None:
-        raise InvalidInputError(
-            f"`group` needs keep='jacobian', got keep={keep!r}: the Gramian of mean gradients is not a mean of "
-            "the ranks' Gramians."
-        )
-    present = [names[i] for i in index]
+) -> tuple[DeferredStore, list[Row]]:
+    """The Gramian alone, and the heads' gradients."""
     if keep == "features":
         if features is None:
             raise InvalidInputError("`keep='features'` needs `features`, got none. Give the trunk's outputs.")
@@ -234,10 +281,8 @@ def _deferred(
         found, head_rows = streamed_gramian(outputs, present, shared, heads, block=block)
         backward = weighted_backward(outputs, index, shared)
     gramian = found
-    if len(index) < len(names):
-        gramian = found.new_zeros(len(names), len(names))
+    if len(index) < n_tasks:
+        gramian = found.new_zeros(n_tasks, n_tasks)
         places = torch.tensor(list(index), device=found.device)
         gramian[places[:, None], places] = found
-    return DeferredGradients(
-        gramian, backward, shared, losses=losses, tasks=names, present=index, heads=heads, head_gradients=head_rows
-    )
+    return DeferredStore(gramian, backward, shared, reached_by_any(outputs, shared)), head_rows

@@ -3,104 +3,162 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, optim
 
-from mtl_core.accumulation import MicroBatches, mean_losses
-from mtl_core.collecting.backward import check_finite_losses
+from mtl_core.accumulation import mean_losses
+from mtl_core.agreement import together
+from mtl_core.collecting.backward import check_finite_losses, is_on_host
 from mtl_core.collecting.flat import pick
 from mtl_core.collecting.graph import check_attached
-from mtl_core.collection import collect_problem
+from mtl_core.collecting.heads import finite_flag
+from mtl_core.collection import collect_problem, ranks_of
 from mtl_core.combination import loss_weights
-from mtl_core.distributed import is_sharded, mean_over_tasks_present_, shard_group, sum_over_ranks_
+from mtl_core.diagnosis import refuse_broken
+from mtl_core.distributed import is_sharded, mean_over_tasks_present_, sum_over_ranks_
+from mtl_core.errors import InvalidInputError
 from mtl_core.gradient_step import finish
-from mtl_core.problem import Problem, TaskLosses
+from mtl_core.problem import MicroBatches, Problem
+from mtl_core.protocols import HasUnitWeights, offers
 from mtl_core.report import StepOptions, StepReport
-from mtl_core.update import events_of, look_back, update
+from mtl_core.task_losses import TaskLosses
+from mtl_core.update import conclude, events_of
 
-__all__ = ["accumulated_loss_step", "loss_step"]
+__all__ = ["loss_step"]
+
+
+@dataclass(frozen=True)
+class _Values:
+    """The losses of a batch before any is differentiated.
+
+    Attributes:
+        full: ``[m]``, detached, NaN for an absent task.
+        share: the factor ``[m]`` of each part's loss in the mean over parts and ranks.
+        present: positions of the tasks that are there.
+        ready: the losses with their graph, where the batch is not in parts.
+    """
+
+    full: Tensor
+    share: Tensor
+    present: list[int]
+    ready: TaskLosses | None
 
 
 def loss_step(
-    problem: Problem, batch: Any, optimizer: optim.Optimizer, method: Any, losses: TaskLosses, options: StepOptions
+    problem: Problem,
+    batch: Any,
+    optimizer: optim.Optimizer,
+    method: Any,
+    options: StepOptions,
+    losses: TaskLosses | None = None,
 ) -> StepReport:
-    """A step of a loss weighting: one backward pass through the shared part."""
+    """A step of a loss weighting, on one batch or on micro-batches: the weights are known before anything is written.
+
+    Args:
+        problem: the problem.
+        batch: what its losses take, or ``MicroBatches`` of it.
+        optimizer: the optimiser, its gradients cleared.
+        method: the loss weighting.
+        options: the step's options.
+        losses: those of the batch, if they are evaluated already.
+    """
+    ranks = ranks_of(problem, options)
     sharded = is_sharded(problem.shared)
-    if not problem.graph_checked and not sharded:
+    with together(ranks):
+        seen = _evaluate(problem, batch, losses)
+    if ranks is not None:
+        seen = _over_ranks(seen, ranks, sharded=sharded)
+    with together(ranks):
+        weights = loss_weights(method, seen.full, seen.present)
+        single = _one_pass_does(problem, method, weights, seen, options)
+        if sharded and not single and seen.ready is None:
+            raise InvalidInputError(
+                "micro-batches of a sharded model need heads='weighted', or a method whose weights are 1, got "
+                f"{type(method).__name__} with heads='unit': the sharding's hooks see whole backward passes only."
+            )
+        if not (sharded and not single):
+            _differentiate(problem, batch, seen, weights, options, single=single, sharded=sharded)
+    if sharded and not single:
+        # The sharding's hooks see whole backward passes only, so heads cannot be passed by themselves.
+        assert seen.ready is not None
+        gradients = collect_problem(problem, seen.ready, options=options)
+        return finish(problem, batch, optimizer, method, gradients, options=options)
+    parameters = (*problem.shared, *problem.heads)
+    touched = [p.grad is not None for p in parameters]
+    somewhere = None if ranks is None or sharded else _sum_gradients(parameters, touched, ranks)
+    weights = _check(problem, batch, seen, weights, somewhere, options, ranks)
+    skipped = (*problem.frozen_names, *(n for n, p in problem.named_shared.items() if p.grad is None))
+    undone = conclude(problem, batch, optimizer, method, seen.full, options, ranks)
+    return StepReport(seen.full, weights, None, problem.tasks, (*undone, *events_of(method)), skipped)
+
+
+def _evaluate(problem: Problem, batch: Any, losses: TaskLosses | None) -> _Values:
+    if isinstance(batch, MicroBatches):
+        full, counts = mean_losses(problem, batch)
+        seen = _Values(full, 1.0 / counts.clamp(min=1.0), counts.nonzero().flatten().tolist(), None)
+    else:
+        ready = problem.losses(batch) if losses is None else losses
+        _check_graph(problem, ready)
+        full = ready.full(float("nan")).detach()
+        seen = _Values(full, torch.ones_like(full), list(ready.index), ready)
+    if is_on_host(seen.full):
+        check_finite_losses(seen.full, problem.tasks, seen.present)
+    return seen
+
+
+def _check_graph(problem: Problem, losses: TaskLosses) -> None:
+    if not problem.graph_checked and not is_sharded(problem.shared):
         check_attached(losses.outputs, losses.tasks, problem.shared)
         problem.graph_checked = losses.is_complete
-    values = losses.values
-    full = losses.full(float("nan")).detach()
-    present = list(losses.index)
-    share = torch.ones_like(full)
-    ranks = shard_group(problem.shared) if sharded else options.group
-    if ranks is not None:
-        full, counts = mean_over_tasks_present_(full, losses.index, ranks)
-        share = share if sharded else 1.0 / counts.clamp(min=1.0)
-        present = [i for i, count in enumerate(counts.tolist()) if count]
-    weights = loss_weights(method, full, present)
-    # One small copy: losses must be finite before anything is written, and unit weights save a pass over the heads.
-    host = torch.stack([full, weights.to(full)]).cpu()
-    check_finite_losses(host[0], problem.tasks, present)
-    ones = pick(share, losses.index).to(values.dtype)
-    own = pick(weights, losses.index).to(values.dtype) * ones
-    if options.scaler is not None:
-        own, ones = options.scaler.scale(own), options.scaler.scale(ones)
-    heads = list(problem.heads)
-    single = not heads or options.heads == "weighted" or all(weight == 1 for weight in pick(host[1], present).tolist())
-    if sharded:
-        # The sharding's hooks see whole backward passes only, so heads cannot be passed by themselves.
-        if not single:
-            gradients = collect_problem(problem, losses, options=options)
-            return finish(problem, batch, optimizer, method, gradients, options=options)
-        torch.autograd.backward([values], [own])
-    else:
-        _backward(problem, values, own, ones, single=single)
-    skipped = _untouched(problem)
-    if ranks is not None and not sharded:
-        _sum_gradients((*problem.shared, *heads), ranks)
-    undone = update(problem, optimizer, options)
-    if not undone:
-        look_back(method, problem, batch, full, ranks)
-    return StepReport(full, weights, None, problem.tasks, (*undone, *events_of(method)), skipped)
 
 
-def accumulated_loss_step(
-    problem: Problem, parts: MicroBatches, optimizer: optim.Optimizer, method: Any, options: StepOptions
-) -> StepReport:
-    """A step of a loss weighting over micro-batches: what they weigh is known before any of them is differentiated."""
-    full, counts = mean_losses(problem, parts)
-    share = 1.0 / counts.clamp(min=1.0)
-    present = counts.nonzero().flatten().tolist()
-    if options.group is not None:
-        full, ranks = mean_over_tasks_present_(full, present, options.group)
-        share = share / ranks.to(share).clamp(min=1.0)
-        present = ranks.nonzero().flatten().tolist()
-    weights = loss_weights(method, full, present)
-    host = torch.stack([full, weights.to(full)]).cpu()
-    check_finite_losses(host[0], problem.tasks, present)
-    heads = list(problem.heads)
-    single = not heads or options.heads == "weighted" or all(weight == 1 for weight in pick(host[1], present).tolist())
-    scale = torch.ones_like(share) if options.scaler is None else options.scaler.scale(torch.ones_like(share))
-    for part in parts:
-        losses = problem.losses(part)
-        if not problem.graph_checked:
-            check_attached(losses.outputs, losses.tasks, problem.shared)
-            problem.graph_checked = losses.is_complete
+def _over_ranks(seen: _Values, ranks: dist.ProcessGroup, *, sharded: bool) -> _Values:
+    full, counts = mean_over_tasks_present_(seen.full, seen.present, ranks)
+    # The hooks of a sharded model take the mean over ranks themselves.
+    share = seen.share if sharded else seen.share / counts.to(seen.share).clamp(min=1.0)
+    return _Values(full, share, [i for i, count in enumerate(counts.tolist()) if count], seen.ready)
+
+
+def _one_pass_does(problem: Problem, method: Any, weights: Tensor, seen: _Values, options: StepOptions) -> bool:
+    """Whether trunk and heads can be differentiated together; weights are read only where that waits for nothing."""
+    if not problem.heads or options.heads == "weighted":
+        return True
+    if offers(method, HasUnitWeights) and method.has_unit_weights:
+        return True
+    return is_on_host(weights) and all(weight == 1 for weight in pick(weights, seen.present).tolist())
+
+
+def _differentiate(
+    problem: Problem,
+    batch: Any,
+    seen: _Values,
+    weights: Tensor,
+    options: StepOptions,
+    *,
+    single: bool,
+    sharded: bool,
+) -> None:
+    """Write the gradients of the weighted losses, part by part."""
+    for part in batch if isinstance(batch, MicroBatches) else (batch,):
+        losses = seen.ready
+        if losses is None:
+            losses = problem.losses(part)
+            _check_graph(problem, losses)
         values = losses.values
-        ones = pick(share * scale, losses.index).to(values.dtype)
-        own = pick(weights.to(share) * share * scale, losses.index).to(values.dtype)
-        _backward(problem, values, own, ones, single=single)
-    skipped = _untouched(problem)
-    if options.group is not None:
-        _sum_gradients((*problem.shared, *heads), options.group)
-    undone = update(problem, optimizer, options)
-    if not undone:
-        look_back(method, problem, parts, full, options.group)
-    return StepReport(full, weights, None, problem.tasks, (*undone, *events_of(method)), skipped)
+        if values.dtype in (torch.float16, torch.bfloat16):
+            values = values.float()  # the loss scale would make a half-precision loss overflow
+        ones = pick(seen.share, losses.index).to(values.dtype)
+        own = pick(weights, losses.index).to(values.dtype) * ones
+        if options.scaler is not None:
+            own, ones = options.scaler.scale(own), options.scaler.scale(ones)
+        if sharded:
+            torch.autograd.backward([values], [own])
+        else:
+            _backward(problem, values, own, ones, single=single)
 
 
 def _backward(problem: Problem, values: Tensor, own: Tensor, ones: Tensor, *, single: bool) -> None:
@@ -113,14 +171,69 @@ def _backward(problem: Problem, values: Tensor, own: Tensor, ones: Tensor, *, si
         torch.autograd.backward([values], [own], inputs=shared)
 
 
-def _untouched(problem: Problem) -> tuple[str, ...]:
-    """The names of the shared parameters that took no part."""
-    return (*problem.frozen_names, *(name for name, p in problem.named_shared.items() if p.grad is None))
+def _sum_gradients(parameters: Sequence[Tensor], touched: Sequence[bool], group: dist.ProcessGroup) -> Tensor:
+    """Sum what each rank has written; a rank without a parameter's task adds zero.
 
-
-def _sum_gradients(parameters: Sequence[Tensor], group: dist.ProcessGroup) -> None:
-    """Sum what each rank has written; a rank without a parameter's task adds zero."""
+    Returns:
+        how many ranks touch each parameter.
+    """
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    sum_over_ranks_([p.grad for p in parameters if p.grad is not None], group)
+        elif parameter.grad.layout != torch.strided:
+            parameter.grad = parameter.grad.to_dense()
+    counts = torch.tensor(touched, dtype=torch.float32, device=parameters[0].device)
+    sum_over_ranks_([*(p.grad for p in parameters if p.grad is not None), counts], group)
+    return counts
+
+
+def _check(
+    problem: Problem,
+    batch: Any,
+    seen: _Values,
+    weights: Tensor,
+    somewhere: Tensor | None,
+    options: StepOptions,
+    ranks: dist.ProcessGroup | None,
+) -> Tensor:
+    """Read losses, weights and one flag in one small copy, and refuse what is not finite before the update.
+
+    Returns:
+        the weights.
+    """
+    parameters = (*problem.shared, *problem.heads)
+    full = seen.full.to(torch.promote_types(seen.full.dtype, torch.float32))
+    flag = torch.zeros((), dtype=torch.float64, device=full.device)
+    # Under a scaler an overflow of the gradients is skipped by it; it looks at every gradient itself.
+    if options.check_gradients and not options.is_scaled:
+        flag = finite_flag([p.grad for p in parameters if p.grad is not None]).to(full.device)
+        if ranks is not None and is_sharded(problem.shared):
+            sum_over_ranks_([flag], ranks)
+    counts = [] if somewhere is None else [somewhere.to(full)]
+    host = torch.cat([full, weights.to(full), flag.to(full).reshape(1), *counts]).cpu()
+    m = problem.n_tasks
+    losses = host[:m].tolist()
+    if any(not _finite(losses[i]) for i in seen.present):
+        if ranks is None:
+            check_finite_losses(host[:m], problem.tasks, seen.present)
+        refuse_broken(problem, batch, ranks)
+    if not bool(torch.isfinite(host[2 * m])) and _is_broken(parameters, ranks):
+        refuse_broken(problem, batch, ranks)
+    if somewhere is not None:
+        # Zero in place of no gradient would let weight decay and momentum move what no rank has a task for.
+        for parameter, count in zip(parameters, host[2 * m + 1 :].tolist(), strict=True):
+            if not count:
+                parameter.grad = None
+    return weights
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0.0
+
+
+def _is_broken(parameters: Sequence[Tensor], ranks: dist.ProcessGroup | None) -> bool:
+    """Whether the flag means what it says: it may also stand for a sum that overflowed. Among ranks it is believed."""
+    if ranks is not None:
+        return True
+    found = [p.grad for p in parameters if p.grad is not None]
+    return any(not bool(torch.isfinite(g._values() if g.is_sparse else g).all()) for g in found)

@@ -6,68 +6,81 @@ import fnmatch
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mtl_core import checks
 from mtl_core.distributed import is_sharded, reshard
 from mtl_core.errors import (
     DuplicateModuleError,
     InvalidInputError,
     NoLossesError,
     NoMatchError,
-    NonScalarLossError,
     NoSharedParametersError,
 )
+from mtl_core.task_losses import TaskLosses, read_returned
 
-__all__ = ["Features", "Problem", "SharedSpec", "TaskLosses"]
-
-Features = Tensor | Sequence[Tensor]
-"""Outputs of the shared trunk from which every head starts."""
+__all__ = ["MicroBatches", "Problem", "ProblemView", "SharedSpec", "refuse_wrapped"]
 
 SharedSpec = nn.Module | str | Iterable[nn.Parameter] | Iterable[str] | Iterable[nn.Module]
 """How the shared parameters may be named: a module, parameters, modules, or name patterns."""
 
 
-@dataclass(frozen=True)
-class TaskLosses:
-    """The losses of the tasks that are present in one batch.
+_WRAPPERS = frozenset(
+    {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "ShardedDataParallel", "DeepSpeedEngine"}
+)
+"""Names of the classes, of torch and others, that average or shard gradients inside ``backward()``."""
 
-    Attributes:
-        outputs: a tuple of ``k`` scalar losses, or one tensor ``[k]`` where the user's function computed them jointly.
-        tasks: names of the ``k`` tasks that are present.
-        index: position of each of them in ``Problem.tasks``.
-        n_tasks: number ``m`` of tasks of the problem, absent ones included.
-        features: the trunk's outputs, if the user's function returned them.
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Make sure that no module of a model, however deep, is wrapped for data parallelism.
+
+    Such a wrapper averages the gradients of one ``backward()``. Gradients that are taken task by task go past it: each
+    rank would step on its own and the ranks' parameters would drift apart without an error.
+
+    Raises:
+        InvalidInputError: naming the module.
+    """
+    for name, module in model.named_modules():
+        found = next((base.__name__ for base in type(module).__mro__ if base.__name__ in _WRAPPERS), None)
+        if found is None:
+            continue
+        where = f"{found} at {name!r}" if name else found
+        way_out = "Give model.module" if not name else f"Put the module inside it in its place ({name}.module)"
+        if found == "FullyShardedDataParallel":
+            way_out = "Shard the bare model by torch.distributed.fsdp.fully_shard instead, which is supported"
+        raise InvalidInputError(
+            f"`model` must be the bare module, got {where}: gradients taken per task through the wrapper are those of "
+            f"one rank alone. {way_out}; task gradients are averaged over a process group by mtl_core."
+        )
+
+
+class MicroBatches:
+    """Parts of one batch, to be passed one after the other: ``step(problem, MicroBatches(parts), ...)``.
+
+    The step is that of the whole batch, where the parts are of equal size: the Gramian is that of the accumulated
+    gradients, not a sum of the parts' Gramians. A loss weighting costs one forward pass without a graph per part, which
+    tells the losses of the whole batch, and then one forward and one backward pass per part.
+
+    Args:
+        parts: batches as the problem's losses take them.
+
+    Raises:
+        InvalidInputError: there is none.
     """
 
-    outputs: tuple[Tensor, ...] | Tensor
-    tasks: tuple[str, ...]
-    index: tuple[int, ...]
-    n_tasks: int
-    features: tuple[Tensor, ...] | None = None
+    def __init__(self, parts: Iterable[Any]) -> None:
+        self.parts = tuple(parts)
+        if not self.parts:
+            raise InvalidInputError("`parts` must hold at least one batch, got none.")
 
-    @property
-    def values(self) -> Tensor:
-        """The losses of the present tasks, ``[k]``, differentiable."""
-        return self.outputs if isinstance(self.outputs, Tensor) else torch.stack(self.outputs)
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.parts)
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether every task of the problem is present."""
-        return len(self.index) == self.n_tasks
-
-    def full(self, fill: float = 0.0) -> Tensor:
-        """The losses of all tasks, ``[m]``, with ``fill`` where a task is absent."""
-        values = self.values
-        if self.is_complete:
-            return values
-        index = torch.tensor(self.index, device=values.device)
-        return values.new_full((self.n_tasks,), fill).index_put((index,), values)
+    def __len__(self) -> int:
+        return len(self.parts)
 
 
 class _LossModule(nn.Module):
@@ -101,6 +114,11 @@ class Problem:
 
     Attributes:
         graph_checked: whether a step has already seen that every loss depends on the shared parameters.
+        differentiates: whether the losses were seen to differentiate by themselves, so that they need a graph wherever
+            they are evaluated.
+        under_way: what undoes the step that is being made, if one is.
+        told: what was said once, by optimiser.
+        stepped_by: the optimiser with which the model was last looked through for wrappers.
 
     Raises:
         NoLossesError: ``tasks`` is empty.
@@ -133,12 +151,7 @@ class Problem:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InvalidInputError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
-        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            raise InvalidInputError(
-                f"`model` must be the bare module, got {type(model).__name__}: gradients taken per task through the "
-                "wrapper are those of one rank alone. Give model.module; task gradients are averaged over a "
-                "process group by mtl_core."
-            )
+        refuse_wrapped(model)
         if isinstance(tasks, str):
             raise InvalidInputError(f"`tasks` must be a sequence of names, got the single string {tasks!r}.")
         self.tasks: tuple[str, ...] = tuple(tasks)
@@ -153,6 +166,11 @@ class Problem:
         self._places = {name: _place(model, name) for name in _resolve_shared(model, shared)}
         self._duplicate: tuple[str, str] | Literal[False] | None = False  # False: not looked yet
         self.graph_checked = False
+        self.differentiates = False
+        self.under_way: Any = None
+        self.told: set[tuple[int, tuple[str, ...]]] = set()
+        self.stepped_by: int | None = None
+        self._listed: dict[str, Any] | None = None
         self._depth = 0
         self._hooks: OrderedDict[int, Callable[[Any], object]] = OrderedDict()
         if not self.shared:
@@ -175,15 +193,47 @@ class Problem:
     def _all_shared(self) -> dict[str, nn.Parameter]:
         return {name: getattr(owner, attribute) for name, (owner, attribute) in self._places.items()}
 
+    @contextmanager
+    def listed_once(self) -> Iterator[None]:
+        """Find the parameters once for a while, instead of at each question; they must stay the same objects.
+
+        Walking a deep model takes longer than some of what a step does with its parameters. A sharded model is always
+        walked, since a forward pass puts other objects in the places of its parameters.
+        """
+        before, self._listed = self._listed, None if is_sharded(self.shared) else {}
+        try:
+            yield
+        finally:
+            self._listed = before
+
+    def _found(self, what: str, find: Callable[[], Any]) -> Any:
+        if self._listed is None:
+            return find()
+        if what not in self._listed:
+            self._listed[what] = find()
+        return self._listed[what]
+
     @property
     def named_shared(self) -> dict[str, nn.Parameter]:
         """The shared parameters that are trainable now, by their name in the model."""
-        return {name: p for name, p in self._all_shared().items() if p.requires_grad}
+        found: dict[str, nn.Parameter] = self._found(
+            "named_shared", lambda: {name: p for name, p in self._all_shared().items() if p.requires_grad}
+        )
+        return found
 
     @property
     def shared(self) -> tuple[nn.Parameter, ...]:
         """The shared parameters that are trainable now, in the model's order."""
-        return tuple(self.named_shared.values())
+        found: tuple[nn.Parameter, ...] = self._found("shared", lambda: tuple(self.named_shared.values()))
+        return found
+
+    @property
+    def named_trainable(self) -> dict[str, nn.Parameter]:
+        """Every parameter of the model that is trainable now, shared or of a head, by its name in the model."""
+        found: dict[str, nn.Parameter] = self._found(
+            "named_trainable", lambda: {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        )
+        return found
 
     @property
     def shared_names(self) -> tuple[str, ...]:
@@ -198,8 +248,13 @@ class Problem:
     @property
     def heads(self) -> tuple[nn.Parameter, ...]:
         """Every other trainable parameter of the model."""
-        shared = {id(p) for p in self._all_shared().values()}
-        return tuple(p for p in self.model.parameters() if p.requires_grad and id(p) not in shared)
+
+        def find() -> tuple[nn.Parameter, ...]:
+            shared = {id(p) for p in self._all_shared().values()}
+            return tuple(p for p in self.named_trainable.values() if id(p) not in shared)
+
+        found: tuple[nn.Parameter, ...] = self._found("heads", find)
+        return found
 
     def register_report_hook(self, hook: Callable[[Any], object]) -> RemovableHandle:
         """Have a function called with the report of every step of this problem, e.g. to log it.
@@ -265,10 +320,10 @@ class Problem:
             returned = self._loss_fn(self.model, batch)
             if sharded:
                 reshard(self.model)
-            return self._parse(returned)
+            return read_returned(returned, self.tasks)
         self.check_functional()
         replaced = {f"model.{name}": value for name, value in parameters.items()}
-        return self._parse(torch.func.functional_call(self._loss_module, replaced, (batch,)))
+        return read_returned(torch.func.functional_call(self._loss_module, replaced, (batch,)), self.tasks)
 
     def check_functional(self) -> None:
         """Make sure that the model can be evaluated with replaced parameters.
@@ -278,6 +333,14 @@ class Problem:
         """
         if self._duplicate is False:
             self._duplicate = _first_duplicate(self.model)
+            scripted = [name for name, m in self.model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
+            if scripted:
+                self._duplicate = False
+                raise InvalidInputError(
+                    f"`model` must not be scripted to be evaluated at other parameters, got a ScriptModule at "
+                    f"{scripted[0]!r}. Give the module that was scripted; what needs no replaced parameters works with "
+                    "it."
+                )
         if isinstance(self._duplicate, tuple):
             first, second = self._duplicate
             raise DuplicateModuleError(
@@ -285,49 +348,27 @@ class Problem:
                 "Keep one of them, or store the second reference outside the module tree, e.g. in a tuple."
             )
 
-    def _parse(self, returned: Any) -> TaskLosses:
-        features: tuple[Tensor, ...] | None = None
-        if isinstance(returned, tuple):
-            if len(returned) != 2 or (isinstance(returned[0], Tensor) and returned[0].ndim == 0):
-                raise InvalidInputError(
-                    "`losses` must return a tensor [m], a mapping task -> scalar, or (losses, features), got a "
-                    f"tuple of {len(returned)}. "
-                    "Stack the scalars with torch.stack, or return a mapping."
-                )
-            returned, found = returned
-            features = (found,) if isinstance(found, Tensor) else tuple(found)
-        if isinstance(returned, Mapping):
-            return self._parse_mapping(returned, features)
-        if not isinstance(returned, Tensor):
-            raise InvalidInputError(
-                "`losses` must return a tensor [m], a mapping task -> scalar, or (losses, features), got "
-                f"{type(returned).__name__}."
-            )
-        if returned.ndim != 1:
-            raise NonScalarLossError(
-                f"`losses` must return one number per task, shape ({self.n_tasks},), got shape "
-                f"{tuple(returned.shape)}. "
-                "Reduce each task's loss over the batch, e.g. with .mean()."
-            )
-        if returned.shape[0] == 0:
-            raise NoLossesError("`losses` must return at least one loss, got an empty tensor.")
-        if returned.shape[0] != self.n_tasks:
-            raise InvalidInputError(
-                f"`losses` must return {self.n_tasks} losses, one for each of {self.tasks}, got {returned.shape[0]}. "
-                "To leave a task out of a batch, return a mapping without it."
-            )
-        return TaskLosses(returned, self.tasks, tuple(range(self.n_tasks)), self.n_tasks, features)
 
-    def _parse_mapping(self, found: Mapping[str, Tensor | None], features: tuple[Tensor, ...] | None) -> TaskLosses:
-        unknown = [name for name in found if name not in self.tasks]
-        if unknown:
-            raise InvalidInputError(f"`losses` must return losses of {self.tasks}, got also {unknown}.")
-        index = tuple(i for i, name in enumerate(self.tasks) if found.get(name) is not None)
-        if not index:
-            raise NoLossesError(f"`losses` must return the loss of at least one of {self.tasks}, got none.")
-        present = tuple(self.tasks[i] for i in index)
-        outputs = tuple(checks.scalar_loss(name, found[name]) for name in present)
-        return TaskLosses(outputs, present, index, self.n_tasks, features)
+class ProblemView(Problem):
+    """A problem whose losses are made into others: their logarithms, or some of them only.
+
+    Everything else is the problem's own, what it remembers included.
+
+    Args:
+        problem: what is looked at.
+        transform: from its losses to those of the view.
+    """
+
+    __slots__ = ("_transform", "_under")
+
+    def __init__(self, problem: Problem, transform: Callable[[TaskLosses], TaskLosses]) -> None:
+        self.__dict__ = problem.__dict__
+        self._under = problem
+        self._transform = transform
+
+    def losses(self, batch: Any, *, parameters: Mapping[str, Tensor] | None = None) -> TaskLosses:
+        """The losses of the view."""
+        return self._transform(self._under.losses(batch, parameters=parameters))
 
 
 def _first_duplicate(model: nn.Module) -> tuple[str, str] | None:

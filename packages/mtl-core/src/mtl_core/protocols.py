@@ -1,29 +1,41 @@
-"""The four interfaces by which a method may enter a step.
+"""The interfaces by which a method takes part in a step.
 
-They are structural: a class takes part by having the attributes, without inheriting from anything here. The first three
-turn gradients or losses into an update and know nothing of models and optimisers; ``Method`` owns the whole step.
+They are structural: a class takes part by having the attributes, without inheriting from anything here. Four say what
+kind of method it is. ``Aggregator``, ``Weighting`` and ``LossWeighting`` turn gradients or losses into an update and
+know nothing of models and optimisers; ``Method`` owns the whole step. The others are optional and may be combined with
+any of the four: each names one more thing that a method offers, and ``offers`` asks for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, TypeVar, runtime_checkable
 
-from torch import Tensor, optim
+import torch
+from torch import Tensor, nn, optim
 
 if TYPE_CHECKING:
     from mtl_core.problem import Problem
-    from mtl_core.report import StepOptions, StepReport
+    from mtl_core.report import Event, StepOptions, StepReport
 
 __all__ = [
     "Aggregator",
     "AnyMethod",
-    "Event",
+    "CountsEpochs",
+    "Draws",
+    "HasUnitWeights",
+    "LearnsAfterStep",
     "LossWeighting",
     "Method",
+    "Remembers",
     "ReportsEvents",
+    "Resets",
+    "TakesAbsentTasks",
+    "TakesLosses",
     "Weighting",
-    "WeightsAfterStep",
+    "is_loss_weighting",
+    "offers",
 ]
 
 
@@ -39,9 +51,7 @@ class Aggregator(Protocol):
 class Weighting(Protocol):
     """Gramian ``[m, m]`` to weights ``[m]``.
 
-    The Gramian is float64 on the CPU. A task that is absent from the batch is a zero row and column. A weighting that
-    also needs the losses sets the attribute ``takes_losses = True`` and is then called as
-    ``weights(gramian, losses=losses)``, with NaN for an absent task.
+    The Gramian is float64 on the CPU. A task that is absent from the batch is a zero row and column.
     """
 
     def weights(self, gramian: Tensor, /) -> Tensor:
@@ -52,9 +62,7 @@ class Weighting(Protocol):
 class LossWeighting(Protocol):
     """Losses ``[m]`` to one differentiable scalar, whose derivative by each loss is that task's weight.
 
-    ``needs`` tells it from an ``Aggregator``. Where tasks may be absent, a loss weighting that can do without them
-    takes the keyword ``present`` (a boolean tensor ``[m]``) and says so by ``takes_present = True``; absent losses are
-    then 0.
+    ``needs`` tells it from an ``Aggregator``.
     """
 
     needs: Literal["losses"]
@@ -64,19 +72,8 @@ class LossWeighting(Protocol):
 
 
 @runtime_checkable
-class WeightsAfterStep(Protocol):
-    """A loss weighting that learns from what the update did to the losses, such as FAMO."""
-
-    def after_step(self, before: Tensor, after: Callable[[], Tensor], /) -> None:
-        """Learn from the update; ``after()`` evaluates the losses ``[m]`` once more on the same batch."""
-
-
-@runtime_checkable
 class Method(Protocol):
-    """A whole training step, for methods that need more than gradients.
-
-    Optional: ``start_epoch(epoch)``, which the training loop calls at the start of every epoch.
-    """
+    """A whole training step, for methods that need more than gradients."""
 
     def step(
         self, problem: Problem, batch: Any, optimizer: optim.Optimizer, *, options: StepOptions = ...
@@ -84,16 +81,51 @@ class Method(Protocol):
         """One training step on one batch."""
 
 
+AnyMethod = Method | Weighting | LossWeighting | Aggregator
+"""What ``step`` accepts as a method."""
+
+
 @runtime_checkable
-class Event(Protocol):
-    """Something worth telling that happened in a step: a teleport, a regularised solve, a skipped update."""
+class TakesLosses(Protocol):
+    """A weighting that also needs the losses: called as ``weights(gramian, losses=losses)``, NaN for an absent task."""
 
-    @property
-    def kind(self) -> str:
-        """What kind of event it is, one word."""
+    takes_losses: bool
 
-    def as_dict(self) -> dict[str, Any]:
-        """The event as plain data that JSON can hold, its ``kind`` included."""
+
+@runtime_checkable
+class TakesAbsentTasks(Protocol):
+    """A loss weighting that can do without some of the tasks.
+
+    Called as ``method(losses, present=mask)`` where tasks are absent, with a boolean mask ``[m]`` and their losses 0.
+    """
+
+    takes_present: bool
+
+
+@runtime_checkable
+class HasUnitWeights(Protocol):
+    """A loss weighting whose weights, as it is configured now, are 1 each.
+
+    One backward pass then does for trunk and heads, and a step need not read the weights from the device to know.
+    """
+
+    has_unit_weights: bool
+
+
+@runtime_checkable
+class LearnsAfterStep(Protocol):
+    """A method that learns from what the update did to the losses, such as FAMO."""
+
+    def after_step(self, before: Tensor, after: Callable[[], Tensor], /) -> None:
+        """Learn from the update; ``after()`` evaluates the losses ``[m]`` once more on the same batch."""
+
+
+@runtime_checkable
+class CountsEpochs(Protocol):
+    """A method that is told by the training loop when an epoch begins."""
+
+    def start_epoch(self, epoch: int, /) -> None:
+        """An epoch begins, counted from 0."""
 
 
 @runtime_checkable
@@ -104,5 +136,78 @@ class ReportsEvents(Protocol):
         """Hand over the events since the last call, and forget them."""
 
 
-AnyMethod = Method | Weighting | LossWeighting | Aggregator
-"""What ``step`` accepts as a method."""
+@runtime_checkable
+class Resets(Protocol):
+    """A method that can forget what it has learnt."""
+
+    def reset(self) -> None:
+        """Forget what was learnt; settings stay."""
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A method with a state of its own, which a fresh object can go on from.
+
+    ``state_dict`` hands out values that later steps do not change: copies, or tensors that are replaced as a whole. An
+    error in a step is undone by giving them back.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the method remembers."""
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> Any:
+        """Go on from what another one remembered."""
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """A method that draws random numbers, and from where."""
+
+    generator: torch.Generator
+
+
+P = TypeVar("P")
+
+
+@cache
+def _members(protocol: Any) -> tuple[str, ...]:
+    """The names that a protocol asks for."""
+    named = {*vars(protocol), *vars(protocol).get("__annotations__", {})}
+    return tuple(sorted(name for name in named if not name.startswith("_")))
+
+
+def offers(method: object, protocol: type[P]) -> TypeGuard[P]:
+    """Whether a method has what an optional protocol asks for; an attribute that is ``None`` does not count.
+
+    The same question as ``isinstance``, which walks the protocol anew each time and takes tens of microseconds where a
+    module lacks the attribute; a step asks several times.
+
+    Example:
+        >>> class Weights:
+        ...     takes_losses = True
+        >>> offers(Weights(), TakesLosses), offers(Weights(), CountsEpochs)
+        (True, False)
+    """
+    kind: Any = protocol
+    return all(_has(method, name) and getattr(method, name) is not None for name in _members(kind))
+
+
+def _has(method: object, name: str) -> bool:
+    kind = type(method)
+    if hasattr(kind, name) or name in getattr(method, "__dict__", ()):
+        return True
+    # A module's own look-up finds parameters and submodules only, and builds an error text where it fails.
+    if not hasattr(kind, "__getattr__") or kind.__getattr__ is nn.Module.__getattr__:
+        return False
+    return hasattr(method, name)
+
+
+def is_loss_weighting(method: object) -> TypeGuard[LossWeighting]:
+    """Whether a method works on losses alone."""
+    return offers(method, _Needs) and method.needs == "losses" and not offers(method, Method)
+
+
+class _Needs(Protocol):
+    """A method that says what it works on."""
+
+    needs: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -11,10 +12,14 @@ from torch import Tensor
 
 from mtl_core import checks
 from mtl_core.errors import InvalidParameterError
-from mtl_core.gradients import Keep
-from mtl_core.protocols import Event
 
-__all__ = ["Note", "SkippedUpdate", "StepOptions", "StepReport"]
+__all__ = ["Clip", "Event", "Keep", "Note", "SkippedUpdate", "StepOptions", "StepReport"]
+
+Keep = Literal["jacobian", "scattered", "gramian", "features"]
+"""What ``collect`` keeps of the gradients."""
+
+Clip = Literal["shared", "all"] | Callable[[Sequence[Tensor]], object]
+"""Which gradients ``max_norm`` is about, or what clips in its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +29,11 @@ class StepOptions:
     Attributes:
         heads: ``"unit"``: each head follows its own loss. ``"weighted"``: it follows its loss times the method's
             weight.
-        max_norm: the combined gradient of the shared parameters is clipped to this norm, after it is written.
+        max_norm: gradients are clipped to this norm, after they are written and unscaled.
+        clip: what is clipped. ``"shared"``: the combined gradient of the shared parameters. ``"all"``: that and the
+            heads', to one common norm, as ``clip_grad_norm_(model.parameters())`` does. Or a callable in place of
+            ``max_norm``: it is given the trainable parameters that have a gradient, between writing and updating, e.g.
+            ``functools.partial(torch.nn.utils.clip_grad_value_, clip_value=1.0)``.
         keep: what to keep of the gradients, as for ``collect``.
         chunk_size: how many tasks are differentiated at once, as for ``collect``.
         group: a process group over whose ranks losses and gradients are averaged.
@@ -32,20 +41,36 @@ class StepOptions:
             each module that owns parameters, or of each parameter, by itself.
         scaler: a gradient scaler. Losses are scaled before and gradients unscaled after differentiation, so that every
             method sees true gradients; the scaler then takes the optimiser's step, and skips it at an overflow.
+        check_gradients: whether gradients, those of the heads included, must be finite. They are looked at before
+            anything is written, by one flag that travels with the one small copy of a step. Without it a gradient that
+            is not finite is written where its loss is finite; losses are checked always.
+        reversible: whether the update itself can be taken back too. What comes after it, a second look at the losses,
+            may fail when the parameters have moved already. ``True`` keeps a copy of the parameters and of the
+            optimiser's state during the update, so that such an error leaves everything as it was.
     """
 
     heads: Literal["unit", "weighted"] = "unit"
     max_norm: float | None = None
+    clip: Clip = "shared"
     scaler: torch.amp.GradScaler | None = None
     keep: Keep = "jacobian"
     chunk_size: int | None = None
     group: dist.ProcessGroup | None = None
     per: Literal["model", "layer", "parameter"] = "model"
+    check_gradients: bool = True
+    reversible: bool = False
 
     def __post_init__(self) -> None:
         checks.one_of("heads", self.heads, ("unit", "weighted"))
         checks.one_of("keep", self.keep, get_args(Keep))
         checks.one_of("per", self.per, ("model", "layer", "parameter"))
+        if not callable(self.clip):
+            checks.one_of("clip", self.clip, ("shared", "all"))
+        elif self.max_norm is not None:
+            raise InvalidParameterError(
+                f"`max_norm` must be None where `clip` is a callable, which clips in its place, got {self.max_norm!r}. "
+                "Give one of the two."
+            )
         if self.max_norm is not None:
             checks.positive("max_norm", self.max_norm)
         if self.chunk_size is not None:
@@ -55,6 +80,23 @@ class StepOptions:
                 f"`per={self.per!r}` gives each group of parameters weights of its own, which needs keep='jacobian' "
                 f"and heads='unit', got keep={self.keep!r} and heads={self.heads!r}."
             )
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether losses are scaled, so that an overflow of the gradients is skipped and no error."""
+        return self.scaler is not None and self.scaler.is_enabled()
+
+
+@runtime_checkable
+class Event(Protocol):
+    """Something worth telling that happened in a step: a teleport, a regularised solve, a skipped update."""
+
+    @property
+    def kind(self) -> str:
+        """What kind of event it is, one word."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The event as plain data that JSON can hold, its ``kind`` included."""
 
 
 @dataclass(frozen=True)

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, optim
 
-from mtl_core.accumulation import MicroBatches, accumulate
-from mtl_core.collection import collect_problem
-from mtl_core.combination import is_loss_weighting
-from mtl_core.distributed import broadcast_buffers_, is_sharded
+from mtl_core.beginning import begin, guarded
+from mtl_core.collection import collect_batch, collect_problem
 from mtl_core.errors import InvalidInputError
 from mtl_core.gradient_step import finish
-from mtl_core.gradients import Keep
-from mtl_core.loss_step import accumulated_loss_step, loss_step
-from mtl_core.problem import Problem, TaskLosses
-from mtl_core.protocols import AnyMethod
-from mtl_core.report import StepOptions, StepReport
-from mtl_core.update import refuse_closure
+from mtl_core.loss_step import loss_step
+from mtl_core.problem import Problem
+from mtl_core.protocols import AnyMethod, Method, Weighting, is_loss_weighting, offers
+from mtl_core.report import Clip, Keep, StepOptions, StepReport
+from mtl_core.task_losses import TaskLosses
 
-__all__ = ["AnyMethod", "collect_problem", "finish", "is_loss_weighting", "step", "step_from_losses"]
+__all__ = ["make_step", "step", "step_from_losses"]
 
 
 def step(
@@ -34,16 +32,25 @@ def step(
     *,
     heads: Literal["unit", "weighted"] = "unit",
     max_norm: float | None = None,
+    clip: Clip = "shared",
     scaler: torch.amp.GradScaler | None = None,
     keep: Keep = "jacobian",
     chunk_size: int | None = None,
     group: dist.ProcessGroup | None = None,
     per: Literal["model", "layer", "parameter"] = "model",
+    check_gradients: bool = True,
+    reversible: bool = False,
 ) -> StepReport:
     """One training step: evaluate the losses, differentiate, combine by ``method``, clip, update.
 
-    The optimiser's gradients are cleared first. The cheapest route that the method allows is taken: a loss weighting
-    costs one backward pass, everything else one per task through the shared part.
+    Gradients are cleared first. The cheapest route that the method allows is taken: a loss weighting costs one backward
+    pass, everything else one per task through the shared part.
+
+    Nothing moves before it is known to be good: an error leaves parameters, buffers, ``.grad``, random state, and what
+    the optimiser, the scaler and the method remember, as they were before the call, on every rank of a group. Two
+    things come after the update and cannot be undone unless ``reversible``: an error inside the optimiser's own step,
+    and one in the second look at the losses that some loss weightings take (FAMO); then parameters and optimiser have
+    moved, and nothing else has.
 
     Args:
         problem: the model and its losses.
@@ -52,13 +59,18 @@ def step(
         method: a ``Method``, ``Weighting``, ``LossWeighting`` or ``Aggregator``, or any callable from a Jacobian
             ``[m, d]`` to an update ``[d]``, such as the aggregators of other libraries.
         heads: ``"unit"``: each head follows its own loss; ``"weighted"``: its loss times the method's weight.
-        max_norm: clip the combined gradient of the shared parameters to this norm.
+        max_norm: clip gradients to this norm. By default the combined gradient of the *shared* parameters alone, which
+            is what the weighting made; ``clip_grad_norm_(model.parameters())`` is ``clip="all"``.
+        clip: ``"shared"`` or ``"all"``: what ``max_norm`` is about; or a callable that clips in its place, given the
+            parameters that have a gradient.
         scaler: a gradient scaler, for mixed precision.
         keep: ``"jacobian"``, or ``"gramian"`` where ``m`` gradients are too much to hold, or ``"features"``; see
             ``collect``.
         chunk_size: how many tasks are differentiated at once; see ``collect``.
         group: a process group: every rank gives its part of the batch, and all take the same step on the mean losses.
         per: apply the method to the whole ``"model"``, or by itself to each ``"layer"`` or ``"parameter"``.
+        check_gradients: whether gradients must be finite, those of the heads included; see ``StepOptions``.
+        reversible: whether the update itself is taken back at an error after it; see ``StepOptions``.
 
     Returns:
         losses, weights and events of the step, as plain detached tensors.
@@ -66,8 +78,11 @@ def step(
     Raises:
         NonFiniteLossError: a loss is NaN or infinite; nothing was updated. With a scaler too: an overflow of the
             gradients is then skipped, but a loss that is itself not finite is an error.
+        NonFiniteGradientError: a gradient is, of the shared parameters or of a head, though the losses are finite.
         DetachedLossError: a loss does not depend on the shared parameters.
-        InvalidInputError: the method does not fit one of the four protocols, or returns the wrong shape.
+        InvalidInputError: the method does not fit one of the four protocols, or returns the wrong shape; gradients are
+            switched off; the model is wrapped; the optimiser does not fit (see ``mtl_core.extension.begin``).
+        RankError: another rank raised an error of a type that is not known here.
 
     Example:
         >>> import torch
@@ -80,40 +95,54 @@ def step(
         torch.Size([2])
     """
     options = StepOptions(
-        heads=heads, max_norm=max_norm, scaler=scaler, keep=keep, chunk_size=chunk_size, group=group, per=per
+        heads=heads,
+        max_norm=max_norm,
+        clip=clip,
+        scaler=scaler,
+        keep=keep,
+        chunk_size=chunk_size,
+        group=group,
+        per=per,
+        check_gradients=check_gradients,
+        reversible=reversible,
     )
-    with problem.reporting() as report_to_hooks:
-        report = _step(problem, batch, optimizer, method, options)
+    with problem.reporting() as report_to_hooks, guarded(problem, optimizer, method, options):
+        report = make_step(problem, batch, optimizer, method, options)
     report_to_hooks(report)
     return report
 
 
-def _step(
+def make_step(
     problem: Problem,
     batch: Any,
     optimizer: optim.Optimizer,
     method: AnyMethod | Callable[[Tensor], Tensor],
     options: StepOptions,
 ) -> StepReport:
-    refuse_closure(optimizer)
-    own = getattr(method, "step", None)
-    if callable(own):
-        return _delegate(own, problem, batch, optimizer, options)
-    if not callable(method) and not callable(getattr(method, "weights", None)):
+    """The step of any method, without telling the problem's hooks of it.
+
+    Args:
+        problem: the problem.
+        batch: what its losses take, or ``MicroBatches`` of it.
+        optimizer: the optimiser.
+        method: the method.
+        options: the step's options.
+    """
+    if offers(method, Method):
+        return _delegate(method.step, problem, batch, optimizer, options)
+    if not callable(method) and not offers(method, Weighting):
         raise InvalidInputError(
             f"`method` must have step(), weights() or be callable on a Jacobian [m, d], got {type(method).__name__}. "
             "See mtl_core.protocols."
         )
-    optimizer.zero_grad(set_to_none=True)
-    if options.group is not None:
-        broadcast_buffers_(problem.model, options.group)
-    if isinstance(batch, MicroBatches):
-        if is_loss_weighting(method) and options.per == "model" and not is_sharded(problem.shared):
-            return accumulated_loss_step(problem, batch, optimizer, method, options)
-        gradients = accumulate(problem, batch, options=options)
-        return finish(problem, batch, optimizer, method, gradients, options=options)
-    losses = problem.losses(batch)
-    return step_from_losses(problem, batch, optimizer, method, losses, options=options)
+    with guarded(problem, optimizer, method, options):
+        notes = begin(problem, optimizer, options)
+        if is_loss_weighting(method):  # one weight per loss is the same one for every layer, whatever `per`
+            report = loss_step(problem, batch, optimizer, method, options)
+        else:
+            gradients = collect_batch(problem, batch, options=options)
+            report = finish(problem, batch, optimizer, method, gradients, options=options)
+    return replace(report, events=(*notes, *report.events)) if notes else report
 
 
 def step_from_losses(
@@ -125,9 +154,9 @@ def step_from_losses(
     *,
     options: StepOptions,
 ) -> StepReport:
-    """The part of ``step`` that follows the forward pass, for any method that does not own its step."""
+    """The part of ``step`` that follows ``begin`` and the forward pass, for any method that does not own its step."""
     if is_loss_weighting(method):
-        return loss_step(problem, batch, optimizer, method, losses, options)
+        return loss_step(problem, batch, optimizer, method, options, losses)
     gradients = collect_problem(problem, losses, options=options)
     return finish(problem, batch, optimizer, method, gradients, options=options)
 

@@ -2,85 +2,155 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, optim
 
-from mtl_core.accumulation import MicroBatches
+from mtl_core.agreement import together
 from mtl_core.distributed import is_sharded, mean_over_tasks_present_, reshard
 from mtl_core.errors import InvalidInputError
-from mtl_core.problem import Problem
-from mtl_core.protocols import Event
-from mtl_core.report import SkippedUpdate, StepOptions
+from mtl_core.evaluation import evaluate_without_graph
+from mtl_core.optimizers import inner_optimizer
+from mtl_core.problem import MicroBatches, Problem
+from mtl_core.protocols import LearnsAfterStep, ReportsEvents, offers
+from mtl_core.report import Event, SkippedUpdate, StepOptions
 
-__all__ = ["events_of", "look_back", "refuse_closure", "update"]
-
-
-def refuse_closure(optimizer: optim.Optimizer) -> None:
-    """Make sure that an optimiser takes its step from gradients that are there.
-
-    Raises:
-        InvalidInputError: it must evaluate the loss itself, as ``LBFGS`` does.
-    """
-    if _needs_closure(type(optimizer).step):
-        raise InvalidInputError(
-            f"`optimizer` must make its step from gradients, got {type(optimizer).__name__}, whose step() evaluates "
-            "the loss itself by a closure. Use one without, such as Adam or SGD."
-        )
+__all__ = ["conclude", "events_of"]
 
 
-@cache
-def _needs_closure(step: Callable[..., Any]) -> bool:
-    closure = inspect.signature(step).parameters.get("closure")
-    return closure is not None and closure.default is inspect.Parameter.empty
+def conclude(
+    problem: Problem,
+    batch: Any,
+    optimizer: optim.Optimizer,
+    method: object,
+    losses: Tensor,
+    options: StepOptions,
+    ranks: dist.ProcessGroup | None,
+) -> tuple[SkippedUpdate, ...]:
+    """Unscale, clip and update, from gradients that are written; then let the method learn from what that did.
 
-
-def update(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) -> tuple[SkippedUpdate, ...]:
-    """Unscale, clip and step, in this order, from gradients that are written.
+    Args:
+        problem: the problem.
+        batch: the step's batch, for a second look at its losses.
+        optimizer: the optimiser.
+        method: the method; told of the losses before and after where it wants to know.
+        losses: ``[m]`` before the update.
+        options: the step's options.
+        ranks: the ranks that make the step together.
 
     Returns:
-        nothing, or that there was no step: a gradient scaler leaves the parameters alone where a gradient has
-        overflowed, and lowers its scale.
+        nothing, or that there was no update: a gradient scaler leaves the parameters alone where a gradient has
+        overflowed, and lowers its scale. The method then learns nothing.
     """
-    if options.scaler is not None:
-        options.scaler.unscale_(optimizer)
+    with together(ranks):
+        undone = _update(problem, optimizer, options)
+        if not undone and offers(method, LearnsAfterStep):
+            method.after_step(losses, lambda: _losses_again(problem, batch, ranks))
+    return undone
+
+
+def _update(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) -> tuple[SkippedUpdate, ...]:
+    scaler = options.scaler
     if is_sharded(problem.shared):
         reshard(problem.model)
-    if options.max_norm is not None:
-        torch.nn.utils.clip_grad_norm_(problem.shared, options.max_norm)
-    if options.scaler is None:
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+        _unscale_others(problem, optimizer, scaler)
+    _clip(problem, options)
+    _check_layouts(problem, optimizer)
+    if problem.under_way is not None and options.reversible:
+        problem.under_way.hold_update()
+    if scaler is None:
         optimizer.step()
         return ()
-    before = options.scaler.get_scale()
-    options.scaler.step(optimizer)
-    options.scaler.update()
-    after = options.scaler.get_scale()
+    before = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    after = scaler.get_scale()
     return (SkippedUpdate(after),) if after < before else ()
 
 
-def look_back(method: object, problem: Problem, batch: Any, before: Tensor, group: dist.ProcessGroup | None) -> None:
-    """Let a method that wants to know see the losses before and, evaluated once more, after the update."""
-    after_step = getattr(method, "after_step", None)
-    if not callable(after_step):
+def _unscale_others(problem: Problem, optimizer: optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """Divide the loss scale out of gradients that the optimiser does not hold, and so the scaler does not see."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    others = [p.grad for p in problem.named_trainable.values() if id(p) not in held and p.grad is not None]
+    for gradient in others:
+        gradient.div_(scaler.scale(torch.ones((), device=gradient.device)))
+
+
+def _clip(problem: Problem, options: StepOptions) -> None:
+    if options.max_norm is None and not callable(options.clip):
         return
+    chosen = problem.shared if options.clip == "shared" else tuple(problem.named_trainable.values())
+    there = [p for p in chosen if p.grad is not None]
+    if callable(options.clip):
+        options.clip(there)
+    elif any(p.grad is not None and p.grad.layout != torch.strided for p in there):
+        assert options.max_norm is not None
+        _clip_sparse(there, options.max_norm)
+    else:
+        assert options.max_norm is not None
+        torch.nn.utils.clip_grad_norm_(there, options.max_norm)
 
-    def after() -> Tensor:
-        parts = batch if isinstance(batch, MicroBatches) else (batch,)
-        with torch.no_grad():
-            found = [problem.losses(part) for part in parts]
-        full = torch.stack([losses.full(float("nan")) for losses in found]).nanmean(dim=0)
-        present = sorted({task for losses in found for task in losses.index})
-        return full if group is None else mean_over_tasks_present_(full, present, group)[0]
 
-    after_step(before, after)
+def _clip_sparse(parameters: Sequence[Tensor], max_norm: float) -> None:
+    """As ``clip_grad_norm_``, which takes no sparse gradients."""
+    gradients = [p.grad.coalesce() if p.grad.is_sparse else p.grad for p in parameters if p.grad is not None]
+    stored = [g.values() if g.is_sparse else g for g in gradients]
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(values) for values in stored]))
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for parameter, gradient in zip((p for p in parameters if p.grad is not None), gradients, strict=True):
+        parameter.grad = gradient * factor.to(gradient.dtype)
+
+
+_TAKES_SPARSE = (optim.SGD, optim.SparseAdam, optim.Adagrad)
+
+
+def _check_layouts(problem: Problem, optimizer: Any) -> None:
+    """Make sure, before anything moves, that the optimiser takes sparse gradients, or dense ones.
+
+    Torch's optimisers find out in the middle of their step, when other groups have moved already.
+
+    Raises:
+        InvalidInputError: it does not.
+    """
+    sparse = [name for name, p in problem.named_trainable.items() if p.grad is not None and p.grad.is_sparse]
+    if not sparse and not isinstance(optimizer, optim.SparseAdam):
+        return
+    own = inner_optimizer(optimizer) if isinstance(optimizer, optim.Optimizer) else optimizer
+    if sparse and type(own).__module__.startswith("torch.optim.") and not isinstance(own, _TAKES_SPARSE):
+        raise InvalidInputError(
+            f"`optimizer` must take sparse gradients, which {', '.join(sparse[:4])} have, got {type(own).__name__}. "
+            "Use SparseAdam, Adagrad or SGD for them, or embeddings with sparse=False."
+        )
+    if isinstance(own, optim.SparseAdam):
+        held = {id(p) for group in own.param_groups for p in group["params"]}
+        dense = [
+            name
+            for name, p in problem.named_trainable.items()
+            if id(p) in held and p.grad is not None and not p.grad.is_sparse
+        ]
+        if dense:
+            raise InvalidInputError(
+                f"`optimizer` must take dense gradients, which {', '.join(dense[:4])} have in this step, got "
+                "SparseAdam. Give these parameters to another optimiser, use a method that gives weights, which "
+                "leaves sparse gradients sparse, or step without a process group."
+            )
+
+
+def _losses_again(problem: Problem, batch: Any, ranks: dist.ProcessGroup | None) -> Tensor:
+    """The losses ``[m]`` of the same batch after the update."""
+    parts = batch if isinstance(batch, MicroBatches) else (batch,)
+    with together(ranks):
+        found = [evaluate_without_graph(problem, part) for part in parts]
+    full = torch.stack([losses.full(float("nan")) for losses in found]).nanmean(dim=0)
+    present = sorted({task for losses in found for task in losses.index})
+    return full if ranks is None else mean_over_tasks_present_(full, present, ranks)[0]
 
 
 def events_of(method: object) -> tuple[Event, ...]:
     """The events that a method has to tell of this step."""
-    pop: Callable[[], tuple[Event, ...]] | None = getattr(method, "pop_events", None)
-    return () if pop is None else tuple(pop())
+    return tuple(method.pop_events()) if offers(method, ReportsEvents) else ()

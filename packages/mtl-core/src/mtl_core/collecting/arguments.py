@@ -9,7 +9,7 @@ from torch import Tensor
 from mtl_core import checks
 from mtl_core.errors import InvalidInputError, NoLossesError, NonScalarLossError, NoSharedParametersError
 
-__all__ = ["Losses", "read_features", "read_losses", "read_shared"]
+__all__ = ["Losses", "read_heads", "read_losses", "read_shared"]
 
 Losses = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 """Task losses: a tensor ``[m]``, a sequence of scalars, or a mapping from task name to scalar."""
@@ -45,8 +45,8 @@ def read_shared(shared: Iterable[Tensor]) -> tuple[Tensor, ...]:
     """The trainable parameters, each once."""
     if isinstance(shared, Tensor):
         raise InvalidInputError("`shared` must be parameters, got one tensor. Wrap it in a list.")
-    found = list(shared)
-    trainable = tuple({id(p): p for p in found if p.requires_grad}.values())
+    found = _tensors("shared", shared)
+    trainable = tuple(p for p in found if p.requires_grad)
     if not trainable:
         raise NoSharedParametersError(
             f"`shared` must hold at least one trainable parameter, got {len(found)} parameter(s)"
@@ -61,14 +61,31 @@ def read_shared(shared: Iterable[Tensor]) -> tuple[Tensor, ...]:
     return trainable
 
 
-def read_features(features: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The trunk's outputs, with their graph."""
-    found = (features,) if isinstance(features, Tensor) else tuple(features)
-    loose = [i for i, z in enumerate(found) if not z.requires_grad]
-    if not found or loose:
+def read_heads(heads: Iterable[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The trainable parameters of the heads, each once and none of them shared.
+
+    A parameter that is tied under two names comes twice in a list of modules' parameters; its gradient would be added
+    twice.
+    """
+    if isinstance(heads, Tensor):
+        raise InvalidInputError("`heads` must be parameters, got one tensor. Wrap it in a list.")
+    found = _tensors("heads", heads)
+    own = {id(p) for p in shared}
+    both = [tuple(p.shape) for p in found if id(p) in own]
+    if both:
         raise InvalidInputError(
-            "`features` must be outputs of the trunk with their graph, got "
-            f"{f'detached tensors at {loose}' if loose else 'none'}. "
-            "Do not detach them before computing the losses."
+            f"`heads` must hold no shared parameter, got {len(both)} that are also in `shared`, of shapes {both[:4]}. "
+            "The shared parameters' .grad is left to assign(): give the parameters of the heads alone."
         )
-    return found
+    return tuple(p for p in found if p.requires_grad)
+
+
+def _tensors(name: str, values: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """The tensors of a list, each once, by identity."""
+    found = list(values)
+    strangers = sorted({type(p).__name__ for p in found if not isinstance(p, Tensor)})
+    if strangers:
+        raise InvalidInputError(
+            f"`{name}` must hold parameters, got {', '.join(strangers)}. Give module.parameters(), not the module."
+        )
+    return tuple({id(p): p for p in found}.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,8 +12,7 @@ from torch.autograd.graph import GradientEdge
 
 from mtl_core.collecting.flat import Row
 from mtl_core.collecting.graph import Outputs, Root, refuse_detached, roots_of
-from mtl_core.collecting.store import Store
-from mtl_core.errors import NonFiniteLossError
+from mtl_core.errors import InvalidInputError, NonFiniteLossError
 
 __all__ = [
     "batched_rows",
@@ -20,8 +20,24 @@ __all__ = [
     "feature_rows",
     "full_losses",
     "head_gradients",
+    "is_on_host",
     "sequential_rows",
 ]
+
+
+class RowStore(Protocol):
+    """What takes gradients as they come."""
+
+    def row(self, k: int, row: Row) -> None:
+        """Take the gradient of the ``k``-th present task by each parameter."""
+
+    def block(self, start: int, count: int, found: Row) -> None:
+        """Take those of ``count`` tasks from the ``start``-th on, side by side in a first dimension."""
+
+
+def is_on_host(values: Tensor) -> bool:
+    """Whether reading values waits for nothing: then they are looked at as soon as they are there."""
+    return values.device.type == "cpu"
 
 
 def _grad(root: Root, inputs: Sequence[Tensor], retain_graph: bool) -> Row:
@@ -38,7 +54,7 @@ def _grad(root: Root, inputs: Sequence[Tensor], retain_graph: bool) -> Row:
 
 def sequential_rows(
     outputs: Outputs,
-    store: Store,
+    store: RowStore,
     names: Sequence[str],
     shared: Sequence[Tensor],
     heads: Sequence[Tensor],
@@ -60,7 +76,7 @@ def sequential_rows(
 
 def batched_rows(
     outputs: Outputs,
-    store: Store,
+    store: RowStore,
     shared: Sequence[Tensor],
     heads: Sequence[Tensor],
     chunk_size: int,
@@ -116,7 +132,7 @@ def head_gradients(
 
 def feature_rows(
     outputs: Outputs,
-    store: Store,
+    store: RowStore,
     names: Sequence[str],
     features: Sequence[Tensor],
     shared: Sequence[Tensor],
@@ -145,10 +161,27 @@ def feature_rows(
 
 
 def _vjp(outputs: Sequence[Tensor], inputs: Sequence[Tensor], seeds: Sequence[Tensor], retain_graph: bool) -> Row:
-    """Several vector-Jacobian products at once, one per entry of the seeds' first dimension."""
-    return torch.autograd.grad(
-        outputs, inputs, seeds, retain_graph=retain_graph, allow_unused=True, is_grads_batched=True
-    )
+    """Several vector-Jacobian products at once, one per entry of the seeds' first dimension.
+
+    Raises:
+        InvalidInputError: an operation cannot be differentiated for several seeds at once.
+    """
+    try:
+        return torch.autograd.grad(
+            outputs, inputs, seeds, retain_graph=retain_graph, allow_unused=True, is_grads_batched=True
+        )
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _NOT_BATCHED):
+            raise
+        first = str(error).strip().splitlines()[0]
+        raise InvalidInputError(
+            f"`chunk_size` must be 1 for an operation that cannot be differentiated in batches, got {len(seeds[0])} "
+            f"and: {first} Leave chunk_size out, or give the operation a vmap rule (generate_vmap_rule=True)."
+        ) from error
+
+
+_NOT_BATCHED = ("vmap", "batching rule", "batched tensor", "BatchedTensor", "functorch")
+"""What torch's refusals have in common."""
 
 
 def full_losses(outputs: Outputs, n_tasks: int, index: Sequence[int]) -> Tensor:

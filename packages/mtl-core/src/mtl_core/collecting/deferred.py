@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import NoReturn
 
 import torch
@@ -12,48 +11,35 @@ from torch import Tensor
 from mtl_core.collecting.flat import Row, flat_size, flatten_into, pick
 from mtl_core.collecting.gramian import gramian_of
 from mtl_core.collecting.graph import Outputs
-from mtl_core.collecting.task_gradients import TaskGradients
+from mtl_core.collecting.store import GradientStore
+from mtl_core.collecting.writing import put
 from mtl_core.errors import InvalidInputError
 
-__all__ = ["DeferredGradients", "through_features", "weighted_backward"]
+__all__ = ["DeferredStore", "through_features", "weighted_backward"]
 
 WeightedBackward = Callable[[Tensor], Sequence[Tensor | None]]
 """Weights ``[m]`` to the gradient of the weighted loss by each shared parameter."""
 
 
-class DeferredGradients(TaskGradients):
-    """As ``TaskGradients``, without the Jacobian ``[m, d]``.
+class DeferredStore(GradientStore):
+    """The Gramian, and a backward pass for whatever is made of the gradients.
 
     Made by ``collect(..., keep="gramian")`` and ``keep="features"``. Holds the losses' graph, and with it their
     activations, until it is itself forgotten.
+
+    Args:
+        gramian: float64 ``[m, m]``.
+        backward: from weights ``[m]`` to the gradient of the weighted loss.
+        parameters: the shared parameters.
+        touched: which of them some present task touches.
     """
 
     def __init__(
-        self,
-        gramian: Tensor,
-        backward: WeightedBackward,
-        parameters: Sequence[Tensor],
-        *,
-        losses: Tensor,
-        tasks: Sequence[str],
-        present: Sequence[int],
-        heads: Sequence[Tensor] = (),
-        head_gradients: Sequence[Sequence[Tensor | None]] = (),
+        self, gramian: Tensor, backward: WeightedBackward, parameters: Sequence[Tensor], touched: Sequence[bool]
     ) -> None:
-        self._matrix = None
-        self._rows = None
+        super().__init__(parameters, len(gramian), touched)
         self._gramian = gramian
         self._backward = backward
-        self.notes = ()
-        self.untouched = ()
-        self.parameters = tuple(parameters)
-        self.losses = losses
-        self.tasks = tuple(tasks)
-        self.present = tuple(present)
-        self.group = None
-        self.counts = None
-        self._heads = tuple(heads)
-        self._head_gradients = tuple(tuple(row) for row in head_gradients) or tuple(() for _ in self.present)
 
     @property
     def matrix(self) -> NoReturn:
@@ -67,33 +53,35 @@ class DeferredGradients(TaskGradients):
             "Use keep='jacobian', or a method that needs no more than the Gramian."
         )
 
-    @cached_property
     def gramian(self) -> Tensor:
         """The Gramian, float64 ``[m, m]``."""
         return self._gramian
 
-    @property
-    def mean(self) -> Tensor:
-        """The mean gradient ``[d]``, by a backward pass."""
-        return self.combine(torch.full((self.n_tasks,), 1.0 / self.n_tasks, dtype=torch.float64))
-
-    def combine(self, weights: Tensor) -> Tensor:
+    def combine(self, weights: Tensor, gramian: Tensor | None) -> Tensor:
         r"""The combination :math:`\nabla_\theta \sum_i w_i L_i`, by one backward pass."""
-        gradients = self._backward(self._check_weights(weights))
-        vector = torch.empty(self.n_parameters, dtype=self.dtype, device=self.parameters[0].device)
-        flatten_into(vector, gradients, self.parameters)
+        vector = torch.empty(self.width, dtype=self.dtype, device=self.parameters[0].device)
+        flatten_into(vector, self._backward(self._moved(weights)), self.parameters)
         return vector
 
+    def write_combination(self, weights: Tensor, gramian: Tensor | None, factor: Tensor | None) -> None:
+        """Write what the backward pass gives as it comes, rows of embeddings as rows."""
+        moved = self._moved(weights)
+        found = self._backward(moved if factor is None else moved * factor.to(moved))
+        for k, (parameter, gradient) in enumerate(zip(self.parameters, found, strict=True)):
+            if gradient is None or not self.touched[k]:
+                parameter.grad = None
+            else:
+                put(parameter, gradient, accumulate=False)
+
+    def _moved(self, weights: Tensor) -> Tensor:
+        return weights.to(device=self.parameters[0].device, dtype=self.dtype, non_blocking=True)
+
     def rescale(self, factor: Tensor) -> None:
-        """Multiply losses and gradients, those of the heads included, by a positive number."""
+        """Multiply the gradients by a positive number."""
         scale = factor.to(self._gramian)
         self._gramian = self._gramian * scale * scale
         backward = self._backward
         self._backward = lambda weights: backward(weights * factor.to(weights))
-        self.__dict__.pop("gramian", None)
-        self.__dict__.pop("host_gramian", None)
-        self.losses = self.losses * factor
-        self.rescale_heads(factor)
 
 
 def weighted_backward(outputs: Outputs, index: Sequence[int], shared: Sequence[Tensor]) -> WeightedBackward:

@@ -16,8 +16,10 @@ __all__ = [
     "Root",
     "batches_well",
     "check_attached",
+    "cut_of",
     "heads_above",
     "is_compiled",
+    "reached_by_any",
     "refuse_detached",
     "roots_of",
 ]
@@ -68,6 +70,18 @@ def check_attached(outputs: Outputs, names: Sequence[str], shared: Sequence[Tens
     """
     reached = _reach(roots_of(outputs), shared)
     refuse_detached([name for name, ok in zip(names, reached, strict=True) if not ok], "shared parameters")
+
+
+def reached_by_any(outputs: Outputs, targets: Sequence[Tensor]) -> list[bool]:
+    """Which of the targets some loss depends on, by the graph."""
+    stack = [_start_of(root) for root in roots_of(outputs) if root is not None]
+    seen = set(stack)
+    while stack:
+        for child, _ in stack.pop().next_functions:
+            if child is not None and child not in seen:
+                seen.add(child)
+                stack.append(child)
+    return [_node(target) in seen for target in targets]
 
 
 def _node(tensor: Tensor) -> Node:
@@ -154,9 +168,75 @@ def heads_above(
         raise InvalidInputError(
             "`features` must be the only way from the shared parameters to the losses, got another way for tasks "
             f"{past}. "
-            "Add the tensor that bypasses them to `features`, or leave `features` out."
+            "Give in addition the tensor by which they get past, as it leaves the trunk, or leave `features` out."
         )
     return found
+
+
+def cut_of(features: Sequence[Tensor], outputs: Outputs, shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The features through which a backward pass may be cut in two, none of them computed from another.
+
+    The gradient by a feature counts what reaches it through the others. Where one of them is computed from another, its
+    part would go through the trunk a second time. One that depends on the trunk by others only adds nothing to the cut
+    and is left out.
+
+    Args:
+        features: the trunk's outputs, each once.
+        outputs: the losses, for the diagnosis of a compiled model.
+        shared: the shared parameters.
+
+    Raises:
+        InvalidInputError: one feature depends on another and, besides, on the trunk by a way of its own; or the losses
+            leave one compiled graph together with the features.
+    """
+    if len(features) < 2:
+        _refuse_compiled(features, outputs)
+        return tuple(features)
+    nodes = {_node(z): i for i, z in enumerate(features)}
+    trunk = {_node(p) for p in shared}
+    kept: list[Tensor] = []
+    for i, z in enumerate(features):
+        above, beside = _ends(z, nodes, trunk)
+        if not above:
+            kept.append(z)
+        elif beside:
+            raise InvalidInputError(
+                f"`features` must not be computed from one another, got entry {i}, which depends on "
+                f"entries {sorted(above)} and on the trunk besides: its part of the gradient would count twice. Give "
+                "the tensors that leave the trunk, before they are combined, or leave `features` out."
+            )
+    _refuse_compiled(kept, outputs)
+    return tuple(kept)
+
+
+def _ends(feature: Tensor, nodes: dict[Node, int], trunk: set[Node]) -> tuple[set[int], bool]:
+    """Which other features one is computed from, and whether it reaches a shared parameter past them."""
+    start = _node(feature)
+    above: set[int] = set()
+    beside = False
+    stack = [child for child, _ in start.next_functions if child is not None]
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        if node in nodes and nodes[node] != nodes[start]:
+            above.add(nodes[node])
+            continue
+        beside |= node in trunk
+        for child, _ in node.next_functions:
+            if child is not None and child not in seen:
+                seen.add(child)
+                stack.append(child)
+    return above, beside
+
+
+def _refuse_compiled(features: Sequence[Tensor], outputs: Outputs) -> None:
+    """Make sure that the losses are computed from the features, and not beside them in one compiled graph."""
+    made = {_node(z) for z in features if _node(z).name().startswith("CompiledFunction")}
+    if made and any(root is not None and _start_of(root) in made for root in roots_of(outputs)):
+        raise InvalidInputError(
+            "`features` must lie between the trunk and the losses, got features and losses that leave one compiled "
+            "graph together. Compile the trunk alone and compute the heads and losses outside, or leave `features` out."
+        )
 
 
 _BATCHED = frozenset(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mtl_core.collecting.flat import Row, flat_size, flatten_into
+from mtl_core.collecting.flat import Row
 
 __all__ = ["GradientRows"]
 
@@ -34,20 +34,12 @@ class GradientRows:
 
     @staticmethod
     def can_hold(rows: Sequence[Row], parameters: Sequence[Tensor]) -> bool:
-        """Whether gradients are of the plain kind that needs no conversion: strided, float32 or float64, all alike."""
+        """Whether gradients are of the plain kind that needs no conversion: float32 or float64, all alike."""
         dtype = parameters[0].dtype
         if dtype not in (torch.float32, torch.float64) or any(p.dtype != dtype for p in parameters):
             return False
-        return all(g is None or (g.layout == torch.strided and g.dtype == dtype) for row in rows for g in row)
-
-    def matrix(self) -> Tensor:
-        """The Jacobian ``[m, d]``."""
-        like = self.parameters[0]
-        size = sum(flat_size(p) for p in self.parameters)
-        matrix = torch.empty(len(self.rows), size, dtype=like.dtype, device=like.device)
-        for target, row in zip(matrix, self.rows, strict=True):
-            flatten_into(target, row or [None] * len(self.parameters), self.parameters)
-        return matrix
+        plain = (torch.strided, torch.sparse_coo)
+        return all(g is None or (g.layout in plain and g.dtype == dtype) for row in rows for g in row)
 
     def gramian(self) -> Tensor:
         """The Gramian ``[m, m]`` in float64."""

@@ -1,142 +1,55 @@
-"""Task gradients of which each rank holds some columns only."""
+"""Task gradients of a model whose parameters are sharded over ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from mtl_core.collecting.flat import Row, flat_size, widest_dtype
-from mtl_core.collecting.gramian import gramian_of
 from mtl_core.collecting.graph import Outputs, refuse_detached
+from mtl_core.collecting.heads import HeadGradients
+from mtl_core.collecting.scattered import PartialStore
 from mtl_core.collecting.task_gradients import TaskGradients
-from mtl_core.distributed import is_sharded, mean_over_tasks_present_, shard_group, sum_over_ranks_
+from mtl_core.distributed import is_sharded, mean_over_tasks_present_, shard_group
 from mtl_core.errors import InvalidInputError, InvalidJacobianError
 
-__all__ = ["ScatteredGradients", "ShardedGradients", "differentiate_sharded", "scatter"]
+__all__ = ["ShardedStore", "differentiate_sharded"]
 
 
-class _PartialGradients(TaskGradients):
-    """The columns ``matrix`` of this rank; the Gramian is the sum of all ranks' parts."""
-
-    columns: dist.ProcessGroup
-
-    @cached_property
-    def gramian(self) -> Tensor:
-        r"""The Gramian of the whole Jacobian, :math:`\sum_r J_r J_r^\top`, the same on every rank."""
-        gramian = gramian_of(self.matrix)
-        sum_over_ranks_([gramian], self.columns)
-        return gramian
-
-    @property
-    def mean(self) -> Tensor:
-        """This rank's columns of the mean gradient."""
-        return self.matrix.mean(dim=0)
-
-
-class ScatteredGradients(_PartialGradients):
-    """Gradients averaged over ranks of which each rank keeps an equal part of the columns.
-
-    Made by ``collect(..., keep="scattered", group=group)``. A reduction to parts and one gathering of the update move
-    about half the bytes that averaging the whole Jacobian on every rank does, and each rank keeps ``1/n`` of it.
-    """
-
-    def __init__(self, full: TaskGradients, group: dist.ProcessGroup) -> None:
-        self.__dict__.update(full.__dict__)
-        self.__dict__.pop("gramian", None)
-        self.__dict__.pop("host_gramian", None)
-        self.columns = group
-        self._width = full.matrix.shape[1]
-        share = self.average_losses(group)
-        self._rows = None
-        self._matrix = scatter(full.matrix, group).mul_(share.to(full.dtype).unsqueeze(1))
-
-    @property
-    def n_parameters(self) -> int:
-        """Number ``d`` of shared parameter entries of the whole."""
-        return self._width
-
-    def combine(self, weights: Tensor) -> Tensor:
-        """The combination ``[d]``, gathered from all ranks' parts."""
-        part = self._check_weights(weights) @ self.matrix
-        size = dist.get_world_size(self.columns)
-        whole = part.new_empty(size * len(part))
-        dist.all_gather_into_tensor(whole, part, group=self.columns)
-        return whole[: self._width]
-
-
-def scatter(matrix: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Sum ``[m, d]`` over ranks and keep this rank's columns ``[m, ceil(d / n)]``, zero where there are no more."""
-    size, rank = dist.get_world_size(group), dist.get_rank(group)
-    n_tasks, width = matrix.shape
-    part = -(-width // size)
-    padded = torch.nn.functional.pad(matrix, (0, part * size - width))
-    parts = padded.view(n_tasks, size, part).transpose(0, 1).contiguous()
-    if dist.get_backend(group) == "gloo":
-        # Not every build of gloo has a reduce-scatter; one reduction per rank moves the same bytes.
-        for other in range(size):
-            dist.reduce(parts[other], dst=dist.get_global_rank(group, other), group=group)
-        return parts[rank].clone()
-    found = torch.empty_like(parts[rank])
-    dist.reduce_scatter_tensor(found, parts, group=group)
-    return found
-
-
-class ShardedGradients(_PartialGradients):
+class ShardedStore(PartialStore):
     """Gradients of a model whose parameters are sharded over ranks; each rank holds the columns of its own shards.
 
-    Vectors are this rank's part of ``[d]`` throughout: ``matrix``, ``mean``, ``combine`` and ``assign``.
+    Vectors are this rank's part of ``[d]`` throughout.
     """
 
-    def __init__(
-        self,
-        matrix: Tensor,
-        parameters: Sequence[Tensor],
-        group: dist.ProcessGroup,
-        *,
-        losses: Tensor,
-        counts: Tensor,
-        tasks: Sequence[str],
-        present: Sequence[int],
-        heads: Sequence[Tensor],
-        head_gradients: Sequence[Row],
-    ) -> None:
-        self._matrix = matrix
-        self._rows = None
-        self.columns = group
-        self.notes = ()
-        self.untouched = ()
-        self.parameters = tuple(parameters)
-        self.losses = losses
-        self.tasks = tuple(tasks)
-        self.present = tuple(present)
-        self.group = None  # the sharded heads' gradients are averaged already
-        self.counts = counts
-        self._heads = tuple(heads)
-        self._head_gradients = tuple(tuple(row) for row in head_gradients) or tuple(() for _ in self.present)
-
     @property
-    def n_parameters(self) -> int:
+    def width(self) -> int:
         """Number of shared parameter entries on this rank."""
         return sum(flat_size(_local(p)) for p in self.parameters)
 
-    def assign(self, vector: Tensor) -> None:
+    def combine(self, weights: Tensor, gramian: Tensor | None) -> Tensor:
+        """This rank's part of the combination."""
+        return self._part(weights)
+
+    def write(self, vector: Tensor, *, accumulate: bool = False) -> None:
         """Write this rank's part of an update into the parameters' sharded ``.grad``."""
-        if vector.shape != (self.n_parameters,):
+        if vector.shape != (self.width,):
             raise InvalidJacobianError(
-                f"`vector` must have shape ({self.n_parameters},), this rank's part of the update, got "
-                f"{tuple(vector.shape)}."
+                f"`vector` must have shape ({self.width},), this rank's part of the update, got {tuple(vector.shape)}."
             )
         start = 0
-        for parameter in self.parameters:
+        for k, parameter in enumerate(self.parameters):
             local = _local(parameter)
             part = vector[start : start + local.numel()].view(local.shape).to(local.dtype)
             start += local.numel()
-            parameter.grad = _like(parameter, part)
+            if k in self.untouched:
+                parameter.grad = parameter.grad if accumulate else None
+                continue
+            found = _like(parameter, part)
+            parameter.grad = found if parameter.grad is None or not accumulate else parameter.grad + found
 
 
 def _local(parameter: Tensor) -> Tensor:
@@ -166,7 +79,9 @@ def differentiate_sharded(
     losses: Tensor,
     shared: Sequence[Tensor],
     heads: Sequence[Tensor],
-) -> ShardedGradients:
+    *,
+    check_heads: bool = False,
+) -> TaskGradients:
     """One backward pass per task through a model under ``fully_shard``.
 
     The sharding's own hooks average each task's gradient over the ranks and leave it, sharded, in ``.grad``, where it
@@ -195,30 +110,34 @@ def differentiate_sharded(
     matrix = torch.zeros(len(names), sum(p.numel() for p in local), dtype=widest_dtype(shared), device=local[0].device)
     head_rows: list[Row] = []
     detached: list[str] = []
-    for k in range(len(names)):
-        for p in wanted:
-            p.grad = None
-        torch.autograd.backward([outputs[k]], retain_graph=k < len(names) - 1)
-        if all(p.grad is None for p in shared):
-            detached.append(names[k])
-        start = 0
-        for p, part in zip(shared, local, strict=True):
-            if p.grad is not None:
-                matrix[k, start : start + part.numel()] = _local(p.grad).reshape(-1)
-            start += part.numel()
-        head_rows.append(tuple(p.grad for p in heads))
-    for p, old in zip(wanted, before, strict=True):
-        p.grad = old
+    touched = [False] * len(local)
+    try:
+        for k in range(len(names)):
+            for p in wanted:
+                p.grad = None
+            torch.autograd.backward([outputs[k]], retain_graph=k < len(names) - 1)
+            if all(p.grad is None for p in shared):
+                detached.append(names[k])
+            start = 0
+            for j, (p, part) in enumerate(zip(shared, local, strict=True)):
+                if p.grad is not None:
+                    touched[j] = True
+                    matrix[k, start : start + part.numel()] = _local(p.grad).reshape(-1)
+                start += part.numel()
+            head_rows.append(tuple(p.grad for p in heads))
+    finally:
+        for p, old in zip(wanted, before, strict=True):
+            p.grad = old
     refuse_detached(detached, "shared parameters")
     mean, counts = mean_over_tasks_present_(losses, range(len(names)), group)
-    return ShardedGradients(
-        matrix,
-        shared,
-        group,
+    gradients = TaskGradients(
+        ShardedStore(matrix, shared, group, touched),
         losses=mean,
-        counts=counts,
         tasks=names,
         present=range(len(names)),
-        heads=heads,
-        head_gradients=head_rows,
+        heads=HeadGradients(heads, head_rows, range(len(names)), len(names)),
     )
+    if check_heads and heads:
+        gradients.check_heads(shards=group)
+    gradients.counts = counts  # the hooks have averaged the heads' gradients already, so that `group` stays None
+    return gradients

@@ -1,66 +1,255 @@
-"""Where gradients go as they come."""
+"""Where the shared parameters' gradients are kept, and what can be made of them."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from mtl_core.collecting.flat import Row, empty_jacobian, flatten_block_into, flatten_into
+from mtl_core.collecting.flat import Row, empty_jacobian, flat_size, flatten_block_into, flatten_into, widest_dtype
+from mtl_core.collecting.gramian import cancels, gramian_of, weighted_sum
 from mtl_core.collecting.rows import GradientRows
+from mtl_core.collecting.sparse import SparseRows
+from mtl_core.collecting.writing import put, write_vector
+from mtl_core.distributed import sum_over_ranks_
+from mtl_core.errors import InvalidJacobianError
 
-__all__ = ["Store"]
+__all__ = ["DenseStore", "GradientStore"]
+
+
+class GradientStore(ABC):
+    """The gradients of ``m`` tasks by the shared parameters, in whatever form.
+
+    Attributes:
+        parameters: the shared parameters, in the order of the columns.
+        n_tasks: the number of rows.
+        touched: which parameters some present task touches. The others take no part in an update.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], n_tasks: int, touched: Sequence[bool] | None = None) -> None:
+        self.parameters = tuple(parameters)
+        self.n_tasks = n_tasks
+        self.touched = [True] * len(self.parameters) if touched is None else list(touched)
+
+    @property
+    def width(self) -> int:
+        """Number of entries of an update that ``combine`` returns and ``write`` takes."""
+        return sum(flat_size(p) for p in self.parameters)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of updates."""
+        return widest_dtype(self.parameters)
+
+    @property
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """The Jacobian ``[m, d]``.
+
+        Raises:
+            InvalidInputError: it is not kept.
+        """
+
+    @abstractmethod
+    def gramian(self) -> Tensor:
+        """The Gramian ``[m, m]`` in float64."""
+
+    @abstractmethod
+    def combine(self, weights: Tensor, gramian: Tensor | None) -> Tensor:
+        """The weighted sum of the gradients.
+
+        Args:
+            weights: ``[m]``, checked.
+            gramian: the Gramian on the CPU, if it is known, by which cancellation is seen beforehand.
+        """
+
+    @abstractmethod
+    def rescale(self, factor: Tensor) -> None:
+        """Multiply the gradients by a positive number."""
+
+    def mean(self) -> Tensor:
+        """The mean gradient."""
+        return self.combine(torch.full((self.n_tasks,), 1.0 / self.n_tasks, dtype=torch.float64), None)
+
+    def write_combination(self, weights: Tensor, gramian: Tensor | None, factor: Tensor | None) -> None:
+        """Write the weighted sum, times a factor if there is one, into the parameters' ``.grad``."""
+        vector = self.combine(weights, gramian)
+        self.write(vector if factor is None else vector * factor.to(vector.dtype))
+
+    def write(self, vector: Tensor, *, accumulate: bool = False) -> None:
+        """Write an update into the parameters' ``.grad``."""
+        self._check_width(vector)
+        write_vector(self.parameters, vector, skip=self.untouched, accumulate=accumulate)
+
+    @property
+    def untouched(self) -> frozenset[int]:
+        """Positions of the parameters that no present task touches."""
+        return frozenset(k for k, touched in enumerate(self.touched) if not touched)
+
+    def _check_width(self, vector: Tensor) -> None:
+        if vector.shape != (self.width,):
+            raise InvalidJacobianError(
+                f"`vector` must have shape ({self.width},), one entry per shared parameter entry, got "
+                f"{tuple(vector.shape)}."
+            )
+
 
 _SMALL = 1 << 15
 """Up to this many parameter entries, a matrix is quicker to have than gradients one by one."""
 
 
-class Store:
+class DenseStore(GradientStore):
     """Takes gradients as they come: into a matrix where they are small or of mixed kinds, as they are elsewhere.
+
+    Gradients of embeddings with ``sparse=True`` stay rows until somebody asks for the matrix.
 
     Args:
         n_tasks: the number of rows; absent tasks keep a row of zeros.
         index: the row of each present task.
-        shared: the parameters.
+        parameters: the shared parameters.
     """
 
-    def __init__(self, n_tasks: int, index: Sequence[int], shared: tuple[Tensor, ...]) -> None:
-        self.rows: list[Row | None] = [None] * n_tasks
-        self.matrix: Tensor | None = None
-        self.touched = [False] * len(shared)
+    def __init__(self, n_tasks: int, index: Sequence[int], parameters: Sequence[Tensor]) -> None:
+        super().__init__(parameters, n_tasks, [False] * len(parameters))
         self._index = list(index)
-        self._shared = shared
-        if sum(p.numel() for p in shared) <= _SMALL or not GradientRows.can_hold((), shared):
+        self._rows: list[Row | None] = [None] * n_tasks
+        self._matrix: Tensor | None = None
+        self._sparse: set[int] = set()
+        self._view: GradientRows | SparseRows | None = None
+        self._ids: dict[int, Tensor] = {}
+        if sum(p.numel() for p in parameters) <= _SMALL or not GradientRows.can_hold((), parameters):
             self._to_matrix()
+
+    @classmethod
+    def of(cls, matrix: Tensor, parameters: Sequence[Tensor], touched: Sequence[bool] | None = None) -> DenseStore:
+        """A store of a Jacobian ``[m, d]`` that is there already."""
+        found = cls.__new__(cls)
+        GradientStore.__init__(found, parameters, len(matrix), touched)
+        found._index, found._rows = list(range(len(matrix))), [None] * len(matrix)
+        found._sparse, found._view, found._ids, found._matrix = set(), None, {}, matrix
+        if matrix.shape[1:] != (found.width,):
+            raise InvalidJacobianError(
+                f"`matrix` must have one column per shared parameter entry, {found.width}, got shape "
+                f"{tuple(matrix.shape)}."
+            )
+        return found
 
     def row(self, k: int, row: Row) -> None:
         """Take the gradient of the ``k``-th present task by each parameter, ``None`` where it has none."""
         for j, gradient in enumerate(row):
-            self.touched[j] |= gradient is not None
-        if self.matrix is None and not GradientRows.can_hold((row,), self._shared):
+            if gradient is not None:
+                self.touched[j] = True
+                if gradient.layout != torch.strided:
+                    self._sparse.add(j)
+        if self._matrix is None and not GradientRows.can_hold((row,), self.parameters):
             self._to_matrix()
-        if self.matrix is None:
-            self.rows[self._index[k]] = row
+        if self._matrix is None:
+            self._rows[self._index[k]] = row
         else:
-            flatten_into(self.matrix[self._index[k]], row, self._shared)
+            flatten_into(self._matrix[self._index[k]], row, self.parameters)
+            self._note_ids(row)
 
     def block(self, start: int, count: int, found: Row) -> None:
         """Take the gradients of ``count`` present tasks from the ``start``-th on, side by side in a first dimension."""
         places = self._index[start : start + count]
         side_by_side = places == list(range(places[0], places[0] + count))
-        if self.matrix is None or not side_by_side or any(g is not None and g.is_sparse for g in found):
+        if self._matrix is None or not side_by_side or any(g is not None and g.is_sparse for g in found):
             for k in range(count):
                 self.row(start + k, tuple(None if g is None else g[k] for g in found))
             return
         for j, gradient in enumerate(found):
             self.touched[j] |= gradient is not None
-        flatten_block_into(self.matrix[places[0] : places[0] + count], found, self._shared)
+        flatten_block_into(self._matrix[places[0] : places[0] + count], found, self.parameters)
 
-    def _to_matrix(self) -> None:
-        self.matrix = empty_jacobian(len(self.rows), self._shared)
-        for i, row in enumerate(self.rows):
+    def _note_ids(self, row: Row) -> None:
+        """Remember which rows of sparse parameters were touched, where the gradients themselves become dense."""
+        for j in self._sparse:
+            gradient = row[j]
+            if gradient is not None and gradient.layout != torch.strided:
+                fresh = gradient.coalesce().indices()[0]
+                self._ids[j] = fresh if j not in self._ids else torch.cat([self._ids[j], fresh]).unique()
+
+    def _to_matrix(self) -> Tensor:
+        matrix = empty_jacobian(self.n_tasks, self.parameters)
+        for i, row in enumerate(self._rows):
             if row is not None:
-                flatten_into(self.matrix[i], row, self._shared)
-        for i in set(range(len(self.rows))).difference(self._index):
-            self.matrix[i].zero_()
-        self.rows = [None] * len(self.rows)
+                flatten_into(matrix[i], row, self.parameters)
+                self._note_ids(row)
+        for i in set(range(self.n_tasks)).difference(self._index):
+            matrix[i].zero_()
+        self._rows, self._view, self._matrix = [None] * self.n_tasks, None, matrix
+        return matrix
+
+    @property
+    def matrix(self) -> Tensor:
+        """The Jacobian ``[m, d]``."""
+        return self._to_matrix() if self._matrix is None else self._matrix
+
+    @property
+    def _as_rows(self) -> GradientRows | SparseRows:
+        if self._view is None:
+            if self._sparse:
+                self._view = SparseRows(self._rows, self.parameters, self._sparse)
+                self._ids = self._view.ids
+            else:
+                self._view = GradientRows(self._rows, self.parameters)
+        return self._view
+
+    def gramian(self) -> Tensor:
+        """The Gramian ``[m, m]`` in float64."""
+        return gramian_of(self._matrix) if self._matrix is not None else self._as_rows.gramian()
+
+    def combine(self, weights: Tensor, gramian: Tensor | None) -> Tensor:
+        """The weighted sum ``[d]``."""
+        on_host = weights.device.type == "cpu"
+        if self._matrix is None and on_host and not cancels(weights, gramian, self.dtype):
+            return self._as_rows.combine(weights)
+        return weighted_sum(self.matrix, weights, gramian)
+
+    def write_combination(self, weights: Tensor, gramian: Tensor | None, factor: Tensor | None) -> None:
+        """Write the weighted sum; gradients that came as rows of an embedding are written as such."""
+        if self._matrix is not None or not self._sparse or cancels(weights.cpu(), gramian, self.dtype):
+            super().write_combination(weights, gramian, factor)
+            return
+        rows = self._as_rows
+        assert isinstance(rows, SparseRows)
+        scaled = weights if factor is None else weights * factor.to(weights)
+        for k, (parameter, gradient) in enumerate(zip(self.parameters, rows.gradients(scaled.cpu()), strict=True)):
+            if self.touched[k]:
+                put(parameter, gradient, accumulate=False)
+            else:
+                parameter.grad = None
+
+    def write(self, vector: Tensor, *, accumulate: bool = False) -> None:
+        """Write an update ``[d]``; what lies in the touched rows of an embedding only is written as those rows."""
+        super().write(vector, accumulate=accumulate)
+        if self._matrix is None and self._sparse:
+            self._ids = self._as_rows.ids if isinstance(self._as_rows, SparseRows) else {}
+        if accumulate:
+            return
+        for j, ids in self._ids.items():
+            parameter = self.parameters[j]
+            whole = parameter.grad
+            if whole is None:
+                continue
+            values = whole[ids]
+            if int(whole.count_nonzero()) == int(values.count_nonzero()):
+                parameter.grad = torch.sparse_coo_tensor(ids[None], values, whole.shape, is_coalesced=True)
+
+    def forget_rows(self) -> None:
+        """Write dense gradients from now on, e.g. because ranks differ in the rows they touch."""
+        self._ids, self._sparse = {}, set()
+
+    def rescale(self, factor: Tensor) -> None:
+        """Multiply the gradients by a positive number."""
+        self.matrix.mul_(factor)
+
+    def average(self, share: Tensor, group: dist.ProcessGroup) -> None:
+        """Replace the gradients by their sums over ranks, times a factor ``[m]``."""
+        matrix = self.matrix
+        self.forget_rows()
+        sum_over_ranks_([matrix], group)
+        matrix.mul_(share.to(matrix.dtype).unsqueeze(1))

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mtl_core.collecting.backward import check_finite_losses
-from mtl_core.collecting.flat import flat_size, widest_dtype
-from mtl_core.collecting.gramian import cancels, gramian_of, weighted_sum
-from mtl_core.collecting.rows import GradientRows
-from mtl_core.distributed import mean_over_tasks_present_, sum_over_ranks_
-from mtl_core.errors import InvalidInputError, InvalidJacobianError
+from mtl_core.collecting.backward import check_finite_losses, is_on_host
+from mtl_core.collecting.heads import HeadGradients
+from mtl_core.collecting.scattered import ScatteredStore
+from mtl_core.collecting.store import DenseStore, GradientStore
+from mtl_core.distributed import sum_over_ranks_
+from mtl_core.errors import InvalidInputError, NonFiniteGradientError
 
 __all__ = ["TaskGradients"]
+
+
+@dataclass(frozen=True)
+class _Host:
+    """What a step reads from the device, in one copy."""
+
+    gramian: Tensor
+    losses: Tensor
+    counts: list[float] | None
+    broken_heads: list[int]
 
 
 class TaskGradients:
@@ -26,6 +37,15 @@ class TaskGradients:
     complex parameter as its real and imaginary parts). A parameter that a task does not touch has a zero entry; a task
     that is absent from the batch has a zero row.
 
+    Args:
+        matrix: the Jacobian ``[m, d]``, or a store of gradients in another form.
+        parameters: the shared parameters; those of the store, if one is given.
+        losses: as the attribute.
+        tasks: as the attribute.
+        present: as the attribute.
+        heads: the heads' gradients, until ``assign_heads`` writes them.
+        notes: as the attribute.
+
     Attributes:
         parameters: the shared parameters, in the order of the columns.
         losses: the losses ``[m]``, detached; NaN for an absent task.
@@ -34,81 +54,76 @@ class TaskGradients:
         group: the process group over which they were averaged, if they were.
         counts: how many of its ranks have each task, ``[m]``.
         notes: what was done otherwise than asked for, and why.
-        untouched: positions of the parameters that no task touches, as far as it is known.
     """
 
     def __init__(
         self,
-        matrix: Tensor | GradientRows,
-        parameters: Sequence[Tensor],
+        matrix: Tensor | GradientStore,
+        parameters: Sequence[Tensor] = (),
         *,
         losses: Tensor | None = None,
         tasks: Sequence[str] | None = None,
         present: Sequence[int] | None = None,
-        heads: Sequence[Tensor] = (),
-        head_gradients: Sequence[Sequence[Tensor | None]] = (),
+        heads: HeadGradients | None = None,
         notes: Sequence[str] = (),
-        untouched: Sequence[int] = (),
     ) -> None:
-        self.notes = tuple(notes)
-        self.untouched = tuple(untouched)
-        self.parameters = tuple(parameters)
-        self._rows = matrix if isinstance(matrix, GradientRows) else None
-        self._matrix = None if isinstance(matrix, GradientRows) else matrix
-        n_tasks = len(matrix.rows) if isinstance(matrix, GradientRows) else len(matrix)
-        if self._matrix is not None and self._matrix.shape[1:] != (self.n_parameters,):
-            raise InvalidJacobianError(
-                f"`matrix` must have one column per shared parameter entry, {self.n_parameters}, got shape "
-                f"{tuple(self._matrix.shape)}."
-            )
+        self._store = matrix if isinstance(matrix, GradientStore) else DenseStore.of(matrix, parameters)
+        self.parameters = self._store.parameters
+        n_tasks = self._store.n_tasks
         if losses is None:
             losses = torch.full((n_tasks,), float("nan"), dtype=self.dtype, device=self.parameters[0].device)
         self.losses = losses
         self.tasks = tuple(str(i) for i in range(n_tasks)) if tasks is None else tuple(tasks)
         self.present = tuple(range(n_tasks)) if present is None else tuple(present)
+        self.notes = tuple(notes)
         self.group: dist.ProcessGroup | None = None
         self.counts: Tensor | None = None
-        self._heads = tuple(heads)
-        self._head_gradients = tuple(tuple(row) for row in head_gradients) or tuple(() for _ in self.present)
+        self._heads = HeadGradients((), (), self.present, n_tasks) if heads is None else heads
+        self._head_flags: Tensor | None = None
+        self._somewhere: Tensor | None = None
+        self._heads_touched: list[bool] | None = None
 
     def __repr__(self) -> str:
         shape, device = (self.n_tasks, self.n_parameters), self.parameters[0].device
         return f"{type(self).__name__}(tasks={self.tasks}, shape={shape}, dtype={self.dtype}, device={device})"
 
     @property
-    def head_gradients(self) -> tuple[tuple[Tensor | None, ...], ...]:
-        """The heads' gradients that ``assign_heads`` has yet to write, one row per present task."""
-        return self._head_gradients
+    def heads(self) -> HeadGradients:
+        """The heads' gradients that ``assign_heads`` has yet to write."""
+        return self._heads
 
     @property
     def n_tasks(self) -> int:
         """Number ``m`` of tasks."""
-        return len(self.tasks)
+        return self._store.n_tasks
 
     @property
     def n_parameters(self) -> int:
         """Number ``d`` of shared parameter entries; a complex one counts twice."""
-        return sum(flat_size(p) for p in self.parameters)
+        return self._store.width
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of gradients and updates: the widest among the shared parameters."""
-        return widest_dtype(self.parameters)
+        return self._store.dtype
+
+    @property
+    def untouched(self) -> tuple[int, ...]:
+        """Positions of the parameters that no present task touches; their ``.grad`` stays ``None``."""
+        self._settle()
+        return tuple(sorted(self._store.untouched))
 
     @property
     def matrix(self) -> Tensor:
         """The Jacobian ``[m, d]``."""
-        if self._rows is not None:
-            self._matrix, self._rows = self._rows.matrix(), None
-        assert self._matrix is not None
-        return self._matrix
+        return self._store.matrix
 
     @cached_property
     def gramian(self) -> Tensor:
         r"""The Gramian :math:`G = J J^\top`, float64 ``[m, m]``, on the gradients' device; computed once."""
-        return gramian_of(self.matrix) if self._rows is None else self._rows.gramian()
+        return self._store.gramian()
 
-    @cached_property
+    @property
     def host_gramian(self) -> Tensor:
         """The Gramian on the CPU, checked.
 
@@ -116,25 +131,78 @@ class TaskGradients:
 
         Raises:
             NonFiniteLossError: a loss is NaN or infinite.
-            InvalidJacobianError: a gradient is NaN or infinite though its loss is finite, or its squared norm leaves
+            NonFiniteGradientError: a gradient is NaN or infinite though its loss is finite, or its squared norm leaves
                 float64.
         """
+        host = self._host
+        there = self.present if host.counts is None else [i for i, count in enumerate(host.counts) if count]
+        check_finite_losses(host.losses, self.tasks, there)
+        if not bool(torch.isfinite(host.gramian).all()):
+            diagonal = host.gramian.diagonal()
+            self._refuse([i for i in range(self.n_tasks) if not bool(torch.isfinite(diagonal[i]))], "")
+        if host.broken_heads:
+            self._refuse(host.broken_heads, " of the heads")
+        return host.gramian
+
+    @cached_property
+    def _host(self) -> _Host:
         gramian = self.gramian
         columns = [gramian, self.losses.to(gramian).unsqueeze(1)]
         if self.counts is not None:
             columns.append(self.counts.to(gramian).unsqueeze(1))
-        packed = torch.cat(columns, dim=1).cpu()
-        counts = None if self.counts is None else packed[:, -1].tolist()
-        there = self.present if counts is None else [i for i, count in enumerate(counts) if count]
-        check_finite_losses(packed[:, self.n_tasks], self.tasks, there)
-        host = packed[:, : self.n_tasks].contiguous()
-        if not bool(torch.isfinite(host).all()):
-            bad = [self.tasks[i] for i in range(self.n_tasks) if not bool(torch.isfinite(host[i, i]))]
-            raise InvalidJacobianError(
-                f"the gradients of tasks {bad} must be finite, got NaN or infinity though the losses are finite. "
-                "Look for sqrt or log at zero in these losses, or pass the gradient scaler to step()."
-            )
-        return host
+        if self._head_flags is not None:
+            columns.append(self._head_flags.to(gramian).unsqueeze(1))
+        m, width = self.n_tasks, len(columns) + self.n_tasks - 1
+        flat = torch.cat(columns, dim=1).flatten()
+        if self._somewhere is not None:
+            flat = torch.cat([flat, self._somewhere.to(flat)])
+        flat = flat.cpu()
+        packed = flat[: m * width].view(m, width)
+        if self._somewhere is not None:
+            somewhere = [count > 0 for count in flat[m * width :].tolist()]
+            self._store.touched = somewhere[: len(self.parameters)]
+            self._heads_touched = somewhere[len(self.parameters) :]
+            self._somewhere = None
+        counts = None if self.counts is None else packed[:, m + 1].tolist()
+        broken: list[int] = []
+        if self._head_flags is not None and not bool(torch.isfinite(packed[:, -1]).all()):
+            # The flag may also stand for a sum that overflowed. Other ranks cannot be asked: there it is believed.
+            own = self._heads.broken() if self.group is None else None
+            broken = [i for i in range(m) if not bool(torch.isfinite(packed[i, -1])) and (own is None or i in own)]
+        return _Host(packed[:, :m].contiguous(), packed[:, m], counts, broken)
+
+    def _refuse(self, broken: list[int], where: str) -> None:
+        names = [self.tasks[i] for i in broken]
+        raise NonFiniteGradientError(
+            f"the gradients{where} of tasks {names} must be finite, got NaN or infinity though the losses are finite. "
+            "Nothing was updated. Look for sqrt or log at zero in these losses, or pass the gradient scaler to step().",
+            tasks=names,
+        )
+
+    def check_heads(self, *, shards: dist.ProcessGroup | None = None) -> None:
+        """Have ``host_gramian`` look at the heads' gradients too; costs one pass over them, no wait for the device.
+
+        Args:
+            shards: the ranks over which they are spread, if they are.
+        """
+        if self._heads.parameters and self._head_flags is None:
+            self._head_flags = torch.stack([flag.to(torch.float64) for flag in self._heads.flags()])
+            if shards is not None:
+                sum_over_ranks_([self._head_flags], shards)
+
+    def refuse_broken_heads(self) -> None:
+        """Make sure now that the heads' gradients are finite; reads them.
+
+        Raises:
+            NonFiniteGradientError: naming the tasks whose are not.
+        """
+        if not self._heads.parameters:
+            return
+        self.check_heads()
+        if self._head_flags is not None and not bool(torch.isfinite(self._head_flags).all()):
+            broken = self._heads.broken()
+            if broken:
+                self._refuse(broken, " of the heads")
 
     @property
     def norms(self) -> Tensor:
@@ -144,7 +212,7 @@ class TaskGradients:
     @property
     def mean(self) -> Tensor:
         r"""The mean gradient :math:`g_0 = \frac1m \sum_i g_i`, ``[d]``."""
-        return self.matrix.mean(dim=0)
+        return self._store.mean()
 
     def combine(self, weights: Tensor) -> Tensor:
         r"""The combination :math:`g_w = J^\top w`.
@@ -158,66 +226,106 @@ class TaskGradients:
         Raises:
             InvalidInputError: there is not one finite weight per task.
         """
-        self._check_weights(weights)
-        host = self.__dict__.get("host_gramian")
-        if self._rows is not None and weights.device.type == "cpu" and not cancels(weights, host, self.dtype):
-            return self._rows.combine(weights.detach())
-        return weighted_sum(self.matrix, weights.detach(), host)
+        return self._store.combine(self.check_weights(weights), self._known_gramian)
 
-    def _check_weights(self, weights: Tensor) -> Tensor:
-        """The weights, checked, on the gradients' device and of their dtype."""
+    @property
+    def _known_gramian(self) -> Tensor | None:
+        """The Gramian on the CPU if somebody has asked for it already."""
+        return self._host.gramian if "_host" in self.__dict__ else None
+
+    def check_weights(self, weights: Tensor) -> Tensor:
+        """One finite weight per task, without its graph; values are read on the CPU only.
+
+        Raises:
+            InvalidInputError: otherwise.
+        """
         if weights.shape != (self.n_tasks,):
             raise InvalidInputError(
                 f"`weights` must hold one weight per task, shape ({self.n_tasks},), got {tuple(weights.shape)}."
             )
-        if weights.device.type == "cpu" and not bool(torch.isfinite(weights).all()):
+        if is_on_host(weights) and not bool(torch.isfinite(weights).all()):
             raise InvalidInputError(f"`weights` must be finite, got {weights.tolist()}.")
-        return weights.detach().to(device=self.parameters[0].device, dtype=self.dtype, non_blocking=True)
+        return weights.detach()
 
-    def assign(self, vector: Tensor) -> None:
-        """Write ``vector`` into the parameters' ``.grad``, replacing what is there.
+    def assign(self, vector: Tensor, *, accumulate: bool = False) -> None:
+        """Write ``vector`` into the parameters' ``.grad``.
 
-        Each ``.grad`` is a view of ``vector``: nothing is copied unless a parameter's dtype differs.
+        Each ``.grad`` is a view of ``vector`` where the parameter's dtype and strides allow; where not, it is copied
+        into the parameter's own layout, as ``loss.backward()`` would leave it. Parameters that no present task touches
+        keep ``.grad = None``. A parameter of an embedding whose gradients came sparse gets a sparse gradient again if
+        the update lies in the rows that were touched.
 
         Args:
             vector: the update direction (a gradient, to be descended), ``[d]``.
+            accumulate: add to what is there instead of replacing it, for loops that sum gradients over several
+                batches.
 
         Raises:
             InvalidJacobianError: ``vector`` does not have one entry per column.
         """
-        if vector.shape != (self.n_parameters,):
-            raise InvalidJacobianError(
-                f"`vector` must have shape ({self.n_parameters},), one entry per shared parameter entry, got "
-                f"{tuple(vector.shape)}."
-            )
-        start = 0
-        for parameter in self.parameters:
-            size = flat_size(parameter)
-            part = vector[start : start + size]
-            if parameter.is_complex():
-                part = torch.view_as_complex(part.view(-1, 2))
-            parameter.grad = part.view(parameter.shape).to(parameter.dtype)
-            start += size
+        self._settle()
+        self._store.write(vector, accumulate=accumulate)
 
-    def average(self, group: dist.ProcessGroup) -> None:
+    def assign_combination(self, weights: Tensor, *, factor: Tensor | None = None) -> None:
+        r"""Write :math:`J^\top w` into the parameters' ``.grad``, in whatever form is cheapest.
+
+        Args:
+            weights: ``[m]``.
+            factor: a number to multiply it by, such as a loss scale.
+        """
+        self._settle()
+        self._store.write_combination(self.check_weights(weights), self._known_gramian, factor)
+
+    def average(self, group: dist.ProcessGroup, *, scattered: bool = False) -> None:
         """Replace gradients and losses by their means over the ranks of a group that have the task.
 
         The heads' gradients are summed when they are assigned, so that ranks may differ in which tasks they have.
-        """
-        share = self.average_losses(group)
-        sum_over_ranks_([self.matrix], group)
-        self.matrix.mul_(share.to(self.matrix.dtype).unsqueeze(1))
 
-    def average_losses(self, group: dist.ProcessGroup) -> Tensor:
-        """The small part of ``average``; returns the factor ``[m]`` of each task's gradient once it is summed."""
-        self.losses, counts = mean_over_tasks_present_(self.losses, self.present, group)
-        share = 1.0 / counts.clamp(min=1.0)
-        self._head_gradients = tuple(
-            tuple(None if g is None else g * share[task].to(g.dtype) for g in row)
-            for task, row in zip(self.present, self._head_gradients, strict=True)
+        Args:
+            group: the ranks.
+            scattered: keep an equal part of the columns on each.
+
+        Raises:
+            InvalidInputError: the Jacobian is not kept.
+        """
+        if not isinstance(self._store, DenseStore):
+            raise InvalidInputError("the Jacobian must be kept to be averaged over ranks. Use keep='jacobian'.")
+        share = self._average_losses(group)
+        if scattered:
+            self._store = ScatteredStore(self._store, share, group)
+        else:
+            self._store.average(share, group)
+        self._forget_gramian()
+
+    def _average_losses(self, group: dist.ProcessGroup) -> Tensor:
+        """The small part of ``average``; returns the factor ``[m]`` of each task's gradient once it is summed.
+
+        What else must agree goes with it in one reduction: which tasks and parameters some rank touches, and whether
+        some rank's head gradients are not finite.
+        """
+        m = self.n_tasks
+        like = self.losses.to(torch.promote_types(self.losses.dtype, torch.float32))
+        counts = torch.zeros_like(like)
+        counts[list(self.present)] = 1.0
+        flags = torch.zeros_like(like) if self._head_flags is None else self._head_flags.to(like)
+        touched = [*self._store.touched, *self._heads.touched]
+        packed = torch.cat(
+            [
+                torch.where(counts > 0, like, torch.zeros_like(like)),
+                counts,
+                flags,
+                torch.tensor(touched, dtype=like.dtype, device=like.device),
+            ]
         )
-        self.counts = counts
-        self.group = group
+        sum_over_ranks_([packed], group)
+        counts = packed[m : 2 * m]
+        self.losses = packed[:m] / counts
+        share = 1.0 / counts.clamp(min=1.0)
+        self._heads.scale_tasks(share)
+        if self._head_flags is not None:
+            self._head_flags = packed[2 * m : 3 * m]
+        self._somewhere = packed[3 * m :]
+        self.counts, self.group = counts, group
         return share
 
     def assign_heads(self, weights: Tensor | None = None) -> None:
@@ -226,39 +334,30 @@ class TaskGradients:
         Args:
             weights: ``[m]``; ``None`` for one each.
         """
-        if not self._heads:
-            return
-        moved = None if weights is None else weights.detach().to(self._heads[0].device).unbind()
-        totals: list[Tensor | None] = [None] * len(self._heads)
-        for task, row in zip(self.present, self._head_gradients, strict=True):
-            for k, gradient in enumerate(row):
-                if gradient is None:
-                    continue
-                scaled = gradient if moved is None else gradient * moved[task].to(gradient.dtype)
-                before = totals[k]
-                totals[k] = scaled if before is None else before + scaled
-        if self.group is not None:
-            summed = [torch.zeros_like(h) if g is None else g for h, g in zip(self._heads, totals, strict=True)]
-            sum_over_ranks_(summed, self.group)
-            totals = [*summed]
-        for head, total in zip(self._heads, totals, strict=True):
-            if total is not None:
-                head.grad = total if head.grad is None else head.grad + total
+        self._settle()
+        self._heads.write(weights, group=self.group, touched=self._heads_touched)
 
     def rescale(self, factor: Tensor) -> None:
-        """Multiply losses and gradients, those of the heads included, by a positive number."""
-        self.__dict__.pop("gramian", None)
-        self.__dict__.pop("host_gramian", None)
-        self.matrix.mul_(factor)
-        self.losses = self.losses * factor
-        self.rescale_heads(factor)
+        """Multiply the gradients, those of the heads included, by a positive number; the losses stay."""
+        self._settle()
+        self._forget_gramian()
+        self._store.rescale(factor)
+        self._heads.scale(factor)
 
     def rescale_heads(self, factor: Tensor) -> None:
         """Multiply the heads' gradients by a positive number."""
-        self._head_gradients = tuple(
-            tuple(None if g is None else g * factor.to(g.dtype) for g in row) for row in self._head_gradients
-        )
+        self._heads.scale(factor)
 
     def drop_heads(self) -> None:
         """Forget the heads' gradients, which frees their memory."""
-        self._heads, self._head_gradients = (), tuple(() for _ in self.present)
+        self._heads = HeadGradients((), (), self.present, self.n_tasks)
+        self._head_flags = None
+
+    def _settle(self) -> None:
+        """Make sure that it is known which parameters some rank touches; it travels with the Gramian."""
+        if self._somewhere is not None:
+            _ = self._host
+
+    def _forget_gramian(self) -> None:
+        self.__dict__.pop("gramian", None)
+        self.__dict__.pop("_host", None)

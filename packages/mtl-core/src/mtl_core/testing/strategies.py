@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mtl_core import checks
-from mtl_core.gradients import gramian_of
+from mtl_core.collecting.gramian import gramian_of
 
 __all__ = ["STRUCTURES", "Structure", "gramians", "jacobian_of", "jacobians", "losses", "rotations"]
 

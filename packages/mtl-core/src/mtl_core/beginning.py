@@ -1,0 +1,228 @@
+"""The one beginning of a step, whatever the method, and what an error in it is undone by."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from mtl_core.agreement import together
+from mtl_core.distributed import broadcast_buffers_, is_sharded
+from mtl_core.errors import InvalidInputError
+from mtl_core.optimizers import inner_optimizer, parameters_of, refuse_closure, refuse_unsynchronised, uncovered
+from mtl_core.preservation import Trace
+from mtl_core.problem import Problem, refuse_wrapped
+from mtl_core.protocols import Draws, Remembers, ReportsEvents, offers
+from mtl_core.report import Note, StepOptions
+
+__all__ = ["Guard", "begin", "guarded"]
+
+
+class Guard:
+    """What an error in a step must leave as it was: ``.grad``, buffers, random state, the method's and scaler's state.
+
+    Gradients are held by reference, which is safe since a step puts new tensors in their place instead of writing into
+    them. Parameters and the optimiser's state are not held, for they move last: by then everything is known to be
+    finite and all ranks are well. What can fail after that is a second look at the losses; see
+    ``StepOptions.reversible``.
+
+    Args:
+        problem: the problem.
+        optimizer: the optimiser.
+        method: the method.
+        options: the step's options.
+
+    Attributes:
+        trace: buffers and random state where the step began.
+    """
+
+    def __init__(self, problem: Problem, optimizer: Any, method: object, options: StepOptions) -> None:
+        self._optimizer = optimizer
+        self._method = method
+        self._gradients = [(p, p.grad) for p in parameters_of(problem, optimizer)]
+        self.trace = Trace(problem.model)
+        self._memory = _memory_of(method)
+        self._scaler = options.scaler
+        self._scaler_state = None if options.scaler is None else _state_of(options.scaler)
+        self._parameters: list[tuple[Tensor, Tensor]] | None = None
+        self._optimizer_state: dict[Any, Any] | None = None
+
+    def hold_update(self) -> None:
+        """Keep a copy of parameters and the optimiser's state, before they move."""
+        if self._parameters is not None:
+            return
+        own = inner_optimizer(self._optimizer)
+        self._parameters = [(p, p.detach().clone()) for p, _ in self._gradients]
+        self._optimizer_state = {p: copy.deepcopy(state) for p, state in own.state.items()}
+        self._settings = [{name: value for name, value in g.items() if name != "params"} for g in own.param_groups]
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Put everything back."""
+        for parameter, gradient in self._gradients:
+            parameter.grad = gradient
+        self.trace.restore()
+        self._memory()
+        if offers(self._method, ReportsEvents):
+            self._method.pop_events()  # of a step that was not made
+        if self._scaler is not None and self._scaler_state is not None:
+            vars(self._scaler).update(self._scaler_state)
+        if self._parameters is None or self._optimizer_state is None:
+            return
+        for parameter, value in self._parameters:
+            parameter.copy_(value)
+        own = inner_optimizer(self._optimizer)
+        own.state.clear()
+        own.state.update(self._optimizer_state)
+        for group, settings in zip(own.param_groups, self._settings, strict=True):
+            group.update(settings)
+
+
+def _state_of(scaler: torch.amp.GradScaler) -> dict[str, Any]:
+    """A gradient scaler's scale, count and record of which optimisers it has unscaled."""
+    held = {name: value for name, value in vars(scaler).items() if name in _SCALER_STATE}
+    return {name: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value) for name, value in held.items()}
+
+
+_SCALER_STATE = ("_scale", "_growth_tracker", "_per_optimizer_states")
+
+
+def _memory_of(method: object) -> Callable[[], None]:
+    """What gives a method its present state back.
+
+    The state of a module is that of ``get_extra_state``, which hands out copies or tensors that are replaced as a
+    whole, and of its parameters and buffers, which are copied. ``state_dict()`` itself would cost a small step a tenth
+    of its time.
+    """
+    if isinstance(method, nn.Module):
+        return _memory_of_module(method)
+    if offers(method, Remembers):
+        remembering: Remembers = method
+        state = remembering.state_dict()
+        return lambda: remembering.load_state_dict(state)
+    if offers(method, Draws):
+        generator, drawn = method.generator, method.generator.get_state()
+
+        def rewind() -> None:
+            generator.set_state(drawn)
+
+        return rewind
+    return lambda: None
+
+
+def _memory_of_module(method: nn.Module) -> Callable[[], None]:
+    extra = [
+        (module, module.get_extra_state())
+        for module in method.modules()
+        if type(module).get_extra_state is not nn.Module.get_extra_state
+    ]
+    tensors = [(tensor, tensor.detach().clone()) for tensor in (*method.parameters(), *method.buffers())]
+
+    def restore() -> None:
+        for module, state in extra:
+            module.set_extra_state(state)
+        with torch.no_grad():
+            for tensor, value in tensors:
+                tensor.copy_(value)
+
+    return restore
+
+
+@contextmanager
+def guarded(problem: Problem, optimizer: Any, method: object, options: StepOptions) -> Iterator[Guard]:
+    """Undo a step, whatever raised in it. A step within a step is undone by the outer one.
+
+    Args:
+        problem: the problem.
+        optimizer: the optimiser.
+        method: the method that makes the step.
+        options: the step's options.
+    """
+    outer = problem.under_way
+    if outer is not None:
+        yield outer
+        return
+    with problem.listed_once():
+        guard = Guard(problem, optimizer, method, options)
+        problem.under_way = guard
+        try:
+            yield guard
+        except BaseException:
+            guard.undo()
+            raise
+        finally:
+            problem.under_way = None
+
+
+def begin(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) -> tuple[Note, ...]:
+    """What every step of every method begins with: check what it is given, clear gradients, let ranks agree.
+
+    In this order: what is wrong with the surroundings is said before anything is touched; every gradient that the step
+    or the optimiser could see is cleared, those of parameters that the optimiser does not hold included, which would
+    pile up otherwise; and with a group every rank takes the buffers of the first.
+
+    Args:
+        problem: the problem.
+        optimizer: the optimiser.
+        options: the step's options.
+
+    Returns:
+        what there is to say about it, once per optimiser.
+
+    Raises:
+        InvalidInputError: gradients are switched off, the model is wrapped for data parallelism, the optimiser needs a
+            closure, does not step now, or holds no parameter of the problem, or a hook updates parameters during the
+            backward pass.
+    """
+    group = options.group
+    # A rank that is refused here must not leave the others waiting for its buffers.
+    with together(group if group is not None and any(True for _ in problem.model.buffers()) else None):
+        _refuse_surroundings(problem, optimizer)
+        refuse_closure(optimizer)
+        refuse_unsynchronised(optimizer)
+        missing = uncovered(problem, optimizer)
+    optimizer.zero_grad(set_to_none=True)
+    for parameter in problem.named_trainable.values():
+        parameter.grad = None
+    if group is not None:
+        broadcast_buffers_(problem.model, group)
+    key = (id(optimizer), missing)
+    if not missing or key in problem.told:
+        return ()
+    problem.told.add(key)
+    listed = f"{', '.join(missing[:4])}{', …' if len(missing) > 4 else ''}"
+    return (
+        Note(
+            f"the optimiser does not hold {len(missing)} trainable parameters ({listed}): they get gradients, which "
+            "are cleared at the next step, and do not move. Give them to this optimiser, or step another one for them."
+        ),
+    )
+
+
+def _refuse_surroundings(problem: Problem, optimizer: object) -> None:
+    if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+        where = "torch.inference_mode()" if torch.is_inference_mode_enabled() else "torch.no_grad()"
+        raise InvalidInputError(f"gradients must be enabled for a training step, got {where}. Step outside of it.")
+    if problem.stepped_by != id(optimizer):
+        # Once per optimiser: a model is wrapped between making the problem and the first step, if at all.
+        refuse_wrapped(problem.model)
+        problem.stepped_by = id(optimizer)
+    if is_sharded(problem.shared):
+        return  # the sharding's own hooks are meant
+    hooked = [name for name, p in problem.named_trainable.items() if p._post_accumulate_grad_hooks]
+    if hooked:
+        raise InvalidInputError(
+            "parameters must be left alone until the step's gradients are complete, got a hook after accumulation on "
+            f"{', '.join(hooked[:4])}, which a backward pass of one task would run and another method's would not. "
+            "Remove it (handle.remove()), and clip by step(max_norm=, clip=) and update by the optimiser given to step."
+        )
+    made = [name for name, p in problem.named_trainable.items() if p.is_inference()]
+    if made:
+        raise InvalidInputError(
+            f"parameters must not be made in inference mode to be trained, got {', '.join(made[:4])}. Make the model "
+            "outside of torch.inference_mode()."
+        )

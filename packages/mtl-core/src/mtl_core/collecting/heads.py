@@ -1,0 +1,142 @@
+"""The heads' gradients between the backward passes and the update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mtl_core.collecting.flat import Row
+from mtl_core.collecting.writing import as_grad
+from mtl_core.distributed import is_sharded, sum_over_ranks_
+
+__all__ = ["HeadGradients", "finite_flag"]
+
+
+class HeadGradients:
+    """One row of gradients per present task, by the heads' parameters.
+
+    Args:
+        parameters: of all heads.
+        rows: per present task, ``None`` where it does not touch a parameter.
+        present: positions of these tasks among all.
+        n_tasks: the number of all tasks.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        rows: Sequence[Sequence[Tensor | None]],
+        present: Sequence[int],
+        n_tasks: int,
+    ) -> None:
+        self.parameters = tuple(parameters)
+        self.rows: tuple[Row, ...] = tuple(tuple(row) for row in rows) or tuple(() for _ in present)
+        self._present = tuple(present)
+        self._n_tasks = n_tasks
+
+    @property
+    def touched(self) -> list[bool]:
+        """Which parameters some present task touches."""
+        return [any(row[k] is not None for row in self.rows if row) for k in range(len(self.parameters))]
+
+    def flags(self) -> list[Tensor]:
+        """Per task 0 where all of its gradients are finite, else NaN; on the parameters' device, not waited for."""
+        zero = torch.zeros((), device=self.parameters[0].device)
+        found = [zero] * self._n_tasks
+        for task, row in zip(self._present, self.rows, strict=True):
+            there = [g for g in row if g is not None]
+            if there:
+                found[task] = finite_flag(there)
+        return found
+
+    def broken(self) -> list[int]:
+        """Positions of the tasks with a gradient that is not finite; reads every entry."""
+        return [
+            task
+            for task, row in zip(self._present, self.rows, strict=True)
+            if not all(bool(torch.isfinite(_values(g)).all()) for g in row if g is not None)
+        ]
+
+    def scale(self, factor: Tensor) -> None:
+        """Multiply by a positive number."""
+        self.rows = tuple(tuple(None if g is None else g * factor.to(g.dtype) for g in row) for row in self.rows)
+
+    def scale_tasks(self, factors: Tensor) -> None:
+        """Multiply each task's gradients by its factor, ``[m]``."""
+        self.rows = tuple(
+            tuple(None if g is None else g * factors[task].to(g.dtype) for g in row)
+            for task, row in zip(self._present, self.rows, strict=True)
+        )
+
+    def totals(self, weights: Tensor | None) -> list[Tensor | None]:
+        """The gradient of the sum of losses by each parameter, or of their weighted sum; ``None`` where none has one.
+
+        Args:
+            weights: ``[m]``; ``None`` for one each.
+        """
+        moved = None if weights is None else weights.detach().to(self.parameters[0].device).unbind()
+        found: list[Tensor | None] = [None] * len(self.parameters)
+        for task, row in zip(self._present, self.rows, strict=True):
+            for k, gradient in enumerate(row):
+                if gradient is None:
+                    continue
+                scaled = gradient if moved is None else gradient * moved[task].to(gradient.dtype)
+                before = found[k]
+                found[k] = scaled if before is None else before + scaled
+        return found
+
+    def write(
+        self, weights: Tensor | None, *, group: dist.ProcessGroup | None = None, touched: Sequence[bool] | None = None
+    ) -> None:
+        """Add the totals to the parameters' ``.grad``.
+
+        Args:
+            weights: as for ``totals``.
+            group: ranks over whose totals to sum.
+            touched: with a group, which parameters some rank touches.
+        """
+        if not self.parameters:
+            return
+        found = self.totals(weights)
+        if group is not None:
+            summed = [torch.zeros_like(h) if g is None else g for h, g in zip(self.parameters, found, strict=True)]
+            summed = [g.to_dense() if g.layout != torch.strided else g.contiguous() for g in summed]
+            sum_over_ranks_(summed, group)
+            there = [True] * len(summed) if touched is None else touched
+            found = [g if ok else None for g, ok in zip(summed, there, strict=True)]
+        seen: set[int] = set()
+        for parameter, total in zip(self.parameters, found, strict=True):
+            if total is None:
+                continue
+            total = as_grad(parameter, total)
+            # Autograd hands out one tensor for two inputs that enter a sum; clipping in place would scale it twice.
+            if total.layout == torch.strided:
+                if total.numel() and total.data_ptr() in seen:
+                    total = total.clone()
+                seen.add(total.data_ptr())
+            parameter.grad = total if parameter.grad is None else parameter.grad + total
+
+
+def _values(gradient: Tensor) -> Tensor:
+    """The stored entries of a gradient, real."""
+    stored = gradient._values() if gradient.layout == torch.sparse_coo else gradient
+    return torch.view_as_real(stored) if stored.is_complex() else stored
+
+
+def finite_flag(gradients: Sequence[Tensor]) -> Tensor:
+    """0 if all gradients are finite, else NaN; one pass over them, and no waiting for the device.
+
+    A sum is infinite or NaN where an entry is. It may overflow besides, for entries of 1e30 and more, so that whoever
+    sees the flag looks again before he says so.
+    """
+    sums = [_values(_local(g)).sum(dtype=torch.float32 if g.dtype.itemsize < 4 else None) for g in gradients]
+    total = sums[0].to(torch.float64) if len(sums) == 1 else torch.stack([s.to(torch.float64) for s in sums]).sum()
+    return total * 0.0
+
+
+def _local(gradient: Tensor) -> Tensor:
+    """This rank's part of a sharded gradient."""
+    return gradient.to_local() if is_sharded([gradient]) else gradient  # type: ignore[attr-defined]

@@ -1,0 +1,75 @@
+"""How a gradient is put into ``.grad``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mtl_core.collecting.flat import flat_size
+
+__all__ = ["as_grad", "put", "write_vector"]
+
+
+def as_grad(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """A gradient in the form in which ``loss.backward()`` would leave it: the parameter's dtype, shape and strides.
+
+    Fused optimisers walk parameter, gradient and state by one pointer each, so that a contiguous gradient of a
+    channels-last weight is read in the wrong order: weights were off by a tenth after five steps. A gradient that
+    autograd has expanded (that of a sum) has entries that share memory, which clipping in place would scale twice.
+
+    Args:
+        parameter: the parameter.
+        gradient: of its number of entries, or sparse; copied only where its form differs.
+    """
+    if gradient.layout != torch.strided:
+        return gradient if gradient.dtype == parameter.dtype else gradient.to(parameter.dtype)
+    shaped = gradient.view(parameter.shape) if gradient.shape != parameter.shape else gradient
+    wanted = _strides(parameter)
+    if shaped.stride() == wanted and shaped.dtype == parameter.dtype:
+        return shaped
+    found = torch.empty_strided(parameter.shape, wanted, dtype=parameter.dtype, device=parameter.device)
+    return found.copy_(shaped)
+
+
+def _strides(parameter: Tensor) -> tuple[int, ...]:
+    """The parameter's own strides where its entries fill their memory without gaps, else those of rows."""
+    order = sorted(range(parameter.dim()), key=parameter.stride)
+    size = 1
+    for dimension in order:
+        length = parameter.shape[dimension]
+        if length != 1 and parameter.stride(dimension) != size:
+            return torch.empty(parameter.shape, device="meta").stride()
+        size *= length
+    return parameter.stride()
+
+
+def put(parameter: Tensor, gradient: Tensor, *, accumulate: bool) -> None:
+    """Write one gradient, or add it to what is there."""
+    found = as_grad(parameter, gradient)
+    parameter.grad = found if parameter.grad is None or not accumulate else parameter.grad + found
+
+
+def write_vector(parameters: Sequence[Tensor], vector: Tensor, *, skip: frozenset[int], accumulate: bool) -> None:
+    """Write an update ``[d]``: each ``.grad`` is a view of it where the parameter's dtype and strides allow.
+
+    Args:
+        parameters: in the order of the columns.
+        vector: the update.
+        skip: positions of the parameters that no task touches. They keep ``.grad = None``, as after
+            ``loss.backward()``: a gradient of zero would let weight decay and momentum move them.
+        accumulate: add to what is there.
+    """
+    start = 0
+    for k, parameter in enumerate(parameters):
+        size = flat_size(parameter)
+        part = vector[start : start + size]
+        start += size
+        if k in skip:
+            if not accumulate:
+                parameter.grad = None
+            continue
+        if parameter.is_complex():
+            part = torch.view_as_complex(part.view(-1, 2))
+        put(parameter, part.view(parameter.shape), accumulate=accumulate)

@@ -1,0 +1,94 @@
+"""Who was it: the tasks, and the ranks, whose losses or gradients are not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mtl_core.agreement import gather_texts
+from mtl_core.collecting.graph import Joint, roots_of
+from mtl_core.distributed import is_sharded
+from mtl_core.errors import NonFiniteGradientError, NonFiniteLossError
+from mtl_core.problem import MicroBatches, Problem
+
+__all__ = ["refuse_broken"]
+
+
+def refuse_broken(
+    problem: Problem, batch: Any, ranks: dist.ProcessGroup | None, found: Exception | None = None
+) -> None:
+    """Look again at a step whose losses or gradients are not finite, task by task, and say which they are.
+
+    A backward pass of the weighted sum does not tell whose share was broken, and a mean over ranks does not tell whose
+    rank it was. So the batch is evaluated again as the step began, with its buffers and random numbers, which costs
+    nothing until it is needed.
+
+    Args:
+        problem: the problem.
+        batch: the step's batch.
+        ranks: the ranks that make the step together; all of them must call.
+        found: the error that is known already, to be told with the ranks.
+
+    Raises:
+        NonFiniteLossError: naming the tasks, and the ranks.
+        NonFiniteGradientError: likewise.
+    """
+    guard = problem.under_way
+    with nullcontext() if guard is None else guard.trace.lent():
+        losses, gradients = _broken(problem, batch) if not is_sharded(problem.shared) else ([], [])
+    if ranks is not None:
+        mine = "|".join((",".join(losses), ",".join(gradients))) if losses or gradients else ""
+        told = gather_texts(mine, ranks)
+        where = f" on rank {', '.join(str(rank) for rank, _ in told)}" if told else ""
+        losses = sorted({name for _, text in told for name in text.split("|")[0].split(",") if name})
+        gradients = sorted({name for _, text in told for name in text.split("|")[1].split(",") if name})
+    else:
+        where = ""
+    if losses:
+        raise NonFiniteLossError(
+            f"every task's loss must be finite, got NaN or infinity for {losses}{where}. Nothing was updated. Look at "
+            "this batch's targets and the learning rate.",
+            tasks=losses,
+        ) from found
+    if found is not None and not where:
+        raise found
+    named = f"tasks {gradients}" if gradients else "this batch"
+    raise NonFiniteGradientError(
+        f"the gradients of {named} must be finite, got NaN or infinity though the losses are finite{where}. Nothing "
+        "was updated. Look for sqrt or log at zero in these losses, or pass the gradient scaler to step().",
+        tasks=gradients,
+    ) from found
+
+
+def _broken(problem: Problem, batch: Any) -> tuple[list[str], list[str]]:
+    """The tasks whose loss, and those whose gradient alone, is not finite."""
+    losses: set[str] = set()
+    gradients: set[str] = set()
+    inputs = [*problem.shared, *problem.heads]
+    for part in tuple(batch) if isinstance(batch, MicroBatches) else (batch,):
+        with torch.enable_grad():
+            found = problem.losses(part)
+        values = found.values.detach().tolist()
+        losses |= {task for task, value in zip(found.tasks, values, strict=True) if not math.isfinite(value)}
+        for task, root in zip(found.tasks, roots_of(found.outputs), strict=True):
+            if root is None or task in losses:
+                continue
+            seed: Tensor | None = None
+            start: Any = root
+            if isinstance(root, Joint):
+                start, seed = root.losses, torch.zeros_like(root.losses)
+                seed[root.i] = 1.0
+            row = torch.autograd.grad(start, inputs, seed, retain_graph=True, allow_unused=True)
+            if not _is_finite(row):
+                gradients.add(task)
+    return [t for t in problem.tasks if t in losses], [t for t in problem.tasks if t in gradients]
+
+
+def _is_finite(row: Sequence[Tensor | None]) -> bool:
+    return all(bool(torch.isfinite(g._values() if g.is_sparse else g).all()) for g in row if g is not None)

@@ -1,0 +1,99 @@
+"""What packages that build on this one may use beside its public names.
+
+Methods that own their step, wrappers, teleports and benchmarks need more than a user does. What they need is here, one
+address for each name, and kept as stable as ``mtl_core`` itself; whatever is in neither is internal.
+
+**A step of one's own.** ``guarded`` undoes an error, ``begin`` is the beginning of every step, ``collect_batch``,
+``collect_problem`` and ``evaluate_without_graph`` look at the problem, ``finish`` and ``step_from_losses`` end a step,
+``together`` lets all ranks raise if one has.
+
+**A method within a method.** ``Wrapper`` hands on what the wrapped method offers; ``offers`` asks for it, by the
+optional protocols; ``ProblemView`` changes the losses; ``FixedWeights`` are weights that are known.
+
+**Numbers.** ``gramian_of``, ``weighted_sum``, ``read_gramian``.
+
+**Models and optimisers.** ``Trace``, ``RandomState`` and ``preserved`` leave no trace in a model; ``inner_optimizer``
+is the one that owns the state; ``uncovered`` and ``refuse_closure`` check it.
+
+**Ranks.** ``ranks_of``, ``is_sharded``, ``mean_over_tasks_present_``, ``sum_over_ranks_``.
+"""
+
+from mtl_core.agreement import agree, together
+from mtl_core.beginning import begin, guarded
+from mtl_core.collecting.flat import flat_size, widest_dtype
+from mtl_core.collecting.gramian import gramian_of, weighted_sum
+from mtl_core.collecting.graph import Joint, roots_of
+from mtl_core.collection import collect_batch, collect_problem, ranks_of
+from mtl_core.combination import combine, combine_per_group
+from mtl_core.conflict import read_gramian
+from mtl_core.distributed import is_sharded, mean_over_tasks_present_, sum_over_ranks_
+from mtl_core.evaluation import evaluate_without_graph
+from mtl_core.gradient_step import finish
+from mtl_core.optimizers import inner_optimizer, refuse_closure, uncovered
+from mtl_core.preservation import RandomState, Trace, preserved
+from mtl_core.problem import ProblemView
+from mtl_core.protocols import (
+    AnyMethod,
+    CountsEpochs,
+    Draws,
+    HasUnitWeights,
+    LearnsAfterStep,
+    Remembers,
+    ReportsEvents,
+    Resets,
+    TakesAbsentTasks,
+    TakesLosses,
+    is_loss_weighting,
+    offers,
+)
+from mtl_core.report import Keep
+from mtl_core.stepping import step_from_losses
+from mtl_core.weighted import FixedWeights
+from mtl_core.wrapping import Wrapper
+
+__all__ = [
+    "AnyMethod",
+    "CountsEpochs",
+    "Draws",
+    "FixedWeights",
+    "HasUnitWeights",
+    "Joint",
+    "Keep",
+    "LearnsAfterStep",
+    "ProblemView",
+    "RandomState",
+    "Remembers",
+    "ReportsEvents",
+    "Resets",
+    "TakesAbsentTasks",
+    "TakesLosses",
+    "Trace",
+    "Wrapper",
+    "agree",
+    "begin",
+    "collect_batch",
+    "collect_problem",
+    "combine",
+    "combine_per_group",
+    "evaluate_without_graph",
+    "finish",
+    "flat_size",
+    "gramian_of",
+    "guarded",
+    "inner_optimizer",
+    "is_loss_weighting",
+    "is_sharded",
+    "mean_over_tasks_present_",
+    "offers",
+    "preserved",
+    "ranks_of",
+    "read_gramian",
+    "refuse_closure",
+    "roots_of",
+    "step_from_losses",
+    "sum_over_ranks_",
+    "together",
+    "uncovered",
+    "weighted_sum",
+    "widest_dtype",
+]

@@ -1,0 +1,132 @@
+"""What a step must know of its optimiser before it relies on it."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from torch import Tensor, optim
+
+from mtl_core.errors import InvalidInputError
+from mtl_core.problem import Problem
+
+__all__ = ["inner_optimizer", "refuse_closure", "refuse_unsynchronised", "uncovered"]
+
+
+def inner_optimizer(optimizer: Any) -> optim.Optimizer:
+    """The optimiser that does the work: the one given, or the one within a wrapper that only hands on.
+
+    What looks into an optimiser's state, copies it, or hooks into its step must reach the one that owns them. A wrapper
+    that is copied would go on stepping the original.
+
+    Args:
+        optimizer: an optimiser, Accelerate's ``AcceleratedOptimizer`` or Lightning's ``LightningOptimizer``.
+
+    Raises:
+        InvalidInputError: it is no optimiser of torch's, or holds another one in a way that is not known here, so that
+            its step may be another than that optimiser's.
+    """
+    found = _unwrapped(optimizer)
+    if not isinstance(found, optim.Optimizer):
+        raise InvalidInputError(
+            f"`optimizer` must be a torch.optim.Optimizer, got {type(optimizer).__name__}. Give the optimiser itself."
+        )
+    within = [name for name, value in vars(found).items() if isinstance(value, optim.Optimizer)]
+    if within:
+        raise InvalidInputError(
+            f"`optimizer` must be the one that updates the parameters, got {type(found).__name__}, which holds another "
+            f"in its attribute {within[0]!r} and may do more than that one's step. Give optimizer.{within[0]}."
+        )
+    return found
+
+
+def _unwrapped(optimizer: Any) -> Any:
+    """What is inside the known wrappers."""
+    transparent = _transparent_wrappers()
+    found = optimizer
+    while isinstance(found, transparent):
+        found = vars(found).get("optimizer") or vars(found)["_optimizer"]
+    return found
+
+
+def _transparent_wrappers() -> tuple[type, ...]:
+    """The known wrappers whose step is that of the optimiser within, where their libraries are loaded."""
+    found: list[type] = []
+    for module, name in (
+        ("accelerate.optimizer", "AcceleratedOptimizer"),
+        ("lightning.pytorch.core.optimizer", "LightningOptimizer"),
+        ("pytorch_lightning.core.optimizer", "LightningOptimizer"),
+    ):
+        loaded = sys.modules.get(module)
+        if loaded is not None:
+            found.append(vars(loaded)[name])
+    return tuple(found)
+
+
+def refuse_closure(optimizer: Any) -> None:
+    """Make sure that an optimiser takes its step from gradients that are there.
+
+    Raises:
+        InvalidInputError: it must evaluate the loss itself, as ``LBFGS`` does.
+    """
+    found = _unwrapped(optimizer)
+    if _needs_closure(type(found).step):
+        raise InvalidInputError(
+            f"`optimizer` must make its step from gradients, got {type(found).__name__}, whose step() evaluates "
+            "the loss itself by a closure. Use one without, such as Adam or SGD."
+        )
+
+
+@cache
+def _needs_closure(step: Callable[..., Any]) -> bool:
+    closure = inspect.signature(step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
+def refuse_unsynchronised(optimizer: Any) -> None:
+    """Make sure that the optimiser will really clear its gradients and step.
+
+    Within ``accelerator.accumulate`` Accelerate turns both into nothing but for the last micro-batch. A step that
+    writes ``.grad`` anew would then drop the gradients of every micro-batch but that one.
+
+    Raises:
+        InvalidInputError: it will not.
+    """
+    loaded = sys.modules.get("accelerate.optimizer")
+    if loaded is None or not isinstance(optimizer, vars(loaded)["AcceleratedOptimizer"]):
+        return
+    if not optimizer.gradient_state.sync_gradients:
+        raise InvalidInputError(
+            "`optimizer` must step whenever it is told to, got one within accelerator.accumulate(), which leaves its "
+            "steps out until the last micro-batch: the gradients of the others would be dropped. Give the "
+            "micro-batches together, step(problem, MicroBatches(parts), ...), or write .grad yourself by "
+            "TaskGradients.assign(..., accumulate=True)."
+        )
+
+
+def uncovered(problem: Problem, optimizer: Any) -> tuple[str, ...]:
+    """Names of the trainable parameters of a problem that an optimiser does not hold.
+
+    Raises:
+        InvalidInputError: it holds none of them.
+    """
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missing = tuple(name for name, p in problem.named_trainable.items() if id(p) not in held)
+    if missing and len(missing) == len(problem.named_trainable):
+        raise InvalidInputError(
+            f"`optimizer` must hold parameters of the problem, got {len(held)} others and none of "
+            f"{', '.join(missing[:4])}{', …' if len(missing) > 4 else ''}. Make it from problem.model.parameters(), "
+            "after the model was moved or sharded."
+        )
+    return missing
+
+
+def parameters_of(problem: Problem, optimizer: Any) -> Sequence[Tensor]:
+    """Every tensor whose ``.grad`` a step may touch: the problem's own and the optimiser's others, each once."""
+    found: dict[int, Tensor] = {id(p): p for p in problem.named_trainable.values()}
+    for group in optimizer.param_groups:
+        found.update((id(p), p) for p in group["params"])
+    return tuple(found.values())
