@@ -53,7 +53,7 @@ from mtl_aggregators import (
 )
 from mtl_aggregators.imgrad import balance_of
 from mtl_aggregators.solvers import project_rows
-from mtl_core.errors import SolverError
+from mtl_core import SolverError
 from mtl_core.testing import STRUCTURES, jacobian_of
 
 C, TAU = 0.4, 0.3

@@ -55,7 +55,7 @@ from mtl_aggregators import (
 )
 from mtl_aggregators.imgrad import balance_of
 from mtl_aggregators.solvers import fair_residual, min_norm_residual, project_rows
-from mtl_core.errors import SolverError
+from mtl_core import SolverError
 
 SIZES = (2, 3, 11, 40, 100)
 FAMILIES = (

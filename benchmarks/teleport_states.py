@@ -32,9 +32,8 @@ from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.command_line import parse_choice, parse_seeds
 from mtl_benchmarks.components import make_benchmark, resolve_benchmark
 from mtl_benchmarks.figures import _figure, _save
-from mtl_core import Problem
-from mtl_core.conflict import mean_cosines
-from mtl_core.stepping import collect_problem
+from mtl_core import Problem, mean_cosines
+from mtl_core.extension import collect_problem
 from mtl_teleport import COST, DominatedConflict, RandomTeleport
 from mtl_teleport.acceptance import probe_losses
 from mtl_teleport.isolation import isolated

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mtl_aggregators.solvers import ball_dual, min_norm
-from mtl_core.errors import SolverError
+from mtl_core import SolverError
 from mtl_core.testing import jacobian_of, jacobians
 
 RADII = (0.01, 0.4, 0.9, 1.0, 2.0, 10.0)

@@ -18,8 +18,8 @@ from mtl_aggregators.bilevel.hypergradient import exact_hypergradient
 from mtl_aggregators.bilevel.objectives import Outcome
 from mtl_aggregators.bilevel.trial_optimizer import TrialOptimizer
 from mtl_aggregators.bilevel.weight_models import WeightModel
-from mtl_core.errors import InvalidInputError, InvalidParameterError, NonFiniteLossError, UnknownNameError
-from mtl_core.preservation import preserved
+from mtl_core import InvalidInputError, InvalidParameterError, NonFiniteLossError, UnknownNameError
+from mtl_core.extension import preserved
 from mtl_core.testing import small_problem
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {

@@ -6,8 +6,8 @@ from hypothesis import given
 from torch import Tensor
 
 from mtl_aggregators import plumbline, stationarity_gap
-from mtl_core.errors import InvalidInputError, InvalidJacobianError
-from mtl_core.gradients import gramian_of
+from mtl_core import InvalidInputError, InvalidJacobianError
+from mtl_core.extension import gramian_of
 from mtl_core.testing import jacobians
 
 

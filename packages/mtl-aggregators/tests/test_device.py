@@ -17,9 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtl_aggregators import MGDA, CAGrad, DualProj, FairGrad, GramianMethod, IMGrad, NashMTL, UPGrad
 from mtl_aggregators.solvers import ball_dual, device, fair_point, min_norm, min_norm_residual, project_rows
-from mtl_core import collect
-from mtl_core.collecting.gramian import gramian_of
-from mtl_core.errors import InvalidParameterError
+from mtl_core import InvalidParameterError, collect
+from mtl_core.extension import gramian_of
 from mtl_core.testing import STRUCTURES, jacobian_of
 
 SIZES = ((2, 3), (3, 8), (5, 24), (11, 16), (11, 4), (40, 45))

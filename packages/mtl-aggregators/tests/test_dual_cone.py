@@ -9,7 +9,7 @@ from hypothesis import given
 from torch import Tensor
 
 from mtl_aggregators.solvers import project, project_rows
-from mtl_core.errors import SolverError
+from mtl_core import SolverError
 from mtl_core.testing import jacobians
 
 

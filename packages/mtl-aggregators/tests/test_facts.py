@@ -40,8 +40,8 @@ from mtl_aggregators import (
     make,
 )
 from mtl_aggregators.conformance import LAWS, check_aggregator, check_law
-from mtl_core.collecting.gramian import gramian_of, weighted_sum
-from mtl_core.errors import InvalidInputError, UnknownNameError
+from mtl_core import InvalidInputError, UnknownNameError
+from mtl_core.extension import gramian_of, weighted_sum
 
 
 class Trained:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mtl_aggregators.solvers import fair_point, fair_residual
-from mtl_core.errors import SolverError
+from mtl_core import SolverError
 from mtl_core.testing import jacobian_of, jacobians
 
 ALPHAS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0)

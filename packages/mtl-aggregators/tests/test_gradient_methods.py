@@ -37,8 +37,8 @@ from mtl_aggregators import (
     plumbline,
 )
 from mtl_aggregators.solvers import ball_dual, fair_residual, least_distance, project_simplex
-from mtl_core.collecting.gramian import gramian_of
-from mtl_core.errors import InvalidInputError, InvalidParameterError
+from mtl_core import InvalidInputError, InvalidParameterError
+from mtl_core.extension import gramian_of
 from mtl_core.testing import jacobian_of
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 import mtl_core
 from mtl_aggregators import MGDA, CAGrad, DualProj, FairGrad, IMGrad, MoCo, NashMTL, SDMGrad, UPGrad, available, make
 from mtl_aggregators.solvers import fair_residual, min_norm
-from mtl_core.conflict import individual_progress
-from mtl_core.gradients import gramian_of
+from mtl_core import individual_progress
+from mtl_core.extension import gramian_of
 
 
 def draws(n_tasks: int, ratio: float, count: int = 50) -> list[Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 import mtl_core
 from mtl_aggregators import FAMO, LS, MARIGOLD, MGDA, SI, UPGrad, log_transform
 from mtl_aggregators.log_transform import LogGramian, LogLosses, LogStep
-from mtl_core.errors import InvalidInputError, InvalidParameterError
+from mtl_core import InvalidInputError, InvalidParameterError
 from mtl_core.testing import reference_jacobian, small_problem
 
 

@@ -37,7 +37,7 @@ from mtl_aggregators import (
     MainTasks,
 )
 from mtl_aggregators.bases.adam import Adam
-from mtl_core.errors import InvalidInputError, InvalidParameterError
+from mtl_core import InvalidInputError, InvalidParameterError
 from mtl_core.testing import losses as drawn_losses
 from mtl_core.testing import small_problem
 

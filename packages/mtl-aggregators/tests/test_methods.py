@@ -11,9 +11,8 @@ from torch import Tensor
 
 import mtl_aggregators
 from mtl_aggregators import LS, MGDA, CAGrad, FairGrad, NashMTL, PCGrad, UPGrad
-from mtl_core.conflict import individual_progress
-from mtl_core.errors import InvalidInputError, InvalidJacobianError, InvalidParameterError, SolverError
-from mtl_core.gradients import gramian_of
+from mtl_core import InvalidInputError, InvalidJacobianError, InvalidParameterError, SolverError, individual_progress
+from mtl_core.extension import gramian_of
 
 GRAMIAN_METHODS = (MGDA, PCGrad, CAGrad, FairGrad, NashMTL, UPGrad)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mtl_aggregators.solvers import factor, min_norm, min_norm_residual, unit_rows
-from mtl_core.errors import SolverError
+from mtl_core import SolverError
 from mtl_core.testing import jacobians
 
 

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import mtl_aggregators
 import mtl_aggregators.solvers
-from mtl_core.protocols import Aggregator, LossWeighting, Method, Weighting
+from mtl_core import Aggregator, LossWeighting, Method, Weighting
 
 
 def test_public_names() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mtl_aggregators import FairGrad, NashMTL, available, describe, make
-from mtl_core.errors import InvalidParameterError, UnknownNameError
+from mtl_core import InvalidParameterError, UnknownNameError
 
 
 def test_available() -> None:

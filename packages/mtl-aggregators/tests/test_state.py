@@ -35,8 +35,8 @@ from mtl_aggregators import (
     TrimmedMean,
     UPGrad,
 )
-from mtl_core.errors import InvalidInputError
-from mtl_core.gradients import gramian_of
+from mtl_core import InvalidInputError
+from mtl_core.extension import gramian_of
 
 FACTORIES: list[Callable[[], Any]] = [
     MGDA,

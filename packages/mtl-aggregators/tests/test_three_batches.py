@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import mtl_core
 from mtl_aggregators import MoDo, SDMGrad, ThreeBatches, in_threes
-from mtl_core.errors import InvalidInputError
+from mtl_core import InvalidInputError
 
 
 def setting() -> tuple[mtl_core.Problem, torch.optim.Optimizer]:

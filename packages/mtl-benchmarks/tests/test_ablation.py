@@ -10,7 +10,7 @@ from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.report import Moves
 from mtl_benchmarks.variants import PARTS_OF_ABLATION, Variant, variants
-from mtl_core.errors import InvalidInputError, UnknownNameError
+from mtl_core import InvalidInputError, UnknownNameError
 
 DIGITS = Choice("digits", {"n_train": 192, "n_test": 64})
 

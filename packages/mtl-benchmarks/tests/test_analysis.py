@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from mtl_benchmarks import analysis
-from mtl_core import ConflictMonitor, Problem, StepReport, step
-from mtl_core.errors import InvalidInputError, InvalidParameterError
+from mtl_core import ConflictMonitor, InvalidInputError, InvalidParameterError, Problem, StepReport, step
 from mtl_teleport import COST, RandomTeleport, TeleportReport
 from mtl_teleport.triggers import Trigger
 

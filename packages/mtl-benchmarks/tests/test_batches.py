@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mtl_benchmarks.batches import Batches, Probes, Repeated
-from mtl_core.errors import InvalidParameterError
+from mtl_core import InvalidParameterError
 
 
 def rows_of(rows: Tensor, generator: torch.Generator) -> tuple[list[int], float]:

@@ -6,7 +6,7 @@ from mtl_benchmarks.cli import main
 from mtl_benchmarks.command_line import parse_run, parse_seeds
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.options import Choice
-from mtl_core.errors import InvalidInputError, InvalidParameterError
+from mtl_core import InvalidInputError, InvalidParameterError
 
 TINY = [
     "--benchmark.n_train",

@@ -4,7 +4,7 @@ import pytest
 
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.options import Choice
-from mtl_core.errors import InvalidParameterError, UnknownNameError
+from mtl_core import InvalidParameterError, UnknownNameError
 
 
 def test_defaults_are_filled_in() -> None:

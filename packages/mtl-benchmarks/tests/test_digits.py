@@ -5,8 +5,7 @@ import torch
 
 from mtl_benchmarks.benchmarks.digits import Digits, _scanned_digits, overlay
 from mtl_benchmarks.models import OverlayCNN
-from mtl_core import collect
-from mtl_core.errors import InvalidParameterError, MissingExtraError
+from mtl_core import InvalidParameterError, MissingExtraError, collect
 
 SMALL = {"n_train": 200, "n_test": 100, "width": 2}
 

@@ -8,7 +8,7 @@ from mtl_benchmarks.matching_lengths import lengths_of, matching_lengths
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.results import Collection
 from mtl_benchmarks.runner import RunResult, run
-from mtl_core.errors import InvalidInputError
+from mtl_core import InvalidInputError
 
 TINY = Choice("digits", {"n_train": 96, "n_test": 60, "width": 2})
 SIZES = ["--benchmark.n_train", "96", "--benchmark.n_test", "60", "--benchmark.width", "2"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mtl_benchmarks.metrics import Baseline, Metric, Ties, delta_m, mean_rank, ranks
 from mtl_benchmarks.published import PUBLISHED_METRICS, printed_baselines, published_table
-from mtl_core.errors import InvalidInputError, InvalidParameterError
+from mtl_core import InvalidInputError, InvalidParameterError
 
 UP = Metric("up", "a", "%", higher_is_better=True)
 DOWN = Metric("down", "b", "", higher_is_better=False)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mtl_benchmarks.options import REQUIRED, Choice, construct, option_defaults, resolve
-from mtl_core.errors import InvalidParameterError, UnknownNameError
+from mtl_core import InvalidParameterError, UnknownNameError
 
 
 class Part:

@@ -1,7 +1,7 @@
 import pytest
 
 from mtl_benchmarks.published import PUBLISHED_METRICS, printed_baselines, published_table, published_values
-from mtl_core.errors import UnknownNameError
+from mtl_core import UnknownNameError
 
 
 def test_all_values_are_there_and_directions_agree() -> None:

@@ -14,7 +14,7 @@ from mtl_benchmarks.options import Choice
 from mtl_benchmarks.report import Estimate, comparison_table, find_runs, group_runs, moves, moves_table
 from mtl_benchmarks.results import Collection
 from mtl_benchmarks.runner import RunResult, run
-from mtl_core.errors import MissingExtraError, ResultsDirectoryError
+from mtl_core import MissingExtraError, ResultsDirectoryError
 
 
 def result(config: RunConfig, values: Mapping[str, float], events: tuple[Mapping[str, Any], ...] = ()) -> RunResult:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mtl_benchmarks.results import FORMAT, MARKER, Collection, RunDirectory, write_atomically
-from mtl_core.errors import ResultsDirectoryError
+from mtl_core import ResultsDirectoryError
 
 CONFIG = {"method": {"name": "ls", "options": {"weights": None}}, "seed": 0}
 

@@ -14,7 +14,7 @@ from mtl_benchmarks.pool import run_all
 from mtl_benchmarks.results import RunDirectory
 from mtl_benchmarks.runner import RunResult
 from mtl_benchmarks.study import StudyRow, main, study, study_table
-from mtl_core.errors import InvalidInputError, InvalidParameterError, UnknownNameError
+from mtl_core import InvalidInputError, InvalidParameterError, UnknownNameError
 
 DIGITS = Choice("digits", {"n_train": 192, "n_test": 64})
 

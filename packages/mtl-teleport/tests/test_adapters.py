@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mtl_core import Problem
-from mtl_core.errors import DuplicateModuleError, InvalidInputError, InvalidParameterError, NoMatchError
+from mtl_core import DuplicateModuleError, InvalidInputError, InvalidParameterError, NoMatchError, Problem
 from mtl_teleport import OFT, Dense, LoHa, LoKr, LoRA
 from mtl_teleport.adapters import Adapter
 from mtl_teleport.adapters.kronecker import balanced_factors

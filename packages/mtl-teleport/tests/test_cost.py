@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import mtl_core
-from mtl_core import Problem, StepOptions, StepReport
-from mtl_core.errors import InvalidInputError, InvalidParameterError, NonFiniteLossError
-from mtl_core.preservation import Trace
-from mtl_core.stepping import collect_problem
+from mtl_core import InvalidInputError, InvalidParameterError, NonFiniteLossError, Problem, StepOptions, StepReport
+from mtl_core.extension import Trace, collect_problem
 from mtl_teleport import COST, AnyMeanConflict, Dense, DominatedConflict, LoRA, TeleportReport, WeakConflict
 from mtl_teleport.search import task_gramian
 from mtl_teleport.triggers import Trigger
@@ -668,7 +666,7 @@ class TestState:
         more = [e for _ in range(4) for e in mtl_core.step(fresh, batch, again, resumed).events]
         assert _same(problem.model, fresh.model)
         assert [e.step for e in more] == [e.step for e in events]  # type: ignore[attr-defined]
-        assert resumed.state_dict()["method"] == cost.state_dict()["method"]
+        assert resumed.own_state()["schedule"] == cost.own_state()["schedule"]
 
     def test_it_can_be_saved(self, tmp_path: Any) -> None:
         cost = COST(Equal())
@@ -680,7 +678,10 @@ class TestState:
             COST(_aggregate).load_state_dict(COST(Equal()).state_dict())
 
     def test_a_state_of_another_form(self) -> None:
-        with pytest.raises(InvalidInputError, match="keys schedule, generator and method"):
+        with pytest.raises(
+            InvalidInputError,
+            match="of a COST around a FixedWeights returned, got the keys .'epoch'",
+        ):
             COST().load_state_dict({"epoch": 3})
 
 

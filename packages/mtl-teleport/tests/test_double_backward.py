@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core import InvalidInputError, Problem
-from mtl_core.stepping import collect_problem
+from mtl_core.extension import collect_problem
 from mtl_teleport import COST
 from mtl_teleport.double_backward import told_what_to_do
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtl_core.errors import InvalidParameterError
+from mtl_core import InvalidParameterError
 from mtl_teleport.history import modulated, trajectory_cosine
 
 BETA1, BETA2, LR, EPS = 0.9, 0.99, 0.1, 1e-8

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mtl_core import Problem
-from mtl_core.stepping import collect_problem
+from mtl_core.extension import collect_problem
 from mtl_teleport import TeleportReport, WeakConflict
 from mtl_teleport.teleportation import Proposal, Search, Teleportation
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtl_core.preservation import Trace
+from mtl_core.extension import Trace
 from mtl_teleport.isolation import isolated
 
 

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mtl_core import Problem
-from mtl_core.errors import InvalidParameterError
+from mtl_core import InvalidParameterError, Problem
 from mtl_teleport import Dense
 from mtl_teleport.adapters import AdapterSession
 from mtl_teleport.objective import Objective, balance_weights, conflict, drift_scale, references, relative_drift

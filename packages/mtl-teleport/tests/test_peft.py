@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtl_core import Problem
-from mtl_core.errors import DuplicateModuleError, InvalidInputError, InvalidParameterError, NoMatchError
-from mtl_core.stepping import collect_problem
+from mtl_core import DuplicateModuleError, InvalidInputError, InvalidParameterError, NoMatchError, Problem
+from mtl_core.extension import collect_problem
 from mtl_teleport import COST, PeftAdapter, PeftLoRA
 
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 import mtl_core
-from mtl_core import Problem
-from mtl_core.errors import InvalidInputError, InvalidParameterError
-from mtl_teleport import RandomTeleport, Trigger
+from mtl_core import InvalidInputError, InvalidParameterError, Problem
+from mtl_teleport import COST, RandomTeleport, Trigger
 
 Make = Callable[..., tuple[Problem, Any]]
 
@@ -74,4 +73,4 @@ def test_no_lengths() -> None:
 
 def test_a_state_of_another_class() -> None:
     with pytest.raises(InvalidInputError, match="number of moves"):
-        RandomTeleport(length=1.0).load_state_dict({"schedule": {}, "generator": None, "method": None})
+        RandomTeleport(length=1.0).load_state_dict(COST().state_dict())

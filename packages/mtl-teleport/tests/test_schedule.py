@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mtl_core.errors import InvalidInputError, InvalidParameterError
+from mtl_core import InvalidInputError, InvalidParameterError
 from mtl_teleport.schedule import Schedule
 
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtl_core import Problem
-from mtl_core.errors import InvalidParameterError
+from mtl_core import InvalidParameterError, Problem
 from mtl_teleport import Dense, LoRA
 from mtl_teleport.adapters import Adapter, AdapterSession
 from mtl_teleport.sharpness import AscentSharpness, ExactSharpness, RandomSharpness, Sharpness

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from mtl_core.errors import InvalidParameterError
+from mtl_core import InvalidParameterError
 from mtl_core.testing import gramians
 from mtl_teleport import AnyMeanConflict, DominatedConflict, MajorityConflict, Trigger, WeakConflict
 

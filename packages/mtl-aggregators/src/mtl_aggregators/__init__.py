@@ -45,7 +45,7 @@ from mtl_aggregators.trimmed_mean import TrimmedMean
 from mtl_aggregators.upgrad import UPGrad
 from mtl_aggregators.uw import UW
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "COSMOS",

@@ -14,8 +14,7 @@ from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.bases.parameters import match_tasks, weight_vector
 from mtl_aggregators.solvers import UnitRows, unit_rows
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core import checks
-from mtl_core.errors import SolverError
+from mtl_core import SolverError, checks
 
 __all__ = ["AlignedMTL"]
 

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Law
 from mtl_aggregators.bases.three_batches import ThreeBatchMethod
-from mtl_core.collecting.gramian import gramian_of, weighted_sum
-from mtl_core.conflict import individual_progress
-from mtl_core.errors import InvalidInputError, MissingExtraError, UnknownNameError
+from mtl_core import InvalidInputError, MissingExtraError, UnknownNameError, individual_progress
+from mtl_core.extension import gramian_of, weighted_sum
 
 try:
     from hypothesis import HealthCheck, given, settings

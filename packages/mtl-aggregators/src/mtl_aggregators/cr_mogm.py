@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.bases.parameters import same_tasks
-from mtl_core import TaskGradients, checks
-from mtl_core.collecting.gramian import gramian_of, weighted_sum
-from mtl_core.errors import InvalidInputError
+from mtl_aggregators.mgda import MGDA
+from mtl_core import InvalidInputError, TaskGradients, Weighting, checks
+from mtl_core.extension import TakesLosses, Wrapper, gramian_of, offers, weighted_sum
 
 __all__ = ["CRMOGM"]
 
 
-class CRMOGM(nn.Module):
+class CRMOGM(Wrapper):
     r"""Correlation-reduced gradient manipulation: another method's weights by their moving average.
 
     .. math:: \bar w \leftarrow \alpha \bar w + (1 - \alpha)\, w(G)
@@ -48,17 +48,22 @@ class CRMOGM(nn.Module):
     """
 
     def __init__(self, weighting: Any = None, *, alpha: float = 0.9) -> None:
-        super().__init__()
-        if weighting is None:
-            from mtl_aggregators.mgda import MGDA
-
-            weighting = MGDA()
-        if not callable(getattr(weighting, "weights", None)):
+        found = MGDA() if weighting is None else weighting
+        if not offers(found, Weighting):
             raise InvalidInputError(f"`weighting` must have weights(gramian), got {type(weighting).__name__}.")
-        self.weighting = weighting
+        super().__init__(found)
         self.alpha = checks.in_interval("alpha", alpha, 0.0, 1.0 - 1e-12)
-        self.takes_losses = bool(getattr(weighting, "takes_losses", False))
         self._average: Tensor | None = None
+
+    @property
+    def weighting(self) -> Any:
+        """The method whose weights are averaged."""
+        return self.method
+
+    @property
+    def takes_losses(self) -> bool:
+        """Whether the weights depend on the losses too, as the method's do."""
+        return offers(self.method, TakesLosses) and self.method.takes_losses
 
     @property
     def facts(self) -> Facts:
@@ -97,28 +102,15 @@ class CRMOGM(nn.Module):
         gramian = gramian_of(jacobian).cpu()
         return weighted_sum(jacobian, self.weights(gramian), gramian)
 
-    def pop_events(self) -> tuple[Any, ...]:
-        """The weighting's events."""
-        pop = getattr(self.weighting, "pop_events", None)
-        return tuple(pop()) if callable(pop) else ()
-
-    def start_epoch(self, epoch: int) -> None:
-        """Tell the weighting that an epoch begins."""
-        start = getattr(self.weighting, "start_epoch", None)
-        if callable(start):
-            start(epoch)
-
     def reset(self) -> None:
         """Forget the average, and what the weighting remembers."""
         self._average = None
-        reset = getattr(self.weighting, "reset", None)
-        if callable(reset):
-            reset()
+        super().reset()
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def own_state(self) -> dict[str, Any]:
         """The average."""
         return {"average": self._average}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def load_own_state(self, state: dict[str, Any]) -> None:
         """Continue where the saved method stood."""
         self._average = state["average"]

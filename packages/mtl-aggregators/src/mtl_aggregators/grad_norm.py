@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,19 @@ from mtl_aggregators.bases.adam import Adam
 from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.bases.parameters import same_tasks
-from mtl_aggregators.scalar import LS
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core import MicroBatches, Problem, StepOptions, StepReport, checks, collect
-from mtl_core.distributed import broadcast_buffers_
-from mtl_core.errors import InvalidInputError, InvalidParameterError
-from mtl_core.stepping import step_from_losses
+from mtl_core import (
+    InvalidInputError,
+    InvalidParameterError,
+    MicroBatches,
+    Problem,
+    StepOptions,
+    StepReport,
+    TaskLosses,
+    checks,
+    collect,
+)
+from mtl_core.extension import FixedWeights, begin, checked_gramian, guarded, step_from_losses, together
 
 __all__ = ["GradNorm"]
 
@@ -130,11 +138,19 @@ class GradNorm(GramianMethod):
         options = StepOptions() if options is None else options
         if isinstance(batch, MicroBatches):
             raise InvalidInputError("GradNorm measures one graph per step, got MicroBatches. Give one batch.")
-        measured = self._measured(problem)
-        optimizer.zero_grad(set_to_none=True)
-        if options.group is not None:
-            broadcast_buffers_(problem.model, options.group)
-        losses = problem.losses(batch)
+        with guarded(problem, optimizer, self, options):
+            notes = begin(problem, optimizer, options)
+            with together(options.group):
+                measured = self._measured(problem)
+                losses = problem.losses(batch)
+            weights = self._measure(problem, batch, losses, measured, options)
+            report = step_from_losses(problem, batch, optimizer, FixedWeights(weights), losses, options=options)
+        return replace(report, events=(*notes, *report.events))
+
+    def _measure(
+        self, problem: Problem, batch: Any, losses: TaskLosses, measured: list[nn.Parameter], options: StepOptions
+    ) -> Tensor:
+        """The weights ``[m]`` of this step, from the gradients of one layer."""
         outputs = losses.outputs
         gradients = collect(
             dict(zip(losses.tasks, outputs.unbind() if isinstance(outputs, Tensor) else outputs, strict=True)),
@@ -144,11 +160,11 @@ class GradNorm(GramianMethod):
         )
         gramian = torch.zeros(problem.n_tasks, problem.n_tasks, dtype=torch.float64)
         places = torch.tensor(losses.index)
-        gramian[places[:, None], places] = gradients.host_gramian
+        gramian[places[:, None], places] = checked_gramian(problem, batch, gradients, options)
         known = torch.full((problem.n_tasks,), torch.nan, dtype=torch.float64)
         known[places] = gradients.losses.detach().to("cpu", torch.float64)
-        weights = self.weights(gramian, losses=known)
-        return step_from_losses(problem, batch, optimizer, LS(weights=weights), losses, options=options)
+        with together(options.group):
+            return self.weights(gramian, losses=known)
 
     def _measured(self, problem: Problem) -> list[nn.Parameter]:
         shared = problem.named_shared

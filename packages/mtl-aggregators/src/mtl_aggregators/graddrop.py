@@ -11,7 +11,7 @@ from torch import Tensor
 from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.jacobian_method import JacobianMethod
 from mtl_aggregators.bases.parameters import match_tasks
-from mtl_core.errors import InvalidParameterError
+from mtl_core import InvalidParameterError
 
 __all__ = ["GradDrop"]
 

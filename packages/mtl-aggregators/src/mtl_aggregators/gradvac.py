@@ -14,10 +14,8 @@ from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.bases.jacobian_method import JacobianMethod
 from mtl_aggregators.bases.parameters import same_tasks
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core import Problem, checks
-from mtl_core.collecting.flat import flat_size
-from mtl_core.collecting.gramian import gramian_of, weighted_sum
-from mtl_core.errors import InvalidInputError, InvalidParameterError
+from mtl_core import InvalidInputError, InvalidParameterError, Problem, checks
+from mtl_core.extension import flat_size, gramian_of, weighted_sum
 
 __all__ = ["GradVac", "GroupedGradVac"]
 

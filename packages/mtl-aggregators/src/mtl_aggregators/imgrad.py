@@ -19,8 +19,7 @@ from mtl_aggregators.solvers.device.rows import Backend, unit_rows
 from mtl_aggregators.solvers.rows import RESOLUTION
 from mtl_aggregators.solvers.solution import Vector
 from mtl_aggregators.stationarity import cosine_to_closest
-from mtl_core import checks
-from mtl_core.errors import InvalidParameterError
+from mtl_core import InvalidParameterError, checks
 
 __all__ = ["Augmentable", "IMGrad"]
 

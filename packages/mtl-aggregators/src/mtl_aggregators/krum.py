@@ -7,8 +7,7 @@ import numpy as np
 from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core import checks
-from mtl_core.errors import InvalidInputError, InvalidParameterError
+from mtl_core import InvalidInputError, InvalidParameterError, checks
 
 __all__ = ["Krum"]
 

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, optim
 
 from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.bases.loss_method import above
-from mtl_core import InvalidInputError, Problem, StepOptions, StepReport, TaskLosses, checks
-from mtl_core.combination import is_loss_weighting
-from mtl_core.stepping import step
+from mtl_core import (
+    InvalidInputError,
+    Method,
+    Problem,
+    StepOptions,
+    StepReport,
+    TaskGradients,
+    TaskLosses,
+    Weighting,
+    checks,
+    step,
+)
+from mtl_core.extension import ProblemView, TakesAbsentTasks, TakesLosses, Wrapper, guarded, is_loss_weighting, offers
 
 __all__ = ["LogGramian", "LogLosses", "LogStep", "log_transform"]
 
@@ -52,11 +63,11 @@ def log_transform(method: Any, *, eps: float = 1e-8) -> LogLosses | LogGramian |
         tensor([2.0000, 0.2500])
     """
     checks.positive("eps", eps)
-    if callable(getattr(method, "step", None)):
+    if offers(method, Method):
         return LogStep(method, eps)
     if is_loss_weighting(method):
         return LogLosses(method, eps)
-    if callable(getattr(method, "weights", None)):
+    if offers(method, Weighting):
         return LogGramian(method, eps)
     if callable(method):
         return LogStep(method, eps)
@@ -65,43 +76,34 @@ def log_transform(method: Any, *, eps: float = 1e-8) -> LogLosses | LogGramian |
     )
 
 
-class _Wrapper(nn.Module):
-    """Hands on what the training loop and the step tell."""
+def _takes_losses(method: object) -> bool:
+    return offers(method, TakesLosses) and method.takes_losses
+
+
+class _LogWrapper(Wrapper):
+    """A method that sees logarithms.
+
+    Args:
+        method: the method.
+        eps: what is added to the losses first.
+    """
 
     def __init__(self, method: Any, eps: float) -> None:
-        super().__init__()
-        self.method = method
+        super().__init__(method)
         self.eps = eps
 
-    def start_epoch(self, epoch: int) -> None:
-        """Tell the method that an epoch begins."""
-        start = getattr(self.method, "start_epoch", None)
-        if callable(start):
-            start(epoch)
-
-    def reset(self) -> None:
-        """Let the method forget what it learnt."""
-        reset = getattr(self.method, "reset", None)
-        if callable(reset):
-            reset()
-
-    def pop_events(self) -> tuple[Any, ...]:
-        """The method's events."""
-        pop = getattr(self.method, "pop_events", None)
-        return tuple(pop()) if callable(pop) else ()
-
-    def after_step(self, before: Tensor, after: Callable[[], Tensor]) -> None:
+    def after_step(self, before: Tensor, after: Callable[[], Tensor], /) -> None:
         """Show the method what the update did to the logarithms of the losses."""
-        look = getattr(self.method, "after_step", None)
-        if callable(look):
-            look((before + self.eps).log(), lambda: (after() + self.eps).log())
+        super().after_step((before + self.eps).log(), lambda: (after() + self.eps).log())
 
-    def _facts(self) -> Facts:
+    @property
+    def facts(self) -> Facts:
+        """The method's, without its laws and its degree; the scale is that of losses of 1."""
         found: Facts = replace(self.method.facts, homogeneity=None, laws=frozenset())
         return found
 
 
-class LogLosses(_Wrapper):
+class LogLosses(_LogWrapper):
     """A loss weighting on the logarithms of the losses; made by ``log_transform``."""
 
     needs: Literal["losses"] = "losses"
@@ -109,12 +111,7 @@ class LogLosses(_Wrapper):
     @property
     def takes_present(self) -> bool:
         """Whether tasks may be absent, as for the method."""
-        return bool(getattr(self.method, "takes_present", False))
-
-    @property
-    def facts(self) -> Facts:
-        """The method's, without its laws and its degree; the scale is that of losses of 1."""
-        return self._facts()
+        return offers(self.method, TakesAbsentTasks) and self.method.takes_present
 
     def forward(self, losses: Tensor, *, present: Tensor | None = None) -> Tensor:
         r"""The method's scalar of the logarithms.
@@ -130,15 +127,10 @@ class LogLosses(_Wrapper):
         return found
 
 
-class LogGramian(_Wrapper):
+class LogGramian(_LogWrapper):
     """A weighting on the gradients of the logarithms of the losses; made by ``log_transform``."""
 
     takes_losses = True
-
-    @property
-    def facts(self) -> Facts:
-        """The method's, without its laws and its degree; the scale is that of losses of 1."""
-        return self._facts()
 
     def weights(self, gramian: Tensor, *, losses: Tensor) -> Tensor:
         r"""The weights ``[m]`` of the losses as they are.
@@ -155,7 +147,7 @@ class LogGramian(_Wrapper):
         above(known, -self.eps, present, None, method="log_transform")
         factor = torch.where(present, 1.0 / (known + self.eps), 0.0)
         scaled = gramian * factor * factor.unsqueeze(1)
-        if getattr(self.method, "takes_losses", False):
+        if _takes_losses(self.method):
             found = self.method.weights(scaled, losses=(known + self.eps).log())
         else:
             found = self.method.weights(scaled)
@@ -164,7 +156,7 @@ class LogGramian(_Wrapper):
 
     def forward(self, gradients: Any) -> Tensor:
         """The update ``[d]`` of ``TaskGradients``, which know their losses."""
-        if not hasattr(gradients, "combine"):
+        if not isinstance(gradients, TaskGradients):
             raise InvalidInputError(
                 "`gradients` must be TaskGradients, which know their losses, got "
                 f"{type(gradients).__name__}. Use collect(), or weights(gramian, losses=losses)."
@@ -173,49 +165,24 @@ class LogGramian(_Wrapper):
         return update
 
 
-class _LogProblem(Problem):
-    """A view of a problem whose losses are logarithms."""
-
-    def __init__(self, problem: Problem, eps: float) -> None:
-        self.__dict__.update(problem.__dict__)
-        self._under, self._eps = problem, eps
-
-    def losses(self, batch: Any, *, parameters: Mapping[str, Tensor] | None = None) -> TaskLosses:
-        """The logarithms of the problem's losses."""
-        found = self._under.losses(batch, parameters=parameters)
-        above(found.values, -self._eps, None, found.tasks, method="log_transform")
-        outputs: tuple[Tensor, ...] | Tensor
-        if isinstance(found.outputs, Tensor):
-            outputs = (found.outputs + self._eps).log()
-        else:
-            outputs = tuple((loss + self._eps).log() for loss in found.outputs)
-        return replace(found, outputs=outputs)
+def _logarithms(losses: TaskLosses, *, eps: float) -> TaskLosses:
+    """The logarithms of a problem's losses."""
+    above(losses.values, -eps, None, losses.tasks, method="log_transform")
+    found = losses.outputs
+    if isinstance(found, Tensor):
+        return replace(losses, outputs=(found + eps).log())
+    return replace(losses, outputs=tuple((loss + eps).log() for loss in found))
 
 
-class LogStep(_Wrapper):
+class LogStep(_LogWrapper):
     """A whole step on the logarithms of the losses; made by ``log_transform``."""
-
-    after_step = None  # type: ignore[assignment]
-
-    @property
-    def facts(self) -> Facts:
-        """The method's, without its laws and its degree; the scale is that of losses of 1."""
-        return self._facts()
 
     def step(
         self, problem: Problem, batch: Any, optimizer: optim.Optimizer, *, options: StepOptions | None = None
     ) -> StepReport:
         """One training step; the report's losses are the problem's own, its weights those of the logarithms."""
         options = StepOptions() if options is None else options
-        report = step(_LogProblem(problem, self.eps), batch, optimizer, self.method, **vars(options))
+        with guarded(problem, optimizer, self, options):
+            view = ProblemView(problem, partial(_logarithms, eps=self.eps))
+            report = step(view, batch, optimizer, self.method, **vars(options))
         return replace(report, losses=report.losses.exp() - self.eps)
-
-    def get_extra_state(self) -> Any:
-        """The state of a method that is no module."""
-        state = getattr(self.method, "state_dict", None)
-        return state() if callable(state) and not isinstance(self.method, nn.Module) else None
-
-    def set_extra_state(self, state: Any) -> None:
-        """Go on from a saved state."""
-        if state is not None:
-            self.method.load_state_dict(state)

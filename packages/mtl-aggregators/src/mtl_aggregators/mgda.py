@@ -13,8 +13,7 @@ from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.solvers import device, min_norm
 from mtl_aggregators.solvers.device.rows import Backend, unit_rows
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core import checks
-from mtl_core.errors import InvalidInputError
+from mtl_core import InvalidInputError, checks
 
 __all__ = ["MGDA"]
 

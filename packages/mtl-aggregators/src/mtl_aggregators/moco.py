@@ -12,7 +12,7 @@ from mtl_aggregators.bases.jacobian_method import LossAwareMethod, positive_loss
 from mtl_aggregators.bases.parameters import same_tasks
 from mtl_aggregators.solvers.simplex import project_simplex
 from mtl_core import checks
-from mtl_core.collecting.gramian import gramian_of
+from mtl_core.extension import gramian_of
 
 __all__ = ["MoCo"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from mtl_aggregators.solvers import Solution, fair_residual, min_norm, unit_rows
 from mtl_aggregators.solvers.rows import RESOLUTION
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core.errors import MissingExtraError, SolverError
+from mtl_core import MissingExtraError, SolverError
 
 __all__ = ["convex_concave", "require_cvxpy"]
 

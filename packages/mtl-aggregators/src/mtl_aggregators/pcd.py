@@ -16,8 +16,7 @@ from mtl_aggregators.solvers import unit_rows
 from mtl_aggregators.solvers.least_distance import least_distance
 from mtl_aggregators.solvers.rows import RESOLUTION
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core import checks
-from mtl_core.errors import InvalidInputError, InvalidParameterError
+from mtl_core import InvalidInputError, InvalidParameterError, checks
 
 __all__ = ["PCD"]
 

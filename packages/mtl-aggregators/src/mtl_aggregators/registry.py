@@ -39,7 +39,7 @@ from mtl_aggregators.stch import STCH
 from mtl_aggregators.trimmed_mean import TrimmedMean
 from mtl_aggregators.upgrad import UPGrad
 from mtl_aggregators.uw import UW
-from mtl_core.errors import UnknownNameError
+from mtl_core import UnknownNameError
 
 __all__ = ["available", "describe", "facts_table", "make", "method_class"]
 

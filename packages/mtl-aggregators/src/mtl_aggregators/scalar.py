@@ -11,8 +11,7 @@ from torch import Tensor
 from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.loss_method import LossMethod, above
 from mtl_aggregators.bases.parameters import weight_vector
-from mtl_core import checks
-from mtl_core.errors import InvalidInputError
+from mtl_core import InvalidInputError, checks
 
 __all__ = ["GLS", "LS", "RLW", "SI"]
 
@@ -61,6 +60,11 @@ class LS(LossMethod):
     def facts(self) -> Facts:
         """What the method, as configured, declares about itself."""
         return _facts("baseline", _ONE if self.reduction == "sum" else _MEAN, paper_scale=_ONE)
+
+    @property
+    def has_unit_weights(self) -> bool:
+        """Whether the weights are 1 each, so that a step need not read them."""
+        return self.task_weights is None and self.reduction == "sum"
 
     def scalar(self, losses: Tensor, present: Tensor) -> Tensor:
         """The scalar; see the class."""

@@ -10,7 +10,7 @@ from mtl_aggregators.solvers import min_norm
 from mtl_aggregators.solvers.rows import RESOLUTION
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import TaskGradients
-from mtl_core.conflict import read_gramian
+from mtl_core.extension import read_gramian
 
 __all__ = ["plumbline", "stationarity_gap"]
 

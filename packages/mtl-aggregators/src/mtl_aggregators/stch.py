@@ -11,8 +11,7 @@ from torch import Tensor
 from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.loss_method import LossMethod, above, bound_vector
 from mtl_aggregators.bases.parameters import match_tasks, weight_vector
-from mtl_core import checks
-from mtl_core.errors import InvalidInputError
+from mtl_core import InvalidInputError, checks
 
 __all__ = ["STCH"]
 

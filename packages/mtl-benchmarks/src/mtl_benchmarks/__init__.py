@@ -11,7 +11,7 @@ from mtl_benchmarks.published import PublishedValue, printed_baselines, publishe
 from mtl_benchmarks.results import Collection, RunDirectory
 from mtl_benchmarks.runner import Progress, RunResult, load_result, run
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CTR",

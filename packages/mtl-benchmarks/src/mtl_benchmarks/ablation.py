@@ -29,7 +29,7 @@ from mtl_benchmarks.pool import run_all
 from mtl_benchmarks.report import Estimate, Moves, moves
 from mtl_benchmarks.runner import RunResult
 from mtl_benchmarks.variants import PARTS_OF_ABLATION, Variant, variants
-from mtl_core.errors import InvalidInputError, NoMatchError
+from mtl_core import InvalidInputError, NoMatchError
 
 __all__ = ["Row", "ablate", "ablation_table", "main"]
 

@@ -16,10 +16,8 @@ import torch
 
 from mtl_benchmarks.figures import _figure, _save
 from mtl_benchmarks.report import Estimate
-from mtl_core import ConflictMonitor, StepReport
+from mtl_core import ConflictMonitor, InvalidInputError, StepReport, mean_cosines
 from mtl_core.checks import one_of
-from mtl_core.conflict import mean_cosines
-from mtl_core.errors import InvalidInputError
 from mtl_teleport import TeleportReport
 
 __all__ = [

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mtl_core.errors import InvalidInputError, MissingExtraError, SolverError, UnknownNameError
+from mtl_core import InvalidInputError, MissingExtraError, SolverError, UnknownNameError
 
 __all__ = ["main"]
 

@@ -25,7 +25,7 @@ from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.matching_lengths import matching_lengths
 from mtl_benchmarks.options import Choice, option_defaults
 from mtl_benchmarks.report import find_runs
-from mtl_core.errors import InvalidInputError, InvalidParameterError, UnknownNameError
+from mtl_core import InvalidInputError, InvalidParameterError, UnknownNameError
 
 __all__ = ["Plan", "parse_choice", "parse_run", "parse_seeds"]
 

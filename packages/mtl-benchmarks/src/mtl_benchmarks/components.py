@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 from torch import nn
 
 from mtl_aggregators import available as available_methods
 from mtl_aggregators import registry
-from mtl_benchmarks.batches import BatchSource
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.options import Choice, PartTable, construct, option_defaults, resolve
-from mtl_core.errors import UnknownNameError
+from mtl_core import UnknownNameError
+from mtl_core.extension import is_loss_weighting
 from mtl_teleport import (
     COST,
     OFT,
@@ -28,9 +28,6 @@ from mtl_teleport import (
     RandomTeleport,
     WeakConflict,
 )
-
-if TYPE_CHECKING:
-    from mtl_benchmarks.config import RunConfig
 
 __all__ = [
     "PARTS",
@@ -105,18 +102,27 @@ def make_benchmark(choice: Choice) -> Benchmark:
     return benchmark
 
 
-def make_method(config: RunConfig, *, batches: BatchSource[Any] | None = None) -> Any:
-    """The method of a run, inside its teleport if it has one.
+def make_method(
+    method: Choice,
+    teleport: Choice | None = None,
+    *,
+    seed: int,
+    device: str = "cpu",
+    probe_batches: Iterable[Any] | None = None,
+) -> Any:
+    """A method from its options, inside its teleport if it has one.
 
     Args:
-        config: the run.
-        batches: the training set; a teleport holds the losses on a few batches of it that stay the same for the run.
+        method: the weighting method.
+        teleport: what moves the parameters when gradients conflict.
+        seed: of what the two draw.
+        device: where the method keeps what it trains.
+        probe_batches: what a teleport holds the losses on; see ``Benchmark.probe_batches``.
     """
-    method = construct(method_class(config.method.name), config.method.options, seed=config.seed)
-    if isinstance(method, nn.Module) and getattr(method, "needs", None) == "losses":
-        method.to(config.device)
-    if config.teleport is None:
-        return method
-    cls = teleport_class(config.teleport.name)
-    probes = None if batches is None else make_benchmark(config.benchmark).probe_batches(batches)
-    return construct(cls, config.teleport.options, PARTS, method=method, seed=config.seed, probe_batches=probes)
+    found = construct(method_class(method.name), method.options, seed=seed)
+    if is_loss_weighting(found) and isinstance(found, nn.Module):
+        found.to(device)
+    if teleport is None:
+        return found
+    cls = teleport_class(teleport.name)
+    return construct(cls, teleport.options, PARTS, method=found, seed=seed, probe_batches=probe_batches)

@@ -12,8 +12,8 @@ import torch
 
 from mtl_benchmarks.components import make_benchmark, make_method, resolve_benchmark, resolve_method, resolve_teleport
 from mtl_benchmarks.options import Choice
+from mtl_core import InvalidParameterError, UnknownNameError
 from mtl_core.checks import one_of, positive, positive_int
-from mtl_core.errors import InvalidParameterError, UnknownNameError
 
 __all__ = ["RunConfig"]
 
@@ -118,7 +118,7 @@ class RunConfig:
             device=_checked_device(device),
             threads=positive_int("threads", threads),
         )
-        make_method(config)  # the constructors know which values are allowed
+        make_method(config.method, config.teleport, seed=config.seed)  # the constructors know which values are allowed
         return config
 
     def as_dict(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from mtl_benchmarks.options import Choice
 from mtl_benchmarks.report import Moves, moves
 from mtl_benchmarks.runner import RunResult
 from mtl_benchmarks.session import execute, open_console, print_report, with_baselines
-from mtl_core.errors import InvalidInputError, MissingExtraError
+from mtl_core import InvalidInputError, MissingExtraError
 
 __all__ = ["main"]
 

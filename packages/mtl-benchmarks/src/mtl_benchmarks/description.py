@@ -11,7 +11,7 @@ import mtl_aggregators
 from mtl_benchmarks.benchmarks import available, benchmark_class
 from mtl_benchmarks.components import PARTS, TELEPORTS, method_class
 from mtl_benchmarks.options import REQUIRED, Choice, option_defaults
-from mtl_core.errors import UnknownNameError
+from mtl_core import UnknownNameError
 
 __all__ = ["describe", "overview"]
 

@@ -14,7 +14,7 @@ from mtl_benchmarks.components import make_benchmark
 from mtl_benchmarks.report import Group, group_runs
 from mtl_benchmarks.results import RunDirectory
 from mtl_benchmarks.runner import RunResult
-from mtl_core.errors import MissingExtraError
+from mtl_core import MissingExtraError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

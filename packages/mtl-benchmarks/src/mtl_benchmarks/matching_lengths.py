@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.runner import RunResult
-from mtl_core.errors import InvalidInputError
+from mtl_core import InvalidInputError
 
 __all__ = ["lengths_of", "matching_lengths"]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mtl_core import InvalidInputError
 from mtl_core.checks import one_of
-from mtl_core.errors import InvalidInputError
 
 __all__ = ["Baseline", "Metric", "Ties", "delta_m", "mean_rank", "ranks"]
 

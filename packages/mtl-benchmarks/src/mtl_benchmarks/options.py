@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mtl_core.errors import InvalidParameterError, UnknownNameError
+from mtl_core import InvalidParameterError, UnknownNameError
 
 __all__ = ["REQUIRED", "Choice", "PartTable", "construct", "option_defaults", "resolve"]
 

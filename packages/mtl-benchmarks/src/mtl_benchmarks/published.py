@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from mtl_benchmarks.metrics import Baseline, Metric
-from mtl_core.errors import UnknownNameError
+from mtl_core import UnknownNameError
 
 __all__ = ["PUBLISHED_METRICS", "PublishedValue", "printed_baselines", "published_table", "published_values"]
 

@@ -19,7 +19,7 @@ from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.metrics import Metric, delta_m, mean_rank
 from mtl_benchmarks.results import MARKER
 from mtl_benchmarks.runner import RunResult, load_result
-from mtl_core.errors import ResultsDirectoryError
+from mtl_core import ResultsDirectoryError
 
 __all__ = ["Estimate", "Group", "Moves", "comparison_table", "find_runs", "group_runs", "moves", "moves_table"]
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 
-from mtl_core.errors import ResultsDirectoryError
+from mtl_core import ResultsDirectoryError
 
 try:
     import fcntl

@@ -17,9 +17,9 @@ from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.randomness import random_state, seeded, set_random_state
 from mtl_benchmarks.recorder import Recorder
 from mtl_benchmarks.results import RunDirectory
-from mtl_core import Problem, step
+from mtl_core import Problem, ResultsDirectoryError, step
 from mtl_core.checks import positive_int
-from mtl_core.errors import ResultsDirectoryError
+from mtl_core.extension import CountsEpochs, Remembers, offers
 
 __all__ = ["Progress", "RunResult", "load_result", "run"]
 
@@ -72,18 +72,23 @@ class _Run:
         self.batches: BatchSource[Any] = self.benchmark.batches(
             batch_size=config.batch_size, seed=config.seed, device=config.device
         )
-        self.method = make_method(config, batches=self.batches)
+        self.method = make_method(
+            config.method,
+            config.teleport,
+            seed=config.seed,
+            device=config.device,
+            probe_batches=self.benchmark.probe_batches(self.batches),
+        )
         self.recorder = Recorder(config.tasks)
         self.epoch = 0
         self.index = 0
         self.seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        has_state = callable(getattr(self.method, "state_dict", None))
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "method": self.method.state_dict() if has_state else None,
+            "method": self.method.state_dict() if offers(self.method, Remembers) else None,
             "recorder": self.recorder.state_dict(),
             "random": random_state(),
             "epoch": self.epoch,
@@ -105,9 +110,8 @@ class _Run:
     ) -> None:
         """The steps of the current epoch that are still to be taken."""
         config, n_batches = self.config, len(self.batches)
-        start_epoch = getattr(self.method, "start_epoch", None)
-        if self.index == 0 and callable(start_epoch):
-            start_epoch(self.epoch)
+        if self.index == 0 and offers(self.method, CountsEpochs):
+            self.method.start_epoch(self.epoch)
         while self.index < n_batches:
             batch = self.batches.batch(self.epoch, self.index)
             begin = time.perf_counter()

@@ -8,7 +8,7 @@ from typing import Any
 
 from mtl_benchmarks.components import PARTS
 from mtl_benchmarks.options import Choice
-from mtl_core.errors import UnknownNameError
+from mtl_core import UnknownNameError
 
 __all__ = ["ALONE", "CONTROL", "DEFAULT", "PARTS_OF_ABLATION", "Variant", "variants"]
 

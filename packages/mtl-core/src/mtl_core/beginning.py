@@ -171,7 +171,7 @@ def begin(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) ->
         options: the step's options.
 
     Returns:
-        what there is to say about it, once per optimiser.
+        what there is to say about it, once.
 
     Raises:
         InvalidInputError: gradients are switched off, the model is wrapped for data parallelism, the optimiser needs a
@@ -181,7 +181,7 @@ def begin(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) ->
     group = options.group
     # A rank that is refused here must not leave the others waiting for its buffers.
     with together(group if group is not None and any(True for _ in problem.model.buffers()) else None):
-        _refuse_surroundings(problem, optimizer)
+        _refuse_surroundings(problem)
         refuse_closure(optimizer)
         refuse_unsynchronised(optimizer)
         missing = uncovered(problem, optimizer)
@@ -190,10 +190,9 @@ def begin(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) ->
         parameter.grad = None
     if group is not None:
         broadcast_buffers_(problem.model, group)
-    key = (id(optimizer), missing)
-    if not missing or key in problem.told:
+    if not missing or missing in problem.told:
         return ()
-    problem.told.add(key)
+    problem.told.add(missing)
     listed = f"{', '.join(missing[:4])}{', …' if len(missing) > 4 else ''}"
     return (
         Note(
@@ -203,14 +202,14 @@ def begin(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) ->
     )
 
 
-def _refuse_surroundings(problem: Problem, optimizer: object) -> None:
+def _refuse_surroundings(problem: Problem) -> None:
     if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
         where = "torch.inference_mode()" if torch.is_inference_mode_enabled() else "torch.no_grad()"
         raise InvalidInputError(f"gradients must be enabled for a training step, got {where}. Step outside of it.")
-    if problem.stepped_by != id(optimizer):
-        # Once per optimiser: a model is wrapped between making the problem and the first step, if at all.
+    if not problem.looked_through:
+        # Once: a model is wrapped between making the problem and the first step, if at all.
         refuse_wrapped(problem.model)
-        problem.stepped_by = id(optimizer)
+        problem.looked_through = True
     if is_sharded(problem.shared):
         return  # the sharding's own hooks are meant
     hooked = [name for name, p in problem.named_trainable.items() if p._post_accumulate_grad_hooks]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,7 @@ __all__ = ["refuse_broken"]
 
 def refuse_broken(
     problem: Problem, batch: Any, ranks: dist.ProcessGroup | None, found: Exception | None = None
-) -> None:
+) -> NoReturn:
     """Look again at a step whose losses or gradients are not finite, task by task, and say which they are.
 
     A backward pass of the weighted sum does not tell whose share was broken, and a mean over ranks does not tell whose

@@ -4,7 +4,8 @@ Methods that own their step, wrappers, teleports and benchmarks need more than a
 address for each name, and kept as stable as ``mtl_core`` itself; whatever is in neither is internal.
 
 **A step of one's own.** ``guarded`` undoes an error, ``begin`` is the beginning of every step, ``collect_batch``,
-``collect_problem`` and ``evaluate_without_graph`` look at the problem, ``finish`` and ``step_from_losses`` end a step,
+``collect_problem``, ``checked_gramian`` and
+``evaluate_without_graph`` look at the problem, ``finish`` and ``step_from_losses`` end a step,
 ``together`` lets all ranks raise if one has.
 
 **A method within a method.** ``Wrapper`` hands on what the wrapped method offers; ``offers`` asks for it, by the
@@ -28,7 +29,7 @@ from mtl_core.combination import combine, combine_per_group
 from mtl_core.conflict import read_gramian
 from mtl_core.distributed import is_sharded, mean_over_tasks_present_, sum_over_ranks_
 from mtl_core.evaluation import evaluate_without_graph
-from mtl_core.gradient_step import finish
+from mtl_core.gradient_step import checked_gramian, finish
 from mtl_core.optimizers import inner_optimizer, refuse_closure, uncovered
 from mtl_core.preservation import RandomState, Trace, preserved
 from mtl_core.problem import ProblemView
@@ -71,6 +72,7 @@ __all__ = [
     "Wrapper",
     "agree",
     "begin",
+    "checked_gramian",
     "collect_batch",
     "collect_problem",
     "combine",

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, optim
 
 from mtl_core.agreement import together
@@ -21,7 +20,7 @@ from mtl_core.protocols import AnyMethod
 from mtl_core.report import Event, Note, SkippedUpdate, StepOptions, StepReport
 from mtl_core.update import conclude, events_of
 
-__all__ = ["finish"]
+__all__ = ["checked_gramian", "finish"]
 
 
 def finish(
@@ -49,13 +48,11 @@ def finish(
     options = StepOptions() if options is None else options
     ranks = ranks_of(problem, options)
     try:
-        host = gradients.host_gramian
-    except NonFiniteGradientError as error:
-        if options.is_scaled:
-            return _skip(problem, gradients, optimizer, options)
-        _refuse(problem, batch, ranks, error)
-    except NonFiniteLossError as error:
-        _refuse(problem, batch, ranks, error)
+        host = checked_gramian(problem, batch, gradients, options)
+    except NonFiniteGradientError:
+        if not options.is_scaled:
+            raise
+        return _skip(problem, gradients, optimizer, options)
     with together(ranks):
         vector, weights = _combined(problem, method, gradients, host, options)
     factor: Tensor | None = None
@@ -73,11 +70,27 @@ def finish(
     return StepReport(gradients.losses, weights, host, problem.tasks, events, _skipped(problem, gradients))
 
 
-def _refuse(problem: Problem, batch: Any, ranks: dist.ProcessGroup | None, error: Exception) -> None:
-    """Raise, on several ranks with the name of the one that it was; the mean over them does not tell."""
-    if ranks is not None:
+def checked_gramian(problem: Problem, batch: Any, gradients: TaskGradients, options: StepOptions) -> Tensor:
+    """The Gramian of collected gradients on the CPU, losses and gradients being finite.
+
+    Args:
+        problem: the problem.
+        batch: the batch they are of.
+        gradients: from ``collect_batch``.
+        options: the step's options.
+
+    Raises:
+        NonFiniteLossError: a loss is not finite.
+        NonFiniteGradientError: a gradient is not. On several ranks both name the rank, which a mean over them does not
+            tell, unless a scaler makes nothing of it.
+    """
+    try:
+        return gradients.host_gramian
+    except (NonFiniteGradientError, NonFiniteLossError) as error:
+        ranks = ranks_of(problem, options)
+        if ranks is None or (options.is_scaled and isinstance(error, NonFiniteGradientError)):
+            raise
         refuse_broken(problem, batch, ranks, error)
-    raise error
 
 
 def _combined(

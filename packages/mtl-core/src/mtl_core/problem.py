@@ -117,8 +117,8 @@ class Problem:
         differentiates: whether the losses were seen to differentiate by themselves, so that they need a graph wherever
             they are evaluated.
         under_way: what undoes the step that is being made, if one is.
-        told: what was said once, by optimiser.
-        stepped_by: the optimiser with which the model was last looked through for wrappers.
+        told: the parameters of which it was said that no optimiser holds them.
+        looked_through: whether the model was looked through for wrappers since it was given, which a first step does.
 
     Raises:
         NoLossesError: ``tasks`` is empty.
@@ -168,8 +168,8 @@ class Problem:
         self.graph_checked = False
         self.differentiates = False
         self.under_way: Any = None
-        self.told: set[tuple[int, tuple[str, ...]]] = set()
-        self.stepped_by: int | None = None
+        self.told: set[tuple[str, ...]] = set()
+        self.looked_through = False
         self._listed: dict[str, Any] | None = None
         self._depth = 0
         self._hooks: OrderedDict[int, Callable[[Any], object]] = OrderedDict()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -60,6 +60,21 @@ class Wrapper(nn.Module):
         """Show the wrapped method what the update did to the losses."""
         if offers(self.method, LearnsAfterStep):
             self.method.after_step(before, after)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Go on from what another wrapper of the same kind, around the same kind of method, remembered.
+
+        Raises:
+            InvalidInputError: the state has another form.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            raise InvalidInputError(
+                f"`state_dict` must be what state_dict() of a {type(self).__name__} around a "
+                f"{type(self.method).__name__} returned, got the keys {sorted(state_dict)}. Wrap the method it was "
+                "saved with."
+            ) from error
 
     def get_extra_state(self) -> dict[str, Any]:
         """The wrapper's own state, and that of a wrapped method which is no module; a module's is in its own entry."""

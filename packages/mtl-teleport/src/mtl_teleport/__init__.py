@@ -7,7 +7,7 @@ from mtl_teleport.random_teleport import RandomTeleport
 from mtl_teleport.report import TeleportReport
 from mtl_teleport.triggers import AnyMeanConflict, DominatedConflict, MajorityConflict, Trigger, WeakConflict
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "COST",

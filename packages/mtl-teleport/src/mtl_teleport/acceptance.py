@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mtl_core.distributed import mean_over_tasks_present_
-from mtl_core.problem import Problem
+from mtl_core import Problem
+from mtl_core.extension import evaluate_without_graph, mean_over_tasks_present_, together
 from mtl_teleport.adapters.protocol import displaced
 from mtl_teleport.objective import relative_drift
 
@@ -51,12 +51,11 @@ def probe_losses(
 ) -> tuple[Tensor, ...]:
     """The losses of every batch without gradients, ``[m]`` each, NaN where a task is absent; means over a group."""
     found = []
-    with torch.no_grad():
-        for batch in batches:
-            with around():
-                losses = problem.losses(batch, parameters=parameters)
-            full = losses.full(math.nan)
-            found.append(full if group is None else mean_over_tasks_present_(full, losses.index, group)[0])
+    for batch in batches:
+        with together(group), around():
+            losses = evaluate_without_graph(problem, batch, parameters=parameters)
+        full = losses.full(math.nan)
+        found.append(full if group is None else mean_over_tasks_present_(full, losses.index, group)[0])
     return tuple(found)
 
 

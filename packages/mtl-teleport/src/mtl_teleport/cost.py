@@ -8,8 +8,7 @@ from typing import Any, get_args
 
 import torch
 
-from mtl_core import checks
-from mtl_core.errors import InvalidParameterError
+from mtl_core import InvalidParameterError, checks
 from mtl_teleport.adapters.low_rank import LoRA
 from mtl_teleport.adapters.protocol import Adapter
 from mtl_teleport.double_backward import told_what_to_do, twice_differentiable

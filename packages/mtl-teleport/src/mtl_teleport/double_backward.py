@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mtl_core.errors import InvalidInputError
+from mtl_core import InvalidInputError
 
 __all__ = ["check_functions", "told_what_to_do", "twice_differentiable"]
 

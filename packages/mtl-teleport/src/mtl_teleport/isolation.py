@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import nn
 
-from mtl_core.preservation import Trace
+from mtl_core.extension import Trace
 
 __all__ = ["Flags", "Mode", "as_at", "isolated"]
 

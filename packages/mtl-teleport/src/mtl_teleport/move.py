@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mtl_core.gradients import TaskGradients
-from mtl_core.problem import Problem
+from mtl_core import Problem, TaskGradients
 from mtl_teleport.acceptance import Verdict
 from mtl_teleport.adapters.protocol import write_
 from mtl_teleport.history import trajectory_cosine

@@ -14,8 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from mtl_core import checks
-from mtl_core.problem import TaskLosses
+from mtl_core import TaskLosses, checks
 from mtl_teleport.adapters.protocol import AdapterSession
 from mtl_teleport.sharpness import Sharpness, Slopes, flat
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from mtl_core import checks
-from mtl_core.errors import InvalidInputError
+from mtl_core import InvalidInputError, checks
 from mtl_teleport.history import HTR
 from mtl_teleport.isolation import Mode
 from mtl_teleport.teleportation import Proposal, Search, Teleportation, WrappedMethod
@@ -101,17 +100,16 @@ class RandomTeleport(Teleportation):
         shared = search.problem.named_shared
         return Proposal({name: (draw * (length / norm)).to(shared[name]) for name, draw in draws.items()})
 
-    def state_dict(self) -> dict[str, Any]:
+    def own_state(self) -> dict[str, Any]:
         """As for every teleportation, with the number of moves made."""
-        return {**super().state_dict(), "made": self._made}
+        return {**super().own_state(), "made": self._made}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict``."""
-        rest = dict(state)
-        made = rest.pop("made", None)
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        """Continue from ``own_state``."""
+        super().load_own_state(state)
+        made = state.get("made")
         if not isinstance(made, int):
             raise InvalidInputError(
                 f"`state` must hold the number of moves made, got {made!r}. Give what state_dict() returned."
             )
-        super().load_state_dict(rest)
         self._made = made

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mtl_core.distributed import mean_over_tasks_present_, sum_over_ranks_
-from mtl_core.problem import TaskLosses
+from mtl_core import TaskLosses
+from mtl_core.extension import mean_over_tasks_present_, sum_over_ranks_
 
 __all__ = ["agree", "fewest", "mean_losses", "same_seed", "same_tensors_", "total"]
 

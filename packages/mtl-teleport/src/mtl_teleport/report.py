@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from mtl_core.conflict import mean_cosines
-from mtl_core.gradients import TaskGradients
+from mtl_core import TaskGradients, mean_cosines
 
 __all__ = ["TeleportReport", "conflict_measures"]
 

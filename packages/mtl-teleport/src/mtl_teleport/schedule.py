@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from mtl_core import checks
-from mtl_core.errors import InvalidInputError, InvalidParameterError
+from mtl_core import InvalidInputError, InvalidParameterError, checks
 
 __all__ = ["Schedule"]
 

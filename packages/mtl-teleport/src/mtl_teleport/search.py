@@ -15,9 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mtl_core.collecting.flat import widest_dtype
-from mtl_core.gradients import gramian_of
-from mtl_core.problem import TaskLosses
+from mtl_core import TaskLosses
+from mtl_core.extension import gramian_of, widest_dtype
 from mtl_teleport.adapters.protocol import AdapterSession
 from mtl_teleport.objective import Objective, relative_drift
 from mtl_teleport.sharpness import Slopes, flat

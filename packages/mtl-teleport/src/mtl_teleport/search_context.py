@@ -12,9 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mtl_core.errors import InvalidInputError
-from mtl_core.problem import Problem
-from mtl_core.report import StepOptions
+from mtl_core import InvalidInputError, Problem, StepOptions
 from mtl_teleport import ranks
 from mtl_teleport.acceptance import probe_losses
 from mtl_teleport.adapters.protocol import AdapterSession

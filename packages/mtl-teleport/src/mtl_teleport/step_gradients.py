@@ -9,37 +9,22 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mtl_core.accumulation import MicroBatches, accumulate
-from mtl_core.combination import combine, combine_per_group
-from mtl_core.distributed import is_sharded
-from mtl_core.errors import InvalidInputError, NonFiniteLossError
-from mtl_core.gradients import TaskGradients
-from mtl_core.problem import Problem
-from mtl_core.report import StepOptions
-from mtl_core.stepping import collect_problem
-from mtl_teleport import ranks
+from mtl_core import (
+    InvalidInputError,
+    Method,
+    Problem,
+    StepOptions,
+    TaskGradients,
+)
+from mtl_core.extension import combine, combine_per_group, is_sharded, offers
 
-__all__ = ["check_parameters", "learning_rate", "present_update", "step_gradients"]
-
-
-def step_gradients(problem: Problem, batch: Any, optimizer: Optimizer, options: StepOptions) -> TaskGradients:
-    """The gradients of a step's batch, as the step itself would collect them; all ranks raise, or none."""
-    optimizer.zero_grad(set_to_none=True)
-    if isinstance(batch, MicroBatches):
-        return accumulate(problem, batch, options=options)
-    losses = problem.losses(batch)
-    if options.group is not None:
-        # All ranks must take the same way: one that raised by itself would leave the others waiting.
-        values = losses.values.detach()
-        if not ranks.agree(bool(torch.isfinite(values).all()), options.group, values.device):
-            raise NonFiniteLossError("every task's loss must be finite on every rank, got one that is not.", tasks=())
-    return collect_problem(problem, losses, options=options)
+__all__ = ["check_parameters", "learning_rate", "present_update"]
 
 
 def present_update(problem: Problem, wrapped: Any, gradients: TaskGradients, options: StepOptions) -> dict[str, Tensor]:
     """The update that the wrapped method would make before the teleport, without a trace in its state."""
     method: Any = copy.deepcopy(wrapped)
-    if callable(getattr(method, "step", None)):
+    if offers(method, Method):
         update = gradients.combine(torch.full((gradients.n_tasks,), 1.0 / gradients.n_tasks, dtype=torch.float64))
     elif options.per != "model":
         update, _ = combine_per_group(problem, method, gradients, options.per)

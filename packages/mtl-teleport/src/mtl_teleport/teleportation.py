@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
 
@@ -13,16 +13,31 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mtl_core import checks
-from mtl_core.accumulation import MicroBatches
-from mtl_core.distributed import broadcast_buffers_
-from mtl_core.errors import InvalidInputError, InvalidJacobianError, NonFiniteLossError
-from mtl_core.gradients import TaskGradients
-from mtl_core.preservation import Trace
-from mtl_core.problem import Problem
-from mtl_core.report import StepOptions, StepReport
-from mtl_core.stepping import AnyMethod, collect_problem, finish
-from mtl_core.stepping import step as core_step
+from mtl_core import (
+    InvalidInputError,
+    Method,
+    MicroBatches,
+    NonFiniteGradientError,
+    NonFiniteLossError,
+    Problem,
+    StepOptions,
+    StepReport,
+    TaskGradients,
+    checks,
+    step,
+)
+from mtl_core.extension import (
+    AnyMethod,
+    FixedWeights,
+    Trace,
+    Wrapper,
+    begin,
+    checked_gramian,
+    collect_batch,
+    finish,
+    guarded,
+    offers,
+)
 from mtl_teleport.acceptance import judge
 from mtl_teleport.adapters.protocol import write_
 from mtl_teleport.history import HTR, modulated
@@ -31,7 +46,7 @@ from mtl_teleport.move import Proposal, Seen, described, length_of, rolled_back,
 from mtl_teleport.report import TeleportReport
 from mtl_teleport.schedule import Schedule
 from mtl_teleport.search_context import Search, first, open_search
-from mtl_teleport.step_gradients import check_parameters, learning_rate, present_update, step_gradients
+from mtl_teleport.step_gradients import check_parameters, learning_rate, present_update
 from mtl_teleport.triggers import Trigger
 
 __all__ = ["Proposal", "Search", "Teleportation"]
@@ -39,17 +54,7 @@ __all__ = ["Proposal", "Search", "Teleportation"]
 WrappedMethod = AnyMethod | Callable[[Tensor], Tensor] | None
 
 
-class _Sum:
-    """The plain sum of the losses, with unit weights for the tasks that are present."""
-
-    needs = "losses"
-    takes_present = True
-
-    def __call__(self, losses: Tensor, *, present: Tensor | None = None) -> Tensor:
-        return (losses if present is None else losses[present]).sum()
-
-
-class Teleportation(ABC):
+class Teleportation(Wrapper, ABC):
     """Base of the methods that now and then move the shared parameters, and otherwise are the method they wrap.
 
     A subclass proposes a displacement; everything else is here. See ``COST`` for the arguments.
@@ -71,7 +76,7 @@ class Teleportation(ABC):
         htr: HTR,
         seed: int,
     ) -> None:
-        self.method = _Sum() if method is None else method
+        super().__init__(FixedWeights() if method is None else method)
         self.trigger = trigger
         self.schedule = Schedule(start_after=start_after, max_per_epoch=max_per_epoch, steps_per_epoch=steps_per_epoch)
         self.probe_batches = probe_batches
@@ -86,15 +91,10 @@ class Teleportation(ABC):
     def _propose(self, search: Search) -> Proposal:
         """Find a displacement; the model must be left as it is."""
 
-    def start_epoch(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int, /) -> None:
         """Tell that an epoch begins, counted from 0; handed on to the wrapped method."""
         self.schedule.start_epoch(epoch)
-        self._start_wrapped(epoch)
-
-    def _start_wrapped(self, epoch: int) -> None:
-        start = getattr(self.method, "start_epoch", None)
-        if callable(start):
-            start(epoch)
+        super().start_epoch(epoch)
 
     def step(
         self, problem: Problem, batch: Any, optimizer: Optimizer, *, options: StepOptions | None = None
@@ -124,20 +124,25 @@ class Teleportation(ABC):
             that all ranks make the same move, or none.
         """
         options = StepOptions() if options is None else options
-        check_parameters(problem)
-        started = self.schedule.begin_step()
-        if started is not None:
-            self._start_wrapped(started)
-        if not self.schedule.is_open:
-            return self._plain_step(problem, batch, optimizer, options)
-        if options.group is not None:
-            broadcast_buffers_(problem.model, options.group)
+        with guarded(problem, optimizer, self, options):
+            check_parameters(problem)
+            started = self.schedule.begin_step()
+            if started is not None:
+                super().start_epoch(started)
+            if not self.schedule.is_open:
+                return self._plain_step(problem, batch, optimizer, options)
+            notes = begin(problem, optimizer, options)
+            report = self._step(problem, batch, optimizer, options)
+        return replace(report, events=(*notes, *report.events))
+
+    def _step(self, problem: Problem, batch: Any, optimizer: Optimizer, options: StepOptions) -> StepReport:
+        """A step in which a teleport may happen."""
         trace = Trace(problem.model)
-        gradients = step_gradients(problem, batch, optimizer, options)
+        gradients = collect_batch(problem, batch, options=options)
         try:
-            gramian = gradients.host_gramian
-        except InvalidJacobianError:
-            if options.scaler is None or not options.scaler.is_enabled():
+            gramian = checked_gramian(problem, batch, gradients, options)
+        except NonFiniteGradientError:
+            if not options.is_scaled:
                 raise
             return self._continue(problem, batch, optimizer, options, gradients, trace)
         if not self.trigger(gramian):
@@ -146,31 +151,47 @@ class Teleportation(ABC):
         seen = Seen.of(gradients, present_update(problem, self.method, gradients, options))
         # A search needs room of its own; after a rollback the gradients are found again by the very same computation.
         del gradients
-        optimizer.zero_grad(set_to_none=True)
         report, previous = self._move(
             problem, parts, seen, learning_rate(optimizer, problem), options=options, trace=trace
         )
         del seen
+        trace.restore()
         if not report.accepted:
-            trace.restore()
-            gradients = step_gradients(problem, batch, optimizer, options)
+            gradients = collect_batch(problem, batch, options=options)
             result = self._continue(problem, batch, optimizer, options, gradients, trace)
             return replace(result, events=(report, *result.events))
-        trace.restore()
         try:
-            gradients = step_gradients(problem, batch, optimizer, options)
+            report, result = self._from_there(problem, batch, optimizer, options, report, previous, trace)
+        except BaseException:
+            # Whatever it was, the weights go back to where the step began; the guard sees to everything else.
+            write_(problem.named_shared, previous)
+            raise
+        return replace(result, events=(report, *result.events))
+
+    def _from_there(
+        self,
+        problem: Problem,
+        batch: Any,
+        optimizer: Optimizer,
+        options: StepOptions,
+        report: TeleportReport,
+        previous: dict[str, Tensor],
+        trace: Trace,
+    ) -> tuple[TeleportReport, StepReport]:
+        """The step from the new point, or from the old one if the new one is of no use."""
+        try:
+            gradients = collect_batch(problem, batch, options=options)
+            checked_gramian(problem, batch, gradients, options)
             report = with_after(report, gradients)
-        except (NonFiniteLossError, InvalidJacobianError) as error:
+        except (NonFiniteLossError, NonFiniteGradientError) as error:
             write_(problem.named_shared, previous)
             trace.restore()
-            gradients = step_gradients(problem, batch, optimizer, options)
+            gradients = collect_batch(problem, batch, options=options)
             report = rolled_back(report, f"at the new point in training mode: {error}")
-        previous.clear()  # there is no way back from here, and their room is needed
         sigma = 1.0 if report.sigma is None else report.sigma
         mode: HTR = self.htr if report.accepted else "keep"
         with modulated(optimizer, sigma, problem.shared, mode=mode):
-            result = self._continue(problem, batch, optimizer, options, gradients, trace)
-        return replace(result, events=(report, *result.events))
+            return report, self._continue(problem, batch, optimizer, options, gradients, trace)
 
     def teleport(
         self, problem: Problem, batches: Sequence[Any], gradients: TaskGradients, *, lr: float | None = None
@@ -197,14 +218,13 @@ class Teleportation(ABC):
         if not report.accepted:
             return report
         trace = Trace(problem.model)
-        after = collect_problem(problem, problem.losses(batches[0]))
+        after = collect_batch(problem, batches[0])
         trace.restore()
         return with_after(report, after)
 
     def _plain_step(self, problem: Problem, batch: Any, optimizer: Optimizer, options: StepOptions) -> StepReport:
         """The wrapped method's own step, forward pass included."""
-        settings: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(options)}
-        return core_step(problem, batch, optimizer, self.method, **settings)
+        return step(problem, batch, optimizer, self.method, **vars(options))
 
     def _continue(
         self,
@@ -216,7 +236,7 @@ class Teleportation(ABC):
         trace: Trace,
     ) -> StepReport:
         """The wrapped method's own step, from gradients that are already there if it can use them."""
-        if callable(getattr(self.method, "step", None)):
+        if offers(self.method, Method):
             trace.restore()
             return self._plain_step(problem, batch, optimizer, options)
         return finish(problem, batch, optimizer, self.method, gradients, options=options)
@@ -285,34 +305,20 @@ class Teleportation(ABC):
         )
         return report, previous
 
-    def state_dict(self) -> dict[str, Any]:
-        """Counters, random state and the wrapped method's state: a fresh object that loads it goes on exactly so."""
-        state = getattr(self.method, "state_dict", None)
-        return {
-            "schedule": self.schedule.state_dict(),
-            "generator": self._generator.get_state(),
-            "method": state() if callable(state) else None,
-        }
+    def own_state(self) -> dict[str, Any]:
+        """Counters and random state: a fresh object that loads them goes on exactly so."""
+        return {"schedule": self.schedule.state_dict(), "generator": self._generator.get_state()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict``.
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        """Continue from ``own_state``.
 
         Raises:
-            InvalidInputError: the state has another form, or holds a method's state that the wrapped method cannot
-                take.
+            InvalidInputError: the state has another form.
         """
-        if set(state) != {"schedule", "generator", "method"}:
+        if not {"schedule", "generator"} <= set(state):
             raise InvalidInputError(
-                f"`state` must have the keys schedule, generator and method, got {sorted(state)}. Give what "
-                "state_dict() returned."
-            )
-        load = getattr(self.method, "load_state_dict", None)
-        if state["method"] is not None and not callable(load):
-            raise InvalidInputError(
-                f"`state` must fit the wrapped method, got a state for {type(self.method).__name__}, which takes "
-                "none. Wrap the method it was saved with."
+                f"`state` must have the keys schedule and generator, got {sorted(state)}. Give what state_dict() "
+                "returned."
             )
         self.schedule.load_state_dict(state["schedule"])
-        self._generator.set_state(state["generator"])
-        if callable(load) and state["method"] is not None:
-            load(state["method"])
+        self._generator.set_state(state["generator"].cpu())

@@ -10,8 +10,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from mtl_core import checks
-from mtl_core.conflict import dominated_conflict, majority_conflict, mean_cosines, weak_conflict
+from mtl_core import checks, dominated_conflict, majority_conflict, mean_cosines, weak_conflict
 
 __all__ = ["AnyMeanConflict", "DominatedConflict", "MajorityConflict", "Trigger", "WeakConflict"]
 

@@ -16,9 +16,8 @@ from mtl_aggregators.solvers import Solution
 from mtl_aggregators.solvers.device import solves_on_device
 from mtl_aggregators.solvers.device.rows import Backend
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core import TaskGradients, checks
-from mtl_core.collecting.gramian import gramian_of, weighted_sum
-from mtl_core.errors import InvalidParameterError
+from mtl_core import InvalidParameterError, TaskGradients, checks
+from mtl_core.extension import gramian_of, weighted_sum
 
 __all__ = ["GramianMethod", "RegularisedSolve"]
 
@@ -61,6 +60,9 @@ class GramianMethod(nn.Module, ABC):
             for two tasks on an accelerator where that is a closed form, and the host after one small copy otherwise.
         last_solution: how the last weights were found; ``None`` before the first, and for methods without a solver.
     """
+
+    takes_losses = False
+    """Whether the weights depend on the losses too."""
 
     def __init__(self, *, backend: Backend = "host") -> None:
         super().__init__()
@@ -160,7 +162,7 @@ class GramianMethod(nn.Module, ABC):
         return self.backend != "host" and solves_on_device(self.backend, gramian, closed=self.closed_on_device)
 
     def _ask(self, gramian: Tensor, losses: Tensor | None) -> Tensor:
-        if getattr(self, "takes_losses", False):
+        if self.takes_losses:
             return self.weights(gramian, losses=losses)
         return self.weights(gramian)
 

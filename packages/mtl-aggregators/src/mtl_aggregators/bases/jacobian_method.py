@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn, optim
 
 from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.door import finite_jacobian
-from mtl_core import MicroBatches, Problem, StepOptions, StepReport, TaskGradients, accumulate
-from mtl_core.collection import collect_problem
-from mtl_core.distributed import broadcast_buffers_
-from mtl_core.errors import InvalidInputError
-from mtl_core.stepping import finish
+from mtl_core import InvalidInputError, Problem, StepOptions, StepReport, TaskGradients
+from mtl_core.extension import begin, collect_batch, finish, guarded
 
 __all__ = ["JacobianMethod", "LossAwareMethod", "positive_losses"]
 
@@ -84,17 +82,14 @@ class LossAwareMethod(nn.Module, ABC):
     ) -> StepReport:
         """One training step on one batch, or on micro-batches of it."""
         options = StepOptions() if options is None else options
-        optimizer.zero_grad(set_to_none=True)
-        if options.group is not None:
-            broadcast_buffers_(problem.model, options.group)
-        if isinstance(batch, MicroBatches):
-            gradients = accumulate(problem, batch, options=options)
-        else:
-            gradients = collect_problem(problem, problem.losses(batch), options=options)
-        losses = gradients.losses.detach()
-        return finish(
-            problem, batch, optimizer, lambda jacobian: self.combine(jacobian, losses), gradients, options=options
-        )
+        with guarded(problem, optimizer, self, options):
+            notes = begin(problem, optimizer, options)
+            gradients = collect_batch(problem, batch, options=options)
+            losses = gradients.losses.detach()
+            report = finish(
+                problem, batch, optimizer, lambda jacobian: self.combine(jacobian, losses), gradients, options=options
+            )
+        return replace(report, events=(*notes, *report.events))
 
 
 def positive_losses(method: str, losses: Tensor | None, jacobian: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mtl_aggregators.bases.adam import Adam, Mask, on_host
 from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core.errors import InvalidInputError, InvalidParameterError
+from mtl_core import InvalidInputError, InvalidParameterError
 
 __all__ = ["LossMethod", "TrainedLossMethod", "above", "bound_vector", "softmax"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,12 +12,8 @@ from torch import Tensor, nn, optim
 from torch.utils import _pytree as pytree
 
 from mtl_aggregators.bases.facts import Facts
-from mtl_aggregators.scalar import LS
-from mtl_core import MicroBatches, Problem, StepOptions, StepReport, TaskGradients
-from mtl_core.collection import collect_problem
-from mtl_core.distributed import broadcast_buffers_
-from mtl_core.errors import InvalidInputError
-from mtl_core.stepping import step_from_losses
+from mtl_core import InvalidInputError, MicroBatches, Problem, StepOptions, StepReport, step
+from mtl_core.extension import FixedWeights, begin, checked_gramian, collect_batch, guarded, together
 
 __all__ = ["ThreeBatchMethod", "ThreeBatches", "in_threes"]
 
@@ -103,34 +100,34 @@ class ThreeBatchMethod(nn.Module, ABC):
                 f"{type(self).__name__} multiplies two Jacobians, which needs keep='jacobian' and per='model', got "
                 f"keep={options.keep!r} and per={options.per!r}."
             )
-        three = batch if isinstance(batch, ThreeBatches) else split_batch(batch)
-        optimizer.zero_grad(set_to_none=True)
-        if options.group is not None:
-            broadcast_buffers_(problem.model, options.group)
-        left = self._collect(problem, three.left, options)
-        right = self._collect(problem, three.right, options)
+        with guarded(problem, optimizer, self, options):
+            notes = begin(problem, optimizer, options)
+            with together(options.group):
+                three = batch if isinstance(batch, ThreeBatches) else split_batch(batch)
+            weights = self._weigh_batches(problem, three, options)
+            report = step(problem, three.update, optimizer, FixedWeights(weights), **vars(options))
+        return replace(report, events=(*notes, *report.events))
+
+    def _weigh_batches(self, problem: Problem, three: ThreeBatches, options: StepOptions) -> Tensor:
+        """The weights ``[m]`` from the first two batches."""
+        # Their heads' gradients are not used, and need not be looked at.
+        alone = replace(options, check_gradients=False)
+        left = collect_batch(problem, three.left, options=alone)
+        left.drop_heads()
+        right = collect_batch(problem, three.right, options=alone)
+        right.drop_heads()
         # In blocks of columns, so that no float64 copy of a Jacobian is made.
         cross = torch.zeros(problem.n_tasks, problem.n_tasks, dtype=torch.float64, device=left.matrix.device)
         for one, other in zip(left.matrix.split(_COLUMNS, dim=1), right.matrix.split(_COLUMNS, dim=1), strict=True):
             cross.addmm_(one.double(), other.double().T)
+        host = cross.cpu()
+        if not bool(torch.isfinite(host).all()):
+            for part, gradients in ((three.left, left), (three.right, right)):
+                checked_gramian(problem, part, gradients, options)  # says whose it is
         del left, right
-        weights = self.weigh(cross.cpu())
-        losses = problem.losses(three.update)
-        return step_from_losses(problem, three.update, optimizer, _Weighted(weights), losses, options=options)
-
-    def _collect(self, problem: Problem, batch: Any, options: StepOptions) -> TaskGradients:
-        gradients = collect_problem(problem, problem.losses(batch), options=options)
-        gradients.drop_heads()
-        return gradients
+        with together(options.group):
+            return self.weigh(host)
 
 
 _COLUMNS = 1 << 16
 """Columns of two Jacobians that are multiplied at a time."""
-
-
-class _Weighted(LS):
-    """A fixed weighting of the losses, for one step."""
-
-    def __init__(self, weights: Tensor) -> None:
-        super().__init__()
-        self.task_weights = weights

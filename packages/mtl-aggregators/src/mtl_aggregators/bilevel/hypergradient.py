@@ -9,7 +9,7 @@ from torch import Tensor, optim
 
 from mtl_aggregators.bilevel.objectives import Outcome, Upper
 from mtl_core import InvalidInputError, MicroBatches, Problem, StepOptions, TaskLosses
-from mtl_core.preservation import RandomState, preserved
+from mtl_core.extension import RandomState, preserved
 
 __all__ = ["exact_hypergradient", "single_process"]
 

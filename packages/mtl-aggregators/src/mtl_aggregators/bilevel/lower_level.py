@@ -14,10 +14,8 @@ from mtl_aggregators.bases.adam import Mask, on_host
 from mtl_aggregators.bilevel.objectives import Outcome
 from mtl_aggregators.bilevel.trial_optimizer import TrialOptimizer
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core import InvalidInputError, NonFiniteLossError, Problem, StepOptions, StepReport
-from mtl_core.distributed import is_sharded
-from mtl_core.preservation import RandomState, preserved
-from mtl_core.stepping import step
+from mtl_core import InvalidInputError, NonFiniteLossError, Problem, StepOptions, StepReport, step
+from mtl_core.extension import RandomState, inner_optimizer, is_sharded, preserved
 
 __all__ = ["LowerLevel", "Probe"]
 
@@ -104,7 +102,7 @@ class LowerLevel:
             raise InvalidInputError("`lookahead='trial'` needs whole parameters, got shards. Use lookahead='fused'.")
         scaler = self._options.scaler
         before = None if scaler is None else scaler.state_dict()
-        with preserved(self._problem.model), TrialOptimizer(optimizer) as trial:
+        with preserved(self._problem.model), TrialOptimizer(inner_optimizer(optimizer)) as trial:
             stand_in: Any = trial
             self.make(batch, stand_in)
         if scaler is not None and before:

@@ -15,13 +15,19 @@ from mtl_aggregators.bases.adam import Mask, on_host
 from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.bilevel.hypergradient import exact_hypergradient, single_process
 from mtl_aggregators.bilevel.lower_level import LowerLevel, Probe
-from mtl_aggregators.bilevel.objectives import Outcome, Upper, WorstCaseDecrement
+from mtl_aggregators.bilevel.objectives import Outcome, Responds, Upper, WorstCaseDecrement
 from mtl_aggregators.bilevel.weight_models import SoftmaxWeights, WeightModel
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core import Problem, StepOptions, StepReport, checks
-from mtl_core.errors import InvalidInputError, InvalidParameterError, NonFiniteLossError
-from mtl_core.preservation import preserved
-from mtl_core.update import refuse_closure
+from mtl_core import (
+    InvalidInputError,
+    InvalidParameterError,
+    NonFiniteLossError,
+    Problem,
+    StepOptions,
+    StepReport,
+    checks,
+)
+from mtl_core.extension import Resets, begin, evaluate_without_graph, guarded, offers, preserved
 
 __all__ = ["Bilevel", "Estimate"]
 
@@ -170,7 +176,12 @@ class Bilevel(nn.Module):
         options = StepOptions() if options is None else options
         if options.per != "model":
             raise InvalidInputError(f"`per` must be 'model' for {type(self).__name__}, got {options.per!r}.")
-        refuse_closure(optimizer)
+        with guarded(problem, optimizer, self, options):
+            notes = begin(problem, optimizer, options)
+            report = self._step(problem, batch, optimizer, options)
+        return replace(report, events=(*notes, *report.events))
+
+    def _step(self, problem: Problem, batch: Any, optimizer: optim.Optimizer, options: StepOptions) -> StepReport:
         due = self._steps % self.update_every == 0
         self._steps += 1
         if due and self.hypergradient == "exact":
@@ -222,8 +233,8 @@ class Bilevel(nn.Module):
 
     def _learn_exactly(self, problem: Problem, batch: Any, optimizer: optim.Optimizer, options: StepOptions) -> None:
         single_process(batch, options)
-        with preserved(problem.model), torch.no_grad():
-            losses = on_host(problem.losses(batch).full(float("nan")))
+        with preserved(problem.model):
+            losses = on_host(evaluate_without_graph(problem, batch).full(float("nan")))
         present = ~np.isnan(losses)
         weights = torch.from_numpy(self.weight_model.weights(losses, problem.tasks, present))
         found, outcome = exact_hypergradient(problem, batch, optimizer, weights, self.upper, options=options)
@@ -257,9 +268,8 @@ class Bilevel(nn.Module):
         return False
 
     def _respond(self, outcome: Outcome) -> None:
-        respond: Callable[[Outcome], None] | None = getattr(self.upper, "respond", None)
-        if callable(respond):
-            respond(outcome)
+        if offers(self.upper, Responds):
+            self.upper.respond(outcome)
 
     def _draw(self, free: Mask) -> Vector:
         """A direction ``[m]`` of unit length, zero where a weight is not free."""
@@ -278,9 +288,8 @@ class Bilevel(nn.Module):
         self._steps = 0
         self._waiting = self._last = None
         self.weight_model.reset()
-        reset = getattr(self.upper, "reset", None)
-        if callable(reset):
-            reset()
+        if offers(self.upper, Resets):
+            self.upper.reset()
 
     def get_extra_state(self) -> dict[str, Any]:
         """Step count, generator, the step whose outcome is awaited and the direction whose opposite is next."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from mtl_aggregators.bases.adam import Adam, Mask, on_host
 from mtl_aggregators.bases.loss_method import bound_vector, softmax
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core import checks
-from mtl_core.errors import InvalidInputError, UnknownNameError
+from mtl_core import InvalidInputError, UnknownNameError, checks
 
-__all__ = ["MainTasks", "Outcome", "Upper", "WorstCaseDecrement", "positions"]
+__all__ = ["MainTasks", "Outcome", "Responds", "Upper", "WorstCaseDecrement", "positions"]
 
 
 def positions(names: Sequence[str], tasks: Sequence[str]) -> list[int]:
@@ -56,6 +55,14 @@ class Outcome:
         """The tasks with both losses, boolean array ``[m]``."""
         found: Mask = ~(np.isnan(on_host(self.before)) | np.isnan(on_host(self.after)))
         return found
+
+
+@runtime_checkable
+class Responds(Protocol):
+    """An upper objective that is told the outcome after the weights have moved, as the adversary of a game needs it."""
+
+    def respond(self, outcome: Outcome, /) -> None:
+        """Move."""
 
 
 Upper = Callable[[Outcome], Tensor]

@@ -14,8 +14,7 @@ from mtl_aggregators.bases.adam import Adam, Mask, on_host
 from mtl_aggregators.bases.facts import Scale
 from mtl_aggregators.bases.loss_method import above, bound_vector, softmax
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core import checks
-from mtl_core.errors import InvalidInputError, UnknownNameError
+from mtl_core import InvalidInputError, UnknownNameError, checks
 
 __all__ = ["AuxiliaryWeights", "SoftmaxWeights", "WeightModel"]
 

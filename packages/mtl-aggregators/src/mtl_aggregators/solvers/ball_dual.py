@@ -12,7 +12,7 @@ from scipy.linalg.lapack import dtrtrs
 from mtl_aggregators.solvers.min_norm import min_norm
 from mtl_aggregators.solvers.rows import EPS, RESOLUTION, UnitRows, factor, non_negative_least_squares, unit_rows
 from mtl_aggregators.solvers.solution import Solution, Vector
-from mtl_core.errors import SolverError
+from mtl_core import SolverError
 
 __all__ = ["BallSolution", "ball_dual"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from mtl_aggregators.solvers.pivoting import nonnegative_quadratics
 from mtl_aggregators.solvers.rows import EPS, factor, non_negative_least_squares, unit_rows
 from mtl_aggregators.solvers.solution import Solution, Vector
-from mtl_core.errors import SolverError
+from mtl_core import SolverError
 
 __all__ = ["project", "project_rows"]
 

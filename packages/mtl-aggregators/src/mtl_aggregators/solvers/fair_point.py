@@ -10,7 +10,7 @@ from scipy.linalg.lapack import dposv
 from mtl_aggregators.solvers.min_norm import min_norm
 from mtl_aggregators.solvers.rows import EPS, RESOLUTION, unit_rows
 from mtl_aggregators.solvers.solution import Solution, Vector
-from mtl_core.errors import SolverError
+from mtl_core import SolverError
 
 __all__ = ["fair_point", "fair_residual"]
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from mtl_aggregators.solvers.rows import EPS, RESOLUTION, factor, non_negative_least_squares
 from mtl_aggregators.solvers.solution import Solution, Vector
-from mtl_core.errors import SolverError
+from mtl_core import SolverError
 
 __all__ = ["least_distance"]
 

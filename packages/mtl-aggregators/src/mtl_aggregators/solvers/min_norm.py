@@ -6,7 +6,7 @@ import numpy as np
 
 from mtl_aggregators.solvers.rows import factor, non_negative_least_squares, unit_rows
 from mtl_aggregators.solvers.solution import Solution, Vector
-from mtl_core.errors import SolverError
+from mtl_core import SolverError
 
 __all__ = ["min_norm", "min_norm_residual"]
 

@@ -6,7 +6,7 @@ from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks.ctr import CTR
 from mtl_benchmarks.benchmarks.digits import Digits
 from mtl_benchmarks.benchmarks.toy import Toy
-from mtl_core.errors import UnknownNameError
+from mtl_core import UnknownNameError
 
 __all__ = ["CTR", "Digits", "Toy", "available", "benchmark_class"]
 

@@ -16,9 +16,8 @@ from mtl_benchmarks.benchmarks.ctr_log import CATEGORIES, DEVICES, HOURS, ClickL
 from mtl_benchmarks.benchmarks.ctr_scores import auc, log_product, ne_gain, normalised_entropy, scores
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.models.shared_tower import SharedTower
-from mtl_core import Problem
+from mtl_core import InvalidParameterError, Problem
 from mtl_core.checks import in_interval, non_negative, positive_int
-from mtl_core.errors import InvalidParameterError
 
 __all__ = ["CTR", "ClickLog", "auc", "ne_gain", "normalised_entropy"]
 

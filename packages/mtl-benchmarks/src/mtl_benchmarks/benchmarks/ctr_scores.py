@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtl_benchmarks.benchmarks.ctr_log import ClickLog
-from mtl_core.errors import InvalidInputError
+from mtl_core import InvalidInputError
 
 __all__ = ["auc", "log_product", "ne_gain", "normalised_entropy", "scores"]
 

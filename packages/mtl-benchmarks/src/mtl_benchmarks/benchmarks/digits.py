@@ -15,9 +15,8 @@ from mtl_benchmarks.batches import Batches
 from mtl_benchmarks.benchmark import Benchmark, Evaluation, Training
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.models.overlay_cnn import OverlayCNN
-from mtl_core import Problem
+from mtl_core import InvalidParameterError, MissingExtraError, Problem
 from mtl_core.checks import in_interval, one_of, positive, positive_int
-from mtl_core.errors import InvalidParameterError, MissingExtraError
 
 __all__ = ["Digits", "OverlaidDigits", "overlay"]
 

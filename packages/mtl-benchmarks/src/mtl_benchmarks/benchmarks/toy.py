@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from mtl_benchmarks.batches import BatchSource, Repeated
 from mtl_benchmarks.benchmark import Benchmark, Evaluation, Training
 from mtl_benchmarks.metrics import Metric
-from mtl_core import Problem
+from mtl_core import InvalidParameterError, Problem
 from mtl_core.checks import positive, positive_int
-from mtl_core.errors import InvalidParameterError
 
 __all__ = ["STARTS", "Point", "Toy", "objectives", "optimum"]
 

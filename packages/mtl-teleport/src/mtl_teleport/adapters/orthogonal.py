@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mtl_core import checks
-from mtl_core.errors import InvalidParameterError
+from mtl_core import InvalidParameterError, checks
 from mtl_teleport.adapters.weight_space import Displacement, MatrixAdapter, Targets, zeros
 
 __all__ = ["OFT"]

@@ -17,9 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtl_core import checks
-from mtl_core.errors import DuplicateModuleError, InvalidInputError, NoMatchError
-from mtl_core.problem import Problem
+from mtl_core import DuplicateModuleError, InvalidInputError, NoMatchError, Problem, checks
 from mtl_teleport.adapters.protocol import AdapterSession
 from mtl_teleport.adapters.weight_space import Targets
 from mtl_teleport.isolation import isolated

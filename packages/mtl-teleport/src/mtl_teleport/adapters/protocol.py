@@ -18,8 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from mtl_core.collecting.graph import Joint, roots_of
-from mtl_core.problem import Problem, TaskLosses
+from mtl_core import Problem, TaskLosses
+from mtl_core.extension import Joint, roots_of
 from mtl_teleport import ranks
 
 __all__ = ["Adapter", "AdapterSession", "displaced", "write_"]

@@ -14,8 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mtl_core.errors import InvalidInputError, NoMatchError
-from mtl_core.problem import Problem
+from mtl_core import InvalidInputError, NoMatchError, Problem
 from mtl_teleport.adapters.protocol import AdapterSession
 
 __all__ = [

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_core import checks
-from mtl_core.problem import TaskLosses
+from mtl_core import TaskLosses, checks
 from mtl_teleport.adapters.protocol import AdapterSession
 from mtl_teleport.sharpness.estimate import Point, Sharpness, Slopes
 from mtl_teleport.sharpness.task_slopes import mean_weights, norm, pull_back, task_slopes, weighted

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mtl_core.problem import TaskLosses
+from mtl_core import TaskLosses
 from mtl_teleport.adapters.protocol import AdapterSession
 from mtl_teleport.sharpness.task_slopes import flat, task_slopes
 

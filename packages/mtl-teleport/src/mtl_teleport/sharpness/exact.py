@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_core.problem import TaskLosses
+from mtl_core import TaskLosses
 from mtl_teleport.adapters.protocol import AdapterSession
 from mtl_teleport.double_backward import check_functions
 from mtl_teleport.sharpness.estimate import Point, Sharpness

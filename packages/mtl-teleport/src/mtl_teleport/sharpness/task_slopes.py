@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtl_core.problem import TaskLosses
+from mtl_core import TaskLosses
 from mtl_teleport.adapters.protocol import AdapterSession
 
 __all__ = ["TaskSlopes", "flat", "mean_weights", "norm", "pull_back", "task_slopes", "weighted"]
