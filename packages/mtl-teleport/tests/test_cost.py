@@ -680,7 +680,7 @@ class TestState:
     def test_a_state_of_another_form(self) -> None:
         with pytest.raises(
             InvalidInputError,
-            match="of a COST around a FixedWeights returned, got the keys .'epoch'",
+            match=r"of a COST around a FixedWeights returned, got the keys .'epoch'",
         ):
             COST().load_state_dict({"epoch": 3})
 

@@ -47,6 +47,8 @@ class CRMOGM(Wrapper):
         (tensor([0.5000, 0.5000], dtype=torch.float64), tensor([0.6250, 0.3750], dtype=torch.float64))
     """
 
+    has_memory = True
+
     def __init__(self, weighting: Any = None, *, alpha: float = 0.9) -> None:
         found = MGDA() if weighting is None else weighting
         if not offers(found, Weighting):

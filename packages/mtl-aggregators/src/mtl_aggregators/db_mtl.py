@@ -45,6 +45,8 @@ class DBMTL(LossAwareMethod):
         tensor([2., 2.])
     """
 
+    has_memory = True
+
     def __init__(self, *, beta: float = 0.9, beta_sigma: float = 0.0, log_losses: bool = True) -> None:
         super().__init__()
         self.beta = checks.in_interval("beta", beta, 0.0, 1.0 - 1e-12)

@@ -46,6 +46,8 @@ class ExcessMTL(JacobianMethod):
         tensor([2., 1.])
     """
 
+    has_memory = True
+
     def __init__(self, *, robust_step_size: float = 1.0) -> None:
         super().__init__()
         self.robust_step_size = checks.positive("robust_step_size", robust_step_size)

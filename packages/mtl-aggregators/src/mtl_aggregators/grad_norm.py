@@ -70,6 +70,8 @@ class GradNorm(GramianMethod):
 
     takes_losses = True
 
+    has_memory = True
+
     def __init__(self, *, alpha: float = 1.5, lr: float = 0.025, layer: str | Sequence[str] | None = None) -> None:
         super().__init__()
         self.alpha = checks.non_negative("alpha", alpha)

@@ -116,6 +116,8 @@ class GradVac(GramianMethod):
         tensor([0.5000, 1.5000])
     """
 
+    has_memory = True
+
     def __init__(self, *, beta: float = 0.01, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.beta = checks.in_interval("beta", beta, 0.0, 1.0)
@@ -172,6 +174,8 @@ class GroupedGradVac(JacobianMethod):
         >>> GroupedGradVac(sizes=[2, 1])(jacobian)
         tensor([0.5000, 1.5000, 3.0000])
     """
+
+    has_memory = True
 
     def __init__(self, *, sizes: Sequence[int], beta: float = 0.01, generator: torch.Generator | None = None) -> None:
         super().__init__()

@@ -128,6 +128,11 @@ class IMGrad(GramianMethod):
         return float(self.base.c)
 
     @property
+    def has_memory(self) -> bool:  # type: ignore[override]
+        """Whether weights of earlier steps are used again."""
+        return self._held.every > 1
+
+    @property
     def facts(self) -> Facts:
         """The base's, where the augmentation keeps them."""
         own: Facts = self.base.facts

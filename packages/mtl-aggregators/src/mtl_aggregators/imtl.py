@@ -46,6 +46,8 @@ class IMTL(GramianMethod):
         tensor([0.6667, 0.6667])
     """
 
+    has_memory = True
+
     def __init__(self, *, lr: float = 0.025) -> None:
         super().__init__()
         self.gradients = IMTLG()

@@ -55,6 +55,8 @@ class MoCo(LossAwareMethod):
         tensor([0.8500, 0.5750])
     """
 
+    has_memory = True
+
     def __init__(
         self,
         *,

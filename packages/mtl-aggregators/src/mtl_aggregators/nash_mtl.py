@@ -82,6 +82,11 @@ class NashMTL(GramianMethod):
             require_cvxpy()
 
     @property
+    def has_memory(self) -> bool:  # type: ignore[override]
+        """Whether weights of earlier steps are used again."""
+        return self._held.every > 1
+
+    @property
     def facts(self) -> Facts:
         """What the method, as configured, declares about itself."""
         laws: set[Law] = set()

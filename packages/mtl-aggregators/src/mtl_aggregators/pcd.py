@@ -59,6 +59,8 @@ class PCD(GramianMethod):
         tensor([0.7071, 0.7071])
     """
 
+    has_memory = True
+
     def __init__(self, *, tau: float | Sequence[float] | Tensor = 0.02, primary: int = 0, beta: float = 0.999) -> None:
         super().__init__()
         self.tau = torch.as_tensor(tau, dtype=torch.float64).detach().clone()

@@ -13,7 +13,7 @@ from mtl_core.collecting.gramian import gramian_of
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.errors import InvalidInputError
 from mtl_core.problem import Problem
-from mtl_core.protocols import TakesAbsentTasks, TakesLosses, Weighting, is_loss_weighting, offers
+from mtl_core.protocols import HasMemory, TakesAbsentTasks, TakesLosses, Weighting, is_loss_weighting, offers
 
 __all__ = ["aggregate", "combine", "combine_per_group", "gramian_weights", "loss_weights", "weigh"]
 
@@ -57,6 +57,11 @@ def combine_per_group(
         torch.cat([gradients.matrix[:, bounds[k] : bounds[k + 1]] for k in members], dim=1)
         for members in groups.values()
     ]
+    if offers(method, HasMemory) and method.has_memory:
+        raise InvalidInputError(
+            f"`per` needs a method that remembers nothing from step to step, got {type(method).__name__} as "
+            "configured: each group of parameters would go on from what another one left. Use per='model'."
+        )
     if is_loss_weighting(method):
         raise InvalidInputError(
             f"`per` needs a method that looks at gradients, got {type(method).__name__}, which weighs losses."

@@ -24,6 +24,7 @@ __all__ = [
     "AnyMethod",
     "CountsEpochs",
     "Draws",
+    "HasMemory",
     "HasUnitWeights",
     "LearnsAfterStep",
     "LossWeighting",
@@ -110,6 +111,16 @@ class HasUnitWeights(Protocol):
     """
 
     has_unit_weights: bool
+
+
+@runtime_checkable
+class HasMemory(Protocol):
+    """A weighting or aggregator whose result depends on earlier steps, as it is configured now.
+
+    It cannot be applied to several groups of parameters in one step: each would go on from what another one left.
+    """
+
+    has_memory: bool
 
 
 @runtime_checkable

@@ -61,6 +61,9 @@ class GramianMethod(nn.Module, ABC):
         last_solution: how the last weights were found; ``None`` before the first, and for methods without a solver.
     """
 
+    has_memory = False
+    """Whether the result depends on earlier steps."""
+
     takes_losses = False
     """Whether the weights depend on the losses too."""
 

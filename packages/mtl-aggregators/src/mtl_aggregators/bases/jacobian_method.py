@@ -19,6 +19,9 @@ __all__ = ["JacobianMethod", "LossAwareMethod", "positive_losses"]
 class JacobianMethod(nn.Module, ABC):
     """A method from a Jacobian ``[m, d]`` to an update ``[d]``; a subclass implements ``combine`` and ``facts``."""
 
+    has_memory = False
+    """Whether the result depends on earlier steps."""
+
     @property
     @abstractmethod
     def facts(self) -> Facts:
@@ -48,6 +51,9 @@ class JacobianMethod(nn.Module, ABC):
 
 class LossAwareMethod(nn.Module, ABC):
     """A method from a Jacobian ``[m, d]`` and the losses ``[m]`` to an update; it owns its step to get at both."""
+
+    has_memory = False
+    """Whether the result depends on earlier steps."""
 
     @property
     @abstractmethod
@@ -85,11 +91,20 @@ class LossAwareMethod(nn.Module, ABC):
         with guarded(problem, optimizer, self, options):
             notes = begin(problem, optimizer, options)
             gradients = collect_batch(problem, batch, options=options)
-            losses = gradients.losses.detach()
-            report = finish(
-                problem, batch, optimizer, lambda jacobian: self.combine(jacobian, losses), gradients, options=options
-            )
+            given = _Given(self, gradients.losses.detach())
+            report = finish(problem, batch, optimizer, given, gradients, options=options)
         return replace(report, events=(*notes, *report.events))
+
+
+class _Given:
+    """A method with the losses of one step: an aggregator."""
+
+    def __init__(self, method: LossAwareMethod, losses: Tensor) -> None:
+        self._method, self._losses = method, losses
+        self.has_memory = method.has_memory
+
+    def __call__(self, jacobian: Tensor) -> Tensor:
+        return self._method.combine(jacobian, self._losses)
 
 
 def positive_losses(method: str, losses: Tensor | None, jacobian: Tensor) -> Tensor:

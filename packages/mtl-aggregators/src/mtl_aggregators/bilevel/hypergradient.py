@@ -56,6 +56,9 @@ def exact_hypergradient(
         random = RandomState(problem.model)
         losses = problem.losses(batch)
         before = _full(losses)
+        there = np.zeros(problem.n_tasks, dtype=np.bool_)
+        there[list(losses.index)] = True
+        finite_losses(on_host(before), there, problem.tasks)
         inputs = tuple(named.values())
         lower = (before.nan_to_num() * leaf.to(before)).sum()
         found = torch.autograd.grad(lower, inputs, create_graph=True, allow_unused=True)
@@ -79,8 +82,8 @@ def exact_hypergradient(
             moved[name] = p.detach() - rate * step
         random.restore()
         after = _full(problem.losses(batch, parameters=moved))
-        there = before.detach().to("cpu", torch.float64)
-        outcome = Outcome(problem.tasks, there, after.to("cpu", torch.float64), leaf.detach())
+        known = before.detach().to("cpu", torch.float64)
+        outcome = Outcome(problem.tasks, known, after.to("cpu", torch.float64), leaf.detach())
         (hyper,) = torch.autograd.grad(upper(outcome), leaf, materialize_grads=True)
     return hyper, Outcome(outcome.tasks, outcome.before, outcome.after.detach(), outcome.weights)
 

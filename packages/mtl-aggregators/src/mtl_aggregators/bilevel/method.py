@@ -234,12 +234,15 @@ class Bilevel(nn.Module):
     def _learn_exactly(self, problem: Problem, batch: Any, optimizer: optim.Optimizer, options: StepOptions) -> None:
         single_process(batch, options)
         with preserved(problem.model):
-            losses = on_host(evaluate_without_graph(problem, batch).full(float("nan")))
-        present = ~np.isnan(losses)
+            found = evaluate_without_graph(problem, batch)
+        losses = on_host(found.full(float("nan")))
+        present = np.zeros(problem.n_tasks, dtype=np.bool_)
+        present[list(found.index)] = True
+        finite_losses(losses, present, problem.tasks)
         weights = torch.from_numpy(self.weight_model.weights(losses, problem.tasks, present))
-        found, outcome = exact_hypergradient(problem, batch, optimizer, weights, self.upper, options=options)
-        if self._finite(float(self.upper(outcome)) + float(found.sum()), outcome):
-            self.weight_model.descend(on_host(found), losses, problem.tasks, present)
+        slope, outcome = exact_hypergradient(problem, batch, optimizer, weights, self.upper, options=options)
+        if self._finite(float(self.upper(outcome)) + float(slope.sum()), outcome):
+            self.weight_model.descend(on_host(slope), losses, problem.tasks, present)
             self._respond(outcome)
 
     def _learn(self, probe: Probe, outcome: Outcome, opposite: Outcome | None = None) -> None:

@@ -14,6 +14,7 @@ except ImportError as error:
 
 del _hypothesis
 
+from mtl_core.testing.faults import Fault, FaultyNet, faulty_problem  # noqa: E402
 from mtl_core.testing.laws import (  # noqa: E402
     assert_equal_rows_give_their_direction,
     assert_equivariant_to_permutation,
@@ -40,6 +41,8 @@ from mtl_core.testing.strategies import (  # noqa: E402
 
 __all__ = [
     "STRUCTURES",
+    "Fault",
+    "FaultyNet",
     "TwoLayers",
     "assert_equal_rows_give_their_direction",
     "assert_equivariant_to_permutation",
@@ -52,6 +55,7 @@ __all__ = [
     "assert_non_conflicting",
     "assert_same_in_float32",
     "assert_zero_at_stationary",
+    "faulty_problem",
     "gramians",
     "jacobian_of",
     "jacobians",
