@@ -15,6 +15,7 @@ from mtl_aggregators.door import is_gramian, is_jacobian
 from mtl_aggregators.solvers import Solution
 from mtl_aggregators.solvers.device import solves_on_device
 from mtl_aggregators.solvers.device.rows import Backend
+from mtl_aggregators.solvers.rounding import as_known
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import TaskGradients, checks
 from mtl_core.collecting.gramian import gramian_of, weighted_sum
@@ -97,7 +98,7 @@ class GramianMethod(nn.Module, ABC):
 
         Args:
             gramian: ``[m, m]`` of a real floating dtype, finite; a zero row and column is a task that is absent or
-                has converged.
+                has converged. One of less than double precision is taken as known to its dtype's rounding.
             losses: ``[m]``; used by methods with ``takes_losses`` only.
 
         Returns:
@@ -118,6 +119,9 @@ class GramianMethod(nn.Module, ABC):
         array = gramian.detach().to("cpu", torch.float64).numpy()
         if not math.isfinite(array.sum()):
             checks.gramian(gramian)
+        if gramian.dtype != torch.float64:
+            # Rounding has made it indefinite in the scale of the solvers' tolerances.
+            array = as_known(array, gramian.dtype)
         known = None if losses is None else losses.detach().to("cpu", torch.float64).numpy()
         found = torch.from_numpy(self.solve(array, known))
         return found.to(gramian.device)
