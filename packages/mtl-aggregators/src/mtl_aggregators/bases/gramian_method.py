@@ -15,6 +15,7 @@ from mtl_aggregators.door import is_gramian, is_jacobian
 from mtl_aggregators.solvers import Solution
 from mtl_aggregators.solvers.device import solves_on_device
 from mtl_aggregators.solvers.device.rows import Backend
+from mtl_aggregators.solvers.device.rows import as_known as device_as_known
 from mtl_aggregators.solvers.rounding import as_known
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import TaskGradients, checks
@@ -113,7 +114,7 @@ class GramianMethod(nn.Module, ABC):
             checks.gramian(gramian)  # says what is wrong
         if self._on_device(gramian):
             self.last_solution = None
-            wide = gramian.detach().to(torch.float64)
+            wide = device_as_known(gramian.detach())
             # 0 times NaN or infinity is NaN.
             return self.solve_on_device(wide) + 0.0 * wide.sum()
         array = gramian.detach().to("cpu", torch.float64).numpy()
