@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.loss_method import LossMethod
+from mtl_aggregators.door import check_past_losses
 from mtl_core import checks
 from mtl_core.errors import InvalidInputError
 
@@ -117,6 +118,7 @@ class DWA(LossMethod):
 
     def after_step(self, before: Tensor, after: Callable[[], Tensor]) -> None:
         """Remember the losses ``[m]`` of the step, NaN for an absent task."""
+        check_past_losses(before)
         known = before.detach().to(torch.float64)
         if self.variant == "window":
             self._recent = [*self._recent, known.clone()][-2 * self.window :]

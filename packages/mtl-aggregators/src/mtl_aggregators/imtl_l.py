@@ -11,6 +11,7 @@ from torch import Tensor
 from mtl_aggregators.bases.adam import on_host
 from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.loss_method import TrainedLossMethod
+from mtl_aggregators.door import check_past_losses
 
 __all__ = ["IMTLL"]
 
@@ -66,5 +67,6 @@ class IMTLL(TrainedLossMethod):
 
     def after_step(self, before: Tensor, after: Callable[[], Tensor]) -> None:
         """Train the scales on the losses ``[m]`` of the step, NaN for an absent task."""
+        check_past_losses(before)
         known = on_host(before)
         self.descend(np.exp(self.trained_for(known)) * known - 1.0, ~np.isnan(known))

@@ -11,6 +11,7 @@ from torch import Tensor
 from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.parameters import match_tasks, same_tasks, weight_vector
 from mtl_aggregators.bases.three_batches import ThreeBatchMethod
+from mtl_aggregators.door import cross_gramian
 from mtl_aggregators.solvers.simplex import project_simplex
 from mtl_core import checks
 
@@ -89,7 +90,13 @@ class SDMGrad(ThreeBatchMethod):
         )
 
     def weigh(self, cross: Tensor) -> Tensor:
-        """The weights ``[m]`` of the update; they sum to 1."""
+        """The weights ``[m]`` of the update; they sum to 1.
+
+        Raises:
+            InvalidJacobianError: ``cross`` is not a finite square matrix.
+            InvalidInputError: the number of tasks changed.
+        """
+        cross = cross_gramian(cross)
         m = len(cross)
         if self.preference is None:
             preference = cross.new_full((m,), 1.0 / m)

@@ -11,6 +11,7 @@ from torch import Tensor
 from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.loss_method import LossMethod, above, bound_vector
 from mtl_aggregators.bases.parameters import match_tasks, weight_vector
+from mtl_aggregators.door import check_past_losses
 from mtl_core import checks
 from mtl_core.errors import InvalidInputError
 
@@ -133,6 +134,7 @@ class STCH(LossMethod):
         """Average the losses ``[m]`` of the warm-up's last epoch; NaN for an absent task."""
         if self.variant != "warmup" or self._epoch != self.warmup_epochs:
             return
+        check_past_losses(before)
         known = before.detach().to(torch.float64)
         there = ~known.isnan()
         packed = torch.stack([torch.where(there, known, 0.0), there.to(known)])

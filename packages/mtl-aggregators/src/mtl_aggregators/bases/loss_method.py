@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mtl_aggregators.bases.adam import Adam, Mask, on_host
 from mtl_aggregators.bases.facts import Facts
+from mtl_aggregators.door import check_losses, refuse_not_finite
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core.errors import InvalidInputError, InvalidParameterError
 
@@ -53,8 +55,12 @@ def above(
 
     Raises:
         InvalidInputError: some do not, which are named; or there is a bound for another number of tasks.
+        NonFiniteLossError: some are NaN or infinite, which are named.
     """
     values = on_host(losses) if isinstance(losses, Tensor) else losses
+    if not math.isfinite(values.sum()):
+        there = None if present is None else torch.as_tensor(present)
+        refuse_not_finite(torch.from_numpy(values), there, tasks)
     floor = on_host(bound) if isinstance(bound, Tensor) else np.asarray(bound)
     if floor.ndim and floor.shape != values.shape:
         raise InvalidInputError(f"`losses` must hold one loss per bound, {len(floor)}, got {len(values)}.")
@@ -104,20 +110,18 @@ class LossMethod(nn.Module, ABC):
         """The scalar to differentiate.
 
         Args:
-            losses: ``[m]``.
+            losses: ``[m]`` of a real floating dtype.
             present: boolean ``[m]``, the tasks that have a loss in this batch; ``None`` for all.
 
         Returns:
             a scalar.
 
         Raises:
-            InvalidInputError: ``losses`` is not one-dimensional, or has another length than the method's settings or
-                state, or a loss lies where the method is not defined.
+            InvalidInputError: ``losses`` is no real floating vector, or has another length than the method's settings
+                or state, or a loss lies where the method is not defined.
+            NonFiniteLossError: a loss is NaN or infinite; the task is named.
         """
-        if losses.ndim != 1 or not len(losses):
-            raise InvalidInputError(f"`losses` must have shape [m] with m >= 1, got {tuple(losses.shape)}.")
-        if self.tasks is not None and len(self.tasks) != len(losses):
-            raise InvalidInputError(f"`losses` must hold one loss per task of {self.tasks}, got {len(losses)}.")
+        check_losses(losses, present, self.tasks)
         if present is None:
             present = torch.ones_like(losses, dtype=torch.bool)
         return self.scalar(losses, present)
