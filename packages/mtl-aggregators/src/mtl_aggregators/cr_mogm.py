@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mtl_aggregators.bases.facts import Facts
-from mtl_aggregators.bases.parameters import same_tasks
+from mtl_aggregators.bases.parameters import interval, same_tasks
 from mtl_core import TaskGradients, checks
 from mtl_core.collecting.gramian import gramian_of, weighted_sum
 from mtl_core.errors import InvalidInputError
@@ -56,7 +56,7 @@ class CRMOGM(nn.Module):
         if not callable(getattr(weighting, "weights", None)):
             raise InvalidInputError(f"`weighting` must have weights(gramian), got {type(weighting).__name__}.")
         self.weighting = weighting
-        self.alpha = checks.in_interval("alpha", alpha, 0.0, 1.0 - 1e-12)
+        self.alpha = interval("alpha", alpha, 0.0, 1.0, "[)")
         self.takes_losses = bool(getattr(weighting, "takes_losses", False))
         self._average: Tensor | None = None
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mtl_aggregators.bases.adam import Mask, on_host
 from mtl_aggregators.bases.facts import Facts, Scale
-from mtl_aggregators.bases.loss_method import TrainedLossMethod, above, bound_vector, softmax
+from mtl_aggregators.bases.loss_method import TrainedLossMethod, above, softmax
+from mtl_aggregators.bases.parameters import one_per_task
 from mtl_aggregators.door import check_past_losses
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import checks
@@ -74,7 +75,7 @@ class FAMO(TrainedLossMethod):
         super().__init__(lr=lr, decay=chosen, tasks=tasks)
         self.variant = variant
         self.gamma = chosen
-        self.bound = bound_vector("bound", bound)
+        self.bound = one_per_task("bound", bound)
         self.eps = checks.positive("eps", eps)
 
     @property
