@@ -10,7 +10,7 @@ from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.bases.parameters import interval, same_tasks
 from mtl_core import TaskGradients, checks
 from mtl_core.collecting.gramian import gramian_of, weighted_sum
-from mtl_core.errors import InvalidInputError
+from mtl_core.errors import InvalidInputError, InvalidParameterError
 
 __all__ = ["CRMOGM"]
 
@@ -27,10 +27,11 @@ class CRMOGM(nn.Module):
         weighting: any method with ``weights(gramian)``; ``None`` for ``MGDA()``.
         alpha: how much of the average is kept, in [0, 1). The paper lets it grow towards 1 as the learning rate falls;
             the attribute may be set between steps.
+        paper_scale: ``MGDA(paper_scale=True)`` where no weighting is given; one that is given has a scale of its own.
 
     Raises:
         InvalidInputError: ``weighting`` gives no weights.
-        InvalidParameterError: ``alpha`` is not in [0, 1).
+        InvalidParameterError: ``alpha`` is not in [0, 1), or ``paper_scale`` is asked of a weighting that is given.
 
     Note:
         The average starts at the first weights.
@@ -47,12 +48,17 @@ class CRMOGM(nn.Module):
         (tensor([0.5000, 0.5000], dtype=torch.float64), tensor([0.6250, 0.3750], dtype=torch.float64))
     """
 
-    def __init__(self, weighting: Any = None, *, alpha: float = 0.9) -> None:
+    def __init__(self, weighting: Any = None, *, alpha: float = 0.9, paper_scale: bool = False) -> None:
         super().__init__()
         if weighting is None:
             from mtl_aggregators.mgda import MGDA
 
-            weighting = MGDA()
+            weighting = MGDA(paper_scale=paper_scale)
+        elif paper_scale:
+            raise InvalidParameterError(
+                f"`paper_scale` must be set on the weighting, got it beside a {type(weighting).__name__}. "
+                "Give CRMOGM(MGDA(paper_scale=True)) or the like."
+            )
         if not callable(getattr(weighting, "weights", None)):
             raise InvalidInputError(f"`weighting` must have weights(gramian), got {type(weighting).__name__}.")
         self.weighting = weighting
