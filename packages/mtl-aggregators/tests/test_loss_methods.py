@@ -190,6 +190,22 @@ def test_trained_scales_follow_their_gradient() -> None:
     assert weights_of(UW(), [1.0]) == [0.5]
 
 
+def test_trained_scales_start_where_they_are_told() -> None:
+    # λ = e^{-s}/2, and e^s.
+    assert weights_of(UW(start=-0.5), [1.0, 3.0]) == close(math.exp(0.5) / 2, math.exp(0.5) / 2)
+    assert weights_of(UW(start=[0.0, 1.0]), [1.0, 3.0]) == close(0.5, math.exp(-1.0) / 2)
+    assert weights_of(IMTLL(start=[0.0, -0.5]), [1.0, 3.0]) == close(1.0, math.exp(-0.5))
+    for method in (UW(start=-0.5), IMTLL(start=-0.5)):
+        assert method.facts.scale(3) == pytest.approx(weights_of(method, [1.0])[0])
+        before = weights_of(method, [2.0, 1.0])
+        seen(method, [2.0, 1.0])
+        assert weights_of(method, [2.0, 1.0]) != before
+        method.reset()
+        assert weights_of(method, [2.0, 1.0]) == before
+    with pytest.raises(InvalidInputError, match="`start` must hold one entry per task, got 2 for 3"):
+        UW(start=[0.0, 1.0])(torch.ones(3))
+
+
 @pytest.mark.parametrize(("factory", "weight"), [(UW, 0.5), (IMTLL, 1.0)])
 def test_trained_scales_bring_losses_to_one(factory: Any, weight: float) -> None:
     method = factory(lr=0.05)

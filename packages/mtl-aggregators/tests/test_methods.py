@@ -39,7 +39,7 @@ def rows(*values: list[float]) -> Tensor:
         (FairGrad(alpha=2.0), rows([8.0, 0.0], [0.0, 1.0]), [0.5, 1.0]),
         (FairGrad(alpha=2.0, paper_scale=True), rows([8.0, 0.0], [0.0, 1.0]), [1.0, 2.0]),
         (NashMTL(), rows([4.0, 0.0], [0.0, 0.1]), [1.0, 1.0]),
-        (NashMTL(paper_scale=True), rows([3.0, 0.0], [0.0, 3.0]), [3.0 * 2**0.25, 3.0 * 2**0.25]),
+        (NashMTL(paper_scale=True), rows([3.0, 0.0], [0.0, 3.0]), [1.0, 1.0]),
         (UPGrad(), rows([1.0, 0.0], [-1.0, 1.0]), [0.25, 0.75]),
         (UPGrad(preference=[1.0, 0.0]), rows([1.0, 0.0], [-1.0, 1.0]), [0.5, 0.5]),
         (UPGrad(preference=[0.0, 2.0]), rows([1.0, 0.0], [-1.0, 1.0]), [0.0, 2.0]),

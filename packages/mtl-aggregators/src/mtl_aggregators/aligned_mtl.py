@@ -78,7 +78,7 @@ class AlignedMTL(GramianMethod):
             needs="gramian",
             homogeneity=1.0,
             scale=scale,
-            paper_scale=Scale("1", lambda m: 1.0),
+            paper_scale=scale,
             paper_heads="unit",
             laws=frozenset(laws),
             reference="Senushkin et al., CVPR 2023",

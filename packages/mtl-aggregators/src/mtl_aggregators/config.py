@@ -12,10 +12,16 @@ from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.bases.parameters import match_tasks, weight_vector
 from mtl_aggregators.solvers import Solution, unit_rows
 from mtl_aggregators.solvers.equal_projection import equal_shares
-from mtl_aggregators.solvers.rows import RESOLUTION
 from mtl_aggregators.solvers.solution import Vector
 
 __all__ = ["ConFIG"]
+
+UNATTAINABLE = 1e-6
+"""Part of the wanted cosines, the largest that dependent gradients admit, below which they admit none.
+
+Rounding leaves an eigenvector known to about the root of what separates its eigenvalue from zero, and so the part of
+the wanted cosines along it.
+"""
 
 
 class ConFIG(GramianMethod):
@@ -84,9 +90,11 @@ class ConFIG(GramianMethod):
         image = rows.cosines @ shares
         residual = float(np.abs(image - wanted).max() / wanted.max())
         self.record(Solution(rows.expand(shares), residual, 0, missing))
-        squared = float(shares @ image)
-        if squared <= RESOLUTION * len(shares) * float(np.abs(shares).sum()) ** 2:
+        # Against what is wanted, not against the shares: where nothing of it can be had, as for as many gradients one
+        # way as the other, shares and image are both rounding, and their ratio would be a direction out of nothing.
+        if float(np.abs(image).max()) <= UNATTAINABLE * float(wanted.max()):
             return np.zeros(m)
+        squared = float(shares @ image)
         # ⟨g_i, e⟩ = ‖g_i‖ (C z)_i / ‖x‖, and e = x / ‖x‖.
         length = float(rows.norms @ image) / squared
         return rows.expand(length * shares / rows.norms)

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts
-from mtl_aggregators.bases.parameters import same_tasks
+from mtl_aggregators.bases.parameters import interval, same_tasks
 from mtl_aggregators.mgda import MGDA
-from mtl_core import InvalidInputError, TaskGradients, Weighting, checks
+from mtl_core import InvalidInputError, InvalidParameterError, TaskGradients, Weighting, checks
 from mtl_core.extension import TakesLosses, Wrapper, gramian_of, offers, weighted_sum
 
 __all__ = ["CRMOGM"]
@@ -27,10 +27,11 @@ class CRMOGM(Wrapper):
         weighting: any method with ``weights(gramian)``; ``None`` for ``MGDA()``.
         alpha: how much of the average is kept, in [0, 1). The paper lets it grow towards 1 as the learning rate falls;
             the attribute may be set between steps.
+        paper_scale: ``MGDA(paper_scale=True)`` where no weighting is given; one that is given has a scale of its own.
 
     Raises:
         InvalidInputError: ``weighting`` gives no weights.
-        InvalidParameterError: ``alpha`` is not in [0, 1).
+        InvalidParameterError: ``alpha`` is not in [0, 1), or ``paper_scale`` is asked of a weighting that is given.
 
     Note:
         The average starts at the first weights.
@@ -49,12 +50,17 @@ class CRMOGM(Wrapper):
 
     has_memory = True
 
-    def __init__(self, weighting: Any = None, *, alpha: float = 0.9) -> None:
-        found = MGDA() if weighting is None else weighting
+    def __init__(self, weighting: Any = None, *, alpha: float = 0.9, paper_scale: bool = False) -> None:
+        if weighting is not None and paper_scale:
+            raise InvalidParameterError(
+                f"`paper_scale` must be set on the weighting, got it beside a {type(weighting).__name__}. "
+                "Give CRMOGM(MGDA(paper_scale=True)) or the like."
+            )
+        found = MGDA(paper_scale=paper_scale) if weighting is None else weighting
         if not offers(found, Weighting):
             raise InvalidInputError(f"`weighting` must have weights(gramian), got {type(weighting).__name__}.")
         super().__init__(found)
-        self.alpha = checks.in_interval("alpha", alpha, 0.0, 1.0 - 1e-12)
+        self.alpha = interval("alpha", alpha, 0.0, 1.0, "[)")
         self._average: Tensor | None = None
 
     @property

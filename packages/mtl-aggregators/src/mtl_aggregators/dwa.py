@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.loss_method import LossMethod
+from mtl_aggregators.door import check_past_losses
 from mtl_core import InvalidInputError, checks
 
 __all__ = ["DWA"]
@@ -29,6 +30,8 @@ class DWA(LossMethod):
         variant: ``"epoch"``, the paper's: the training loop must call ``start_epoch``, or ``"window"``.
         window: steps per window; ignored by ``"epoch"``.
         temperature: :math:`T > 0`; large values even the weights out.
+        paper_scale: with ``"window"``, the mean of the weighted losses instead of their sum, as the released code of
+            that variant has it; that of ``"epoch"`` is the sum.
 
     Raises:
         InvalidParameterError: ``temperature`` is not positive, ``window`` is not a whole number of at least 1, or
@@ -54,12 +57,18 @@ class DWA(LossMethod):
     """
 
     def __init__(
-        self, *, variant: Literal["epoch", "window"] = "epoch", window: int = 25, temperature: float = 2.0
+        self,
+        *,
+        variant: Literal["epoch", "window"] = "epoch",
+        window: int = 25,
+        temperature: float = 2.0,
+        paper_scale: bool = False,
     ) -> None:
         super().__init__()
         self.variant = checks.one_of("variant", variant, ("epoch", "window"))
         self.window = checks.positive_int("window", window)
         self.temperature = checks.positive("temperature", temperature)
+        self.paper_scale = bool(paper_scale)
         self.reset()
 
     def reset(self) -> None:
@@ -72,12 +81,13 @@ class DWA(LossMethod):
     @property
     def facts(self) -> Facts:
         """What the method, as configured, declares about itself."""
-        one = Scale("1", lambda m: 1.0)
+        one, mean = Scale("1", lambda m: 1.0), Scale("1/m", lambda m: 1.0 / m)
+        released = mean if self.variant == "window" else one
         return Facts(
             needs="losses",
             homogeneity=1.0,
-            scale=one,
-            paper_scale=one,
+            scale=released if self.paper_scale else one,
+            paper_scale=released,
             paper_heads="weighted",
             laws=frozenset(),
             reference="Liu et al., CVPR 2019",
@@ -112,10 +122,12 @@ class DWA(LossMethod):
                 "`start_epoch` must be called at the start of every epoch for DWA(variant='epoch'), got no call. Call "
                 "method.start_epoch(epoch) in the training loop, or use variant='window'."
             )
-        return torch.where(present, losses * self.task_weights(losses).to(losses), 0.0).sum()
+        total = torch.where(present, losses * self.task_weights(losses).to(losses), 0.0).sum()
+        return total / len(losses) if self.paper_scale and self.variant == "window" else total
 
     def after_step(self, before: Tensor, after: Callable[[], Tensor]) -> None:
         """Remember the losses ``[m]`` of the step, NaN for an absent task."""
+        check_past_losses(before)
         known = before.detach().to(torch.float64)
         if self.variant == "window":
             self._recent = [*self._recent, known.clone()][-2 * self.window :]

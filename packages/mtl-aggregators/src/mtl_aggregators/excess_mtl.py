@@ -70,6 +70,13 @@ class ExcessMTL(JacobianMethod):
 
     def combine(self, jacobian: Tensor) -> Tensor:
         """The update ``[d]``."""
+        return (self.jacobian_weights(jacobian) @ jacobian.to(torch.float64)).to(jacobian.dtype)
+
+    def jacobian_weights(self, jacobian: Tensor) -> Tensor:
+        """The weights ``[m]``, float64, of a checked, detached Jacobian ``[m, d]``; they sum to ``m``.
+
+        They are what the heads are trained with where these are weighted; the method moves on with each call.
+        """
         # Squares of tiny gradients would underflow in single precision, and steps lose digits in half.
         wide = jacobian.to(torch.float64)
         m = len(wide)
@@ -90,7 +97,7 @@ class ExcessMTL(JacobianMethod):
             weights = m * torch.softmax(weights.log() + self.robust_step_size * ratio, dim=0)
             first = torch.where(known, first, risks)
         self._state = (weights, first, total)
-        return (weights @ wide).to(jacobian.dtype)
+        return weights
 
     def reset(self) -> None:
         """Forget the gradients seen so far."""

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from mtl_aggregators.bases.adam import Mask, on_host
 from mtl_aggregators.bases.facts import Facts, Scale
-from mtl_aggregators.bases.loss_method import TrainedLossMethod, above, bound_vector, softmax
+from mtl_aggregators.bases.loss_method import TrainedLossMethod, above, softmax
+from mtl_aggregators.bases.parameters import one_per_task
+from mtl_aggregators.door import check_past_losses
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import checks
 
@@ -73,7 +75,7 @@ class FAMO(TrainedLossMethod):
         super().__init__(lr=lr, decay=chosen, tasks=tasks)
         self.variant = variant
         self.gamma = chosen
-        self.bound = bound_vector("bound", bound)
+        self.bound = one_per_task("bound", bound)
         self.eps = checks.positive("eps", eps)
 
     @property
@@ -105,6 +107,7 @@ class FAMO(TrainedLossMethod):
         Raises:
             InvalidInputError: a loss after the update is not above its bound.
         """
+        check_past_losses(before)
         old, new = on_host(before), on_host(after())
         present = ~np.isnan(old)
         above(new, self.bound.numpy(), present, self.tasks, method="FAMO")

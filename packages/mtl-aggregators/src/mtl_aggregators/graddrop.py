@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.jacobian_method import JacobianMethod
-from mtl_aggregators.bases.parameters import match_tasks
+from mtl_aggregators.bases.parameters import match_tasks, one_per_task
 from mtl_core import InvalidParameterError
 
 __all__ = ["GradDrop"]
@@ -52,7 +52,7 @@ class GradDrop(JacobianMethod):
         super().__init__()
         self.leak: Tensor | None = None
         if leak is not None:
-            vector = torch.as_tensor(leak, dtype=torch.float64).detach().clone()
+            vector = one_per_task("leak", leak)
             if vector.ndim != 1 or not bool(((vector >= 0.0) & (vector <= 1.0)).all()):
                 raise InvalidParameterError(f"`leak` must be one number in [0, 1] per task, got {leak!r}.")
             self.leak = vector

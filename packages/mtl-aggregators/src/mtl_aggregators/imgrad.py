@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.gramian_method import GramianMethod
+from mtl_aggregators.bases.parameters import interval
 from mtl_aggregators.bases.periodic_weights import HeldWeights
 from mtl_aggregators.cagrad import CAGrad
 from mtl_aggregators.fairgrad import FairGrad
@@ -62,17 +63,19 @@ class IMGrad(GramianMethod):
         update_every: compute weights in every k-th step and reuse them between. The count and the weights are part of
             ``state_dict()``.
         max_balance: largest :math:`\kappa` on Nash-MTL and FairGrad, below 1.
+        paper_scale: the released scale of the base named: that of ``CAGrad(c=0.8, paper_scale=True)`` or the like. A
+            base that is given as a method has a scale of its own.
         backend: where the weights are computed; see ``GramianMethod``. The base's own is not looked at.
 
     Raises:
-        InvalidParameterError: ``base`` or ``measure`` is not an option, or another setting is out of its range.
+        InvalidParameterError: ``base`` or ``measure`` is not an option, another setting is out of its range, or
+            ``paper_scale`` is asked of a base that is given as a method.
 
     Note:
         On Nash-MTL and FairGrad the augmented equation is the plain one with the weights multiplied by
         :math:`(\kappa/(1-\kappa))^{\alpha/(1+\alpha)}`: it changes the length of the update, not its direction. As
-        :math:`\kappa \to 1` that grows without bound, hence ``max_balance``. ``rescale`` and ``paper_scale`` are the
-        base's: the released update is ``IMGrad(CAGrad(c=0.8, paper_scale=True))``. Zero gradients do not count in
-        the measure.
+        :math:`\kappa \to 1` that grows without bound, hence ``max_balance``. ``rescale`` is the base's: the released
+        update is ``IMGrad(paper_scale=True)``. Zero gradients do not count in the measure.
 
     References:
         Zhou et al., *Injecting Imbalance Sensitivity for Multi-Task Learning*, IJCAI 2025, equation 11 and
@@ -91,12 +94,23 @@ class IMGrad(GramianMethod):
         measure: Measure = "pm",
         update_every: int = 1,
         max_balance: float = 0.99,
+        paper_scale: bool = False,
         backend: Backend = "auto",
     ) -> None:
         super().__init__(backend=backend)
         if isinstance(base, str):
             chosen = checks.one_of("base", base, ("cagrad", "nashmtl", "fairgrad"))
-            self.base: Any = {"cagrad": CAGrad(c=0.8), "nashmtl": NashMTL(), "fairgrad": FairGrad()}[chosen]
+            made: dict[str, Any] = {
+                "cagrad": CAGrad(c=0.8, paper_scale=paper_scale),
+                "nashmtl": NashMTL(),
+                "fairgrad": FairGrad(paper_scale=paper_scale),
+            }
+            self.base: Any = made[chosen]
+        elif paper_scale:
+            raise InvalidParameterError(
+                f"`paper_scale` must be set on the base, got it beside a {type(base).__name__}. "
+                "Give IMGrad(CAGrad(c=0.8, paper_scale=True)) or the like."
+            )
         elif isinstance(base, Augmentable) and isinstance(base, GramianMethod):
             self.base = base
         else:
@@ -106,7 +120,7 @@ class IMGrad(GramianMethod):
             )
         self.measure = checks.one_of("measure", measure, ("pm", "lm", "dc"))
         self._held = HeldWeights("update_every", update_every, "IMGrad")
-        self.max_balance = checks.in_interval("max_balance", max_balance, 0.0, 1.0 - 1e-12)
+        self.max_balance = interval("max_balance", max_balance, 0.0, 1.0, "[)")
         self.last_balance: float | None = None
         if backend == "auto" and not self._has_device_solver:
             self.backend = "host"

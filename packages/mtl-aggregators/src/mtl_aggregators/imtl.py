@@ -13,6 +13,7 @@ from mtl_aggregators.bases.adam import Adam, on_host
 from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.bases.parameters import same_tasks
+from mtl_aggregators.door import check_past_losses
 from mtl_aggregators.imtl_g import IMTLG
 from mtl_aggregators.solvers.solution import Vector
 
@@ -72,6 +73,7 @@ class IMTL(GramianMethod):
 
     def after_step(self, before: Tensor, after: Callable[[], Tensor]) -> None:
         """Train the scales on the losses ``[m]`` of the step, NaN for an absent task."""
+        check_past_losses(before)
         known = on_host(before)
         scales = np.zeros_like(known) if self._scales is None else self._scales
         same_tasks("IMTL", len(scales), len(known))

@@ -8,10 +8,12 @@ from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.solvers import Solution, unit_rows
 from mtl_aggregators.solvers.equal_projection import dependence, equal_shares
-from mtl_aggregators.solvers.rows import EPS
 from mtl_aggregators.solvers.solution import Vector
 
 __all__ = ["IMTLG"]
+
+CANCELLED = 1e-10
+"""Sum of the coefficients, relative to that of their sizes, which rounding of ill-conditioned cosines may leave."""
 
 
 class IMTLG(GramianMethod):
@@ -65,6 +67,6 @@ class IMTLG(GramianMethod):
         self.record(Solution(rows.expand(shares), residual, 0, missing))
         weights = (dependence(rows) if missing else shares) * (rows.norms.min() / rows.norms)
         total = float(weights.sum())
-        if abs(total) <= 16.0 * EPS * float(np.abs(weights).sum()):
+        if abs(total) <= CANCELLED * float(np.abs(weights).sum()):
             return np.zeros(rows.size)
         return rows.expand(weights / total)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from mtl_aggregators.bases.adam import on_host
 from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.loss_method import TrainedLossMethod
+from mtl_aggregators.door import check_past_losses
 
 __all__ = ["IMTLL"]
 
@@ -18,15 +19,16 @@ __all__ = ["IMTLL"]
 class IMTLL(TrainedLossMethod):
     r"""The loss half of impartial multi-task learning: a trained scale per loss.
 
-    .. math:: S(L) = \sum_i \left(e^{s_i} L_i - s_i\right), \qquad s = 0 \text{ at the start}
+    .. math:: S(L) = \sum_i \left(e^{s_i} L_i - s_i\right)
 
     At the optimum of :math:`s` every scaled loss :math:`e^{s_i} L_i` is 1.
 
     Args:
         lr: learning rate of the method's own Adam on :math:`s`.
+        start: :math:`s` at the start, one number or one per task.
 
     Raises:
-        InvalidParameterError: ``lr`` is not positive.
+        InvalidParameterError: ``lr`` is not positive, or ``start`` is not finite.
 
     Note:
         Released implementations hand :math:`s` to the optimiser of the network; here the method trains it after each
@@ -42,17 +44,19 @@ class IMTLL(TrainedLossMethod):
         6.0
     """
 
-    def __init__(self, *, lr: float = 0.025) -> None:
-        super().__init__(lr=lr)
+    def __init__(self, *, lr: float = 0.025, start: float | Sequence[float] | Tensor = 0.0) -> None:
+        super().__init__(lr=lr, start=start)
 
     @property
     def facts(self) -> Facts:
         """What the method, as configured, declares about itself."""
         one = Scale("1", lambda m: 1.0)
+        factor = float(self.start.exp().mean())
+        own = one if factor == 1.0 else Scale(f"{factor:.3g}", lambda m: factor)
         return Facts(
             needs="losses",
             homogeneity=None,
-            scale=one,
+            scale=own,
             paper_scale=one,
             paper_heads="weighted",
             laws=frozenset(),
@@ -66,5 +70,6 @@ class IMTLL(TrainedLossMethod):
 
     def after_step(self, before: Tensor, after: Callable[[], Tensor]) -> None:
         """Train the scales on the losses ``[m]`` of the step, NaN for an absent task."""
+        check_past_losses(before)
         known = on_host(before)
         self.descend(np.exp(self.trained_for(known)) * known - 1.0, ~np.isnan(known))

@@ -6,6 +6,7 @@ import numpy as np
 
 from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.gramian_method import GramianMethod
+from mtl_aggregators.solvers.rows import EPS
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import InvalidInputError, InvalidParameterError, checks
 
@@ -69,13 +70,22 @@ class Krum(GramianMethod):
                 f"`gramian` must have at least {self.facts.min_tasks} tasks for n_byzantine={self.n_byzantine} and "
                 f"n_selected={self.n_selected}, got {m}. Lower one of the two."
             )
-        squares = gramian.diagonal()
-        distances = squares + squares[:, None] - 2.0 * gramian
+        largest = float(gramian.diagonal().max())
+        # In units of the longest gradient, so that sums of squares neither overflow nor underflow.
+        known = gramian / largest if largest > 0.0 else gramian
+        squares = known.diagonal()
+        distances = squares + squares[:, None] - 2.0 * known
         np.fill_diagonal(distances, -np.inf)
         distances.sort(axis=1)
         neighbours = max(0, min(m - 1, m - self.n_byzantine - 2))
         # What rounding leaves of the distance between equal gradients is no distance.
         scores = np.maximum(distances[:, 1 : 1 + neighbours], 0.0).sum(axis=1)
+        # Scores that differ by rounding alone are a tie, of which the first tasks are taken.
+        last = np.partition(scores, self.n_selected - 1)[self.n_selected - 1]
+        rounding = 16.0 * EPS * m
+        below = scores < last - rounding
+        ties = np.flatnonzero(~below & (scores <= last + rounding))
         weights = np.zeros(m)
-        weights[scores.argsort(kind="stable")[: self.n_selected]] = 1.0 / self.n_selected
+        weights[below] = 1.0 / self.n_selected
+        weights[ties[: self.n_selected - np.count_nonzero(below)]] = 1.0 / self.n_selected
         return weights

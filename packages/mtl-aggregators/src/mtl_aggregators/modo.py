@@ -9,6 +9,7 @@ from torch import Tensor
 from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.parameters import same_tasks
 from mtl_aggregators.bases.three_batches import ThreeBatchMethod
+from mtl_aggregators.door import cross_gramian
 from mtl_aggregators.solvers.simplex import project_simplex
 from mtl_core import checks
 
@@ -63,7 +64,13 @@ class MoDo(ThreeBatchMethod):
         )
 
     def weigh(self, cross: Tensor) -> Tensor:
-        """The weights ``[m]`` of the update, in the simplex."""
+        """The weights ``[m]`` of the update, in the simplex.
+
+        Raises:
+            InvalidJacobianError: ``cross`` is not a finite square matrix.
+            InvalidInputError: the number of tasks changed.
+        """
+        cross = cross_gramian(cross)
         m = len(cross)
         weights = cross.new_full((m,), 1.0 / m) if self._weights is None else self._weights
         same_tasks("MoDo", len(weights), m)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Law, Scale
@@ -34,8 +32,7 @@ class NashMTL(GramianMethod):
             part of ``state_dict()``.
         ridge: relative ridge that is added where no solution exists, at Pareto-stationary points;
             ``last_solution.regularised`` and the step's events say when.
-        paper_scale: weights of the Gramian divided by its Frobenius norm, without dividing back. The update is then
-            homogeneous of degree 1.
+        paper_scale: the released code's scale, which is the default's too; it changes nothing.
         backend: where the weights are computed; see ``GramianMethod``.
 
     Raises:
@@ -45,11 +42,10 @@ class NashMTL(GramianMethod):
 
     Note:
         Released code falls back to the weights of before, at first equal ones, when its solver fails; here a failure is
-        a ``SolverError``. It begins at weights of 1 and ends where they solve the equations of the Gramian divided by
-        its Frobenius norm, which they do for equal gradients: hence ``facts.paper_scale``, and ``paper_scale=True``,
-        which takes those equations everywhere. Where it moves on, its programs are those of the Gramian itself, with
-        the solution that is the default here. Its clipping of the update to norm 1 is
-        ``mtl_core.step(..., max_norm=1.0)``.
+        a ``SolverError``. It divides the Gramian by its Frobenius norm and hands that norm to its programs, whose
+        solution is that of the Gramian itself, at any scale. Only its stopping rule forgets the norm: where weights of
+        1, its start, solve the divided equations, as for equal gradients, it stops there at once. Its clipping of the
+        update to norm 1 is ``mtl_core.step(..., max_norm=1.0)``.
 
     References:
         Navon et al., *Multi-Task Learning as a Bargaining Game*, ICML 2022, claim 3.1 and section 3.2.
@@ -99,12 +95,12 @@ class NashMTL(GramianMethod):
                 "equal_rows",
                 "zero_rows",
             }
-        released = Scale("1", lambda m: 1.0)
+        scale = Scale("m^(−1/2)", lambda m: float(m**-0.5))
         return Facts(
             needs="gramian",
-            homogeneity=1.0 if self.paper_scale else 0.0,
-            scale=released if self.paper_scale else Scale("m^(−1/2)", lambda m: float(m**-0.5)),
-            paper_scale=released,
+            homogeneity=0.0,
+            scale=scale,
+            paper_scale=scale,
             paper_heads="weighted",
             laws=frozenset(laws),
             reference="Navon et al., ICML 2022",
@@ -127,12 +123,7 @@ class NashMTL(GramianMethod):
 
             solution = convex_concave(gramian, ridge=self.ridge)
         self.record(solution)
-        weights = solution.value
-        if self.paper_scale:
-            largest = float(np.abs(gramian).max())
-            if largest > 0.0:
-                weights = weights * np.sqrt(largest) * np.sqrt(np.linalg.norm(gramian / largest))
-        return weights
+        return solution.value
 
     @property
     def closed_on_device(self) -> bool:
@@ -143,13 +134,7 @@ class NashMTL(GramianMethod):
         """The weights ``[m]``, in torch."""
         if self.solver == "ccp" or self.update_weights_every > 1:
             return super().solve_on_device(gramian)
-        weights = device.fair_point(gramian, 1.0, ridge=self.ridge)
-        if not self.paper_scale:
-            return weights
-        largest = gramian.abs().amax()
-        largest = torch.where(largest > 0.0, largest, 1.0)
-        norm: Tensor = torch.linalg.matrix_norm(gramian / largest)
-        return weights * (largest * norm).sqrt()
+        return device.fair_point(gramian, 1.0, ridge=self.ridge)
 
     def augmented(self, gramian: Vector, balance: float) -> Vector:
         r"""The weights ``[m]`` with both sides weighed by the balance of the tasks, for ``IMGrad``.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Scale
-from mtl_aggregators.bases.loss_method import LossMethod, bound_vector
-from mtl_aggregators.bases.parameters import match_tasks, weight_vector
+from mtl_aggregators.bases.loss_method import LossMethod
+from mtl_aggregators.bases.parameters import match_tasks, one_per_task, weight_vector
 from mtl_core import checks
 
 __all__ = ["PBI"]
@@ -57,7 +57,7 @@ class PBI(LossMethod):
         super().__init__()
         self.theta = checks.non_negative("theta", theta)
         self.task_weights = None if weights is None else weight_vector("weights", weights)
-        self.reference = bound_vector("reference", reference)
+        self.reference = one_per_task("reference", reference)
 
     @property
     def facts(self) -> Facts:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.gramian_method import GramianMethod
-from mtl_aggregators.bases.parameters import match_tasks, same_tasks
+from mtl_aggregators.bases.parameters import interval, match_tasks, one_per_task, same_tasks
 from mtl_aggregators.solvers import unit_rows
 from mtl_aggregators.solvers.least_distance import least_distance
 from mtl_aggregators.solvers.rows import RESOLUTION
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core import InvalidInputError, InvalidParameterError, checks
+from mtl_core import InvalidInputError, InvalidParameterError
 
 __all__ = ["PCD"]
 
@@ -63,13 +63,13 @@ class PCD(GramianMethod):
 
     def __init__(self, *, tau: float | Sequence[float] | Tensor = 0.02, primary: int = 0, beta: float = 0.999) -> None:
         super().__init__()
-        self.tau = torch.as_tensor(tau, dtype=torch.float64).detach().clone()
-        if self.tau.ndim > 1 or not bool(((self.tau >= 0.0) & (self.tau <= 1.0)).all()):
+        self.tau = one_per_task("tau", tau)
+        if not bool(((self.tau >= 0.0) & (self.tau <= 1.0)).all()):
             raise InvalidParameterError(f"`tau` must be a number in [0, 1] or one per task, got {tau!r}.")
         if type(primary) is not int or primary < 0:
             raise InvalidParameterError(f"`primary` must be the position of a task, got {primary!r}.")
         self.primary = primary
-        self.beta = checks.in_interval("beta", beta, 0.0, 1.0 - 1e-12)
+        self.beta = interval("beta", beta, 0.0, 1.0, "[)")
         self._steps = 0
         self._squares: Vector | None = None
 

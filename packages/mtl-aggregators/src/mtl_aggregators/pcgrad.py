@@ -67,7 +67,8 @@ class PCGrad(GramianMethod):
         if m == 1:
             return np.ones(1)
         diagonal = gramian.diagonal()
-        inverse = np.divide(1.0, diagonal, out=np.zeros(m), where=diagonal > 0.0)
+        # The inverse of the smallest numbers of all would be infinite; such a gradient is zero beside any other.
+        inverse = np.divide(1.0, diagonal, out=np.zeros(m), where=diagonal > 1.0 / np.finfo(np.float64).max)
         tasks = np.arange(m)
         # Row i: the other tasks, in random order.
         keys = torch.rand(m, m - 1, generator=self.generator, dtype=torch.float64).numpy()

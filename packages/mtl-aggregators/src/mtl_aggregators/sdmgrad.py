@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Law, Scale
-from mtl_aggregators.bases.parameters import match_tasks, same_tasks, weight_vector
+from mtl_aggregators.bases.parameters import interval, match_tasks, same_tasks, weight_vector
 from mtl_aggregators.bases.three_batches import ThreeBatchMethod
+from mtl_aggregators.door import cross_gramian
 from mtl_aggregators.solvers.simplex import project_simplex
 from mtl_core import checks
 
@@ -33,6 +34,7 @@ class SDMGrad(ThreeBatchMethod):
         lr: their length, on :math:`A` divided by the square of its diagonal's mean root.
         momentum: of these steps, in [0, 1).
         preference: the direction :math:`p` ``[m]``, non-negative, scaled to sum to 1; ``None`` for :math:`1/m` each.
+        paper_scale: multiply the update by the number of tasks, as the released code does.
 
     Raises:
         InvalidParameterError: a setting is out of its range.
@@ -59,12 +61,14 @@ class SDMGrad(ThreeBatchMethod):
         lr: float = 10.0,
         momentum: float = 0.5,
         preference: Sequence[float] | Tensor | None = None,
+        paper_scale: bool = False,
     ) -> None:
         super().__init__()
         self.lambda_ = checks.non_negative("lambda_", lambda_)
         self.n_iters = checks.positive_int("n_iters", n_iters)
         self.lr = checks.positive("lr", lr)
-        self.momentum = checks.in_interval("momentum", momentum, 0.0, 1.0 - 1e-12)
+        self.momentum = interval("momentum", momentum, 0.0, 1.0, "[)")
+        self.paper_scale = bool(paper_scale)
         self.preference: Tensor | None = None
         if preference is not None:
             vector = weight_vector("preference", preference)
@@ -74,22 +78,30 @@ class SDMGrad(ThreeBatchMethod):
     @property
     def facts(self) -> Facts:
         """What the method, as configured, declares about itself."""
-        laws: set[Law] = {"homogeneous", "orthogonal", "simplex", "equal_rows"}
+        laws: set[Law] = {"homogeneous", "orthogonal", "equal_rows"}
+        if not self.paper_scale:
+            laws |= {"simplex"}
         if self.preference is None:
             laws |= {"permutation"}
-        scale = Scale("1/m", lambda m: 1.0 / m)
+        released = Scale("1", lambda m: 1.0)
         return Facts(
             needs="batches",
             homogeneity=1.0,
-            scale=scale,
-            paper_scale=Scale("1", lambda m: 1.0),
+            scale=released if self.paper_scale else Scale("1/m", lambda m: 1.0 / m),
+            paper_scale=released,
             paper_heads="unit",
             laws=frozenset(laws),
             reference="Xiao, Ban and Ji, NeurIPS 2023",
         )
 
     def weigh(self, cross: Tensor) -> Tensor:
-        """The weights ``[m]`` of the update; they sum to 1."""
+        """The weights ``[m]`` of the update; they sum to 1, or with ``paper_scale`` to m.
+
+        Raises:
+            InvalidJacobianError: ``cross`` is not a finite square matrix.
+            InvalidInputError: the number of tasks changed.
+        """
+        cross = cross_gramian(cross)
         m = len(cross)
         if self.preference is None:
             preference = cross.new_full((m,), 1.0 / m)
@@ -107,7 +119,8 @@ class SDMGrad(ThreeBatchMethod):
                 velocity = self.momentum * velocity + scaled @ weights + pull
                 weights = project_simplex(weights - self.lr * velocity)
         self._weights = weights
-        return (weights + self.lambda_ * preference) / (1.0 + self.lambda_)
+        mixed: Tensor = (weights + self.lambda_ * preference) / (1.0 + self.lambda_)
+        return mixed * m if self.paper_scale else mixed
 
     def reset(self) -> None:
         """Forget the weights."""

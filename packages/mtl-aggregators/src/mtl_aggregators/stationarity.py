@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from mtl_aggregators.solvers import min_norm
+from mtl_aggregators.solvers.rounding import as_known
 from mtl_aggregators.solvers.rows import RESOLUTION
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import TaskGradients
@@ -40,7 +42,7 @@ def plumbline(g: TaskGradients | Tensor | None = None, *, gramian: Tensor | None
         0.6
     """
     source = read_gramian(g, gramian)
-    return source.new_tensor(cosine_to_closest(source.detach().cpu().numpy()))
+    return source.new_tensor(cosine_to_closest(_on_host(source, gramian)))
 
 
 def cosine_to_closest(gramian: Vector) -> float:
@@ -81,15 +83,18 @@ def stationarity_gap(g: TaskGradients | Tensor | None = None, *, gramian: Tensor
         2.4
     """
     source = read_gramian(g, gramian)
-    matrix, scale = _host(source)
+    matrix = _on_host(source, gramian)
+    scale = max(float(matrix.diagonal().max()), 0.0)
     if scale == 0.0 or bool((matrix.diagonal() <= 0.0).any()):
         return source.new_zeros(())
+    matrix = matrix / scale
     weights = min_norm(matrix).value
     return source.new_tensor(math.sqrt(max(0.0, float(weights @ matrix @ weights))) * math.sqrt(scale))
 
 
-def _host(gramian: Tensor) -> tuple[Vector, float]:
-    """The Gramian as an array with largest diagonal entry 1, and that entry."""
-    array: Vector = gramian.detach().cpu().numpy()
-    scale = float(array.diagonal().max())
-    return (array / scale if scale > 0.0 else array), max(scale, 0.0)
+def _on_host(source: Tensor, given: Tensor | None) -> Vector:
+    """A Gramian ``[m, m]`` as a float64 array; one that was given in a narrow dtype, to that dtype's rounding."""
+    array: Vector = source.detach().cpu().numpy()
+    if given is None or given.dtype == torch.float64:
+        return array
+    return as_known(array, given.dtype)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Scale
-from mtl_aggregators.bases.loss_method import LossMethod, above, bound_vector
-from mtl_aggregators.bases.parameters import match_tasks, weight_vector
+from mtl_aggregators.bases.loss_method import LossMethod, above
+from mtl_aggregators.bases.parameters import match_tasks, one_per_task, weight_vector
+from mtl_aggregators.door import check_past_losses
 from mtl_core import InvalidInputError, checks
 
 __all__ = ["STCH"]
@@ -63,7 +64,7 @@ class STCH(LossMethod):
         super().__init__(tasks=tasks)
         self.mu = checks.positive("mu", mu)
         self.task_weights = None if weights is None else weight_vector("weights", weights)
-        self.reference = bound_vector("reference", reference)
+        self.reference = one_per_task("reference", reference)
         self.variant = checks.one_of("variant", variant, ("paper", "warmup"))
         self.warmup_epochs = int(checks.non_negative("warmup_epochs", warmup_epochs))
         self.reset()
@@ -132,6 +133,7 @@ class STCH(LossMethod):
         """Average the losses ``[m]`` of the warm-up's last epoch; NaN for an absent task."""
         if self.variant != "warmup" or self._epoch != self.warmup_epochs:
             return
+        check_past_losses(before)
         known = before.detach().to(torch.float64)
         there = ~known.isnan()
         packed = torch.stack([torch.where(there, known, 0.0), there.to(known)])

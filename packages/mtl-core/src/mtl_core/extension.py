@@ -4,8 +4,8 @@ Methods that own their step, wrappers, teleports and benchmarks need more than a
 address for each name, and kept as stable as ``mtl_core`` itself; whatever is in neither is internal.
 
 **A step of one's own.** ``guarded`` undoes an error, ``begin`` is the beginning of every step, ``collect_batch``,
-``collect_problem``, ``checked_gramian`` and
-``evaluate_without_graph`` look at the problem, ``finish`` and ``step_from_losses`` end a step,
+``collect_problem``, ``checked_gramian``,
+``check_finite_losses`` and ``evaluate_without_graph`` look at the problem, ``finish`` and ``step_from_losses`` end a step,
 ``together`` lets all ranks raise if one has.
 
 **A method within a method.** ``Wrapper`` hands on what the wrapped method offers; ``offers`` asks for it, by the
@@ -21,6 +21,7 @@ is the one that owns the state; ``uncovered`` and ``refuse_closure`` check it.
 
 from mtl_core.agreement import agree, together
 from mtl_core.beginning import begin, guarded
+from mtl_core.collecting.backward import check_finite_losses
 from mtl_core.collecting.flat import flat_size, widest_dtype
 from mtl_core.collecting.gramian import gramian_of, weighted_sum
 from mtl_core.collecting.graph import Joint, roots_of
@@ -74,6 +75,7 @@ __all__ = [
     "Wrapper",
     "agree",
     "begin",
+    "check_finite_losses",
     "checked_gramian",
     "collect_batch",
     "collect_problem",

@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mtl_core import (
-    InvalidInputError,
-    Method,
-    Problem,
-    StepOptions,
-    TaskGradients,
-)
+from mtl_core import InvalidInputError, Method, Problem, StepOptions, TaskGradients
 from mtl_core.extension import combine, combine_per_group, is_sharded, offers
 
 __all__ = ["check_parameters", "learning_rate", "present_update"]

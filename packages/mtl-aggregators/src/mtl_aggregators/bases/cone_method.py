@@ -37,8 +37,7 @@ class ConeMethod(GramianMethod):
 
     def declare(self, laws: set[Law], reference: str) -> Facts:
         """The facts of a projection, given the laws that hold whatever the settings."""
-        one = Scale("1/m", lambda m: 1.0 / m)
-        scale = one
+        scale = Scale("1/m", lambda m: 1.0 / m)
         laws = laws | {"homogeneous", "orthogonal", "equal_rows"}
         if self.ridge == 0.0:
             laws |= {"non_conflicting", "zero_when_stationary"}
@@ -51,7 +50,7 @@ class ConeMethod(GramianMethod):
             needs="gramian",
             homogeneity=1.0,
             scale=scale,
-            paper_scale=one,
+            paper_scale=scale,
             paper_heads="unit",
             laws=frozenset(laws),
             reference=reference,

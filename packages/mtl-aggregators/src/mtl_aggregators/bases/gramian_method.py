@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from mtl_aggregators.bases.facts import Facts
-from mtl_aggregators.door import is_gramian, is_jacobian
+from mtl_aggregators.door import check_losses_beside, is_gramian, is_jacobian
 from mtl_aggregators.solvers import Solution
 from mtl_aggregators.solvers.device import solves_on_device
 from mtl_aggregators.solvers.device.rows import Backend
+from mtl_aggregators.solvers.device.rows import as_known as device_as_known
+from mtl_aggregators.solvers.rounding import as_known
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import InvalidParameterError, TaskGradients, checks
 from mtl_core.extension import gramian_of, weighted_sum
@@ -102,7 +104,7 @@ class GramianMethod(nn.Module, ABC):
 
         Args:
             gramian: ``[m, m]`` of a real floating dtype, finite; a zero row and column is a task that is absent or
-                has converged.
+                has converged. One of less than double precision is taken as known to its dtype's rounding.
             losses: ``[m]``; used by methods with ``takes_losses`` only.
 
         Returns:
@@ -111,19 +113,26 @@ class GramianMethod(nn.Module, ABC):
 
         Raises:
             InvalidJacobianError: ``gramian`` is not a finite square matrix.
+            InvalidInputError: ``losses`` is no vector with one entry per task.
+            NonFiniteLossError: the loss of a task with a gradient is NaN or infinite.
             SolverError: the weights' problem was not solved to its tolerance.
         """
         if not is_gramian(gramian):
             checks.gramian(gramian)  # says what is wrong
         if self._on_device(gramian):
             self.last_solution = None
-            wide = gramian.detach().to(torch.float64)
+            wide = device_as_known(gramian.detach())
             # 0 times NaN or infinity is NaN.
             return self.solve_on_device(wide) + 0.0 * wide.sum()
         array = gramian.detach().to("cpu", torch.float64).numpy()
         if not math.isfinite(array.sum()):
             checks.gramian(gramian)
-        known = None if losses is None else losses.detach().to("cpu", torch.float64).numpy()
+        if gramian.dtype != torch.float64:
+            # Rounding has made it indefinite in the scale of the solvers' tolerances.
+            array = as_known(array, gramian.dtype)
+        known: Vector | None = None
+        if losses is not None:
+            known = check_losses_beside(losses, gramian).detach().to("cpu", torch.float64).numpy()
         found = torch.from_numpy(self.solve(array, known))
         return found.to(gramian.device)
 
@@ -154,7 +163,11 @@ class GramianMethod(nn.Module, ABC):
         if not math.isfinite(gramian.numpy().sum()):
             # What is not finite in a row is not finite in its square, so that the rows are read only to be named.
             checks.jacobian(gradients)
-        return weighted_sum(jacobian, self._ask(gramian, None), gramian)
+        weights = self._ask(gramian, None)
+        if jacobian.dtype != torch.float64 and not float(weights.abs().max()) <= LARGEST:
+            # As weights of a degree below 1 are for tiny gradients: in single precision they would be infinite.
+            return (weights.to(jacobian.device) @ jacobian.to(torch.float64)).to(jacobian.dtype)
+        return weighted_sum(jacobian, weights, gramian)
 
     @property
     def closed_on_device(self) -> bool:
@@ -183,6 +196,9 @@ class GramianMethod(nn.Module, ABC):
             self._events.append(RegularisedSolve(type(self).__name__, solution.residual, solution.iterations))
             del self._events[:-MAX_EVENTS]
 
+
+LARGEST = 1e38
+"""Size of a weight that single precision still holds."""
 
 MAX_EVENTS = 100
 """Events kept for a loop that never asks for them."""

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn, optim
 
 from mtl_aggregators.bases.facts import Facts
-from mtl_aggregators.door import finite_jacobian
+from mtl_aggregators.door import check_losses_beside, finite_jacobian
 from mtl_core import InvalidInputError, Problem, StepOptions, StepReport, TaskGradients
 from mtl_core.extension import begin, collect_batch, finish, guarded
 
@@ -77,11 +77,12 @@ class LossAwareMethod(nn.Module, ABC):
         Raises:
             InvalidJacobianError: the Jacobian has the wrong rank or dtype, or is not finite.
             InvalidInputError: losses are needed and not there, or not positive, or the number of tasks changed.
+            NonFiniteLossError: the loss of a task with a gradient is NaN or infinite.
         """
         if isinstance(gradients, TaskGradients):
             return self.combine(gradients.matrix.detach(), gradients.losses.detach())
         matrix = finite_jacobian(gradients)
-        return self.combine(matrix, None if losses is None else losses.detach())
+        return self.combine(matrix, None if losses is None else check_losses_beside(losses, matrix).detach())
 
     def step(
         self, problem: Problem, batch: Any, optimizer: optim.Optimizer, *, options: StepOptions | None = None

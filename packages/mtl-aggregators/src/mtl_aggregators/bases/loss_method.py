@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -12,25 +13,12 @@ from torch import Tensor, nn
 
 from mtl_aggregators.bases.adam import Adam, Mask, on_host
 from mtl_aggregators.bases.facts import Facts
+from mtl_aggregators.bases.parameters import match_tasks, one_per_task
+from mtl_aggregators.door import check_losses, refuse_not_finite
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core import InvalidInputError, InvalidParameterError
+from mtl_core import InvalidInputError
 
-__all__ = ["LossMethod", "TrainedLossMethod", "above", "bound_vector", "softmax"]
-
-
-def bound_vector(name: str, values: float | Sequence[float] | Tensor) -> Tensor:
-    """A bound of the losses as float64, of shape ``[m]`` or a single number.
-
-    Raises:
-        InvalidParameterError: it is neither, or not finite.
-    """
-    try:
-        vector = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
-    except (TypeError, ValueError, RuntimeError):
-        raise InvalidParameterError(f"`{name}` must be a number or one per task, got {values!r}.") from None
-    if vector.ndim > 1 or not vector.numel() or not bool(torch.isfinite(vector).all()):
-        raise InvalidParameterError(f"`{name}` must be a finite number or one per task, got {vector.tolist()}.")
-    return vector.clone()
+__all__ = ["LossMethod", "TrainedLossMethod", "above", "softmax"]
 
 
 def softmax(logits: Vector, present: Mask) -> Vector:
@@ -53,8 +41,12 @@ def above(
 
     Raises:
         InvalidInputError: some do not, which are named; or there is a bound for another number of tasks.
+        NonFiniteLossError: some are NaN or infinite, which are named.
     """
     values = on_host(losses) if isinstance(losses, Tensor) else losses
+    if not math.isfinite(values.sum()):
+        there = None if present is None else torch.as_tensor(present)
+        refuse_not_finite(torch.from_numpy(values), there, tasks)
     floor = on_host(bound) if isinstance(bound, Tensor) else np.asarray(bound)
     if floor.ndim and floor.shape != values.shape:
         raise InvalidInputError(f"`losses` must hold one loss per bound, {len(floor)}, got {len(values)}.")
@@ -104,20 +96,18 @@ class LossMethod(nn.Module, ABC):
         """The scalar to differentiate.
 
         Args:
-            losses: ``[m]``.
+            losses: ``[m]`` of a real floating dtype.
             present: boolean ``[m]``, the tasks that have a loss in this batch; ``None`` for all.
 
         Returns:
             a scalar.
 
         Raises:
-            InvalidInputError: ``losses`` is not one-dimensional, or has another length than the method's settings or
-                state, or a loss lies where the method is not defined.
+            InvalidInputError: ``losses`` is no real floating vector, or has another length than the method's settings
+                or state, or a loss lies where the method is not defined.
+            NonFiniteLossError: a loss is NaN or infinite; the task is named.
         """
-        if losses.ndim != 1 or not len(losses):
-            raise InvalidInputError(f"`losses` must have shape [m] with m >= 1, got {tuple(losses.shape)}.")
-        if self.tasks is not None and len(self.tasks) != len(losses):
-            raise InvalidInputError(f"`losses` must hold one loss per task of {self.tasks}, got {len(losses)}.")
+        check_losses(losses, present, self.tasks)
         if present is None:
             present = torch.ones_like(losses, dtype=torch.bool)
         return self.scalar(losses, present)
@@ -139,11 +129,24 @@ class TrainedLossMethod(LossMethod):
     Args:
         lr: Adam's learning rate.
         decay: Adam's weight decay.
+        start: where the numbers start, one for all or one per task.
         tasks: the tasks' names, for messages.
+
+    Raises:
+        InvalidParameterError: ``lr`` is not positive, ``decay`` is negative, or ``start`` is neither finite nor one
+            number per task.
     """
 
-    def __init__(self, *, lr: float, decay: float = 0.0, tasks: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        lr: float,
+        decay: float = 0.0,
+        start: float | Sequence[float] | Tensor = 0.0,
+        tasks: Sequence[str] | None = None,
+    ) -> None:
         super().__init__(tasks=tasks)
+        self.start = one_per_task("start", start)
         self._adam = Adam(lr=lr, decay=decay)
         self._trained: Vector | None = None
 
@@ -153,9 +156,15 @@ class TrainedLossMethod(LossMethod):
         return None if self._trained is None else torch.from_numpy(self._trained.copy())
 
     def trained_for(self, losses: Tensor | Vector | Mask) -> Vector:
-        """The trained numbers of as many tasks; zeros to begin with."""
+        """The trained numbers of as many tasks; ``start`` to begin with.
+
+        Raises:
+            InvalidInputError: there were other numbers of them before, or in ``start``.
+        """
         if self._trained is None:
-            return np.zeros(len(losses))
+            if self.start.ndim:
+                match_tasks("start", self.start, len(losses))
+            return np.broadcast_to(self.start.numpy(), (len(losses),)).copy()
         self._same_length(self._trained, losses)
         return self._trained
 
@@ -164,7 +173,7 @@ class TrainedLossMethod(LossMethod):
         self._trained = self._adam.step(self.trained_for(gradient), gradient, active)
 
     def reset(self) -> None:
-        """Start from zero again."""
+        """Begin at ``start`` again."""
         self._trained = None
         self._adam.reset()
 

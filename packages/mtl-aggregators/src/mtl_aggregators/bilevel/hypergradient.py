@@ -9,7 +9,7 @@ from torch import Tensor, optim
 
 from mtl_aggregators.bilevel.objectives import Outcome, Upper
 from mtl_core import InvalidInputError, MicroBatches, Problem, StepOptions, TaskLosses
-from mtl_core.extension import RandomState, preserved
+from mtl_core.extension import RandomState, check_finite_losses, preserved
 
 __all__ = ["exact_hypergradient", "single_process"]
 
@@ -56,9 +56,7 @@ def exact_hypergradient(
         random = RandomState(problem.model)
         losses = problem.losses(batch)
         before = _full(losses)
-        there = np.zeros(problem.n_tasks, dtype=np.bool_)
-        there[list(losses.index)] = True
-        finite_losses(on_host(before), there, problem.tasks)
+        check_finite_losses(before.detach(), problem.tasks, losses.index)  # a NaN would pass for an absent task
         inputs = tuple(named.values())
         lower = (before.nan_to_num() * leaf.to(before)).sum()
         found = torch.autograd.grad(lower, inputs, create_graph=True, allow_unused=True)

@@ -27,7 +27,7 @@ from mtl_core import (
     StepReport,
     checks,
 )
-from mtl_core.extension import Resets, begin, evaluate_without_graph, guarded, offers, preserved
+from mtl_core.extension import Resets, begin, check_finite_losses, evaluate_without_graph, guarded, offers, preserved
 
 __all__ = ["Bilevel", "Estimate"]
 
@@ -238,7 +238,7 @@ class Bilevel(nn.Module):
         losses = on_host(found.full(float("nan")))
         present = np.zeros(problem.n_tasks, dtype=np.bool_)
         present[list(found.index)] = True
-        finite_losses(losses, present, problem.tasks)
+        check_finite_losses(torch.from_numpy(losses), problem.tasks, found.index)  # NaN would pass for absent
         weights = torch.from_numpy(self.weight_model.weights(losses, problem.tasks, present))
         slope, outcome = exact_hypergradient(problem, batch, optimizer, weights, self.upper, options=options)
         if self._finite(float(self.upper(outcome)) + float(slope.sum()), outcome):

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mtl_aggregators.bases.adam import Adam, Mask, on_host
-from mtl_aggregators.bases.loss_method import bound_vector, softmax
+from mtl_aggregators.bases.loss_method import softmax
+from mtl_aggregators.bases.parameters import one_per_task
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import InvalidInputError, UnknownNameError, checks
 
@@ -115,7 +116,7 @@ class WorstCaseDecrement(nn.Module):
         super().__init__()
         self.adversary = checks.one_of("adversary", adversary, ("trained", "exact"))
         self.beta = checks.positive("beta", beta)
-        self.bound = bound_vector("bound", bound)
+        self.bound = one_per_task("bound", bound)
         self._adam = Adam(lr=lr)
         self._b: Vector | None = None
 

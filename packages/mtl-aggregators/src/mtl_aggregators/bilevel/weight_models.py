@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from mtl_aggregators.bases.adam import Adam, Mask, on_host
 from mtl_aggregators.bases.facts import Scale
-from mtl_aggregators.bases.loss_method import above, bound_vector, softmax
+from mtl_aggregators.bases.loss_method import above, softmax
+from mtl_aggregators.bases.parameters import finite, one_per_task
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import InvalidInputError, UnknownNameError, checks
 
@@ -113,7 +114,7 @@ class SoftmaxWeights(WeightModel):
     def __init__(self, *, beta: float = 1.0, lr: float = 1e-4, bound: float | Sequence[float] | Tensor = 0.0) -> None:
         super().__init__(lr=lr)
         self.beta = checks.positive("beta", beta)
-        self.bound = bound_vector("bound", bound)
+        self.bound = one_per_task("bound", bound)
 
     @property
     def scale(self) -> Scale:
@@ -176,8 +177,8 @@ class AuxiliaryWeights(WeightModel):
         if not names:
             raise InvalidInputError("`auxiliary` must name at least one task, got none.")
         values = auxiliary if isinstance(auxiliary, Mapping) else dict.fromkeys(names, start)
-        self.auxiliary = {name: checks.in_interval("start", values[name], -1e300, 1e300) for name in names}
-        self.minimum = None if minimum is None else checks.in_interval("minimum", minimum, -1e300, 1e300)
+        self.auxiliary = {name: finite("start", values[name]) for name in names}
+        self.minimum = None if minimum is None else finite("minimum", minimum)
 
     @property
     def scale(self) -> Scale:

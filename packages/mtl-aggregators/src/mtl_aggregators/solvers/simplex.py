@@ -12,7 +12,7 @@ def project_simplex(vector: Tensor) -> Tensor:
     r"""The point of :math:`\{w \ge 0, \sum_i w_i = 1\}` nearest to a vector, without waiting for its device.
 
     Args:
-        vector: ``[m]``, finite.
+        vector: ``[m]``; where it is not finite, so is the result.
 
     Returns:
         ``[m]`` of the same dtype.
@@ -30,5 +30,6 @@ def project_simplex(vector: Tensor) -> Tensor:
     ordered = torch.sort(shifted, descending=True).values
     count = torch.arange(1, len(vector) + 1, dtype=vector.dtype, device=vector.device)
     levels = (ordered.cumsum(0) - 1.0) / count
-    kept = (ordered > levels).sum()
+    # With NaN no entry is above its level; the first level is NaN too, which is what then comes out.
+    kept = (ordered > levels).sum().clamp(min=1)
     return (shifted - levels.gather(0, (kept - 1).reshape(1))).clamp(min=0.0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtl_aggregators.solvers.rows import RESOLUTION
 
-__all__ = ["Backend", "Rows", "lifted", "solves_on_device", "unit_rows"]
+__all__ = ["Backend", "Rows", "as_known", "lifted", "solves_on_device", "unit_rows"]
 
 Backend = Literal["auto", "host", "device"]
 """Where weights are computed: ``auto`` is ``device`` for what has a closed form and lies on an accelerator."""
@@ -64,6 +64,22 @@ def unit_rows(gramian: Tensor) -> Rows:
     eye = torch.eye(wide.shape[-1], dtype=torch.bool, device=wide.device)
     cosines = torch.where(both, cosines, 0.0).masked_fill(eye, 1.0)
     return Rows(cosines, norms / scale, scale, active)
+
+
+def as_known(gramian: Tensor) -> Tensor:
+    """A Gramian ``[..., m, m]`` in float64, positive semi-definite to the rounding of its own dtype.
+
+    On the host the eigenvalues that rounding explains are set to zero (``mtl_aggregators.solvers.rounding``). An
+    eigen-decomposition waits for the device, so here all entries off the diagonal are shortened by the rounding, which
+    lifts every eigenvalue of the cosines by as much; without it, projections onto the dual cone ran off to 1e150.
+    """
+    wide = gramian.to(torch.float64)
+    if gramian.dtype == torch.float64:
+        return wide
+    size = gramian.shape[-1]
+    short = size * torch.finfo(gramian.dtype).eps
+    diagonal = torch.diag_embed(wide.diagonal(dim1=-2, dim2=-1))
+    return torch.lerp(0.5 * (wide + wide.mT), diagonal, min(0.5, short))
 
 
 def lifted(cosines: Tensor) -> Tensor:
