@@ -4,9 +4,8 @@ Methods that own their step, wrappers, teleports and benchmarks need more than a
 address for each name, and kept as stable as ``mtl_core`` itself; whatever is in neither is internal.
 
 **A step of one's own.** ``guarded`` undoes an error, ``begin`` is the beginning of every step, ``collect_batch``,
-``collect_problem``, ``checked_gramian``,
-``check_finite_losses`` and ``evaluate_without_graph`` look at the problem, ``finish`` and ``step_from_losses`` end a step,
-``together`` lets all ranks raise if one has.
+``collect_problem``, ``checked_gramian``, ``check_finite_losses`` and ``evaluate_without_graph`` look at the problem,
+``finish`` and ``step_from_losses`` end a step, ``together`` lets all ranks raise if one has.
 
 **A method within a method.** ``Wrapper`` hands on what the wrapped method offers; ``offers`` asks for it, by the
 optional protocols; ``ProblemView`` changes the losses; ``FixedWeights`` are weights that are known.
