@@ -24,9 +24,16 @@ from mtl_core import (
     StepReport,
     TaskLosses,
     checks,
-    collect,
 )
-from mtl_core.extension import FixedWeights, begin, checked_gramian, guarded, step_from_losses, together
+from mtl_core.extension import (
+    FixedWeights,
+    begin,
+    checked_gramian,
+    collect_problem,
+    guarded,
+    step_from_losses,
+    together,
+)
 
 __all__ = ["GradNorm"]
 
@@ -153,18 +160,10 @@ class GradNorm(GramianMethod):
         self, problem: Problem, batch: Any, losses: TaskLosses, measured: list[nn.Parameter], options: StepOptions
     ) -> Tensor:
         """The weights ``[m]`` of this step, from the gradients of one layer."""
-        outputs = losses.outputs
-        gradients = collect(
-            dict(zip(losses.tasks, outputs.unbind() if isinstance(outputs, Tensor) else outputs, strict=True)),
-            measured,
-            group=options.group,
-            retain_graph=True,
-        )
-        gramian = torch.zeros(problem.n_tasks, problem.n_tasks, dtype=torch.float64)
-        places = torch.tensor(losses.index)
-        gramian[places[:, None], places] = checked_gramian(problem, batch, gradients, options)
-        known = torch.full((problem.n_tasks,), torch.nan, dtype=torch.float64)
-        known[places] = gradients.losses.detach().to("cpu", torch.float64)
+        alone = replace(options, scaler=None, keep="jacobian", chunk_size=None)
+        gradients = collect_problem(problem, losses, options=alone, retain_graph=True, by=measured)
+        gramian = checked_gramian(problem, batch, gradients, options)
+        known = gradients.losses.detach().to("cpu", torch.float64)
         with together(options.group):
             return self.weights(gramian, losses=known)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,7 +52,12 @@ def collect_batch(
 
 
 def collect_problem(
-    problem: Problem, losses: TaskLosses, *, options: StepOptions | None = None, retain_graph: bool = False
+    problem: Problem,
+    losses: TaskLosses,
+    *,
+    options: StepOptions | None = None,
+    retain_graph: bool = False,
+    by: Sequence[Tensor] | None = None,
 ) -> TaskGradients:
     """As ``collect_batch``, from losses that are evaluated already.
 
@@ -60,11 +66,12 @@ def collect_problem(
         losses: what ``problem.losses(batch)`` returned.
         options: the step's options; its scaler, if any, is applied and undone.
         retain_graph: keep the losses' graph for another backward pass.
+        by: some of the shared parameters, to differentiate by these alone and leave the heads out.
     """
     options = StepOptions() if options is None else options
     check_group(options.keep, options.group)
     with together(ranks_of(problem, options)):
-        gradients = _collect_here(problem, losses, options, retain_graph)
+        gradients = _collect_here(problem, losses, options, retain_graph, by)
     return _averaged(problem, gradients, options)
 
 
@@ -107,7 +114,13 @@ def accumulate(problem: Problem, parts: MicroBatches, *, options: StepOptions | 
     return _averaged(problem, gradients, options)
 
 
-def _collect_here(problem: Problem, losses: TaskLosses, options: StepOptions, retain_graph: bool) -> TaskGradients:
+def _collect_here(
+    problem: Problem,
+    losses: TaskLosses,
+    options: StepOptions,
+    retain_graph: bool,
+    by: Sequence[Tensor] | None = None,
+) -> TaskGradients:
     """The gradients of this rank alone, the loss scale divided out."""
     scaler = options.scaler
     outputs = losses.outputs
@@ -122,9 +135,9 @@ def _collect_here(problem: Problem, losses: TaskLosses, options: StepOptions, re
         outputs,
         problem.tasks,
         losses.index,
-        problem.shared,
-        features=losses.features,
-        heads=problem.heads,
+        problem.shared if by is None else tuple(by),
+        features=losses.features if by is None else None,
+        heads=problem.heads if by is None else (),
         chunk_size=options.chunk_size,
         keep=options.keep,
         retain_graph=retain_graph,

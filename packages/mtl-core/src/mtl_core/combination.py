@@ -27,7 +27,7 @@ def weigh(method: Any, gradients: TaskGradients, gramian: Tensor) -> Tensor | No
         gramian: their Gramian on the CPU.
     """
     if is_loss_weighting(method):
-        return loss_weights(method, gradients.losses, gradients.present)
+        return loss_weights(method, gradients.losses, gradients.present_somewhere)
     if offers(method, Weighting):
         return gramian_weights(method, gramian, gradients.losses)
     return None

@@ -114,6 +114,12 @@ class TaskGradients:
         return tuple(sorted(self._store.untouched))
 
     @property
+    def present_somewhere(self) -> tuple[int, ...]:
+        """Positions of the tasks that some rank has; ``present`` are those of this rank."""
+        counts = self._host.counts if self.counts is not None else None
+        return self.present if counts is None else tuple(i for i, count in enumerate(counts) if count)
+
+    @property
     def matrix(self) -> Tensor:
         """The Jacobian ``[m, d]``."""
         return self._store.matrix
@@ -135,8 +141,7 @@ class TaskGradients:
                 float64.
         """
         host = self._host
-        there = self.present if host.counts is None else [i for i, count in enumerate(host.counts) if count]
-        check_finite_losses(host.losses, self.tasks, there)
+        check_finite_losses(host.losses, self.tasks, self.present_somewhere)
         if not bool(torch.isfinite(host.gramian).all()):
             diagonal = host.gramian.diagonal()
             self._refuse([i for i in range(self.n_tasks) if not bool(torch.isfinite(diagonal[i]))], "")

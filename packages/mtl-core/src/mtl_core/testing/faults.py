@@ -38,7 +38,8 @@ class FaultyNet(nn.Module):
 
     Attributes:
         fault: what is to go wrong, or ``None``.
-        at: in which evaluation of the losses it goes wrong, counted from 1 since ``evaluations`` was set to 0.
+        at: in which evaluation of the losses it goes wrong, counted from 1 since ``evaluations`` was set to 0; ``None``
+            for each of them.
         evaluations: how many evaluations of the losses there were.
         task: which task's loss or gradient is concerned.
     """
@@ -50,14 +51,14 @@ class FaultyNet(nn.Module):
         )
         self.heads = nn.ModuleList(nn.Linear(6, 1) for _ in range(n_tasks))
         self.fault: Fault | None = None
-        self.at = 1
+        self.at: int | None = 1
         self.evaluations = 0
         self.task = 1
 
     def losses(self, x: Tensor, tasks: tuple[str, ...], chosen: tuple[str, ...]) -> tuple[dict[str, Tensor], Tensor]:
         """The losses of the chosen tasks, and the features."""
         self.evaluations += 1
-        fault = self.fault if self.evaluations == self.at else None
+        fault = self.fault if self.at in (None, self.evaluations) else None
         z = self.trunk(x)
         if fault == "backward":
             z = _Mine.apply(z, True)  # type: ignore[no-untyped-call]
