@@ -16,9 +16,10 @@ from mtl_aggregators.solvers import Solution
 from mtl_aggregators.solvers.device import solves_on_device
 from mtl_aggregators.solvers.device.rows import Backend
 from mtl_aggregators.solvers.solution import Vector
+from mtl_aggregators.solvers.threads import FEW, one_thread
 from mtl_core import TaskGradients, checks
 from mtl_core.collecting.gramian import gramian_of, weighted_sum
-from mtl_core.errors import InvalidParameterError
+from mtl_core.errors import InvalidJacobianError, InvalidParameterError
 
 __all__ = ["GramianMethod", "RegularisedSolve"]
 
@@ -119,8 +120,12 @@ class GramianMethod(nn.Module, ABC):
         if not math.isfinite(array.sum()):
             checks.gramian(gramian)
         known = None if losses is None else losses.detach().to("cpu", torch.float64).numpy()
-        found = torch.from_numpy(self.solve(array, known))
-        return found.to(gramian.device)
+        if len(array) <= FEW:
+            found = self.solve(array, known)
+        else:
+            with one_thread:
+                found = self.solve(array, known)
+        return torch.from_numpy(found).to(gramian.device)
 
     def forward(self, gradients: Tensor | TaskGradients) -> Tensor:
         """The update.
@@ -146,10 +151,13 @@ class GramianMethod(nn.Module, ABC):
         if self._on_device(gramian):
             return weighted_sum(jacobian, self._ask(gramian, None))
         gramian = gramian.cpu()
-        if not math.isfinite(gramian.numpy().sum()):
+        try:
+            weights = self._ask(gramian, None)
+        except InvalidJacobianError:
             # What is not finite in a row is not finite in its square, so that the rows are read only to be named.
             checks.jacobian(gradients)
-        return weighted_sum(jacobian, self._ask(gramian, None), gramian)
+            raise
+        return weighted_sum(jacobian, weights, gramian)
 
     @property
     def closed_on_device(self) -> bool:

@@ -66,7 +66,7 @@ def unit_rows(gramian: Vector) -> UnitRows:
     size = gramian.shape[0]
     squares = gramian.diagonal()
     index: NDArray[np.intp] | None = None
-    if squares.min() <= 0.0:
+    if np.minimum.reduce(squares) <= 0.0:
         index = np.flatnonzero(squares > 0.0)
         squares = squares[index]
         gramian = gramian[index][:, index]
@@ -77,7 +77,7 @@ def unit_rows(gramian: Vector) -> UnitRows:
     cosines = gramian / norms
     cosines /= norms[:, None]
     cosines.ravel()[:: len(norms) + 1] = 1.0
-    scale = float(norms.max())
+    scale = float(np.maximum.reduce(norms))
     return UnitRows(cosines, norms / scale, scale, index, size)
 
 
