@@ -13,6 +13,7 @@ from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.bases.parameters import match_tasks, weight_vector
 from mtl_aggregators.solvers import UnitRows, unit_rows
+from mtl_aggregators.solvers.rows import ones
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import checks
 from mtl_core.errors import SolverError
@@ -89,7 +90,7 @@ class AlignedMTL(GramianMethod):
         """The weights ``[m]``; see the class."""
         m = len(gramian)
         if self.preference is None:
-            preference: Vector = np.ones(m)
+            preference: Vector = ones(m)
         else:
             match_tasks("preference", self.preference, m)
             preference = self.preference.numpy()

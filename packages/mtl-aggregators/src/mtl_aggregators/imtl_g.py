@@ -8,7 +8,7 @@ from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.solvers import Solution, unit_rows
 from mtl_aggregators.solvers.equal_projection import dependence, equal_shares
-from mtl_aggregators.solvers.rows import EPS
+from mtl_aggregators.solvers.rows import EPS, ones
 from mtl_aggregators.solvers.solution import Vector
 
 __all__ = ["IMTLG"]
@@ -60,8 +60,7 @@ class IMTLG(GramianMethod):
         k = len(rows.norms)
         if not k:
             return np.full(rows.size, 1.0 / rows.size)
-        shares, missing = equal_shares(rows, np.ones(k))
-        # Lists of so few numbers are reduced in less time than arrays.
+        shares, missing = equal_shares(rows, ones(k))
         residual = max(abs(progress - 1.0) for progress in rows.cosines.dot(shares).tolist())
         self.record(Solution(rows.expand(shares), residual, 0, missing))
         weights = (dependence(rows) if missing else shares) * (min(rows.norms.tolist()) / rows.norms)

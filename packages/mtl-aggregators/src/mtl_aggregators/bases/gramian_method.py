@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -61,7 +62,10 @@ class GramianMethod(nn.Module, ABC):
             fixed number of operations that neither wait for the device nor report how it went. ``"auto"``: the latter
             for two tasks on an accelerator where that is a closed form, and the host after one small copy otherwise.
         last_solution: how the last weights were found; ``None`` before the first, and for methods without a solver.
+        takes_losses: whether ``weights`` needs the tasks' losses.
     """
+
+    takes_losses: bool = False
 
     def __init__(self, *, backend: Backend = "host") -> None:
         super().__init__()
@@ -117,7 +121,8 @@ class GramianMethod(nn.Module, ABC):
             # 0 times NaN or infinity is NaN.
             return self.solve_on_device(wide) + 0.0 * wide.sum()
         array = gramian.detach().to("cpu", torch.float64).numpy()
-        if not math.isfinite(array.sum()):
+        # Whatever is not finite makes the sum of squares so. A sum may also overflow: then the entries are looked at.
+        if not math.isfinite(np.vdot(array, array)):
             checks.gramian(gramian)
         known = None if losses is None else losses.detach().to("cpu", torch.float64).numpy()
         if len(array) <= FEW:
@@ -168,7 +173,7 @@ class GramianMethod(nn.Module, ABC):
         return self.backend != "host" and solves_on_device(self.backend, gramian, closed=self.closed_on_device)
 
     def _ask(self, gramian: Tensor, losses: Tensor | None) -> Tensor:
-        if getattr(self, "takes_losses", False):
+        if self.takes_losses:
             return self.weights(gramian, losses=losses)
         return self.weights(gramian)
 
