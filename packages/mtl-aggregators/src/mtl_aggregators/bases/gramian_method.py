@@ -120,7 +120,7 @@ class GramianMethod(nn.Module, ABC):
             wide = gramian.detach().to(torch.float64)
             # 0 times NaN or infinity is NaN.
             return self.solve_on_device(wide) + 0.0 * wide.sum()
-        array = gramian.detach().to("cpu", torch.float64).numpy()
+        array = gramian.detach().cpu().double().numpy()
         # Whatever is not finite makes the sum of squares so. A sum may also overflow: then the entries are looked at.
         if not math.isfinite(np.vdot(array, array)):
             checks.gramian(gramian)
@@ -130,7 +130,7 @@ class GramianMethod(nn.Module, ABC):
         else:
             with one_thread:
                 found = self.solve(array, known)
-        return torch.from_numpy(found).to(gramian.device)
+        return torch.from_numpy(found) if gramian.is_cpu else torch.from_numpy(found).to(gramian.device)
 
     def forward(self, gradients: Tensor | TaskGradients) -> Tensor:
         """The update.
