@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=1.5, help="time per method and size")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    counts = ", ".join(str(pool.count()) for pool in blas_pools()) or "no OpenBLAS found"
+    counts = ", ".join(str(pool.threads()) for pool in blas_pools()) or "no OpenBLAS found"
     print(f"µs of one weights() call beside {options.busy} busy processes; BLAS threads: {counts}")
     whole = 2.0 * options.seconds * len(SIZES) * len(methods()) + 10.0
     busy = [subprocess.Popen([sys.executable, "-c", SPIN, str(whole)]) for _ in range(options.busy)]

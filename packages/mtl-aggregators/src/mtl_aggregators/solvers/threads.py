@@ -16,18 +16,18 @@ FEW = 16
 LINKED = ("numpy.linalg._umath_linalg", "scipy.linalg._flapack")
 """Compiled modules through which the BLAS of numpy and that of scipy are found: their wheels bring one each."""
 NAMES = ("scipy_openblas_{}64_", "scipy_openblas_{}", "openblas_{}64_", "openblas_{}")
-"""How OpenBLAS's functions are called: in the wheels of numpy 2 and of scipy, in those of numpy 1, and in a system's."""
+"""How OpenBLAS's functions are called in the wheels of numpy 2, of scipy, of numpy 1, and in a system's library."""
 
 
 class Pool(NamedTuple):
     """The threads of one OpenBLAS.
 
     Attributes:
-        count: how many it may use.
+        threads: how many it may use.
         limit: set that.
     """
 
-    count: Callable[[], int]
+    threads: Callable[[], int]
     limit: Callable[[int], None]
 
 
@@ -56,8 +56,8 @@ class _OneThread:
     """A context in which numpy's and scipy's BLAS use the calling thread only.
 
     OpenBLAS hands parts of an eigen-decomposition to its threads from about 30 rows on, and waits for them. Where other
-    processes hold the cores, that wait is a turn of the scheduler: a solve of 0.7 ms took 15. The context may be entered
-    again within itself and in several threads; the last one to leave restores what the first one found.
+    processes hold the cores, that wait is a turn of the scheduler: a solve of 0.7 ms took 15. The context may be
+    entered again within itself and in several threads; the last one to leave restores what the first one found.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class _OneThread:
                 return
             if self._pools is None:
                 self._pools = blas_pools()
-            self._before = [pool.count() for pool in self._pools]
+            self._before = [pool.threads() for pool in self._pools]
             for pool, before in zip(self._pools, self._before, strict=True):
                 if before > 1:
                     pool.limit(1)
