@@ -120,7 +120,7 @@ class GramianMethod(nn.Module, ABC):
             wide = gramian.detach().to(torch.float64)
             # 0 times NaN or infinity is NaN.
             return self.solve_on_device(wide) + 0.0 * wide.sum()
-        array = gramian.detach().cpu().double().numpy()
+        array = gramian.detach().to("cpu", torch.float64).numpy()
         # Whatever is not finite makes the sum of squares so. A sum may also overflow: then the entries are looked at.
         if not math.isfinite(np.vdot(array, array)):
             checks.gramian(gramian)
