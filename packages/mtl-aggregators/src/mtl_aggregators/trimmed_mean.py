@@ -65,12 +65,16 @@ class TrimmedMean(JacobianMethod):
             raise InvalidInputError(
                 f"`jacobian` must have at least {2 * self.trim + 1} rows for trim={self.trim}, got {m}. Lower trim."
             )
-        if jacobian.device.type != "cpu" or jacobian.dtype not in (torch.float32, torch.float64):
+        if not jacobian.is_cpu or jacobian.dtype not in (torch.float32, torch.float64):
             return torch.sort(jacobian, dim=0).values[self.trim : self.trim + kept].mean(dim=0)
         rows = jacobian.numpy()
         if m * self.trim <= SHALLOW and (m <= FEW or rows.shape[1] >= WIDE):
             return torch.from_numpy(_selected(rows, self.trim))
-        return torch.from_numpy(np.sort(rows, axis=0)[self.trim : self.trim + kept].mean(axis=0))
+        ordered = rows.copy()
+        ordered.sort(axis=0)
+        means = np.add.reduce(ordered[self.trim : self.trim + kept])
+        means /= kept
+        return torch.from_numpy(means)
 
 
 SHALLOW = 64
@@ -86,12 +90,11 @@ def _selected(rows: Array, trim: int) -> Array:
     """The mean ``[d]`` of each column of ``[m, d]`` without its ``trim`` largest and smallest entries."""
     m, size = rows.shape
     kept = m - 2 * trim
-    means = np.empty(size, rows.dtype)
+    means = np.zeros(size, rows.dtype)
     for start in range(0, size, BLOCK):
         largest: list[Array] = []
         smallest: list[Array] = []
         inner = means[start : start + BLOCK]
-        inner.fill(0.0)
         for entry in rows[:, start : start + BLOCK]:
             # An entry displaces what it exceeds; what is displaced goes on to the next place, and the rest is kept.
             rest = _placed(entry, largest, trim, np.maximum, np.minimum)
