@@ -1,10 +1,10 @@
 """Accuracy and speed of the weighting methods' solvers, side by side with TorchJD where it is installed.
 
 Run it by ``nox -s bench -- solvers``, or ``python benchmarks/solvers.py [--cases N] [--repeats N] [--seed N]``.
-Everything is float64 on one CPU thread. Each gets the same Jacobian and Gramian (TorchJD's Nash-MTL takes the Jacobian,
-and starts where its last call on it ended), in alternating blocks of up to ten calls after one that warms up, so that a
-busy machine slows all alike. What takes longer than ``SLOW`` seconds is called once. The column "formula" is what
-LibMTL and the papers' code do, as ``formulas/libmtl.py`` writes it down.
+Everything is on one CPU thread, and float64 unless ``--dtype`` says otherwise. Each gets the same Jacobian and Gramian
+(TorchJD's Nash-MTL takes the Jacobian, and starts where its last call on it ended), in alternating blocks of up to ten
+calls after one that warms up, so that a busy machine slows all alike. What takes longer than ``SLOW`` seconds is called
+once. The column "formula" is what LibMTL and the papers' code do, as ``formulas/libmtl.py`` writes it down.
 
 TorchJD's UPGrad and DualProj need qpsolvers and quadprog, and its Nash-MTL ecos, of which the latter two are under the
 GPL; no requirement of this repository names them. Where they are installed their rows are shown, otherwise what to
@@ -455,9 +455,10 @@ def updating(name: str) -> Callable[[Tensor, Tensor], Tensor] | str:
     return update
 
 
-def others(repeats: int, seed: int) -> None:
-    """Print times of the methods that solve no problem, from a Jacobian ``[m, m + 5]`` to the update."""
-    print("\nMedian time of one update from a Jacobian [m, m + 5] in µs (methods without a problem to solve)")
+def others(repeats: int, seed: int, columns: int | None, dtype: torch.dtype) -> None:
+    """Print times of the methods that solve no problem, from a Jacobian ``[m, columns]`` to the update."""
+    shape = f"[m, {columns or 'm + 5'}], {str(dtype).removeprefix('torch.')},"
+    print(f"\nMedian time of one update from a Jacobian {shape} in µs (methods without a problem to solve)")
     print(HEAD)
     for name in other_methods():
         for n_tasks in SIZES:
@@ -465,7 +466,8 @@ def others(repeats: int, seed: int) -> None:
             if n_tasks < method.facts.min_tasks:
                 continue
             rng = np.random.default_rng(seed)
-            rows = torch.from_numpy(rng.normal(size=(n_tasks, n_tasks + 5)) * np.logspace(-1, 1, n_tasks)[:, None])
+            drawn = rng.normal(size=(n_tasks, columns or n_tasks + 5)) * np.logspace(-1, 1, n_tasks)[:, None]
+            rows = torch.from_numpy(drawn).to(dtype)
             times, found = side_by_side(
                 lambda m=method, j=rows: m(j),
                 [other_reference(name), updating(name)],
@@ -514,6 +516,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--cases", type=int, default=200, help="random Gramians per family")
     parser.add_argument("--repeats", type=int, default=200, help="timed calls per method and size")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--columns", type=int, help="columns of the Jacobians of the table 'others', instead of m + 5")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="of the same Jacobians")
     parser.add_argument("--only", choices=("accuracy", "speed", "others", "device"), help="one table instead of all")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -521,7 +525,7 @@ def main(arguments: list[str] | None = None) -> None:
     tables: dict[str, Callable[[], None]] = {
         "accuracy": lambda: accuracy(options.cases, options.seed),
         "speed": lambda: speed(options.repeats, options.seed),
-        "others": lambda: others(options.repeats, options.seed),
+        "others": lambda: others(options.repeats, options.seed, options.columns, getattr(torch, options.dtype)),
         "device": lambda: on_device(options.repeats, options.seed),
     }
     for name in tables if options.only is None else (options.only,):

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from scipy.linalg.lapack import dgejsv, dpstrf
+from scipy.linalg.lapack import dgejsv, dpstrf, dsyevd
 from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.bases.parameters import match_tasks, weight_vector
 from mtl_aggregators.solvers import UnitRows, unit_rows
+from mtl_aggregators.solvers.rows import ones
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import SolverError, checks
 
@@ -88,7 +89,7 @@ class AlignedMTL(GramianMethod):
         """The weights ``[m]``; see the class."""
         m = len(gramian)
         if self.preference is None:
-            preference: Vector = np.ones(m)
+            preference: Vector = ones(m)
         else:
             match_tasks("preference", self.preference, m)
             preference = self.preference.numpy()
@@ -99,20 +100,22 @@ class AlignedMTL(GramianMethod):
         sizes, basis = _singular(rows)
         rank = len(sizes)
         if self.scale_mode == "min":
-            length = float(sizes.min())
+            length = min(sizes.tolist())
         elif self.scale_mode == "median":
             length = float(np.sort(sizes)[(rank - 1) // 2])
         else:
             length = float(np.sqrt(np.mean(sizes**2)))
         wanted = preference if rows.kept is None else preference[rows.kept]
-        return rows.expand(basis @ (length / sizes * (basis.T @ wanted)))
+        return rows.expand(basis.dot(length / sizes * wanted.dot(basis)))
 
 
 def _singular(rows: UnitRows) -> tuple[Vector, Vector]:
     """Singular values ``[r]`` of the gradients (largest norm 1) that count, and the left vectors ``[k, r]``."""
     k = len(rows.norms)
-    values, vectors = np.linalg.eigh(rows.cosines * rows.norms * rows.norms[:, None])
-    if values[0] > 1e-7 * values[-1]:
+    scaled = rows.cosines * rows.norms
+    scaled *= rows.norms[:, None]
+    values, vectors, info = dsyevd(scaled.T, overwrite_a=1)
+    if info == 0 and values.item(0) > 1e-7 * values.item(-1):
         return np.sqrt(values), vectors
     factor, pivots, rank, info = dpstrf(rows.cosines, tol=CUTOFF)
     if info < 0 or rank == 0:

@@ -11,6 +11,7 @@ from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.jacobian_method import JacobianMethod
 from mtl_aggregators.bases.parameters import same_tasks
 from mtl_core import checks
+from mtl_core.extension import weighted_sum
 
 __all__ = ["ExcessMTL"]
 
@@ -70,32 +71,27 @@ class ExcessMTL(JacobianMethod):
 
     def combine(self, jacobian: Tensor) -> Tensor:
         """The update ``[d]``."""
-        return (self.jacobian_weights(jacobian) @ jacobian.to(torch.float64)).to(jacobian.dtype)
+        return weighted_sum(jacobian, self.jacobian_weights(jacobian))
 
     def jacobian_weights(self, jacobian: Tensor) -> Tensor:
         """The weights ``[m]``, float64, of a checked, detached Jacobian ``[m, d]``; they sum to ``m``.
 
         They are what the heads are trained with where these are weighted; the method moves on with each call.
         """
-        # Squares of tiny gradients would underflow in single precision, and steps lose digits in half.
-        wide = jacobian.to(torch.float64)
-        m = len(wide)
-        squares = wide.square()
+        m = len(jacobian)
         if self._state is None:
-            weights, first, total = wide.new_ones(m), None, squares
+            weights, first, known = jacobian.new_ones(m, dtype=torch.float64), None, None
         else:
-            weights, first, total = self._state
+            weights, first, known = self._state
             same_tasks("ExcessMTL", len(weights), m)
-            total = total + squares
-        # Where a coordinate never had a gradient, nothing is divided by nearly nothing.
-        risks = torch.linalg.vecdot(squares, total.clamp(min=1e-300).rsqrt_())
+        risks, total = _risks(jacobian, known)
         if first is None:
             first = risks
         else:
-            known = first > 0.0
-            ratio = torch.where(known, risks / first, 0.0)
-            weights = m * torch.softmax(weights.log() + self.robust_step_size * ratio, dim=0)
-            first = torch.where(known, first, risks)
+            begun = first > 0.0
+            ratio = torch.where(begun, risks / first, 0.0)
+            weights = torch.softmax(torch.add(weights.log(), ratio, alpha=self.robust_step_size), dim=0).mul_(m)
+            first = torch.where(begun, first, risks)
         self._state = (weights, first, total)
         return weights
 
@@ -110,3 +106,32 @@ class ExcessMTL(JacobianMethod):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Continue where the saved method stood."""
         self._state = state["state"]
+
+
+BLOCK = 1 << 17
+"""Elements worked on at a time on the CPU: what lies between gradients and risks stays in a core's cache."""
+TINY = 1e-300
+"""Where a coordinate never had a gradient: its risk is 0 divided by the root of this, not 0 by 0."""
+
+
+def _risks(jacobian: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Excess risks ``[m]`` and the new sums of squares ``[m, d]``, float64; the known sums are left as they are."""
+    m, size = jacobian.shape
+    width = max(1, BLOCK // m) if jacobian.is_cpu else size
+    if size <= width:
+        squares = _squares(jacobian)
+        total = squares + (TINY if known is None else known)
+        return squares.div_(total.sqrt()).sum(dim=1), total
+    total = jacobian.new_empty(m, size, dtype=torch.float64)
+    risks = jacobian.new_zeros(m, dtype=torch.float64)
+    for start in range(0, size, width):
+        squares = _squares(jacobian[:, start : start + width])
+        sums = total[:, start : start + width]
+        torch.add(squares, TINY if known is None else known[:, start : start + width], out=sums)
+        risks += squares.div_(sums.sqrt()).sum(dim=1)
+    return risks, total
+
+
+def _squares(block: Tensor) -> Tensor:
+    """Squares in float64: those of tiny gradients would underflow in single precision."""
+    return block.square() if block.dtype == torch.float64 else block.double().square_()

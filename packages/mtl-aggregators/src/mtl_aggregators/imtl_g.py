@@ -8,6 +8,7 @@ from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.solvers import Solution, unit_rows
 from mtl_aggregators.solvers.equal_projection import dependence, equal_shares
+from mtl_aggregators.solvers.rows import ones
 from mtl_aggregators.solvers.solution import Vector
 
 __all__ = ["IMTLG"]
@@ -62,11 +63,13 @@ class IMTLG(GramianMethod):
         k = len(rows.norms)
         if not k:
             return np.full(rows.size, 1.0 / rows.size)
-        shares, missing = equal_shares(rows, np.ones(k))
-        residual = float(np.abs(rows.cosines @ shares - 1.0).max())
+        shares, missing = equal_shares(rows, ones(k))
+        residual = max(abs(progress - 1.0) for progress in rows.cosines.dot(shares).tolist())
         self.record(Solution(rows.expand(shares), residual, 0, missing))
-        weights = (dependence(rows) if missing else shares) * (rows.norms.min() / rows.norms)
-        total = float(weights.sum())
-        if abs(total) <= CANCELLED * float(np.abs(weights).sum()):
+        weights = (dependence(rows) if missing else shares) * (min(rows.norms.tolist()) / rows.norms)
+        parts = weights.tolist()
+        total = sum(parts)
+        if abs(total) <= CANCELLED * sum(map(abs, parts)):
             return np.zeros(rows.size)
-        return rows.expand(weights / total)
+        weights /= total
+        return rows.expand(weights)

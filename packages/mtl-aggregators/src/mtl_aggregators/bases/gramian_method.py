@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +19,8 @@ from mtl_aggregators.solvers.device.rows import Backend
 from mtl_aggregators.solvers.device.rows import as_known as device_as_known
 from mtl_aggregators.solvers.rounding import as_known
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core import InvalidParameterError, TaskGradients, checks
+from mtl_aggregators.solvers.threads import FEW, one_thread
+from mtl_core import InvalidJacobianError, InvalidParameterError, TaskGradients, checks
 from mtl_core.extension import gramian_of, weighted_sum
 
 __all__ = ["GramianMethod", "RegularisedSolve"]
@@ -61,6 +63,7 @@ class GramianMethod(nn.Module, ABC):
             fixed number of operations that neither wait for the device nor report how it went. ``"auto"``: the latter
             for two tasks on an accelerator where that is a closed form, and the host after one small copy otherwise.
         last_solution: how the last weights were found; ``None`` before the first, and for methods without a solver.
+        takes_losses: whether ``weights`` needs the tasks' losses.
     """
 
     has_memory = False
@@ -125,7 +128,8 @@ class GramianMethod(nn.Module, ABC):
             # 0 times NaN or infinity is NaN.
             return self.solve_on_device(wide) + 0.0 * wide.sum()
         array = gramian.detach().to("cpu", torch.float64).numpy()
-        if not math.isfinite(array.sum()):
+        # Whatever is not finite makes the sum of squares so. A sum may also overflow: then the entries are looked at.
+        if not math.isfinite(np.vdot(array, array)):
             checks.gramian(gramian)
         if gramian.dtype != torch.float64:
             # Rounding has made it indefinite in the scale of the solvers' tolerances.
@@ -133,8 +137,12 @@ class GramianMethod(nn.Module, ABC):
         known: Vector | None = None
         if losses is not None:
             known = check_losses_beside(losses, gramian).detach().to("cpu", torch.float64).numpy()
-        found = torch.from_numpy(self.solve(array, known))
-        return found.to(gramian.device)
+        if len(array) <= FEW:
+            found = self.solve(array, known)
+        else:
+            with one_thread:
+                found = self.solve(array, known)
+        return torch.from_numpy(found) if gramian.is_cpu else torch.from_numpy(found).to(gramian.device)
 
     def forward(self, gradients: Tensor | TaskGradients) -> Tensor:
         """The update.
@@ -160,10 +168,12 @@ class GramianMethod(nn.Module, ABC):
         if self._on_device(gramian):
             return weighted_sum(jacobian, self._ask(gramian, None))
         gramian = gramian.cpu()
-        if not math.isfinite(gramian.numpy().sum()):
+        try:
+            weights = self._ask(gramian, None)
+        except InvalidJacobianError:
             # What is not finite in a row is not finite in its square, so that the rows are read only to be named.
             checks.jacobian(gradients)
-        weights = self._ask(gramian, None)
+            raise
         if jacobian.dtype != torch.float64 and not float(weights.abs().max()) <= LARGEST:
             # As weights of a degree below 1 are for tiny gradients: in single precision they would be infinite.
             return (weights.to(jacobian.device) @ jacobian.to(torch.float64)).to(jacobian.dtype)

@@ -3,7 +3,7 @@ r"""The combination that has the same projection on every unit gradient."""
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg.lapack import dpotrf, dpotrs
+from scipy.linalg.lapack import dposv, dpotrs
 
 from mtl_aggregators.solvers.rows import RESOLUTION, UnitRows, unit_rows
 from mtl_aggregators.solvers.solution import Solution, Vector
@@ -50,14 +50,13 @@ def equal_projection(gramian: Vector, targets: Vector | None = None) -> Solution
 def equal_shares(rows: UnitRows, wanted: Vector) -> tuple[Vector, bool]:
     """``z`` ``[k]`` with ``C z = t`` on unit rows, and whether there is none, so that it is the nearest one."""
     if len(wanted) == 2:
-        cosine = rows.cosines.item(0, 1)
+        cosine = rows.cosines.item(1)
         apart = (1.0 - cosine) * (1.0 + cosine)
         if apart > WELL_POSED**2:
             return (wanted - cosine * wanted[::-1]) / apart, False
-    root, info = dpotrf(rows.cosines)
-    if info == 0 and float(root.diagonal().min()) > WELL_POSED:
-        exact: Vector = dpotrs(root, wanted)[0]
-        exact += dpotrs(root, wanted - rows.cosines @ exact)[0]
+    root, exact, info = dposv(rows.cosines, wanted)
+    if info == 0 and min(root.diagonal().tolist()) > WELL_POSED:
+        exact += dpotrs(root, wanted - rows.cosines.dot(exact))[0]
         return exact, False
     values, vectors = np.linalg.eigh(rows.cosines)
     parts = vectors.T @ wanted

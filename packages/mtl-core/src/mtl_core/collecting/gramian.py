@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,15 +27,37 @@ def gramian_of(jacobian: Tensor) -> Tensor:
     n_tasks, size = jacobian.shape
     matrix = jacobian.detach()
     block = max(1, _BLOCK // n_tasks)
-    if size <= block or matrix.dtype == torch.float64:
-        wide = matrix.to(torch.float64)
+    if matrix.is_cpu and matrix.numel() <= _FEW and n_tasks * matrix.numel() <= _SMALL:
+        # In numpy, as in `cancels`: its calls are shorter, and a contiguous matrix times itself comes out symmetric.
+        array = matrix.double().contiguous().numpy()
+        return torch.from_numpy(array.dot(array.T))
+    if matrix.dtype == torch.float64:
+        gramian = matrix @ matrix.T
+    elif size <= block:
+        wide = _wide(matrix)
         gramian = wide @ wide.T
     else:
         gramian = torch.zeros(n_tasks, n_tasks, dtype=torch.float64, device=matrix.device)
         for start in range(0, size, block):
-            wide = matrix[:, start : start + block].to(torch.float64)
+            wide = _wide(matrix[:, start : start + block])
             gramian.addmm_(wide, wide.T)
     return (gramian + gramian.T).mul_(0.5)
+
+
+def _wide(block: Tensor) -> Tensor:
+    """A block ``[m, b]`` in float64."""
+    if block.is_cpu and len(block) >= _TALL:
+        # MKL multiplies a tall matrix by itself in half the time that a flat one takes.
+        return block.T.to(torch.float64, memory_format=torch.contiguous_format).T
+    return block.double()
+
+
+_FEW = 1 << 15
+"""Elements up to which numpy's shorter calls outweigh its slower product of few rows."""
+_SMALL = 1 << 18
+"""Products up to which numpy's BLAS keeps to the calling thread."""
+_TALL = 6
+"""Rows from which a block's columns are laid out one after another on the CPU."""
 
 
 def weighted_sum(jacobian: Tensor, weights: Tensor, gramian: Tensor | None = None) -> Tensor:
@@ -73,6 +96,6 @@ def cancels(weights: Tensor, gramian: Tensor | None, dtype: torch.dtype) -> bool
     """
     if gramian is None or dtype == torch.float64:
         return False
-    exact = weights.detach().to(torch.float64)
-    terms = float(exact.abs() @ gramian.diagonal().clamp(min=0.0).sqrt())
-    return float(exact @ gramian @ exact) <= (1e4 * torch.finfo(dtype).eps * terms) ** 2
+    exact, square = weights.detach().double().numpy(), gramian.detach().numpy()
+    terms = float(np.abs(exact).dot(np.sqrt(np.maximum(square.diagonal(), 0.0))))
+    return float(exact.dot(square).dot(exact)) <= (1e4 * torch.finfo(dtype).eps * terms) ** 2
