@@ -150,14 +150,14 @@ def test_an_entry_point_that_cannot_be_imported_names_its_package(monkeypatch: p
 
     vars(point)["dist"] = Distribution()
     brought(monkeypatch, point)
-    with pytest.raises(InvalidInputError, match="'broken' of the package 'their-package'.*no_such_module.*Upgrade"):
+    with pytest.raises(InvalidInputError, match=r"'broken' of the package 'their-package'.*no_such_module.*Upgrade"):
         make("broken")
 
 
 def test_two_packages_with_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
     values = ("mtl_aggregators.mgda:MGDA", "mtl_aggregators.pcgrad:PCGrad")
     brought(monkeypatch, *(EntryPoint("twice", value, "mtl.methods") for value in values))
-    with pytest.raises(InvalidInputError, match="must be brought by one package.*pcgrad:PCGrad"):
+    with pytest.raises(InvalidInputError, match=r"must be brought by one package.*pcgrad:PCGrad"):
         make("twice")
 
 
@@ -183,5 +183,5 @@ def test_other_groups_in_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
     brought(monkeypatch, point)
     assert plugins.entry_point_names("mtl.benchmarks") == ["far"]
     assert plugins.find("benchmark", "FAR", "mtl.benchmarks") is NashMTL
-    with pytest.raises(UnknownNameError, match="unknown benchmark 'near'.*far, toy"):
+    with pytest.raises(UnknownNameError, match=r"unknown benchmark 'near'.*far, toy"):
         plugins.find("benchmark", "near", "mtl.benchmarks", others=["toy"])

@@ -19,7 +19,10 @@ GROUP = "mtl.methods"
 """The entry point group under which other packages bring methods."""
 
 _WITHOUT_METHODS = ("__main__", "bilevel.method", "conformance", "plugins", "registry")
-"""Modules that are not read for methods: ``conformance`` needs an extra, and ``Bilevel`` is what MARIGOLD is a case of."""
+"""Modules that are not read for methods.
+
+``conformance`` needs an extra, and ``Bilevel`` is the general form of which MARIGOLD is a case.
+"""
 
 
 @functools.cache
