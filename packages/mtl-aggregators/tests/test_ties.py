@@ -49,7 +49,7 @@ def update_of(name: str, rows: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", INVARIANT)
 def test_the_order_of_the_tasks_decides_nothing(name: str) -> None:
-    for seed in range(4):
+    for seed in range(2):
         generator = torch.Generator().manual_seed(seed)
         vectors = torch.randn(3, 2 + 2 * seed, generator=generator, dtype=torch.float64)
         for family, rows in families(*vectors).items():
@@ -63,7 +63,7 @@ def test_the_order_of_the_tasks_decides_nothing(name: str) -> None:
 
 
 def test_config_on_as_many_one_way_as_the_other() -> None:
-    for seed in range(40):
+    for seed in range(20):
         u = torch.randn(5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         for order in itertools.permutations((1.0, 3.0, -2.0, -0.7)):
             assert ConFIG()(torch.stack([factor * u for factor in order])).tolist() == [0.0] * 5

@@ -97,6 +97,7 @@ def project_rows(gramian: Vector, *, ridge: float = 0.0) -> Solution:
         added[0, 1] = added[1, 0] = max(0.0, -rows.cosines.item(0, 1)) / (1.0 + ridge)
     elif k > 2:
         cosines = _with_ridge(rows.cosines, ridge)
+        # A gradient that conflicts with none lies in the cone already; in most steps those are the larger part.
         conflicting = np.flatnonzero(cosines.min(axis=1) < 0.0)
         if len(conflicting):
             root = factor(cosines)
