@@ -147,7 +147,6 @@ def _newton(
         residual = float(np.abs(missing / target).max())
         if residual <= tolerance:
             return log_y, residual, step, True
-        # Not earlier: far from the solution terms cancel too, and it would end on their rounding.
         if step >= 4:
             if magnitude is None:
                 magnitude = np.abs(cosines)
@@ -164,7 +163,7 @@ def _newton(
         if info != 0:
             return log_y, math.inf, step, False
         change /= y
-        # Without the damping a weight turns negative in the first steps, and its power does not exist.
+        # A change of -1 or less would make a weight zero or negative, whose logarithm does not exist.
         lowest = change.min()
         if lowest < -0.9:
             change *= -0.9 / lowest

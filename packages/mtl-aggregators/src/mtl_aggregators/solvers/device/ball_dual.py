@@ -118,8 +118,8 @@ def _shifted(cosines: Tensor, inverse: Tensor, mean: Tensor, shift: Tensor) -> T
 def _search(cosines: Tensor, inverse: Tensor, mean: Tensor, ratio: float | Tensor, active: Tensor) -> Tensor:
     """Candidates ``[GRID, ..., m]`` for the step, from a bracket of the shift narrowed ``ROUNDS`` times."""
     least = torch.where(active, inverse, torch.inf).amin(-1, keepdim=True)
-    # The shift sought is at most ratio times the longest unit row over the smallest inverse norm. Searched by its
-    # logarithm, since where gradient norms lie decades apart so may it; 50 is the span that six decades of norms need.
+    # The shift sought is ratio · ‖Σ z_i u_i‖ / Σ z_i b_i, so at most ratio over the least inverse norm b. The bracket is
+    # one of logarithms, since gradient norms, and with them the shift, may lie decades apart.
     high = torch.where(torch.isfinite(least), ratio / least, 1.0).log() + 1e-6
     low = high - SPAN
     places = torch.linspace(0.0, 1.0, GRID, dtype=torch.float64, device=cosines.device)
@@ -144,7 +144,7 @@ def _better(
     """Unit steps as they were found or solved for on their support, whichever is nearer; and how far they are off."""
     length = _length(cosines, found)
     plain = found / torch.where(length > 0.0, length, 1.0)
-    # What an interior point drives to zero it leaves at about 1e-12 of the largest.
+    # An interior point leaves small positive numbers where the solution is zero.
     free = active & (found > 1e-9 * found.amax(-1, keepdim=True))
     both = torch.stack([inverse, mean]).unsqueeze(1)
     sides = free.expand(2, *free.shape)

@@ -99,8 +99,8 @@ def _within_budget(root: Tensor, right: Tensor, prices: Tensor, bought: Tensor, 
 def _polished(matrix: Tensor, linear: Tensor, x: Tensor, free: Tensor) -> Tensor:
     """The solution on the free coordinates, where it is better than ``x``.
 
-    An interior point stops some digits short of the solution; if the free coordinates are the right ones, one solve gives
-    the rest. If they are not, as where a coordinate and its slack are both zero, ``x`` stays.
+    An interior point stops some digits short of the solution; if the free coordinates are the right ones, one solve
+    gives the rest. If they are not, as where a coordinate and its slack are both zero, ``x`` stays.
     """
     exact = solve_on(matrix, -linear, free).clamp(min=0.0)
     better = torch.isfinite(exact).all(-1, keepdim=True) & (
