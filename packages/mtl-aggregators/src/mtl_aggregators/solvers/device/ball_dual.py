@@ -118,8 +118,8 @@ def _shifted(cosines: Tensor, inverse: Tensor, mean: Tensor, shift: Tensor) -> T
 def _search(cosines: Tensor, inverse: Tensor, mean: Tensor, ratio: float | Tensor, active: Tensor) -> Tensor:
     """Candidates ``[GRID, ..., m]`` for the step, from a bracket of the shift narrowed ``ROUNDS`` times."""
     least = torch.where(active, inverse, torch.inf).amin(-1, keepdim=True)
-    # The shift sought is ratio · ‖Σ z_i u_i‖ / Σ z_i b_i, so at most ratio over the least inverse norm b. The bracket is
-    # one of logarithms, since gradient norms, and with them the shift, may lie decades apart.
+    # The shift sought is ratio · ‖Σ z_i u_i‖ / Σ z_i b_i, so at most ratio over the least inverse norm b. It is
+    # bracketed by its logarithm, since gradient norms, and with them the shift, may lie decades apart.
     high = torch.where(torch.isfinite(least), ratio / least, 1.0).log() + 1e-6
     low = high - SPAN
     places = torch.linspace(0.0, 1.0, GRID, dtype=torch.float64, device=cosines.device)
