@@ -55,17 +55,6 @@ def test_heads_train_on_the_third_batch_once() -> None:
     assert gradients.n_tasks == 2
 
 
-def test_weights_by_hand() -> None:
-    cross = torch.diag(torch.tensor([1.0, 4.0], dtype=torch.float64))
-    assert MoDo(gamma=0.1, rho=0.0).weigh(cross).tolist() == pytest.approx([0.575, 0.425])
-    # One step of length 1 on A/2.25: (1/2 − 0.5/2.25, 1/2 − 2/2.25), projected.
-    assert SDMGrad(lambda_=0.0, n_iters=1, lr=1.0).weigh(cross).tolist() == pytest.approx([5 / 6, 1 / 6])
-    pulled = SDMGrad(lambda_=1.0, n_iters=200, lr=0.05, preference=[1.0, 0.0]).weigh(cross)
-    # w minimises w²/2 + 2(1 − w)² + w: w = 3/5, and the mean of (w, 1 − w) and (1, 0) is the update's.
-    assert pulled.tolist() == pytest.approx([0.8, 0.2], abs=1e-6)
-    assert SDMGrad().weigh(torch.zeros(2, 2, dtype=torch.float64)).tolist() == [0.5, 0.5]
-
-
 def test_batches_that_cannot_be_cut() -> None:
     problem, optimizer = setting()
     for batch in ((torch.randn(2, 4), ""), (torch.randn(9, 4), torch.randn(8)), ("a", "b")):

@@ -80,7 +80,7 @@ class CAGrad(GramianMethod):
             if c == 0.0:
                 laws |= {"simplex"}
         if c >= 1.0:
-            # The ball holds the point at which nobody moves.
+            # The ball around the mean then contains zero.
             laws |= {"non_conflicting", "zero_when_stationary"}
         mean = {"none": "(1 + c)/m", "c": "1/m", "c2": "(1 + c)/((1 + c²) m)"}[self.rescale]
         total = {"none": "1 + c", "c": "1", "c2": "(1 + c)/(1 + c²)"}[self.rescale]

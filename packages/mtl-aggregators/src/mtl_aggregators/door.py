@@ -1,4 +1,4 @@
-"""What gradients and losses must be to be let in, decided quickly; what is wrong with others is said at leisure."""
+"""What gradients and losses must be to be let in, decided quickly; what is wrong with others takes longer."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def cross_gramian(value: Tensor) -> Tensor:
 def check_losses(losses: object, present: object, tasks: Sequence[str] | None) -> None:
     """Check the losses ``[m]`` that a method is called on.
 
-    On the CPU they are read; on an accelerator that would mean waiting for it, so there NaN goes its way, as in
+    On the CPU they are read; on an accelerator that would mean waiting for it, so there NaN is passed on, as by
     ``loss.backward()``. ``mtl_core.step`` looks at them wherever they are.
 
     Args:

@@ -80,12 +80,13 @@ class Krum(GramianMethod):
         neighbours = max(0, min(m - 1, m - self.n_byzantine - 2))
         # What rounding leaves of the distance between equal gradients is no distance.
         scores = np.maximum(distances[:, 1 : 1 + neighbours], 0.0).sum(axis=1)
-        # Scores that differ by rounding alone are a tie, of which the first tasks are taken.
-        last = np.partition(scores, self.n_selected - 1)[self.n_selected - 1]
-        rounding = 16.0 * EPS * m
-        below = scores < last - rounding
-        ties = np.flatnonzero(~below & (scores <= last + rounding))
+        order = scores.argsort(kind="stable")
+        last, rounding = scores[order[self.n_selected - 1]], 16.0 * EPS * m
+        ties = np.flatnonzero(np.abs(scores - last) <= rounding)
+        if len(ties) > 1:
+            # Scores that differ by rounding alone are a tie, of which the first tasks are taken.
+            below = np.flatnonzero(scores < last - rounding)
+            order = np.concatenate([below, ties])
         weights = np.zeros(m)
-        weights[below] = 1.0 / self.n_selected
-        weights[ties[: self.n_selected - np.count_nonzero(below)]] = 1.0 / self.n_selected
+        weights[order[: self.n_selected]] = 1.0 / self.n_selected
         return weights

@@ -2,118 +2,90 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-from mtl_aggregators.aligned_mtl import AlignedMTL
-from mtl_aggregators.bilevel.marigold import MARIGOLD
-from mtl_aggregators.cagrad import CAGrad
-from mtl_aggregators.config import ConFIG
-from mtl_aggregators.cosmos import COSMOS
-from mtl_aggregators.cr_mogm import CRMOGM
-from mtl_aggregators.db_mtl import DBMTL
-from mtl_aggregators.dualproj import DualProj
-from mtl_aggregators.dwa import DWA
-from mtl_aggregators.excess_mtl import ExcessMTL
-from mtl_aggregators.fairgrad import FairGrad
-from mtl_aggregators.famo import FAMO
-from mtl_aggregators.grad_norm import GradNorm
-from mtl_aggregators.graddrop import GradDrop
-from mtl_aggregators.gradvac import GradVac
-from mtl_aggregators.imgrad import IMGrad
-from mtl_aggregators.imtl import IMTL
-from mtl_aggregators.imtl_g import IMTLG
-from mtl_aggregators.imtl_l import IMTLL
-from mtl_aggregators.krum import Krum
-from mtl_aggregators.mgda import MGDA
-from mtl_aggregators.moco import MoCo
-from mtl_aggregators.modo import MoDo
-from mtl_aggregators.nash_mtl import NashMTL
-from mtl_aggregators.pbi import PBI
-from mtl_aggregators.pcd import PCD
-from mtl_aggregators.pcgrad import PCGrad
-from mtl_aggregators.scalar import GLS, LS, RLW, SI
-from mtl_aggregators.sdmgrad import SDMGrad
-from mtl_aggregators.stch import STCH
-from mtl_aggregators.trimmed_mean import TrimmedMean
-from mtl_aggregators.upgrad import UPGrad
-from mtl_aggregators.uw import UW
+import mtl_aggregators
+from mtl_aggregators import plugins
 from mtl_core import UnknownNameError
 
-__all__ = ["available", "describe", "facts_table", "make", "method_class"]
+__all__ = ["GROUP", "available", "describe", "facts_table", "make", "method_class", "own_methods"]
 
-_METHODS: dict[str, Callable[..., Any]] = {
-    "alignedmtl": AlignedMTL,
-    "cagrad": CAGrad,
-    "config": ConFIG,
-    "cosmos": COSMOS,
-    "crmogm": CRMOGM,
-    "dbmtl": DBMTL,
-    "dualproj": DualProj,
-    "dwa": DWA,
-    "excessmtl": ExcessMTL,
-    "fairgrad": FairGrad,
-    "famo": FAMO,
-    "gls": GLS,
-    "graddrop": GradDrop,
-    "gradnorm": GradNorm,
-    "gradvac": GradVac,
-    "imgrad": IMGrad,
-    "imtl": IMTL,
-    "imtlg": IMTLG,
-    "imtll": IMTLL,
-    "krum": Krum,
-    "ls": LS,
-    "marigold": MARIGOLD,
-    "mgda": MGDA,
-    "moco": MoCo,
-    "modo": MoDo,
-    "nashmtl": NashMTL,
-    "pbi": PBI,
-    "pcd": PCD,
-    "pcgrad": PCGrad,
-    "rlw": RLW,
-    "sdmgrad": SDMGrad,
-    "si": SI,
-    "stch": STCH,
-    "trimmedmean": TrimmedMean,
-    "upgrad": UPGrad,
-    "uw": UW,
-}
+GROUP = "mtl.methods"
+"""The entry point group under which other packages bring methods."""
+
+_WITHOUT_METHODS = ("__main__", "bilevel.method", "conformance", "plugins", "registry")
+"""Modules that are not read for methods.
+
+``conformance`` needs an extra, and ``Bilevel`` is the general form of which MARIGOLD is a case.
+"""
+
+
+@functools.cache
+def own_methods() -> dict[str, Callable[..., Any]]:
+    """The methods of this package, by their class's name in lower case.
+
+    A method is a class in the ``__all__`` of a module beside this one, or in ``bilevel``, that declares ``facts`` and
+    can be made without arguments.
+    """
+    found: dict[str, Callable[..., Any]] = {}
+    for package in (mtl_aggregators, importlib.import_module("mtl_aggregators.bilevel")):
+        for info in pkgutil.iter_modules(package.__path__):
+            name = f"{package.__name__}.{info.name}"
+            if info.ispkg or name.removeprefix("mtl_aggregators.") in _WITHOUT_METHODS:
+                continue
+            module = importlib.import_module(name)
+            for public in module.__all__:
+                value = getattr(module, public)
+                if isinstance(value, type) and value.__module__ == module.__name__ and _is_method(value):
+                    found[public.lower()] = value
+    return dict(sorted(found.items()))
+
+
+def _is_method(cls: type) -> bool:
+    if inspect.isabstract(cls) or not isinstance(inspect.getattr_static(cls, "facts", None), property):
+        return False
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return all(
+        parameter.default is not parameter.empty or parameter.kind in kinds
+        for parameter in inspect.signature(cls).parameters.values()
+    )
 
 
 def available() -> list[str]:
-    """Names of all methods, sorted.
+    """Names of all methods, sorted: of this package, and of those that bring some under ``mtl.methods``.
 
     Example:
         >>> "fairgrad" in available()
         True
     """
-    return sorted(_METHODS)
+    return sorted({*own_methods(), *plugins.entry_point_names(GROUP)})
 
 
 def method_class(name: str) -> Callable[..., Any]:
     """The class of a method.
 
     Args:
-        name: any case; hyphens, underscores and spaces are ignored.
+        name: any case; hyphens, underscores and spaces are ignored. Or ``package.module:Class``.
 
     Raises:
         UnknownNameError: no method has that name.
+        InvalidInputError: another package brings the method, and it cannot be imported.
     """
-    plain = name.lower().replace("-", "").replace("_", "").replace(" ", "")
-    found = _METHODS.get(plain)
-    if found is None:
-        raise UnknownNameError("method", name, available())
-    return found
+    found = None if plugins.is_spec(name) else own_methods().get(plugins.plain(name))
+    return plugins.find("method", name, GROUP, own_methods()) if found is None else found
 
 
 def make(name: str, /, **parameters: Any) -> Any:
     """A method by name.
 
     Args:
-        name: any case; hyphens, underscores and spaces are ignored.
+        name: any case; hyphens, underscores and spaces are ignored. Or ``package.module:Class`` for one of another
+            package.
         parameters: the method's own settings.
 
     Returns:
@@ -122,6 +94,7 @@ def make(name: str, /, **parameters: Any) -> Any:
     Raises:
         UnknownNameError: no method has that name, or the method has no such setting.
         InvalidParameterError: a setting is out of its range.
+        InvalidInputError: another package brings the method, and it cannot be imported.
 
     Example:
         >>> make("Fair-Grad", alpha=2.0).alpha

@@ -12,6 +12,7 @@ from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.parameters import interval, match_tasks, same_tasks, weight_vector
 from mtl_aggregators.bases.three_batches import ThreeBatchMethod
 from mtl_aggregators.door import cross_gramian
+from mtl_aggregators.solvers.rows import EPS
 from mtl_aggregators.solvers.simplex import project_simplex
 from mtl_core import checks
 
@@ -113,10 +114,15 @@ class SDMGrad(ThreeBatchMethod):
         size = float(cross.diagonal().clamp(min=0.0).sqrt().mean()) ** 2
         if size > 0.0:
             scaled = cross / size
-            pull = self.lambda_ * (scaled @ preference)
+            sizes = scaled.abs()
             velocity = torch.zeros_like(weights)
             for _ in range(self.n_iters):
-                velocity = self.momentum * velocity + scaled @ weights + pull
+                point = weights + self.lambda_ * preference
+                slope = scaled @ point
+                # Steps this long multiply a difference tenfold each: where the slope vanishes, as where equal weights
+                # are stationary, its rounding alone would end in a corner of the simplex that the order decides.
+                slope = torch.where(slope.abs() <= 16.0 * EPS * m * (sizes @ point), 0.0, slope)
+                velocity = self.momentum * velocity + slope
                 weights = project_simplex(weights - self.lr * velocity)
         self._weights = weights
         mixed: Tensor = (weights + self.lambda_ * preference) / (1.0 + self.lambda_)

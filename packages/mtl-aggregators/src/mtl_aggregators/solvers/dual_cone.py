@@ -97,6 +97,7 @@ def project_rows(gramian: Vector, *, ridge: float = 0.0) -> Solution:
         added[0, 1] = added[1, 0] = max(0.0, -rows.cosines.item(0, 1)) / (1.0 + ridge)
     elif k > 2:
         cosines = _with_ridge(rows.cosines, ridge)
+        # A gradient that conflicts with none lies in the cone already.
         conflicting = np.flatnonzero(cosines.min(axis=1) < 0.0)
         if len(conflicting):
             root = factor(cosines)
@@ -132,7 +133,7 @@ def _project(root: Vector, starts: Vector, cosines: Vector | None = None) -> tup
     if cosines is not None and np.count_nonzero(root.diagonal() < NEAR) <= len(root) // 8:
         added = nonnegative_quadratics(cosines, starts @ cosines)
         off = _residuals(root, starts, added)
-        # What is not to rounding, or was not found at all, is left to the slower way.
+        # Rows that pivoting did not solve to 1e-12, or not at all (NaN), are solved one by one below.
         added[~(off <= PRECISE)] = np.nan
     targets = starts @ root.T
     for i in np.flatnonzero(np.isnan(added[:, 0])):

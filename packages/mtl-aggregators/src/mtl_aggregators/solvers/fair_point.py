@@ -163,6 +163,7 @@ def _newton(
         if info != 0:
             return log_y, math.inf, step, False
         change /= y
+        # A change of -1 or less would make a weight zero or negative, whose logarithm does not exist.
         lowest = change.min()
         if lowest < -0.9:
             change *= -0.9 / lowest

@@ -51,6 +51,7 @@ def min_norm(gramian: Vector) -> Solution:
         iterations = 0
     else:
         inverse = rows.norms.min() / rows.norms
+        # Least squares on the factor instead of the normal equations, which would square its condition number.
         root = factor(rows.cosines)
         system = np.empty((root.shape[0] + 1, k))
         system[:-1] = root

@@ -40,6 +40,7 @@ def nonnegative_quadratics(matrix: Vector, linear: Vector) -> Vector:
     """
     n, k = linear.shape
     lifted = matrix.copy()
+    # As in ``rows.factor``: duplicated rows make the system singular, and their rounding may make it indefinite.
     lifted.ravel()[:: k + 1] += RESOLUTION * k
     free = linear < 0.0
     found = np.full((n, k), np.nan)

@@ -118,6 +118,8 @@ def _shifted(cosines: Tensor, inverse: Tensor, mean: Tensor, shift: Tensor) -> T
 def _search(cosines: Tensor, inverse: Tensor, mean: Tensor, ratio: float | Tensor, active: Tensor) -> Tensor:
     """Candidates ``[GRID, ..., m]`` for the step, from a bracket of the shift narrowed ``ROUNDS`` times."""
     least = torch.where(active, inverse, torch.inf).amin(-1, keepdim=True)
+    # The shift sought is ratio · ‖Σ z_i u_i‖ / Σ z_i b_i, so at most ratio over the least inverse norm b. It is
+    # bracketed by its logarithm, since gradient norms, and with them the shift, may lie decades apart.
     high = torch.where(torch.isfinite(least), ratio / least, 1.0).log() + 1e-6
     low = high - SPAN
     places = torch.linspace(0.0, 1.0, GRID, dtype=torch.float64, device=cosines.device)
@@ -142,6 +144,7 @@ def _better(
     """Unit steps as they were found or solved for on their support, whichever is nearer; and how far they are off."""
     length = _length(cosines, found)
     plain = found / torch.where(length > 0.0, length, 1.0)
+    # An interior point leaves small positive numbers where the solution is zero.
     free = active & (found > 1e-9 * found.amax(-1, keepdim=True))
     both = torch.stack([inverse, mean]).unsqueeze(1)
     sides = free.expand(2, *free.shape)

@@ -87,6 +87,7 @@ def _newton(cosines: Tensor, log_a: Tensor, log_y: Tensor, power: float, steps: 
         best = torch.where(better.unsqueeze(-1), log_y, best)
         root, _ = torch.linalg.cholesky_ex(cosines + torch.diag_embed(power * target / y))
         change = torch.cholesky_solve(missing.unsqueeze(-1), root).squeeze(-1) / y
+        # A full Newton step may make a weight negative, whose power does not exist.
         lowest = change.amin(-1, keepdim=True)
         change = torch.where(lowest < -0.9, change * (-0.9 / lowest), change)
         moved = log_y + torch.log1p(change)

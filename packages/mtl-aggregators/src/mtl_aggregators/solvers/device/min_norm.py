@@ -43,6 +43,8 @@ def inverse_norms(rows: Rows) -> Tensor:
 
 def hull(rows: Rows, inverse: Tensor) -> Tensor:
     """The min-norm point up to scale, in unit rows ``[..., m]``."""
+    # (Σ z_i/‖g_i‖ − 1)² beside ‖Rz‖² in place of the constraint; up to scale the minimiser is the same, and without it
+    # z = 0 would be the solution.
     system = lifted(rows.cosines) + inverse.unsqueeze(-1) * inverse.unsqueeze(-2)
     return nonnegative_quadratic(system, -inverse) * rows.active
 

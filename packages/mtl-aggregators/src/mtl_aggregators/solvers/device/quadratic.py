@@ -32,6 +32,8 @@ def nonnegative_quadratic(matrix: Tensor, linear: Tensor) -> Tensor:
     for _ in range(STEPS):
         gap = _times(matrix, x) + linear - slack
         centre = (x * slack).mean(dim=-1, keepdim=True)
+        # cholesky_ex, since cholesky waits for the device to see whether it failed; a failure shows as a step that is
+        # not finite.
         root, _ = torch.linalg.cholesky_ex(matrix + torch.diag_embed(slack / x))
         first = _solve(root, -gap - slack)
         other = -slack - slack / x * first
@@ -42,7 +44,8 @@ def nonnegative_quadratic(matrix: Tensor, linear: Tensor) -> Tensor:
         other = (wanted - slack * step) / x - slack
         length = _reach(x, step, slack, other, 0.995)
         moved, pushed = x + length * step, slack + length * other
-        # Once rounding is all that is left, a step may end in nothing: stay.
+        # The number of steps is fixed, so the last ones start from a solved problem, where 0/0 and negative roundings
+        # appear: a step that leaves the positive numbers or is not finite is not taken.
         good = (torch.isfinite(moved) & torch.isfinite(pushed) & (moved > 0.0) & (pushed > 0.0)).all(-1, keepdim=True)
         x, slack = torch.where(good, moved, x), torch.where(good, pushed, slack)
     return _polished(matrix, linear, x, x > slack)
@@ -79,6 +82,7 @@ def priced_quadratic(matrix: Tensor, linear: Tensor, prices: Tensor) -> Tensor:
         other = (wanted - slack * step) / x - slack
         length = _reach(x, step, slack, other, 0.995)
         moved, pushed = x + length * step, slack + length * other
+        # As above: a step from a problem already solved may be 0/0, and is not taken.
         good = (torch.isfinite(moved) & torch.isfinite(pushed) & (moved > 0.0) & (pushed > 0.0)).all(-1, keepdim=True)
         x, slack = torch.where(good, moved, x), torch.where(good, pushed, slack)
         price = torch.where(good, price + length * rise, price)
@@ -93,7 +97,11 @@ def _within_budget(root: Tensor, right: Tensor, prices: Tensor, bought: Tensor, 
 
 
 def _polished(matrix: Tensor, linear: Tensor, x: Tensor, free: Tensor) -> Tensor:
-    """The solution on the free coordinates, where it is better than ``x``."""
+    """The solution on the free coordinates, where it is better than ``x``.
+
+    An interior point stops some digits short of the solution; if the free coordinates are the right ones, one solve
+    gives the rest. If they are not, as where a coordinate and its slack are both zero, ``x`` stays.
+    """
     exact = solve_on(matrix, -linear, free).clamp(min=0.0)
     better = torch.isfinite(exact).all(-1, keepdim=True) & (
         _violation(matrix, linear, exact) <= _violation(matrix, linear, x)

@@ -1,0 +1,93 @@
+"""GradNorm: numbers by hand, settings, and what is its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import mtl_core
+from mtl_aggregators import (
+    GradNorm,
+    make,
+)
+from mtl_core import InvalidInputError, InvalidParameterError
+
+
+def trunk_problem() -> tuple[mtl_core.Problem, Tensor, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    trunk = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 5))
+    model = torch.nn.ModuleDict({"trunk": trunk, "head": torch.nn.Linear(5, 3)})
+
+    def losses(model: Any, x: Tensor) -> Tensor:
+        return (model["head"](model["trunk"](x)) - torch.tensor([0.0, 1.0, -1.0])).square().mean(dim=0)
+
+    problem = mtl_core.Problem(model, losses, shared=model["trunk"], tasks=("a", "b", "c"))
+    return problem, torch.randn(12, 4), torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+class TestGradNorm:
+    def test_first_step_by_hand(self) -> None:
+        method = GradNorm(lr=0.1, alpha=1.0)
+        gramian = torch.diag(torch.tensor([4.0, 1.0]))
+        assert method.weights(gramian, losses=torch.tensor([1.0, 2.0])).tolist() == [1.0, 1.0]
+        # Both are at their initial losses: norms 2 and 1 are to become 3/2 each; Adam's first step is its rate.
+        assert method.weights(gramian, losses=torch.tensor([1.0, 2.0])).tolist() == pytest.approx([0.9, 1.1])
+
+    def test_slow_tasks_gain(self) -> None:
+        method = GradNorm(lr=0.01)
+        method.weights(torch.eye(2), losses=torch.tensor([1.0, 1.0]))
+        for _ in range(20):
+            weights = method.weights(torch.eye(2), losses=torch.tensor([1.0, 0.1]))
+        assert float(weights[0]) > 1.05 > float(weights[1])
+        assert float(weights.sum()) == pytest.approx(2.0)
+
+    def test_only_the_last_shared_layer_is_measured(self) -> None:
+        problem, batch, optimizer = trunk_problem()
+        seen: list[Tensor] = []
+
+        class Spy(GradNorm):
+            def weights(self, gramian: Tensor, *, losses: Tensor | None = None) -> Tensor:
+                seen.append(gramian)
+                return super().weights(gramian, losses=losses)
+
+        values = problem.losses(batch).values
+        expected = mtl_core.collect(values, list(problem.shared)[2:]).gramian
+        mtl_core.step(problem, batch, optimizer, Spy())
+        assert torch.allclose(seen[0], expected, rtol=1e-5)
+        mtl_core.step(problem, batch, optimizer, Spy(layer="trunk.0"))
+        with pytest.raises(InvalidParameterError, match="`layer` must"):
+            mtl_core.step(problem, batch, optimizer, GradNorm(layer="trunk.9"))
+
+    def test_the_update_is_the_weighted_sum(self) -> None:
+        problem, batch, optimizer = trunk_problem()
+        method = GradNorm()
+        mtl_core.step(problem, batch, optimizer, method)
+        assert method.task_weights is not None
+        weights = method.task_weights.clone()
+        gradients = mtl_core.collect(problem.losses(batch).values, problem.shared)
+        expected = gradients.combine(weights)
+        report = mtl_core.step(problem, batch, optimizer, method)
+        found = torch.cat([p.grad.flatten() for p in problem.shared if p.grad is not None])
+        assert torch.allclose(found, expected, atol=1e-6)
+        assert report.weights is not None
+        assert report.weights.tolist() == pytest.approx(weights.tolist(), rel=1e-6)
+
+    def test_bad_losses(self) -> None:
+        with pytest.raises(InvalidInputError, match="`losses` must be given"):
+            GradNorm().weights(torch.eye(2))
+        with pytest.raises(InvalidInputError, match="must be positive"):
+            GradNorm().weights(torch.eye(2), losses=torch.tensor([1.0, -1.0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("gradnorm", {"alpha": -1.0}),
+    ],
+)
+def test_bad_hyper_parameters(name: str, parameters: dict[str, Any]) -> None:
+    with pytest.raises(InvalidParameterError, match=f"`{next(iter(parameters))}` must"):
+        make(name, **parameters)
