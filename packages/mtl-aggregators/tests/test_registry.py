@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import mtl_aggregators
-from mtl_aggregators import MGDA, FairGrad, NashMTL, available, describe, make, plugins
+from mtl_aggregators import MGDA, FairGrad, NashMTL, available, describe, make
 from mtl_aggregators.registry import facts_table, method_class, own_methods
 from mtl_core import InvalidInputError, InvalidParameterError, UnknownNameError
+from mtl_core.extension import find_plugin, plugin_names
 
 
 def test_available() -> None:
@@ -129,7 +130,7 @@ def test_the_registry_is_the_same_in_every_process() -> None:
 
 def brought(monkeypatch: pytest.MonkeyPatch, *points: EntryPoint) -> None:
     """As if packages with these entry points were installed."""
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [p for p in points if p.group == group])
+    monkeypatch.setattr("mtl_core.plugins.entry_points", lambda group: [p for p in points if p.group == group])
 
 
 def test_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +182,7 @@ def test_a_class_by_its_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_other_groups_in_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
     point: Any = EntryPoint("far", "mtl_aggregators.nash_mtl:NashMTL", "mtl.benchmarks")
     brought(monkeypatch, point)
-    assert plugins.entry_point_names("mtl.benchmarks") == ["far"]
-    assert plugins.find("benchmark", "FAR", "mtl.benchmarks") is NashMTL
+    assert plugin_names("mtl.benchmarks") == ["far"]
+    assert find_plugin("benchmark", "FAR", "mtl.benchmarks") is NashMTL
     with pytest.raises(UnknownNameError, match=r"unknown benchmark 'near'.*far, toy"):
-        plugins.find("benchmark", "near", "mtl.benchmarks", others=["toy"])
+        find_plugin("benchmark", "near", "mtl.benchmarks", others=["toy"])

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 import mtl_aggregators
-from mtl_aggregators import plugins
 from mtl_core import UnknownNameError
+from mtl_core.extension import find_plugin, is_spec, plain_name, plugin_names
 
 __all__ = ["GROUP", "available", "describe", "facts_table", "make", "method_class", "own_methods"]
 
 GROUP = "mtl.methods"
 """The entry point group under which other packages bring methods."""
 
-_WITHOUT_METHODS = ("__main__", "bilevel.method", "conformance", "plugins", "registry")
+_WITHOUT_METHODS = ("__main__", "bilevel.method", "conformance", "registry")
 """Modules that are not read for methods.
 
 ``conformance`` needs an extra, and ``Bilevel`` is the general form of which MARIGOLD is a case.
@@ -63,7 +63,7 @@ def available() -> list[str]:
         >>> "fairgrad" in available()
         True
     """
-    return sorted({*own_methods(), *plugins.entry_point_names(GROUP)})
+    return sorted({*own_methods(), *plugin_names(GROUP)})
 
 
 def method_class(name: str) -> Callable[..., Any]:
@@ -76,8 +76,8 @@ def method_class(name: str) -> Callable[..., Any]:
         UnknownNameError: no method has that name.
         InvalidInputError: another package brings the method, and it cannot be imported.
     """
-    found = None if plugins.is_spec(name) else own_methods().get(plugins.plain(name))
-    return plugins.find("method", name, GROUP, own_methods()) if found is None else found
+    found = None if is_spec(name) else own_methods().get(plain_name(name))
+    return find_plugin("method", name, GROUP, own_methods()) if found is None else found
 
 
 def make(name: str, /, **parameters: Any) -> Any:

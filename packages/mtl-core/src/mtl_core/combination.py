@@ -13,7 +13,15 @@ from mtl_core.collecting.gramian import gramian_of
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.errors import InvalidInputError
 from mtl_core.problem import Problem
-from mtl_core.protocols import HasMemory, TakesAbsentTasks, TakesLosses, Weighting, is_loss_weighting, offers
+from mtl_core.protocols import (
+    HasMemory,
+    TakesAbsentTasks,
+    TakesLosses,
+    WeighsJacobian,
+    Weighting,
+    is_loss_weighting,
+    offers,
+)
 
 __all__ = ["aggregate", "combine", "combine_per_group", "gramian_weights", "loss_weights", "weigh"]
 
@@ -30,6 +38,8 @@ def weigh(method: Any, gradients: TaskGradients, gramian: Tensor) -> Tensor | No
         return loss_weights(method, gradients.losses, gradients.present_somewhere)
     if offers(method, Weighting):
         return gramian_weights(method, gramian, gradients.losses)
+    if offers(method, WeighsJacobian):
+        return _one_per_task(method.jacobian_weights(gradients.matrix.detach()), gradients.n_tasks, "jacobian_weights")
     return None
 
 
@@ -102,9 +112,13 @@ def gramian_weights(weighting: Any, gramian: Tensor, losses: Tensor) -> Tensor:
         weights = weighting.weights(gramian, losses=losses.detach().to(gramian))
     else:
         weights = weighting.weights(gramian)
-    if not isinstance(weights, Tensor) or weights.shape != gramian.shape[:1]:
+    return _one_per_task(weights, len(gramian), "weights")
+
+
+def _one_per_task(weights: Any, n_tasks: int, name: str) -> Tensor:
+    if not isinstance(weights, Tensor) or weights.shape != (n_tasks,):
         found = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
-        raise InvalidInputError(f"`method.weights` must return shape {tuple(gramian.shape[:1])}, got {found}.")
+        raise InvalidInputError(f"`method.{name}` must return shape ({n_tasks},), got {found}.")
     return weights.detach()
 
 

@@ -15,6 +15,8 @@ optional protocols; ``ProblemView`` changes the losses; ``FixedWeights`` are wei
 **Models and optimisers.** ``Trace``, ``RandomState`` and ``preserved`` leave no trace in a model; ``inner_optimizer``
 is the one that owns the state; ``uncovered`` and ``refuse_closure`` check it.
 
+**Other packages' classes.** ``find_plugin`` by entry point or ``package.module:Class``, ``plugin_names``.
+
 **Ranks.** ``ranks_of``, ``is_sharded``, ``mean_over_tasks_present_``, ``sum_over_ranks_``.
 """
 
@@ -31,6 +33,7 @@ from mtl_core.distributed import is_sharded, mean_over_tasks_present_, sum_over_
 from mtl_core.evaluation import evaluate_without_graph
 from mtl_core.gradient_step import checked_gramian, finish
 from mtl_core.optimizers import inner_optimizer, refuse_closure, uncovered
+from mtl_core.plugins import find_plugin, is_spec, load_spec, plain_name, plugin_names
 from mtl_core.preservation import RandomState, Trace, preserved
 from mtl_core.problem import ProblemView
 from mtl_core.protocols import (
@@ -45,6 +48,7 @@ from mtl_core.protocols import (
     Resets,
     TakesAbsentTasks,
     TakesLosses,
+    WeighsJacobian,
     is_loss_weighting,
     offers,
 )
@@ -71,6 +75,7 @@ __all__ = [
     "TakesAbsentTasks",
     "TakesLosses",
     "Trace",
+    "WeighsJacobian",
     "Wrapper",
     "agree",
     "begin",
@@ -81,6 +86,7 @@ __all__ = [
     "combine",
     "combine_per_group",
     "evaluate_without_graph",
+    "find_plugin",
     "finish",
     "flat_size",
     "gramian_of",
@@ -88,8 +94,12 @@ __all__ = [
     "inner_optimizer",
     "is_loss_weighting",
     "is_sharded",
+    "is_spec",
+    "load_spec",
     "mean_over_tasks_present_",
     "offers",
+    "plain_name",
+    "plugin_names",
     "preserved",
     "ranks_of",
     "read_gramian",

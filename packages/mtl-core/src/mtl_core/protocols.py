@@ -34,6 +34,7 @@ __all__ = [
     "Resets",
     "TakesAbsentTasks",
     "TakesLosses",
+    "WeighsJacobian",
     "Weighting",
     "is_loss_weighting",
     "offers",
@@ -91,6 +92,14 @@ class TakesLosses(Protocol):
     """A weighting that also needs the losses: called as ``weights(gramian, losses=losses)``, NaN for an absent task."""
 
     takes_losses: bool
+
+
+@runtime_checkable
+class WeighsJacobian(Protocol):
+    """An aggregator whose update is a weighted sum, with weights that it computes from the Jacobian itself."""
+
+    def jacobian_weights(self, jacobian: Tensor, /) -> Tensor:
+        """The weights ``[m]`` of a Jacobian ``[m, d]``."""
 
 
 @runtime_checkable

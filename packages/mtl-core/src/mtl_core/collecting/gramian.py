@@ -87,14 +87,18 @@ def weighted_sum(jacobian: Tensor, weights: Tensor, gramian: Tensor | None = Non
 
 
 def cancels(weights: Tensor, gramian: Tensor | None, dtype: torch.dtype) -> bool:
-    """Whether the terms of a weighted sum cancel so far that a sum in ``dtype`` would be mostly rounding.
+    """Whether a sum in ``dtype`` would be mostly rounding, as its terms cancel, or its weights infinite.
 
     Args:
         weights: ``[m]``, on the CPU.
         gramian: the Gramian on the CPU, if it is known.
         dtype: of the sum.
     """
-    if gramian is None or dtype == torch.float64:
+    if dtype == torch.float64:
+        return False
+    if not float(weights.abs().max()) <= torch.finfo(dtype).max:
+        return True  # weights of a degree below 1 grow as gradients shrink, past what single precision holds
+    if gramian is None:
         return False
     exact, square = weights.detach().double().numpy(), gramian.detach().numpy()
     terms = float(np.abs(exact).dot(np.sqrt(np.maximum(square.diagonal(), 0.0))))

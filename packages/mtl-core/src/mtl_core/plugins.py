@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from mtl_core import InvalidInputError, UnknownNameError
+from mtl_core.errors import InvalidInputError, UnknownNameError
 
-__all__ = ["entry_point_names", "find", "is_spec", "load_spec", "plain"]
+__all__ = ["find_plugin", "is_spec", "load_spec", "plain_name", "plugin_names"]
 
 
-def plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A name as it is looked up: lower case, without hyphens, underscores and spaces.
 
     Example:
-        >>> plain("Fair-Grad")
+        >>> plain_name("Fair-Grad")
         'fairgrad'
     """
     return name.lower().replace("-", "").replace("_", "").replace(" ", "")
@@ -27,12 +27,12 @@ def is_spec(name: str) -> bool:
     return ":" in name
 
 
-def entry_point_names(group: str) -> list[str]:
+def plugin_names(group: str) -> list[str]:
     """The plain names that installed packages bring under an entry point group, sorted; nothing is imported."""
-    return sorted({plain(point.name) for point in entry_points(group=group)})
+    return sorted({plain_name(point.name) for point in entry_points(group=group)})
 
 
-def find(kind: str, name: str, group: str, others: Iterable[str] = ()) -> Any:
+def find_plugin(kind: str, name: str, group: str, others: Iterable[str] = ()) -> Any:
     """What another package brings under a name.
 
     Args:
@@ -46,14 +46,14 @@ def find(kind: str, name: str, group: str, others: Iterable[str] = ()) -> Any:
         InvalidInputError: what was found cannot be imported, or two packages bring the name.
 
     Example:
-        >>> find("method", "mtl_aggregators.mgda:MGDA", "mtl.methods").__name__
-        'MGDA'
+        >>> find_plugin("model", "torch.nn:Linear", "mtl.models").__name__
+        'Linear'
     """
     if is_spec(name):
         return load_spec(kind, name)
-    points = [point for point in entry_points(group=group) if plain(point.name) == plain(name)]
+    points = [point for point in entry_points(group=group) if plain_name(point.name) == plain_name(name)]
     if not points:
-        raise UnknownNameError(kind, name, sorted({*others, *entry_point_names(group)}))
+        raise UnknownNameError(kind, name, sorted({*others, *plugin_names(group)}))
     if len({point.value for point in points}) > 1:
         raise InvalidInputError(
             f"{kind} {name!r} must be brought by one package, got {', '.join(map(_origin, points))}. Give it as "
