@@ -94,6 +94,29 @@ class AdapterSession(ABC):
         root = output if output.requires_grad else None
         return self._gradients(root, inputs, create_graph=create_graph, retain_graph=retain_graph)
 
+    def differentiate_all(
+        self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], seeds: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        r"""Gradients of :math:`\sum_i \langle \text{outputs}_i, \text{seeds}_i\rangle`, zero where there is none.
+
+        The graph is gone afterwards.
+        """
+        self.backwards += 1
+        joined = [(o, s) for o, s in zip(outputs, seeds, strict=True) if o.requires_grad]
+        if not joined:
+            return tuple(torch.zeros_like(tensor) for tensor in inputs)
+        scale = self.loss_scale
+        found = torch.autograd.grad(
+            [output for output, _ in joined],
+            inputs,
+            [seed if scale == 1.0 else seed * scale for _, seed in joined],
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        if scale != 1.0:
+            found = tuple(gradient / scale for gradient in found)
+        return found if self.group is None else ranks.total(found, self.group)
+
     def each_task_gradient(
         self, losses: TaskLosses, inputs: Sequence[Tensor], *, create_graph: bool = False, retain_graph: bool = False
     ) -> Iterator[tuple[Tensor, ...]]:
