@@ -16,7 +16,7 @@ from mtl_core.errors import InvalidInputError, InvalidParameterError, NonFiniteL
 from mtl_core.preservation import Trace
 from mtl_core.stepping import collect_problem
 from mtl_teleport import COST, AnyMeanConflict, Dense, DominatedConflict, LoRA, TeleportReport, WeakConflict
-from mtl_teleport.search import task_gramian
+from mtl_teleport.search_context import task_gramian
 from mtl_teleport.triggers import Trigger
 
 Make = Callable[..., tuple[Problem, Any]]

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import Any, get_args
+from functools import partial
+from typing import Any, Self, get_args
 
 import torch
 
 from mtl_core import checks
 from mtl_core.errors import InvalidParameterError
+from mtl_teleport import arguments
 from mtl_teleport.adapters.low_rank import LoRA
 from mtl_teleport.adapters.protocol import Adapter
+from mtl_teleport.aim import Aim
+from mtl_teleport.climb import Climb, Limits
 from mtl_teleport.double_backward import told_what_to_do, twice_differentiable
+from mtl_teleport.drift import Reference, references
 from mtl_teleport.history import HTR
 from mtl_teleport.isolation import Mode
-from mtl_teleport.objective import Balance, Objective, Reference, Units, balance_weights, references
-from mtl_teleport.search import Aim, Climb, SearchKind, penalty, projected
-from mtl_teleport.sharpness import AscentSharpness, ExactSharpness, ProbeNorm, RandomSharpness, Sharpness, SharpnessKind
-from mtl_teleport.teleportation import Proposal, Search, Teleportation, WrappedMethod
-from mtl_teleport.triggers import DominatedConflict, Trigger
+from mtl_teleport.objective import Balance, Objective, Units, balance_weights
+from mtl_teleport.search import SearchKind, penalty, projected
+from mtl_teleport.sharpness import (
+    ExactSharpness,
+    ProbeGradient,
+    ProbeMaximum,
+    ProbeNoise,
+    ProbeNorm,
+    Sharpness,
+    SharpnessKind,
+)
+from mtl_teleport.sharpness.choice import make_sharpness
+from mtl_teleport.teleportation import Condition, OwnStep, Proposal, Search, Teleportation, WrappedMethod
+from mtl_teleport.triggers import AnyMeanConflict, DominatedConflict, Trigger
 
 __all__ = ["COST"]
 
@@ -140,21 +154,24 @@ class COST(Teleportation):
         method: WrappedMethod = None,
         *,
         adapter: Adapter = LoRA(),
-        trigger: Trigger = DominatedConflict(),
+        trigger: Trigger | Condition = DominatedConflict(),
         start_after: int = 0,
         max_per_epoch: int | None = 1,
         steps_per_epoch: int | None = None,
         probe_batches: Iterable[Any] | None = None,
-        max_probe_batches: int = 8,
+        max_probe_batches: int | None = 8,
         reference: Reference = "batch",
         rounds: int = 2,
-        max_steps: int = 20,
+        max_steps: int | None = 20,
         lr: float | None = None,
         search: SearchKind = "projected",
         sharpness: SharpnessKind = "exact",
         probes: int = 5,
         radius: float | None = None,
         probe_norm: ProbeNorm = "global",
+        probe_noise: ProbeNoise = "shared",
+        probe_maximum: ProbeMaximum = "mean",
+        probe_gradient: ProbeGradient = "both",
         balance: Balance = "released",
         units: Units = "relative",
         drift_weight: float = 3.0,
@@ -165,6 +182,7 @@ class COST(Teleportation):
         backtracks: int = 6,
         mode: Mode = "train",
         htr: HTR = "released",
+        own_step: OwnStep = "update",
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -179,14 +197,23 @@ class COST(Teleportation):
             backtracks=backtracks,
             mode=mode,
             htr=htr,
+            own_step=own_step,
             seed=seed,
         )
-        self.adapter = adapter
+        self.adapter = arguments.adapter(adapter)
         self.reference: Reference = checks.one_of("reference", reference, get_args(Reference))
         self.rounds = checks.positive_int("rounds", rounds)
-        self.max_steps = checks.positive_int("max_steps", max_steps)
+        self.max_steps = None if max_steps is None else checks.positive_int("max_steps", max_steps)
         self.lr = None if lr is None else checks.positive("lr", lr)
-        self.sharpness: Sharpness = _sharpness(sharpness, probes, radius, probe_norm)
+        self.sharpness: Sharpness = make_sharpness(
+            sharpness,
+            radius=radius,
+            probes=probes,
+            norm=probe_norm,
+            noise=probe_noise,
+            maximum=probe_maximum,
+            gradient=probe_gradient,
+        )
         self.balance: Balance = checks.one_of("balance", balance, get_args(Balance))
         self.units: Units = checks.one_of("units", units, get_args(Units))
         self.drift_weight = checks.non_negative("drift_weight", drift_weight)
@@ -218,44 +245,29 @@ class COST(Teleportation):
             conflict_weight=self.conflict_weight,
         )
         held = references(search.losses, kind=self.reference)
+        twice = self._differentiates_twice
+        around = None if twice is None else partial(twice_differentiable, search.problem.model, search.conditions.around)
         train = projected if self.search == "projected" else penalty
         with self.adapter.attach(search.problem, batch=search.batches[0], generator=search.generator) as session:
-            search.prepare(session)
-            if self._differentiates_twice is not None:
-                session.around = lambda: twice_differentiable(search.problem.model, search.around)
+            search.prepare(session, around)
             climb = Climb(
-                session=session,
-                objective=objective,
-                batches=search.batches,
-                held=held,
-                lr=lr,
-                max_steps=min(self.max_steps, self.rounds * len(search.batches))
-                if len(search.batches) > 1
-                else self.max_steps,
-                max_drift=self.max_drift,
-                generator=_on_device(search.generator, session.trainable[0].device),
-                start=search.start,
-                look=search.look,
+                session,
+                objective,
+                search,
+                held,
+                Limits(lr, self._steps(len(search.batches)), self.max_drift),
+                _on_device(search.generator, session.trainable[0].device),
             )
-            with nullcontext() if self._differentiates_twice is None else told_what_to_do(self._differentiates_twice):
+            with nullcontext() if twice is None else told_what_to_do(twice):
                 steps = train(climb, Aim(self.trigger, self.aim))
             return Proposal(session.delta(), steps, session.forwards, session.backwards, tuple(climb.path))
 
-
-def _sharpness(kind: SharpnessKind, probes: int, radius: float | None, norm: ProbeNorm) -> Sharpness:
-    checks.one_of("sharpness", kind, get_args(SharpnessKind))
-    if radius is not None:
-        checks.positive("radius", radius)
-        if kind == "exact":
-            raise InvalidParameterError(
-                f"`radius` must be None for sharpness='exact', which perturbs nothing, got {radius!r}. Choose 'ascent' "
-                "or 'random' for a radius."
-            )
-    if kind == "random":
-        return RandomSharpness(probes, norm=norm) if radius is None else RandomSharpness(probes, radius, norm=norm)
-    if kind == "ascent":
-        return AscentSharpness() if radius is None else AscentSharpness(radius)
-    return ExactSharpness()
+    def _steps(self, n_batches: int) -> int:
+        """How many steps the adapter makes at most."""
+        rounds = self.rounds * n_batches
+        if self.max_steps is None:
+            return rounds
+        return min(self.max_steps, rounds) if n_batches > 1 else self.max_steps
 
 
 def _on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:

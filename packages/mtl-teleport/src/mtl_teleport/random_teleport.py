@@ -11,7 +11,7 @@ from mtl_core import checks
 from mtl_core.errors import InvalidInputError
 from mtl_teleport.history import HTR
 from mtl_teleport.isolation import Mode
-from mtl_teleport.teleportation import Proposal, Search, Teleportation, WrappedMethod
+from mtl_teleport.teleportation import Condition, OwnStep, Proposal, Search, Teleportation, WrappedMethod
 from mtl_teleport.triggers import DominatedConflict, Trigger
 
 __all__ = ["RandomTeleport"]
@@ -35,11 +35,12 @@ class RandomTeleport(Teleportation):
             as it is unless a loss is not finite. With a limit the move may be shorter than ``length``.
         mode: in which mode losses are compared, as for ``COST``.
         htr: what becomes of the optimiser's memory, as for ``COST``.
+        own_step: whether the step of a move makes an update, as for ``COST``.
         seed: of the directions.
 
     Raises:
         InvalidParameterError: a length is not positive, or a limit is out of range.
-        InvalidInputError: there is no length.
+        InvalidInputError: there is no length, or ``method`` or ``trigger`` is none.
 
     Example:
         >>> import torch
@@ -60,13 +61,14 @@ class RandomTeleport(Teleportation):
         method: WrappedMethod = None,
         *,
         length: float | Sequence[float],
-        trigger: Trigger = DominatedConflict(),
+        trigger: Trigger | Condition = DominatedConflict(),
         start_after: int = 0,
         max_per_epoch: int | None = 1,
         steps_per_epoch: int | None = None,
         max_drift: float | None = None,
         mode: Mode = "train",
         htr: HTR = "released",
+        own_step: OwnStep = "update",
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -81,9 +83,12 @@ class RandomTeleport(Teleportation):
             backtracks=6,
             mode=mode,
             htr=htr,
+            own_step=own_step,
             seed=seed,
         )
         found: Iterable[Any] = length if isinstance(length, Sequence) else (length,)
+        if isinstance(length, str):
+            raise InvalidInputError(f"`length` must be a number or a sequence of numbers, got {length!r}.")
         self.lengths = tuple(checks.positive("length", entry) for entry in found)
         if not self.lengths:
             raise InvalidInputError("`length` must be a length or a sequence of at least one, got an empty sequence.")
@@ -101,17 +106,11 @@ class RandomTeleport(Teleportation):
         shared = search.problem.named_shared
         return Proposal({name: (draw * (length / norm)).to(shared[name]) for name, draw in draws.items()})
 
-    def state_dict(self) -> dict[str, Any]:
+    def _counters(self) -> dict[str, Any]:
         """As for every teleportation, with the number of moves made."""
-        return {**super().state_dict(), "made": self._made}
+        return {**super()._counters(), "made": self._made}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict``."""
-        rest = dict(state)
-        made = rest.pop("made", None)
-        if not isinstance(made, int):
-            raise InvalidInputError(
-                f"`state` must hold the number of moves made, got {made!r}. Give what state_dict() returned."
-            )
-        super().load_state_dict(rest)
-        self._made = made
+    def _set_counters(self, counters: dict[str, Any]) -> None:
+        """Put them back."""
+        super()._set_counters(counters)
+        self._made = counters["made"]

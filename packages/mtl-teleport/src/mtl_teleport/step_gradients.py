@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,12 +21,21 @@ from mtl_core.report import StepOptions
 from mtl_core.stepping import collect_problem
 from mtl_teleport import ranks
 
-__all__ = ["check_parameters", "learning_rate", "present_update", "step_gradients"]
+__all__ = ["check_parameters", "learning_rate", "present_update", "reentrant_refused", "step_gradients"]
 
 
 def step_gradients(problem: Problem, batch: Any, optimizer: Optimizer, options: StepOptions) -> TaskGradients:
-    """The gradients of a step's batch, as the step itself would collect them; all ranks raise, or none."""
+    """The gradients of a step's batch, as the step itself would collect them; all ranks raise, or none.
+
+    Raises:
+        InvalidInputError: the model recomputes activations by reentrant checkpoints.
+    """
     optimizer.zero_grad(set_to_none=True)
+    with reentrant_refused():
+        return _collected(problem, batch, options)
+
+
+def _collected(problem: Problem, batch: Any, options: StepOptions) -> TaskGradients:
     if isinstance(batch, MicroBatches):
         return accumulate(problem, batch, options=options)
     losses = problem.losses(batch)
@@ -34,6 +45,25 @@ def step_gradients(problem: Problem, batch: Any, optimizer: Optimizer, options: 
         if not ranks.agree(bool(torch.isfinite(values).all()), options.group, values.device):
             raise NonFiniteLossError("every task's loss must be finite on every rank, got one that is not.", tasks=())
     return collect_problem(problem, losses, options=options)
+
+
+@contextmanager
+def reentrant_refused() -> Iterator[None]:
+    """Say what to do about checkpoints that cannot be differentiated task by task.
+
+    Raises:
+        InvalidInputError: from the error that torch raised.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "use_reentrant=True" not in str(error):
+            raise
+        raise InvalidInputError(
+            "`model` must recompute activations without reentrance to be differentiated task by task, got "
+            "torch.utils.checkpoint with use_reentrant=True, whose backward pass takes no inputs. Pass "
+            "use_reentrant=False to checkpoint() or checkpoint_sequential()."
+        ) from error
 
 
 def present_update(problem: Problem, wrapped: Any, gradients: TaskGradients, options: StepOptions) -> dict[str, Tensor]:
