@@ -169,7 +169,7 @@ class TestConflict:
             return conflict(Point.of(session, x, torch.ones(3)))
 
         point = Point.of(session, x, torch.ones(3))
-        gradient = point.by_adapter(conflict(point)).view(tensor.shape)
+        gradient = point.by_adapter(conflict(point))[: tensor.numel()].view(tensor.shape)
         assert bool(gradient.any())
         for i, j in ((0, 0), (1, 2), (3, 1)):
             ends = []

@@ -73,5 +73,5 @@ def test_no_lengths() -> None:
 
 
 def test_a_state_of_another_class() -> None:
-    with pytest.raises(InvalidInputError, match="number of moves"):
+    with pytest.raises(InvalidInputError, match="keys schedule, generator, due, made, method, got"):
         RandomTeleport(length=1.0).load_state_dict({"schedule": {}, "generator": None, "method": None})

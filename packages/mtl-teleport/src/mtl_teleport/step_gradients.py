@@ -14,14 +14,21 @@ from torch.optim import Optimizer
 from mtl_core.accumulation import MicroBatches, accumulate
 from mtl_core.combination import combine, combine_per_group
 from mtl_core.distributed import is_sharded
-from mtl_core.errors import InvalidInputError, NonFiniteLossError
+from mtl_core.errors import DetachedLossError, InvalidInputError, NonFiniteLossError
 from mtl_core.gradients import TaskGradients
+from mtl_core.preservation import preserved
 from mtl_core.problem import Problem
 from mtl_core.report import StepOptions
 from mtl_core.stepping import collect_problem
 from mtl_teleport import ranks
 
 __all__ = ["check_parameters", "learning_rate", "present_update", "reentrant_refused", "step_gradients"]
+
+_REENTRANT = (
+    "`model` must recompute activations without reentrance to be differentiated task by task, got "
+    "torch.utils.checkpoint with use_reentrant=True, whose backward pass takes no inputs. Pass use_reentrant=False to "
+    "checkpoint() or checkpoint_sequential()."
+)
 
 
 def step_gradients(problem: Problem, batch: Any, optimizer: Optimizer, options: StepOptions) -> TaskGradients:
@@ -31,7 +38,7 @@ def step_gradients(problem: Problem, batch: Any, optimizer: Optimizer, options: 
         InvalidInputError: the model recomputes activations by reentrant checkpoints.
     """
     optimizer.zero_grad(set_to_none=True)
-    with reentrant_refused():
+    with reentrant_refused(problem, batch):
         return _collected(problem, batch, options)
 
 
@@ -48,22 +55,46 @@ def _collected(problem: Problem, batch: Any, options: StepOptions) -> TaskGradie
 
 
 @contextmanager
-def reentrant_refused() -> Iterator[None]:
+def reentrant_refused(problem: Problem, batch: Any) -> Iterator[None]:
     """Say what to do about checkpoints that cannot be differentiated task by task.
 
+    Torch says so itself where a shared parameter is used outside of the checkpoint, too. Where all are used inside, the
+    graph ends at the checkpoint, and the losses seem not to depend on them.
+
+    Args:
+        problem: the problem.
+        batch: what the problem's losses take, or several in ``MicroBatches``.
+
     Raises:
-        InvalidInputError: from the error that torch raised.
+        InvalidInputError: from the error that was raised.
     """
     try:
         yield
+    except DetachedLossError as error:
+        if not _has_reentrant_checkpoint(problem, batch):
+            raise
+        raise InvalidInputError(_REENTRANT) from error
     except RuntimeError as error:
         if "use_reentrant=True" not in str(error):
             raise
-        raise InvalidInputError(
-            "`model` must recompute activations without reentrance to be differentiated task by task, got "
-            "torch.utils.checkpoint with use_reentrant=True, whose backward pass takes no inputs. Pass "
-            "use_reentrant=False to checkpoint() or checkpoint_sequential()."
-        ) from error
+        raise InvalidInputError(_REENTRANT) from error
+
+
+def _has_reentrant_checkpoint(problem: Problem, batch: Any) -> bool:
+    first = next(iter(batch)) if isinstance(batch, MicroBatches) else batch
+    with preserved(problem.model):
+        values = problem.losses(first).values
+    stack = [values.grad_fn]
+    seen = set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        seen.add(node)
+        stack.extend(child for child, _ in node.next_functions)
+    return False
 
 
 def present_update(problem: Problem, wrapped: Any, gradients: TaskGradients, options: StepOptions) -> dict[str, Tensor]:

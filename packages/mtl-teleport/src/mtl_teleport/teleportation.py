@@ -84,9 +84,9 @@ class Teleportation(ABC):
         max_probe_batches: int | None,
         max_drift: float | None,
         backtracks: int,
-        mode: Mode,
+        mode: Mode = "train",
         htr: HTR,
-        own_step: OwnStep,
+        own_step: OwnStep = "update",
         seed: int,
     ) -> None:
         self.method = _Sum() if method is None else arguments.wrapped_method(method)
@@ -349,7 +349,7 @@ class Teleportation(ABC):
         self.schedule.record()
         own = parts if given or self.probe_batches is None else first(self.probe_batches, self.max_probe_batches)
         trace = Trace(problem.model) if trace is None else trace
-        with isolated(problem.model, mode=self.mode) as flags, reentrant_refused():
+        with isolated(problem.model, mode=self.mode) as flags, reentrant_refused(problem, own[0]):
             view = StepView(parts[:1] if given else parts, partial(as_at, problem.model, flags, trace))
             search = open_search(
                 problem, own, seen.gramian, view, lr=lr, options=options, generator=self._generator, mode=self.mode
@@ -390,10 +390,10 @@ class Teleportation(ABC):
             InvalidInputError: the state has another form, or holds a method's state that the wrapped method cannot
                 take.
         """
-        expected = {*self._counters(), "method"}
-        if set(state) != expected:
+        expected = [*self._counters(), "method"]
+        if set(state) != set(expected):
             raise InvalidInputError(
-                f"`state` must have the keys {', '.join(sorted(expected))}, got {sorted(state)}. Give what "
+                f"`state` must have the keys {', '.join(expected)}, got {sorted(state)}. Give what "
                 "state_dict() returned."
             )
         load = getattr(self.method, "load_state_dict", None)
