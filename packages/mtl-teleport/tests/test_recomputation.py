@@ -127,9 +127,9 @@ def _displacement(make: Callable[[], nn.Module], route: Route, cost: COST) -> di
 
 
 def _same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert any(bool(step.any()) for step in expected.values())
-    for name, step in expected.items():
-        torch.testing.assert_close(found[name], step, rtol=0, atol=1e-10)
+    assert any(bool(delta.any()) for delta in expected.values())
+    for name, delta in expected.items():
+        torch.testing.assert_close(found[name], delta, rtol=0, atol=1e-10)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

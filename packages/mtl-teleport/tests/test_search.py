@@ -126,6 +126,7 @@ def test_losses_that_fix_every_direction_allow_no_step() -> None:
 def test_penalty_lowers_its_objective() -> None:
     problem = Problem(Valley(1.0, 1.1), _product, shared="x", tasks=("a",))
     climb = _climb(problem, lr=0.01, drift_weight=0.05)
+
     def total() -> float:
         return float(climb.objective(climb.objective.point(climb.session, X), climb.held[0]).total)
 

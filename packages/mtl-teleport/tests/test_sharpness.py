@@ -44,7 +44,10 @@ def _upward(sharpness: Sharpness, session: AdapterSession, x: Tensor, balance: T
 
 
 def _parts(session: AdapterSession, vector: Tensor) -> list[Tensor]:
-    return [p.view(t.shape) for p, t in zip(vector.split([t.numel() for t in session.trainable]), session.trainable, strict=True)]
+    return [
+        p.view(t.shape)
+        for p, t in zip(vector.split([t.numel() for t in session.trainable]), session.trainable, strict=True)
+    ]
 
 
 def _numerical_gradient(value: Callable[[], float], tensor: Tensor, step: float) -> Tensor:

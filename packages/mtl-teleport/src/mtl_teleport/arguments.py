@@ -13,8 +13,18 @@ from mtl_teleport.adapters.protocol import Adapter
 __all__ = ["adapter", "probe_batches", "seed", "whole", "wrapped_method"]
 
 
+class _Sum:
+    """The plain sum of the losses, with unit weights for the tasks that are present."""
+
+    needs = "losses"
+    takes_present = True
+
+    def __call__(self, losses: Tensor, *, present: Tensor | None = None) -> Tensor:
+        return (losses if present is None else losses[present]).sum()
+
+
 def wrapped_method(method: Any) -> Any:
-    """Return what is to be wrapped if it is a method of some kind.
+    """Return what is to be wrapped if it is a method of some kind, the plain sum of the losses for ``None``.
 
     Raises:
         InvalidInputError: it is not.
@@ -23,7 +33,9 @@ def wrapped_method(method: Any) -> Any:
         raise InvalidInputError(
             f"`method` must be an instance, got the class {method.__name__}. Give {method.__name__}()."
         )
-    if method is not None and not callable(method) and not any(hasattr(method, name) for name in ("step", "weights")):
+    if method is None:
+        return _Sum()
+    if not callable(method) and not any(hasattr(method, name) for name in ("step", "weights")):
         raise InvalidInputError(
             f"`method` must have step(), weights() or be callable on a Jacobian [m, d], got {type(method).__name__}. "
             "Give None for the plain sum of the losses; see mtl_core.protocols."
@@ -64,7 +76,9 @@ def probe_batches(value: Any) -> Iterable[Any] | None:
             f"by the first. {way_out}"
         )
     if isinstance(value, Tensor | Mapping | str) or not (isinstance(value, Iterable) or hasattr(value, "__getitem__")):
-        raise InvalidInputError(f"`probe_batches` must be a collection of batches, got {type(value).__name__}. {way_out}")
+        raise InvalidInputError(
+            f"`probe_batches` must be a collection of batches, got {type(value).__name__}. {way_out}"
+        )
     if isinstance(value, Sized) and len(value) == 0:
         raise InvalidInputError(f"`probe_batches` must hold at least one batch, got none. {way_out}")
     batches: Iterable[Any] = value

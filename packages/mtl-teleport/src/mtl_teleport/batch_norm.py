@@ -33,7 +33,7 @@ def lean_batch_norm(model: nn.Module) -> Iterator[None]:
     # checkpoint recomputes in a backward pass was torch's batch norm then, with another number of saved tensors.
     layers = [m for m in model.modules() if type(m) in _LAYERS and "forward" not in vars(m)]
     for layer in layers:
-        layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+        layer.forward = partial(_forward, layer)
     try:
         yield
     finally:
@@ -101,8 +101,10 @@ def batch_norm(
 
     Args:
         input: ``[n, c, ...]``.
-        running_mean, running_var: ``[c]``, moved towards the batch's statistics in place, or ``None``.
-        weight, bias: :math:`\gamma` and :math:`\beta`, ``[c]``, both or neither.
+        running_mean: ``[c]``, moved towards the batch's statistics in place, or ``None``.
+        running_var: likewise.
+        weight: :math:`\gamma`, ``[c]``, or ``None``.
+        bias: :math:`\beta`, ``[c]``, where there is a weight.
         momentum: weight of the batch's statistics in the running ones.
         eps: :math:`\epsilon`.
 
@@ -125,9 +127,7 @@ class _Forward(torch.autograd.Function):
         momentum: float,
         eps: float,
     ) -> Tensor:
-        found, mean, scale = torch.native_batch_norm(
-            x, weight, bias, running_mean, running_var, True, momentum, eps
-        )
+        found, mean, scale = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)
         ctx.save_for_backward(x, weight, mean, scale)
         ctx.eps = eps
         return found
@@ -140,7 +140,7 @@ class _Forward(torch.autograd.Function):
 
 
 class _Backward(torch.autograd.Function):
-    r"""The first derivative, with means over all dimensions but that of the channels and N numbers per channel:
+    r"""The first derivative, with means over all dimensions but that of the channels, and N numbers per channel.
 
     :math:`x' = \gamma s (g - \bar g - \hat x\,\overline{g\hat x})`, :math:`\gamma' = N\,\overline{g\hat x}`,
     :math:`\beta' = N \bar g`.
@@ -203,10 +203,14 @@ def _second(
     normal = (x - wide(mean)).mul_(wide(scale))
     room = torch.empty_like(normal)
     g_mean, q = average(g), average(torch.mul(g, normal, out=room))
-    a_mean, p, both = (zero, zero, zero) if a is None else (
-        average(a),
-        average(torch.mul(a, normal, out=room)),
-        average(torch.mul(a, g, out=room)),
+    a_mean, p, both = (
+        (zero, zero, zero)
+        if a is None
+        else (
+            average(a),
+            average(torch.mul(a, normal, out=room)),
+            average(torch.mul(a, g, out=room)),
+        )
     )
     del room
     spread = both - a_mean * g_mean - p * q

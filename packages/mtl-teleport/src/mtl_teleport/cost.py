@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Self, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -20,8 +20,12 @@ from mtl_teleport.double_backward import told_what_to_do, twice_differentiable
 from mtl_teleport.drift import Reference, references
 from mtl_teleport.history import HTR
 from mtl_teleport.isolation import Mode
+from mtl_teleport.move import Proposal
+from mtl_teleport.moving import Condition, OwnStep, WrappedMethod
 from mtl_teleport.objective import Balance, Objective, Units, balance_weights
+from mtl_teleport.presets import Presets
 from mtl_teleport.search import SearchKind, penalty, projected
+from mtl_teleport.search_context import Search
 from mtl_teleport.sharpness import (
     ExactSharpness,
     ProbeGradient,
@@ -32,13 +36,13 @@ from mtl_teleport.sharpness import (
     SharpnessKind,
 )
 from mtl_teleport.sharpness.choice import make_sharpness
-from mtl_teleport.teleportation import Condition, OwnStep, Proposal, Search, Teleportation, WrappedMethod
-from mtl_teleport.triggers import AnyMeanConflict, DominatedConflict, Trigger
+from mtl_teleport.teleportation import Teleportation
+from mtl_teleport.triggers import DominatedConflict, Trigger
 
 __all__ = ["COST"]
 
 
-class COST(Teleportation):
+class COST(Presets, Teleportation):
     r"""A method that, where task gradients conflict, first moves to a better point of the same losses.
 
     When the trigger fires, an adapter :math:`\Delta\theta(\varphi)` is trained for a moment to raise the sharpness
@@ -54,16 +58,17 @@ class COST(Teleportation):
         method: what is wrapped: a weighting, loss weighting, aggregator, whole method, or any callable from a
             Jacobian ``[m, d]`` to an update ``[d]``; ``None`` for the plain sum of the losses.
         adapter: how the shared parameters may move.
-        trigger: when.
+        trigger: when: a ``Trigger``, or any function of the Gramian ``[m, m]``.
         start_after: epochs without teleports at the start (50 of 200 in the released runs).
         max_per_epoch: teleports per epoch, rolled back ones included; ``None`` for no limit.
         steps_per_epoch: how long an epoch is; otherwise call ``start_epoch(epoch)`` at the start of each.
         probe_batches: batches on which the losses are held, re-iterable, such as a list or a loader; ``None`` for
             the step's own batch alone. With one batch the losses hold on that batch only: see the note.
-        max_probe_batches: how many of them are used, from the start of an iteration.
+        max_probe_batches: how many of them are used, from the start of an iteration; ``None`` for all.
         reference: ``"batch"``: hold each batch's own losses; ``"loader"``: hold every batch at the mean over all.
         rounds: passes over several probe batches.
-        max_steps: steps of the adapter at most; with one batch also their number, unless the aim is reached.
+        max_steps: steps of the adapter at most, with one batch also their number, unless the aim is reached; ``None``
+            for ``rounds`` times the number of probe batches.
         lr: step length of the adapter; ``None`` for the optimiser's learning rate of the shared parameters.
         search: ``"projected"``: the losses are constraints; ``"penalty"``: Adam on :math:`a L_t - b L_g` (the
             paper's).
@@ -72,6 +77,11 @@ class COST(Teleportation):
         radius: length of a perturbation; ``None``: 1e-4 for ``"random"`` (the paper's), 0.05 for ``"ascent"``
             (that of sharpness-aware minimisation; see the note).
         probe_norm: whether a random perturbation has that length as a whole or in each tensor.
+        probe_noise: whether a random perturbation moves the ``"shared"`` parameters, or ``"all"``: heads and norms too.
+        probe_maximum: whether the largest change over the perturbations is that of the weighted ``"mean"`` of the
+            losses, or is taken by itself for each ``"task"`` before the mean.
+        probe_gradient: whether the random estimate is differentiated through ``"both"`` of its parts, or through the
+            ``"unperturbed"`` losses alone.
         balance: form of the task weights R inside the sharpness: ``"released"``, ``"paper"`` or ``"equal"``.
         units: whether drift and gain are weighed relative to their start or in absolute units (the paper's).
         drift_weight: a; under ``"projected"`` only whether it is zero matters.
@@ -91,10 +101,13 @@ class COST(Teleportation):
             agrees with the gradient (:math:`\sigma > 0`) and starts the optimiser afresh where it does not. Equation
             13 for every sign (``"paper"``) leaves Adam with a second moment from one gradient, by which its next steps
             are too long: on digits with FairGrad runs diverged with it (the ablation in ``docs/evidence.md``).
+        own_step: ``"update"``: the step of a teleport goes on with the update from the new point; ``"skip"``: it makes
+            none, and the next update reuses the optimiser's memory as ``htr`` says.
         seed: of the adapter's initial values and of random perturbations.
 
     Raises:
         InvalidParameterError: a setting is out of its range.
+        InvalidInputError: ``method``, ``adapter``, ``trigger`` or ``probe_batches`` is not what it must be.
 
     Note:
         Defaults that differ from the text do so on measurements. At 191 states with a dominated conflict, 100 of the
@@ -126,10 +139,11 @@ class COST(Teleportation):
         None of this says that training gets better: see the table in ``docs/evidence.md``.
 
         Losses that are held on one batch are held on that batch only: give ``probe_batches``. The paper's settings
-        are ``search="penalty", sharpness="random", balance="paper", units="absolute", drift_weight=1, mode="eval",
-        aim=None``. ``conflict_weight`` differentiates twice, too. What differentiates twice evaluates attention by
-        plain operations and recurrent layers without cuDNN, whose fused kernels cannot. In bfloat16 a perturbation may
-        be rounded away: keep ``"exact"`` under autocast.
+        are ``COST.paper(...)``, those of the authors' code ``COST.released(...)``. ``conflict_weight`` differentiates
+        twice, too. What differentiates twice evaluates attention by plain operations, recurrent layers without cuDNN
+        and batch norm by a second derivative of this package. A search evaluates embeddings with sparse gradients with
+        whole ones. In bfloat16 a perturbation may be rounded away: keep ``"exact"`` under autocast. Models may
+        recompute activations by ``torch.utils.checkpoint(..., use_reentrant=False)``.
 
     References:
         Zhou et al., *Continual Optimization with Symmetry Teleportation for Multi-Task Learning*, sections 4.1 and
@@ -246,7 +260,9 @@ class COST(Teleportation):
         )
         held = references(search.losses, kind=self.reference)
         twice = self._differentiates_twice
-        around = None if twice is None else partial(twice_differentiable, search.problem.model, search.conditions.around)
+        around = search.conditions.around
+        if twice is not None:
+            around = partial(twice_differentiable, search.problem.model, around)
         train = projected if self.search == "projected" else penalty
         with self.adapter.attach(search.problem, batch=search.batches[0], generator=search.generator) as session:
             search.prepare(session, around)

@@ -21,9 +21,7 @@ __all__ = ["evaluate_at", "evaluate_without_graph", "probe_losses"]
 _NO_GRAPH = ("does not require grad", "does not have a grad_fn", "appears to not have been used in the graph")
 
 
-def evaluate_without_graph(
-    problem: Problem, batch: Any, parameters: Mapping[str, Tensor] | None = None
-) -> TaskLosses:
+def evaluate_without_graph(problem: Problem, batch: Any, parameters: Mapping[str, Tensor] | None = None) -> TaskLosses:
     """The task losses, detached; with a graph meanwhile only where the losses themselves differentiate.
 
     Losses that call ``torch.autograd.grad`` on the way, on a residual of a differential equation or on an energy for

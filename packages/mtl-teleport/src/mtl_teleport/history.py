@@ -98,10 +98,11 @@ def modulated(
     ``keep``     change nothing
     ============ ==============================================================================================
 
-    But for ``betas`` only ``parameters`` are concerned, whatever group they are in. Adam, AdamW, NAdam, RAdam, Adamax, SGD, RMSprop
-    and Muon follow the equations to rounding, weight decay, ``maximize`` and clipping included; momentum that is no
-    average (SGD, RMSprop) is :math:`\sigma\beta v + g`. For any other optimiser with ``betas`` or ``momentum`` in
-    its groups these are scaled for that one step, in a group of their own. An optimiser with neither is left alone.
+    But for ``betas`` only ``parameters`` are concerned, whatever group they are in. Adam, AdamW, NAdam, RAdam, Adamax,
+    SGD, RMSprop and Muon follow the equations to rounding, weight decay, ``maximize`` and clipping included; momentum
+    that is no average (SGD, RMSprop) is :math:`\sigma\beta v + g`. For any other optimiser with ``betas`` or
+    ``momentum`` in its groups these are scaled for that one step, in a group of their own. An optimiser with neither is
+    left alone.
 
     Args:
         optimizer: the optimiser of the step, or a wrapper that holds it: the one within is acted on.

@@ -13,9 +13,7 @@ __all__ = ["inner_product", "length_of"]
 _BLOCK = 2**16  # entries, 512 KiB: one parameter of 512 × 512 in float64 was more than the search's own spare room
 
 
-def inner_product(
-    first: Tensor, second: Tensor | None = None, *, less: Tensor | None = None
-) -> Tensor:
+def inner_product(first: Tensor, second: Tensor | None = None, *, less: Tensor | None = None) -> Tensor:
     r"""The sum of products of two tensors' entries, accumulated in float64.
 
     Args:

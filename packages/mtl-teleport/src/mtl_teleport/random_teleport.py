@@ -11,7 +11,10 @@ from mtl_core import checks
 from mtl_core.errors import InvalidInputError
 from mtl_teleport.history import HTR
 from mtl_teleport.isolation import Mode
-from mtl_teleport.teleportation import Condition, OwnStep, Proposal, Search, Teleportation, WrappedMethod
+from mtl_teleport.move import Proposal
+from mtl_teleport.moving import Condition, OwnStep, WrappedMethod
+from mtl_teleport.search_context import Search
+from mtl_teleport.teleportation import Teleportation
 from mtl_teleport.triggers import DominatedConflict, Trigger
 
 __all__ = ["RandomTeleport"]

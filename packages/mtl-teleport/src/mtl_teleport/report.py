@@ -16,8 +16,8 @@ __all__ = ["TeleportReport", "conflict_measures"]
 class TeleportReport:
     r"""One teleport, accepted or rolled back.
 
-    Losses are means over the probe batches, in the mode of the search. Cosines and norms are those of the step's own batch,
-    in the mode the model trains in, at the point before and at the point where the step then goes on.
+    Losses are means over the probe batches, in the mode of the search. Cosines and norms are those of the step's own
+    batch, in the mode the model trains in, at the point before and at the point where the step then goes on.
 
     Attributes:
         step: index of the step, from 0.

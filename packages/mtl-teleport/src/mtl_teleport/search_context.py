@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -69,19 +69,16 @@ class Search:
     is_comparable: bool = False
     conditions: Conditions = Conditions()
 
-    def prepare(self, session: AdapterSession, around: Callable[[], AbstractContextManager[None]] | None) -> None:
+    def prepare(self, session: AdapterSession, around: Callable[[], AbstractContextManager[None]]) -> None:
         """Make a session that was just attached one of all ranks, with the values of the first.
 
         Args:
             session: the session.
-            around: what its evaluations run in, if not what the search says.
+            around: what its evaluations run in, on top of or instead of ``conditions.around``.
         """
-        own = self.conditions
-        session.conditions = (
-            own if around is None else Conditions(around, own.group, own.loss_scale, own.holds_all_gradients)
-        )
-        if own.group is not None:
-            ranks.same_tensors_(session.trainable, own.group)
+        session.conditions = replace(self.conditions, around=around)
+        if self.conditions.group is not None:
+            ranks.same_tensors_(session.trainable, self.conditions.group)
 
 
 def open_search(

@@ -122,7 +122,7 @@ class AdapterSession(ABC):
         create_graph: bool = False,
         retain_graph: bool | None = None,
     ) -> tuple[Tensor, ...]:
-        r"""As ``differentiate``, of :math:`\sum_i \langle \text{outputs}_i, \text{seeds}_i\rangle`, by default of the sum."""
+        r"""As ``differentiate``, of :math:`\sum_i \langle o_i, s_i\rangle`, with seeds of ones by default."""
         given = [torch.ones_like(output) for output in outputs] if seeds is None else seeds
         joined = [(output, seed) for output, seed in zip(outputs, given, strict=True) if output.requires_grad]
         return self._gradients(
@@ -179,7 +179,7 @@ class AdapterSession(ABC):
         else:
             with self.at(at):
                 found = torch.autograd.grad(
-                    outputs,
+                    outputs,  # type: ignore[arg-type]
                     inputs,
                     [seed if seed is None or scale == 1.0 else seed * scale for seed in seeds],
                     create_graph=create_graph,

@@ -29,7 +29,11 @@ def make_sharpness(
     Args:
         kind: its name.
         radius: length of a perturbation, or ``None`` for the estimate's own.
-        probes, norm, noise, maximum, gradient: for ``"random"``; the names are those of ``COST``, after ``probe_``.
+        probes: how many perturbations, for ``"random"``.
+        norm: ``probe_norm`` of ``COST``, for ``"random"``.
+        noise: ``probe_noise`` of ``COST``, for ``"random"``.
+        maximum: ``probe_maximum`` of ``COST``, for ``"random"``.
+        gradient: ``probe_gradient`` of ``COST``, for ``"random"``.
 
     Raises:
         InvalidParameterError: a setting is out of its range, or ``"exact"`` is given a radius.

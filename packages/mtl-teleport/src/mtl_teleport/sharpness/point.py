@@ -94,7 +94,7 @@ class Point:
         return self.pull_back(found)
 
     def by_adapter_at(self, moved: Mapping[str, Tensor], output: Tensor) -> Tensor:
-        r"""The same for a scalar that was computed at another point :math:`\theta' + \varepsilon`, :math:`\varepsilon` held.
+        r"""The same for a scalar from another point :math:`\theta' + \varepsilon`, with :math:`\varepsilon` held.
 
         Args:
             moved: the other point: leaves, whose gradients are those of this point's tensors.

@@ -1,4 +1,6 @@
-r"""Difference quotients :math:`\sum_j \langle c_j, L(\theta' + \varepsilon_j)\rangle - \langle\sum_j c_j, L(\theta')\rangle`.
+r"""Estimates that are difference quotients of the losses.
+
+.. math:: \sum_j \langle c_j, L(\theta' + \varepsilon_j)\rangle - \langle\textstyle\sum_j c_j, L(\theta')\rangle
 
 The perturbations :math:`\varepsilon_j` count as constants, so that each term is differentiated where it was evaluated.
 """

@@ -33,8 +33,8 @@ ProbeGradient = Literal["both", "unperturbed"]
 class RandomSharpness(Sharpness):
     r"""The largest change of the losses over random perturbations of one length.
 
-    With :math:`d_{ij} = L_i(\theta' + \varepsilon_j) - L_i(\theta')`, :math:`\|\varepsilon_j\| = \delta`, over the k tasks
-    present:
+    With :math:`d_{ij} = L_i(\theta' + \varepsilon_j) - L_i(\theta')` and :math:`\|\varepsilon_j\| = \delta`, over the k
+    tasks present:
 
     ============== ======================================================================
     ``"mean"``     :math:`\max_j \tfrac1\delta |\tfrac1k\sum_i R_i d_{ij}|` (equation 8)
