@@ -79,9 +79,14 @@ class PeftAdapter:
                 f"`batch` must be given, got None: {type(self).__name__} checks on it that the adapter starts as a "
                 "no-op."
             )
-        if hasattr(problem.model, "peft_config"):
+        # PEFT looks for its own layers in the whole model and finds those of the other adapter, at whatever depth.
+        foreign = [name for name, m in problem.model.named_modules() if type(m).__module__.partition(".")[0] == "peft"]
+        if foreign:
+            place = f"at {foreign[0]!r}" if foreign[0] else "around it"
             raise InvalidInputError(
-                "the model must have no PEFT adapter of its own, got one. Merge or unload it first."
+                f"`model` must have no PEFT adapter of its own to be adapted by {type(self).__name__}, got one {place}. "
+                "Use mtl_teleport.LoRA(), which displaces that adapter's own matrices, or make it part of the weights "
+                "first: merge_and_unload(), then requires_grad_(True)."
             )
         problem.check_functional()
         layers = self._choose(problem)
