@@ -81,6 +81,10 @@ class Presets:
             sharpness="random",
             probes=5,
             radius=1e-4,
+            probe_norm="global",
+            probe_noise="shared",
+            probe_maximum="mean",
+            probe_gradient="both",
             balance="paper",
             units="absolute",
             drift_weight=1.0,
@@ -90,6 +94,7 @@ class Presets:
             backtracks=0,
             mode="eval",
             htr="paper",
+            own_step="update",
             seed=seed,
         )
 

@@ -22,6 +22,7 @@ from mtl_core.errors import DuplicateModuleError, InvalidInputError, NoMatchErro
 from mtl_core.problem import Problem
 from mtl_teleport.adapters.protocol import AdapterSession
 from mtl_teleport.adapters.weight_space import Targets
+from mtl_teleport.evaluation import evaluate_at, evaluate_without_graph
 from mtl_teleport.isolation import isolated
 
 __all__ = ["PeftAdapter", "PeftLoRA", "PeftSession"]
@@ -91,8 +92,7 @@ class PeftAdapter:
         problem.check_functional()
         layers = self._choose(problem)
         with isolated(problem.model):
-            with torch.no_grad():
-                before = problem.losses(batch).full(0.0)
+            before = evaluate_without_graph(problem, batch).full(0.0)
             session = PeftSession(problem, self._config, layers, generator)
             try:
                 self._check_no_op(session, batch, before)
@@ -102,8 +102,7 @@ class PeftAdapter:
         return session
 
     def _check_no_op(self, session: AdapterSession, batch: Any, before: Tensor) -> None:
-        with torch.no_grad():
-            after = session.evaluate(batch).full(0.0)
+        after = evaluate_at(session, batch, session.parameters()).full(0.0)
         tolerance = 100 * torch.finfo(before.dtype).eps
         if not torch.allclose(before, after, rtol=tolerance, atol=tolerance * float(before.abs().max())):
             raise InvalidInputError(
