@@ -280,7 +280,7 @@ def test_an_error_at_any_stage_leaves_everything(
     problem, batch = conflicting()
     method, made = COSTS[cost](), _optimizers(problem)[optimizer]()
     mtl_core.step(problem, batch, made, Equal())
-    before = copy.deepcopy((problem.model.state_dict(), made.state_dict(), method.state_dict()))
+    before = copy.deepcopy((problem.model.state_dict(), made.state_dict(), method.own_state()))
     torch.manual_seed(3)
     random = torch.get_rng_state()
     given = batch if parts == 1 else MicroBatches([batch, batch])
@@ -289,7 +289,7 @@ def test_an_error_at_any_stage_leaves_everything(
         pytest.raises(RuntimeError, match="injected"),
     ):
         mtl_core.step(problem, given, made, method)
-    after = (problem.model.state_dict(), made.state_dict(), method.state_dict())
+    after = (problem.model.state_dict(), made.state_dict(), method.own_state())
     assert torch.equal(torch.get_rng_state(), random)
     for name, value in before[0].items():
         assert torch.equal(after[0][name], value), name
