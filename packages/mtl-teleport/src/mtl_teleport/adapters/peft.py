@@ -85,8 +85,8 @@ class PeftAdapter:
             place = f"at {foreign[0]!r}" if foreign[0] else "around it"
             raise InvalidInputError(
                 f"`model` must have no PEFT adapter of its own to be adapted by {type(self).__name__}, got one {place}"
-                ". Use mtl_teleport.LoRA(), which displaces that adapter's own matrices, or make it part of the weights "
-                "first: merge_and_unload(), then requires_grad_(True)."
+                ". Use mtl_teleport.LoRA(), which displaces that adapter's own matrices, or make it part of the "
+                "weights first: merge_and_unload(), then requires_grad_(True)."
             )
         problem.check_functional()
         layers = self._choose(problem)
