@@ -15,9 +15,10 @@ from mtl_core.distributed import broadcast_buffers_, is_sharded
 from mtl_core.errors import InvalidInputError
 from mtl_core.optimizers import inner_optimizer, parameters_of, refuse_closure, refuse_unsynchronised, uncovered
 from mtl_core.preservation import Trace
-from mtl_core.problem import Problem, refuse_wrapped
+from mtl_core.problem import Problem
 from mtl_core.protocols import Draws, Remembers, ReportsEvents, offers
 from mtl_core.report import Note, StepOptions
+from mtl_core.wrapped_models import refuse_wrapped
 
 __all__ = ["Guard", "begin", "guarded"]
 

@@ -13,7 +13,8 @@ from mtl_core import checks
 from mtl_core.collecting.backward import check_finite_losses
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.errors import InvalidInputError, NoLossesError, NonScalarLossError
-from mtl_core.problem import Problem, SharedSpec
+from mtl_core.problem import Problem
+from mtl_core.shared_parameters import SharedSpec
 
 __all__ = ["collect_per_task"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,44 +16,13 @@ from mtl_core.errors import (
     DuplicateModuleError,
     InvalidInputError,
     NoLossesError,
-    NoMatchError,
     NoSharedParametersError,
 )
+from mtl_core.shared_parameters import SharedSpec, places_of, resolve_shared
 from mtl_core.task_losses import TaskLosses, read_returned
+from mtl_core.wrapped_models import refuse_wrapped
 
-__all__ = ["MicroBatches", "Problem", "ProblemView", "SharedSpec", "refuse_wrapped"]
-
-SharedSpec = nn.Module | str | Iterable[nn.Parameter] | Iterable[str] | Iterable[nn.Module]
-"""How the shared parameters may be named: a module, parameters, modules, or name patterns."""
-
-
-_WRAPPERS = frozenset(
-    {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "ShardedDataParallel", "DeepSpeedEngine"}
-)
-"""Names of the classes, of torch and others, that average or shard gradients inside ``backward()``."""
-
-
-def refuse_wrapped(model: nn.Module) -> None:
-    """Make sure that no module of a model, however deep, is wrapped for data parallelism.
-
-    Such a wrapper averages the gradients of one ``backward()``. Gradients that are taken task by task go past it: each
-    rank would step on its own and the ranks' parameters would drift apart without an error.
-
-    Raises:
-        InvalidInputError: naming the module.
-    """
-    for name, module in model.named_modules():
-        found = next((base.__name__ for base in type(module).__mro__ if base.__name__ in _WRAPPERS), None)
-        if found is None:
-            continue
-        where = f"{found} at {name!r}" if name else found
-        way_out = "Give model.module" if not name else f"Put the module inside it in its place ({name}.module)"
-        if found == "FullyShardedDataParallel":
-            way_out = "Shard the bare model by torch.distributed.fsdp.fully_shard instead, which is supported"
-        raise InvalidInputError(
-            f"`model` must be the bare module, got {where}: gradients taken per task through the wrapper are those of "
-            f"one rank alone. {way_out}; task gradients are averaged over a process group by mtl_core."
-        )
+__all__ = ["MicroBatches", "Problem", "ProblemView"]
 
 
 class MicroBatches:
@@ -163,7 +131,7 @@ class Problem:
         self._loss_fn = losses
         self._loss_module = _LossModule(model, losses)
         # By owner and attribute: sharding, for one, puts other Parameter objects in their places.
-        self._places = _places(model, _resolve_shared(model, shared))
+        self._places = places_of(model, resolve_shared(model, shared))
         self._duplicate: tuple[str, str] | Literal[False] | None = False  # False: not looked yet
         self.graph_checked = False
         self.differentiates = False
@@ -378,47 +346,3 @@ def _first_duplicate(model: nn.Module) -> tuple[str, str] | None:
             return seen[id(module)], name
         seen[id(module)] = name
     return None
-
-
-def _places(model: nn.Module, names: Iterable[str]) -> dict[str, tuple[nn.Module, str]]:
-    """The module that owns each parameter, and the parameter's name in it."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    split = {name: name.rpartition(".") for name in names}
-    return {name: (modules[path], attribute) for name, (path, _, attribute) in split.items()}
-
-
-def _resolve_shared(model: nn.Module, shared: SharedSpec) -> dict[str, nn.Parameter]:
-    """The shared parameters by name, in the model's order, each once."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    wanted: set[int] = set()
-    items: list[Any] = [shared] if isinstance(shared, nn.Module | str | Tensor) else list(shared)
-    for item in items:
-        if isinstance(item, str):
-            matched = [
-                id(p)
-                for name, p in model.named_parameters(remove_duplicate=False)
-                if fnmatch.fnmatchcase(name, item) or name.startswith(f"{item}.")
-            ]
-            if not matched:
-                raise NoMatchError(
-                    f"`shared` pattern {item!r} must match a parameter of the model, got none. Names: "
-                    f"{', '.join(names.values())}."
-                )
-            wanted.update(matched)
-        elif isinstance(item, nn.Module):
-            wanted.update(id(p) for p in item.parameters())
-        elif isinstance(item, Tensor):
-            wanted.add(id(item))
-        else:
-            raise InvalidInputError(
-                "`shared` must be a module, parameters, modules or name patterns, got an item of type "
-                f"{type(item).__name__}."
-            )
-    strangers = wanted - set(names)
-    if strangers:
-        raise InvalidInputError(
-            f"`shared` must hold parameters of `model`, got {len(strangers)} that are not among its {len(names)}."
-        )
-    if not wanted:
-        raise NoSharedParametersError("`shared` must hold at least one parameter, got none.")
-    return {name: p for name, p in model.named_parameters() if id(p) in wanted}
