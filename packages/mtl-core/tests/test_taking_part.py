@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtl_core import MicroBatches, Problem, collect, step
+from mtl_core import MicroBatches, Problem, collect, collect_per_task, step
 
 
 class Equal:
@@ -95,3 +95,13 @@ def test_a_skipped_update_says_so_too() -> None:
     report = step(problem, x * 1e3, optimizer, Equal(), scaler=scaler)
     assert [event.kind for event in report.events] == ["skipped_update"]
     assert sorted(report.skipped) == ["second.bias", "second.weight", "third.bias", "third.weight"]
+
+
+def test_a_batch_per_task() -> None:
+    model = nn.ModuleDict({"used": nn.Linear(2, 1), "idle": nn.Linear(2, 1), "dropout": nn.Dropout(0.5)})
+    before = torch.get_rng_state()
+    grads = collect_per_task(model, lambda model, x: model["used"](x).sum(), [torch.ones(1, 2), torch.ones(1, 2)])
+    assert grads.untouched == (2, 3)
+    grads.assign(grads.combine(torch.ones(2)))
+    assert [p.grad is None for p in model.parameters()] == [False, False, True, True]
+    assert torch.equal(torch.get_rng_state(), before)

@@ -11,8 +11,11 @@ from torch.utils import _pytree as pytree
 
 from mtl_core import checks
 from mtl_core.collecting.backward import check_finite_losses
+from mtl_core.collecting.graph import reached_by_any
+from mtl_core.collecting.store import DenseStore
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.errors import InvalidInputError, NoLossesError, NonScalarLossError
+from mtl_core.preservation import preserved
 from mtl_core.problem import Problem
 from mtl_core.shared_parameters import SharedSpec
 
@@ -91,7 +94,11 @@ def collect_per_task(
     if losses.device.type == "cpu":
         check_finite_losses(losses, names, range(len(names)))
     rows = [gradients[name].reshape(len(names), -1) for name in values]
-    return TaskGradients(torch.cat(rows, dim=1), problem.shared, losses=losses.detach(), tasks=names)
+    # vmap gives zeros where a loss does not reach a parameter; only a graph tells these from gradients that are zero.
+    with preserved(model), torch.enable_grad():
+        touched = reached_by_any(problem.losses(found[0]).outputs, problem.shared)
+    store = DenseStore.of(torch.cat(rows, dim=1), problem.shared, touched)
+    return TaskGradients(store, losses=losses.detach(), tasks=names)
 
 
 def _stacked(batches: list[Any]) -> Any:
