@@ -1,8 +1,8 @@
-"""Several ranks agree that all is well before they do anything together.
+"""Errors of one rank are raised on all ranks, before the next collective operation.
 
 A rank that raised while the others went on into a collective operation would leave them waiting for it, until the
-process group's timeout. So what a rank does by itself ends in a question: has it failed anywhere? If so, every rank
-raises the same error.
+process group's timeout. So the ranks exchange one flag after each piece of work that a rank does by itself. If it is
+set on any of them, every rank raises the same error.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def together(group: dist.ProcessGroup | None) -> Iterator[None]:
     failure: Exception | None = None
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - whatever it is, the others must hear of it; it is raised by agree()
+    except Exception as error:  # noqa: BLE001 - of whatever type, the other ranks must raise it too; agree() raises it here
         failure = error
     agree(failure, group)
 
@@ -57,14 +57,16 @@ def agree(failure: Exception | None, group: dist.ProcessGroup) -> None:
         Exception: as for ``together``.
     """
     if failure is not None and _NOTE in getattr(failure, "__notes__", ()):
-        raise failure  # from within: all ranks have heard of it already
+        raise failure  # from a nested block: every rank has raised it already, its text needs no second prefix
     channel = _channel(group)
     flag = torch.tensor(0 if failure is None else 1)
     dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=channel)
     if not int(flag):
         return
+    # Objects are sent in the case of an error only: pickling and two more exchanges would cost every step time.
     told: list[_Told | None] = [None] * dist.get_world_size(channel)
     dist.all_gather_object(told, None if failure is None else _Told.of(failure), group=channel)
+    # The lowest rank's, so that all ranks choose alike where several have failed.
     rank, first = next((rank, found) for rank, found in enumerate(told) if found is not None)
     raise first.error(rank) from failure
 
@@ -94,7 +96,9 @@ class _Told:
     @classmethod
     def of(cls, error: Exception) -> _Told:
         kind = type(error)
+        # Only types that every rank can import: one that a script defines need not exist elsewhere under its name.
         known = kind.__module__.partition(".")[0] in ("builtins", "torch") or kind.__module__.startswith("mtl_")
+        # Tensors, tracebacks and references to other objects may not be sent, or would be too large.
         plain = {
             name: value
             for name, value in vars(error).items()
@@ -108,6 +112,7 @@ class _Told:
             unknown = RankError(f"on rank {rank}: {self.name}: {self.text}")
             unknown.add_note(_NOTE)
             return unknown
+        # Past the constructor: some add to the text or require arguments that were not kept.
         found = self.kind.__new__(self.kind)
         found.args = (f"on rank {rank}: {self.text}",)
         vars(found).update(self.attributes)
@@ -122,6 +127,7 @@ def _channel(group: dist.ProcessGroup) -> dist.ProcessGroup:
     A question asked through the devices would have to wait for them. All ranks ask their first one together, so that
     they make the group together.
     """
+    # Gloo beside NCCL in one group reaches both kinds of tensors already.
     if "nccl" not in dist.get_backend(group) or "gloo" in dist.get_backend(group):
         return group
     found = dist.new_group(dist.get_process_group_ranks(group), backend="gloo", use_local_synchronization=True)

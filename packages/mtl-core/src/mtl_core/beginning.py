@@ -1,4 +1,4 @@
-"""The one beginning of a step, whatever the method, and what an error in it is undone by."""
+"""What every step begins with, whatever the method, and how an error in it is undone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Guard:
 
     Gradients are held by reference, which is safe since a step puts new tensors in their place instead of writing into
     them. Parameters and the optimiser's state are not held, for they move last: by then everything is known to be
-    finite and all ranks are well. What can fail after that is a second look at the losses; see
+    finite and that no rank has failed. What can fail after that is a second look at the losses; see
     ``StepOptions.reversible``.
 
     Args:
@@ -56,6 +56,7 @@ class Guard:
         """Keep a copy of parameters and the optimiser's state, before they move."""
         if self._parameters is not None:
             return
+        # Wrappers of an optimiser may show its state in a copy; only the owner's can be put back.
         own = inner_optimizer(self._optimizer)
         self._parameters = [(p, p.detach().clone()) for p, _ in self._gradients]
         self._optimizer_state = {p: copy.deepcopy(state) for p, state in own.state.items()}
@@ -74,11 +75,15 @@ class Guard:
             vars(self._scaler).update(self._scaler_state)
         if self._parameters is None or self._optimizer_state is None:
             return
+        # In place: model and optimiser refer to these very tensors.
         for parameter, value in self._parameters:
             parameter.copy_(value)
         own = inner_optimizer(self._optimizer)
+        # Optimisers make a parameter's state in its first step; such entries would otherwise outlive the step that
+        # failed.
         own.state.clear()
         own.state.update(self._optimizer_state)
+        # Some optimisers keep counters or adapted learning rates in their groups.
         for group, settings in zip(own.param_groups, self._settings, strict=True):
             group.update(settings)
 
@@ -144,6 +149,7 @@ def guarded(problem: Problem, optimizer: Any, method: object, options: StepOptio
         options: the step's options.
     """
     outer = problem.under_way
+    # A wrapper's step holds the wrapped method's: its guard was taken first and covers more.
     if outer is not None:
         yield outer
         return
@@ -152,6 +158,7 @@ def guarded(problem: Problem, optimizer: Any, method: object, options: StepOptio
         problem.under_way = guard
         try:
             yield guard
+        # An interrupt from the keyboard must not leave half a step either.
         except BaseException:
             guard.undo()
             raise
@@ -186,10 +193,13 @@ def begin(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) ->
         refuse_closure(optimizer)
         refuse_unsynchronised(optimizer)
         missing = uncovered(problem, optimizer)
+    # To None, not zero: a parameter that no task touches must have no gradient, or weight decay would move it.
     optimizer.zero_grad(set_to_none=True)
     for parameter in problem.named_trainable.values():
         parameter.grad = None
     if group is not None:
+        # Running statistics differ by rank, as each sees its own part of the batch; evaluated with them, ranks would
+        # drift.
         broadcast_buffers_(problem.model, group)
     if not missing or missing in problem.told:
         return ()

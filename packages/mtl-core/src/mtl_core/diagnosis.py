@@ -1,4 +1,4 @@
-"""Who was it: the tasks, and the ranks, whose losses or gradients are not finite."""
+"""Names the tasks, and the ranks, whose losses or gradients are not finite."""
 
 from __future__ import annotations
 
@@ -40,10 +40,12 @@ def refuse_broken(
         NonFiniteGradientError: likewise.
     """
     guard = problem.under_way
+    # Not of a sharded model: its gradients come from the sharding's own hooks, which autograd.grad does not call.
     with nullcontext() if guard is None else guard.trace.lent():
         losses, gradients = _broken(problem, batch) if not is_sharded(problem.shared) else ([], [])
     if ranks is not None:
         mine = "|".join((",".join(losses), ",".join(gradients))) if losses or gradients else ""
+        # Every rank calls, also one that found nothing: the exchange is collective, and all raise the same text.
         told = gather_texts(mine, ranks)
         where = f" on rank {', '.join(str(rank) for rank, _ in told)}" if told else ""
         losses = sorted({name for _, text in told for name in text.split("|")[0].split(",") if name})
@@ -77,6 +79,7 @@ def _broken(problem: Problem, batch: Any) -> tuple[list[str], list[str]]:
         values = found.values.detach().tolist()
         losses |= {task for task, value in zip(found.tasks, values, strict=True) if not math.isfinite(value)}
         for task, root in zip(found.tasks, roots_of(found.outputs), strict=True):
+            # The gradient of a loss that is not finite says nothing more.
             if root is None or task in losses:
                 continue
             seed: Tensor | None = None
@@ -84,6 +87,7 @@ def _broken(problem: Problem, batch: Any) -> tuple[list[str], list[str]]:
             if isinstance(root, Joint):
                 start, seed = root.losses, torch.zeros_like(root.losses)
                 seed[root.i] = 1.0
+            # One pass a task: in the gradient of a weighted sum, NaN of one task hides the others'.
             row = torch.autograd.grad(start, inputs, seed, retain_graph=True, allow_unused=True)
             if not _is_finite(row):
                 gradients.add(task)

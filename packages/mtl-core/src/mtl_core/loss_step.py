@@ -68,10 +68,12 @@ def loss_step(
     """
     ranks = ranks_of(problem, options)
     sharded = is_sharded(problem.shared)
+    # Before the collective mean below: a rank that raised in its losses would leave the others waiting there.
     with together(ranks):
         seen = _evaluate(problem, batch, losses)
     if ranks is not None:
         seen = _over_ranks(seen, ranks, sharded=sharded)
+    # Likewise, before the collective sum of gradients.
     with together(ranks):
         weights = loss_weights(method, seen.full, seen.present)
         single = _one_pass_does(problem, method, weights, seen, options)
@@ -105,6 +107,7 @@ def _evaluate(problem: Problem, batch: Any, losses: TaskLosses | None) -> _Value
         _check_graph(problem, ready)
         full = ready.full(float("nan")).detach()
         seen = _Values(full, torch.ones_like(full), list(ready.index), ready)
+    # On a device, reading the losses now would wait for it; they are read with the gradients' flag, in `_check`.
     if is_on_host(seen.full):
         check_finite_losses(seen.full, problem.tasks, seen.present)
     return seen
@@ -117,6 +120,7 @@ def _check_graph(problem: Problem, losses: TaskLosses) -> None:
 
 
 def _over_ranks(seen: _Values, ranks: dist.ProcessGroup, *, sharded: bool) -> _Values:
+    # The weights must come from the same losses on every rank, or ranks would make different updates.
     full, counts = mean_over_tasks_present_(seen.full, seen.present, ranks)
     # The hooks of a sharded model take the mean over ranks themselves.
     share = seen.share if sharded else seen.share / counts.to(seen.share).clamp(min=1.0)
@@ -167,6 +171,7 @@ def _backward(problem: Problem, values: Tensor, own: Tensor, ones: Tensor, *, si
     if single:
         torch.autograd.backward([values], [own], inputs=[*shared, *heads])
     else:
+        # With `inputs`, each pass writes to its own parameters only; the first keeps the graph for the second.
         torch.autograd.backward([values], [ones], inputs=heads, retain_graph=True)
         torch.autograd.backward([values], [own], inputs=shared)
 
@@ -178,6 +183,7 @@ def _sum_gradients(parameters: Sequence[Tensor], touched: Sequence[bool], group:
         how many ranks touch each parameter.
     """
     for parameter in parameters:
+        # All ranks must enter the sum with the same tensors, dense, whatever tasks they have.
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         elif parameter.grad.layout != torch.strided:
@@ -202,6 +208,7 @@ def _check(
         the weights.
     """
     parameters = (*problem.shared, *problem.heads)
+    # Counts of ranks and the flag travel in the same tensor as the losses; half precision would round them.
     full = seen.full.to(torch.promote_types(seen.full.dtype, torch.float32))
     flag = torch.zeros((), dtype=torch.float64, device=full.device)
     # Under a scaler an overflow of the gradients is skipped by it; it looks at every gradient itself.
@@ -232,7 +239,11 @@ def _finite(value: float) -> bool:
 
 
 def _is_broken(parameters: Sequence[Tensor], ranks: dist.ProcessGroup | None) -> bool:
-    """Whether the flag means what it says: it may also stand for a sum that overflowed. Among ranks it is believed."""
+    """Whether some gradient is not finite: the flag is also set where a sum of finite entries overflowed.
+
+    With several ranks the flag is trusted: ranks that see different shards would judge differently, and some would wait
+    for the others in ``refuse_broken``.
+    """
     if ranks is not None:
         return True
     found = [p.grad for p in parameters if p.grad is not None]

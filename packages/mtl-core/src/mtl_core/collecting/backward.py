@@ -26,7 +26,7 @@ __all__ = [
 
 
 class RowStore(Protocol):
-    """What takes gradients as they come."""
+    """Where the gradients of each task are stored as soon as they are computed."""
 
     def row(self, k: int, row: Row) -> None:
         """Take the gradient of the ``k``-th present task by each parameter."""
@@ -36,7 +36,7 @@ class RowStore(Protocol):
 
 
 def is_on_host(values: Tensor) -> bool:
-    """Whether reading values waits for nothing: then they are looked at as soon as they are there."""
+    """Whether values can be read without waiting for a device; then they are checked as soon as they are computed."""
     return values.device.type == "cpu"
 
 
@@ -47,6 +47,7 @@ def _grad(root: Root, inputs: Sequence[Tensor], retain_graph: bool) -> Row:
         return torch.autograd.grad([root], inputs, retain_graph=retain_graph, allow_unused=True)
     if isinstance(root, Tensor):
         return torch.autograd.grad([root], inputs, retain_graph=retain_graph, allow_unused=True)
+    # Seeding the whole tensor: indexing it first would add an operation to the graph for every task.
     seed = torch.zeros_like(root.losses)
     seed[root.i] = 1.0
     return torch.autograd.grad([root.losses], inputs, [seed], retain_graph=retain_graph, allow_unused=True)
@@ -64,8 +65,10 @@ def sequential_rows(
     head_rows: list[Row] = []
     detached: list[str] = []
     for k, root in enumerate(roots_of(outputs)):
+        # The tasks' graphs share the trunk, so that only the last pass may free it.
         found = _grad(root, (*shared, *heads), retain_graph or k < len(names) - 1)
         if all(g is None for g in found[: len(shared)]):
+            # All detached tasks are named in one error, after the loop.
             detached.append(names[k])
             continue
         store.row(k, found[: len(shared)])
@@ -83,6 +86,7 @@ def batched_rows(
     retain_graph: bool,
 ) -> list[Row]:
     """As ``sequential_rows``, ``chunk_size`` tasks at a time by batched vector-Jacobian products."""
+    # Batching needs one output with a row of seeds a task; here each pass runs all heads, with zeros for other tasks'.
     losses = outputs if isinstance(outputs, Tensor) else torch.stack(outputs)
     seeds = torch.eye(len(losses), dtype=losses.dtype, device=losses.device)
     head_rows: list[Row] = []
@@ -146,8 +150,10 @@ def feature_rows(
     for start in range(0, len(names), chunk_size):
         part = at_features[start : start + chunk_size]
         keep = retain_graph or start + chunk_size < len(names)
+        # A feature that none of these tasks uses would be differentiated with zeros only.
         used = [j for j in range(len(features)) if any(row[j] is not None for row in part)]
         starts = [features[j] for j in used]
+        # Without batching, which not every operation allows, and which costs time where there is one task.
         if len(part) == 1:
             own = [g for g in part[0] if g is not None]
             row = torch.autograd.grad(starts, shared, own, retain_graph=keep, allow_unused=True)
@@ -171,6 +177,7 @@ def _vjp(outputs: Sequence[Tensor], inputs: Sequence[Tensor], seeds: Sequence[Te
             outputs, inputs, seeds, retain_graph=retain_graph, allow_unused=True, is_grads_batched=True
         )
     except RuntimeError as error:
+        # Anything else, such as an error in a backward function of the user's, is not ours to explain.
         if not any(sign in str(error).lower() for sign in _NOT_BATCHED):
             raise
         first = str(error).strip().splitlines()[0]
@@ -181,7 +188,7 @@ def _vjp(outputs: Sequence[Tensor], inputs: Sequence[Tensor], seeds: Sequence[Te
 
 
 _NOT_BATCHED = ("vmap", "batching rule", "batched tensor", "batchedtensor", "functorch")
-"""What torch's refusals have in common."""
+"""Words by which an error of batching is told from other errors; torch has no type of its own for it."""
 
 
 def full_losses(outputs: Outputs, n_tasks: int, index: Sequence[int]) -> Tensor:

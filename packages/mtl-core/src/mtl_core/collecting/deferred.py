@@ -1,4 +1,4 @@
-"""Task gradients that are known by their Gramian alone; what is made of them costs one more backward pass."""
+"""Task gradients of which only the Gramian is kept; a weighted sum of them costs one more backward pass."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WeightedBackward = Callable[[Tensor], Sequence[Tensor | None]]
 
 
 class DeferredStore(GradientStore):
-    """The Gramian, and a backward pass for whatever is made of the gradients.
+    """The Gramian of the gradients, and a function that computes weighted sums of them by a backward pass.
 
     Made by ``collect(..., keep="gramian")`` and ``keep="features"``. Holds the losses' graph, and with it their
     activations, until it is itself forgotten.
@@ -64,8 +64,9 @@ class DeferredStore(GradientStore):
         return vector
 
     def write_combination(self, weights: Tensor, gramian: Tensor | None, factor: Tensor | None) -> None:
-        """Write what the backward pass gives as it comes, rows of embeddings as rows."""
+        """Write the gradients of the backward pass without joining them in a vector; sparse ones stay sparse."""
         moved = self._moved(weights)
+        # The factor goes into the m weights: multiplying the d gradients would be one more pass over them.
         found = self._backward(moved if factor is None else moved * factor.to(moved))
         for k, (parameter, gradient) in enumerate(zip(self.parameters, found, strict=True)):
             if gradient is None or not self.touched[k]:
@@ -78,6 +79,8 @@ class DeferredStore(GradientStore):
 
     def rescale(self, factor: Tensor) -> None:
         """Multiply the gradients by a positive number."""
+        # The gradients do not exist yet: the Gramian, of second degree in them, is scaled now, their sums when they are
+        # made.
         scale = factor.to(self._gramian)
         self._gramian = self._gramian * scale * scale
         backward = self._backward
@@ -90,6 +93,7 @@ def weighted_backward(outputs: Outputs, index: Sequence[int], shared: Sequence[T
     def backward(weights: Tensor) -> Sequence[Tensor | None]:
         losses = outputs if isinstance(outputs, Tensor) else torch.stack(outputs)
         seed = pick(weights, index).to(losses.dtype)
+        # The graph is kept, since a store may be asked again: for the update, and for what a monitor shows.
         return torch.autograd.grad([losses], shared, [seed], retain_graph=True, allow_unused=True)
 
     return backward
@@ -108,6 +112,7 @@ def through_features(
         combined = pick(weights, index).to(matrix.dtype) @ matrix
         parts = torch.split(combined, [flat_size(z) for z in features])
         seeds = [
+            # A complex feature lies in the matrix as pairs of real columns, see flat_size.
             (torch.view_as_complex(part.view(-1, 2)) if z.is_complex() else part).view(z.shape).to(z.dtype)
             for part, z in zip(parts, features, strict=True)
         ]

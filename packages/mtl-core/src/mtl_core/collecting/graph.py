@@ -41,13 +41,19 @@ Root = Tensor | GradientEdge | Joint | None
 
 
 def roots_of(outputs: Outputs) -> list[Root]:
-    """One root per task. A stack is taken apart: going through it would run every task's head in every task's pass."""
+    """One root per task.
+
+    A stack is taken apart. Going through it would run every task's head in every task's pass, with a gradient of zero
+    for the other tasks: time lost, gradients of zero where there should be none, and NaN where zero meets an infinite
+    derivative in another task's head.
+    """
     if not isinstance(outputs, Tensor):
         return [loss if loss.requires_grad else None for loss in outputs]
     if not outputs.requires_grad:
         return [None] * len(outputs)
     stack = outputs.grad_fn
     if stack is not None and stack.name().startswith("StackBackward"):
+        # An input without a graph has no node: the loss of a detached task.
         return [None if node is None else GradientEdge(node, nr) for node, nr in stack.next_functions]
     return [Joint(outputs, i) for i in range(len(outputs))]
 
@@ -74,6 +80,7 @@ def check_attached(outputs: Outputs, names: Sequence[str], shared: Sequence[Tens
 
 def reached_by_any(outputs: Outputs, targets: Sequence[Tensor]) -> list[bool]:
     """Which of the targets some loss depends on, by the graph."""
+    # All losses share one set of visited nodes: the question is about any of them, and the trunk is walked once.
     stack = [_start_of(root) for root in roots_of(outputs) if root is not None]
     seen = set(stack)
     while stack:
@@ -96,6 +103,8 @@ def _start_of(root: Tensor | GradientEdge | Joint) -> Node:
 
 def _reach(roots: Sequence[Root], targets: Sequence[Tensor]) -> list[bool]:
     """Whether the graph of each root leads to some target."""
+    # Kept from root to root, so that the shared trunk is walked once, not once a task. The stack is explicit because a
+    # recursion would meet Python's limit in deep models.
     known: dict[Node, bool] = {_node(t): True for t in targets}
     reached = []
     for root in roots:
@@ -143,6 +152,7 @@ def heads_above(
     Raises:
         InvalidInputError: naming the tasks whose loss reaches the shared parameters past the features.
     """
+    # A feature may itself be a shared parameter: then it is an end of the heads and no way past the features.
     ends = {_node(z) for z in features}
     trunk = {_node(p) for p in shared} - ends
     places = {_node(h): k for k, h in enumerate(heads) if h.requires_grad}
@@ -150,6 +160,7 @@ def heads_above(
     past: list[str] = []
     for name, root in zip(names, roots_of(outputs), strict=True):
         stack = [] if root is None else [_start_of(root)]
+        # Ends count as seen, so that the walk stops at them and leaves the trunk alone.
         seen = set(stack) | ends
         own: list[int] = []
         while stack:
@@ -197,6 +208,7 @@ def cut_of(features: Sequence[Tensor], outputs: Outputs, shared: Sequence[Tensor
     kept: list[Tensor] = []
     for i, z in enumerate(features):
         above, beside = _ends(z, nodes, trunk)
+        # One that depends on others and on nothing else of the trunk is dropped: the others' gradients carry its part.
         if not above:
             kept.append(z)
         elif beside:
@@ -219,6 +231,7 @@ def _ends(feature: Tensor, nodes: dict[Node, int], trunk: set[Node]) -> tuple[se
     while stack:
         node = stack.pop()
         if node in nodes and nodes[node] != nodes[start]:
+            # Not through it: what lies beyond is the other feature's own way to the trunk.
             above.add(nodes[node])
             continue
         beside |= node in trunk
@@ -231,6 +244,8 @@ def _ends(feature: Tensor, nodes: dict[Node, int], trunk: set[Node]) -> tuple[se
 
 def _refuse_compiled(features: Sequence[Tensor], outputs: Outputs) -> None:
     """Make sure that the losses are computed from the features, and not beside them in one compiled graph."""
+    # A compiled graph is one node with several outputs. Where losses and features are outputs of the same node, no
+    # backward pass can start at the one and stop at the other.
     made = {_node(z) for z in features if _node(z).name().startswith("CompiledFunction")}
     if made and any(root is not None and _start_of(root) in made for root in roots_of(outputs)):
         raise InvalidInputError(
@@ -280,6 +295,7 @@ def batches_well(starts: Sequence[Tensor], most: int) -> bool:
         seen.add(node)
         if node.name() not in _BATCHED:
             return False
+        # The size of what enters each operation's backward pass, which batching multiplies by the number of tasks.
         entries += sum(math.prod(place.shape) for place in node._input_metadata)
         if entries > most:
             return False

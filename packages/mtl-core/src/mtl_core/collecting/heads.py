@@ -1,4 +1,4 @@
-"""The heads' gradients between the backward passes and the update."""
+"""The heads' gradients, from the backward passes to the update."""
 
 from __future__ import annotations
 
@@ -102,10 +102,13 @@ class HeadGradients:
             return
         found = self.totals(weights)
         if group is not None:
+            # All ranks must reduce the same tensors in the same form: zeros where this rank has no gradient, dense
+            # where it has rows, since ranks touch different rows.
             summed = [torch.zeros_like(h) if g is None else g for h, g in zip(self.parameters, found, strict=True)]
             summed = [g.to_dense() if g.layout != torch.strided else g.contiguous() for g in summed]
             sum_over_ranks_(summed, group)
             there = [True] * len(summed) if touched is None else touched
+            # A zero that no rank has a task for is dropped again: weight decay and momentum would move the parameter.
             found = [g if ok else None for g, ok in zip(summed, there, strict=True)]
         seen: set[int] = set()
         for parameter, total in zip(self.parameters, found, strict=True):
@@ -130,12 +133,13 @@ def finite_flag(gradients: Sequence[Tensor]) -> Tensor:
     """0 if all gradients are finite, else NaN; one pass over them, and no waiting for the device.
 
     A sum is infinite or NaN where an entry is. It may overflow besides, for entries of 1e30 and more, so that whoever
-    sees the flag looks again before he says so.
+    sees the flag has to check the entries before raising an error.
     """
     sums = [_values(_local(g)).sum(dtype=torch.float32 if g.dtype.itemsize < 4 else None) for g in gradients]
     # One conversion at the end: one for each of them took longer than the sums of a network of small layers.
     if any(each.dtype != sums[0].dtype for each in sums):
         sums = [each.to(torch.float64) for each in sums]
+    # Zero times NaN or infinity is NaN, and zero times anything else is zero: no branch, so the host does not wait.
     return torch.stack(sums).sum(dtype=torch.float64) * 0.0
 
 

@@ -1,4 +1,4 @@
-"""Task gradients as autograd hands them out, before anybody asks for one matrix of them."""
+"""Task gradients kept as the tensors that autograd returned, without a copy into one matrix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mtl_core.collecting.flat import Row
 __all__ = ["GradientRows"]
 
 _COLUMNS = 1 << 15
-"""Columns that are brought to float64 at a time: with a handful of tasks they stay in a core's cache."""
+"""Columns that are converted to float64 at a time: for a few tasks they fit a core's cache."""
 
 
 class GradientRows:
@@ -53,13 +53,16 @@ class GradientRows:
             for target, row in zip(part, self.rows, strict=True):
                 pieces = [None if row is None or (g := row[k]) is None else g[a:b] for k, a, b in block]
                 places = target.split([b - a for _, a, b in block])
+                # The buffer is used again for every block and still holds the last one.
                 for place, piece in zip(places, pieces, strict=True):
                     if piece is None:
                         place.zero_()
                 there = [(place, piece) for place, piece in zip(places, pieces, strict=True) if piece is not None]
                 if there:
+                    # One call for all pieces of a block, since many are as small as a bias.
                     torch._foreach_copy_([place for place, _ in there], [piece for _, piece in there])
             gramian.addmm_(part, part.T)
+        # A product need not round both halves alike; solvers rely on exact symmetry.
         return (gramian + gramian.T).mul_(0.5)
 
     def _blocks(self) -> Iterator[list[tuple[int, int, int]]]:
@@ -92,6 +95,7 @@ class GradientRows:
             again = [k for k in there if written[k]]
             if row is None or not there:
                 continue
+            # The first task that has a gradient writes, later ones add: no pass over the vector to fill it with zeros.
             if fresh:
                 targets = [parts[k] for k in fresh]
                 torch._foreach_copy_(targets, [g for k in fresh if (g := row[k]) is not None])
@@ -101,6 +105,7 @@ class GradientRows:
                 torch._foreach_add_([parts[k] for k in again], found, alpha=weight)
             for k in fresh:
                 written[k] = True
+        # Uninitialised memory, where no task has a gradient.
         for part, done in zip(parts, written, strict=True):
             if not done:
                 part.zero_()

@@ -67,6 +67,7 @@ class ScatteredStore(PartialStore):
 
     def __init__(self, full: GradientStore, share: Tensor, group: dist.ProcessGroup) -> None:
         matrix = scatter(full.matrix, group)
+        # After the reduction, when each rank has only its own columns left to scale.
         matrix.mul_(share.to(matrix.dtype).unsqueeze(1))
         super().__init__(matrix, full.parameters, group, full.touched)
 
@@ -75,6 +76,7 @@ class ScatteredStore(PartialStore):
         part = self._part(weights)
         whole = part.new_empty(dist.get_world_size(self.columns) * len(part))
         dist.all_gather_into_tensor(whole, part, group=self.columns)
+        # What follows is the padding that made the parts equal.
         return whole[: self.width]
 
 
@@ -83,7 +85,9 @@ def scatter(matrix: Tensor, group: dist.ProcessGroup) -> Tensor:
     size, rank = dist.get_world_size(group), dist.get_rank(group)
     n_tasks, width = matrix.shape
     part = -(-width // size)
+    # A reduce-scatter takes parts of one size.
     padded = torch.nn.functional.pad(matrix, (0, part * size - width))
+    # Each rank's columns must lie in one piece of memory to be sent; in the padded rows they are strided.
     parts = padded.view(n_tasks, size, part).transpose(0, 1).contiguous()
     if dist.get_backend(group) == "gloo":
         # Not every build of gloo has a reduce-scatter; one reduction per rank moves the same bytes.

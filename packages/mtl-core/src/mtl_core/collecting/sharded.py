@@ -63,6 +63,7 @@ def _like(parameter: Tensor, part: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor
 
     sharded: Any = parameter
+    # The check would be a collective operation for each parameter, over shapes that are known to agree.
     return DTensor.from_local(
         part,
         sharded.device_mesh,
@@ -113,9 +114,14 @@ def differentiate_sharded(
     touched = [False] * len(local)
     try:
         for k in range(len(names)):
+            # Backward adds to .grad: without clearing, each task's gradient would hold those of the tasks before it.
             for p in wanted:
                 p.grad = None
+            # Without `inputs=`: the leaves of this graph are the gathered parameters, whose gradients the sharding's
+            # hooks reduce and put into .grad of the shards.
             torch.autograd.backward([outputs[k]], retain_graph=k < len(names) - 1)
+            # Noted, and raised after the loop: a rank that left it alone would let the others wait in the next task's
+            # hooks.
             if all(p.grad is None for p in shared):
                 detached.append(names[k])
             start = 0
@@ -126,6 +132,7 @@ def differentiate_sharded(
                 start += part.numel()
             head_rows.append(tuple(p.grad for p in heads))
     finally:
+        # Also after an error, which must leave .grad as it was before the step.
         for p, old in zip(wanted, before, strict=True):
             p.grad = old
     refuse_detached(detached, "shared parameters")

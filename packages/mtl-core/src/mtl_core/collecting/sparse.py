@@ -41,13 +41,17 @@ class SparseRows:
                     if row is not None and (g := row[j]) is not None and g.layout != torch.strided:
                         row[j] = g.to_dense()
                 continue
+            # A row that was looked up twice has two entries; the assignment below would keep one of them instead of
+            # their sum.
             parts = [(row, g.coalesce()) for row in compact if row is not None and (g := row[j]) is not None]
+            # Sorted by unique(), which searchsorted needs.
             ids = torch.cat([g.indices()[0] for _, g in parts]).unique()
             for row, g in parts:
                 laid_out = torch.zeros(len(ids), *g.shape[1:], dtype=g.dtype, device=g.device)
                 laid_out[torch.searchsorted(ids, g.indices()[0])] = g.values()
                 row[j] = laid_out
             self.ids[j] = ids
+            # Stands in for the parameter where shape, dtype and device are asked for.
             shapes[j] = self.parameters[j].detach()[ids]
         self._compact = GradientRows([None if row is None else tuple(row) for row in compact], shapes)
         self._sizes = [flat_size(shape) for shape in shapes]
@@ -64,6 +68,8 @@ class SparseRows:
                 yield part.view(parameter.shape)
                 continue
             values = part.view(-1, *parameter.shape[1:])
+            # The ids are sorted and each is there once. Saying so saves a sort, and the check would wait for the
+            # device.
             yield torch.sparse_coo_tensor(
                 self.ids[j][None], values, parameter.shape, is_coalesced=True, check_invariants=False
             )

@@ -1,4 +1,4 @@
-"""Where the shared parameters' gradients are kept, and what can be made of them."""
+"""Stores of the shared parameters' gradients, and the operations that every store has."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["DenseStore", "GradientStore"]
 
 
 class GradientStore(ABC):
-    """The gradients of ``m`` tasks by the shared parameters, in whatever form.
+    """The gradients of ``m`` tasks by the shared parameters; subclasses differ in how they keep them.
 
     Attributes:
         parameters: the shared parameters, in the order of the columns.
@@ -98,11 +98,11 @@ class GradientStore(ABC):
 
 
 _SMALL = 1 << 15
-"""Up to this many parameter entries, a matrix is quicker to have than gradients one by one."""
+"""Up to this many parameter entries, one copy into a matrix is faster than work on many single gradients."""
 
 
 class DenseStore(GradientStore):
-    """Takes gradients as they come: into a matrix where they are small or of mixed kinds, as they are elsewhere.
+    """Copies gradients into a matrix where they are small or of mixed dtypes, and keeps autograd's tensors elsewhere.
 
     Gradients of embeddings with ``sparse=True`` stay rows until somebody asks for the matrix.
 
@@ -120,12 +120,15 @@ class DenseStore(GradientStore):
         self._sparse: set[int] = set()
         self._view: GradientRows | SparseRows | None = None
         self._ids: dict[int, Tensor] = {}
+        # Mixed or half-precision dtypes need the conversion that laying out a matrix does; the rows are read as they
+        # are.
         if sum(p.numel() for p in parameters) <= _SMALL or not GradientRows.can_hold((), parameters):
             self._to_matrix()
 
     @classmethod
     def of(cls, matrix: Tensor, parameters: Sequence[Tensor], touched: Sequence[bool] | None = None) -> DenseStore:
         """A store of a Jacobian ``[m, d]`` that is there already."""
+        # Past the constructor, which would lay out a second matrix for small parameters.
         found = cls.__new__(cls)
         GradientStore.__init__(found, parameters, len(matrix), touched)
         found._index, found._rows = list(range(len(matrix))), [None] * len(matrix)
@@ -144,6 +147,7 @@ class DenseStore(GradientStore):
                 self.touched[j] = True
                 if gradient.layout != torch.strided:
                     self._sparse.add(j)
+        # One gradient of another dtype or layout is enough: from here on, and backwards, all rows go into the matrix.
         if self._matrix is None and not GradientRows.can_hold((row,), self.parameters):
             self._to_matrix()
         if self._matrix is None:
@@ -156,6 +160,8 @@ class DenseStore(GradientStore):
         """Take the gradients of ``count`` present tasks from the ``start``-th on, side by side in a first dimension."""
         places = self._index[start : start + count]
         side_by_side = places == list(range(places[0], places[0] + count))
+        # With absent tasks in between, a block is no slice of the matrix; sparse gradients have no dense first
+        # dimension.
         if self._matrix is None or not side_by_side or any(g is not None and g.is_sparse for g in found):
             for k in range(count):
                 self.row(start + k, tuple(None if g is None else g[k] for g in found))
@@ -178,6 +184,8 @@ class DenseStore(GradientStore):
             if row is not None:
                 flatten_into(matrix[i], row, self.parameters)
                 self._note_ids(row)
+        # The matrix is not initialised. Rows of present tasks are written in full; those of absent tasks are cleared
+        # here.
         for i in set(range(self.n_tasks)).difference(self._index):
             matrix[i].zero_()
         self._rows, self._view, self._matrix = [None] * self.n_tasks, None, matrix
@@ -205,6 +213,8 @@ class DenseStore(GradientStore):
     def combine(self, weights: Tensor, gramian: Tensor | None) -> Tensor:
         """The weighted sum ``[d]``."""
         on_host = weights.device.type == "cpu"
+        # Rows are summed in their own dtype. Where terms cancel, only the matrix has a sum in float64; where the
+        # weights are on the device, reading them as numbers would wait for it.
         if self._matrix is None and on_host and not cancels(weights, gramian, self.dtype):
             return self._as_rows.combine(weights)
         return weighted_sum(self.matrix, weights, gramian)
@@ -228,6 +238,7 @@ class DenseStore(GradientStore):
         super().write(vector, accumulate=accumulate)
         if self._matrix is None and self._sparse:
             self._ids = self._as_rows.ids if isinstance(self._as_rows, SparseRows) else {}
+        # What was there before may be non-zero outside of the touched rows.
         if accumulate:
             return
         for j, ids in self._ids.items():
@@ -236,6 +247,8 @@ class DenseStore(GradientStore):
             if whole is None:
                 continue
             values = whole[ids]
+            # An update that was changed after the weighted sum may have entries outside of these rows: written as rows,
+            # they would be lost.
             if int(whole.count_nonzero()) == int(values.count_nonzero()):
                 parameter.grad = torch.sparse_coo_tensor(
                     ids[None], values, whole.shape, is_coalesced=True, check_invariants=False
@@ -251,6 +264,8 @@ class DenseStore(GradientStore):
 
     def average(self, share: Tensor, group: dist.ProcessGroup) -> None:
         """Replace the gradients by their sums over ranks, times a factor ``[m]``."""
+        # First the matrix, which still needs the record of sparse rows. Ranks touch different rows, so the sums are
+        # dense.
         matrix = self.matrix
         self.forget_rows()
         sum_over_ranks_([matrix], group)

@@ -1,4 +1,4 @@
-r"""The Gramian without the Jacobian: one backward sweep of all tasks in step, parameter block by parameter block.
+r"""The Gramian without the Jacobian: one backward sweep for all tasks at once, parameter block by parameter block.
 
 A Jacobian ``[m, d]`` costs ``m`` copies of the shared parameters, but all that most methods look at is
 :math:`J J^\top`, a sum over parameters. So the graph is cut into groups of operations, from the losses down. Each group
@@ -36,7 +36,11 @@ class _Group:
     parameters: int = 0
     linear: _Linear | None = None
     by_itself: bool = False
-    """One operation, called directly: autograd would run through one of its inputs to reach another."""
+    """One operation, called directly: one of its inputs is computed from another, as in ``x + f(x)``.
+
+    Asked for the gradients by both, autograd would also run through ``f`` and count its part at ``x``; the group of
+    ``f`` would count it again.
+    """
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ class _Sweep:
     """One pass over the graph, from the losses to the parameters."""
 
     def __init__(self, starts: Sequence[Edge], shared: Sequence[Tensor], heads: Sequence[Tensor], block: int) -> None:
+        # A leaf has no grad_fn: its edge leads to the node that accumulates its gradient, which is what the graph
+        # names.
         accumulate = torch.autograd.graph.get_gradient_edge
         self.shared = {accumulate(p).node: k for k, p in enumerate(shared)}
         self.heads = {accumulate(p).node: k for k, p in enumerate(heads)}
@@ -101,14 +107,17 @@ class _Sweep:
         self.uses = self._uses()
         self.reach = self._reach()
         self.groups = self._group()
+        # Later groups overwrite earlier ones: the group after which a node's gradient is complete. A sliced weight has
+        # none, since the transpose above it belongs to no group: nothing is held for it.
         self.last = {
             child: k for k, group in enumerate(self.groups) for node in group.nodes for child in _children(node)
         }
 
     def _order(self, starts: set[Node]) -> list[Node]:
-        """The nodes that lead to a wanted parameter, each before those it feeds, latest operation first."""
+        """The nodes that lead to a wanted parameter, each before those its gradient goes to, latest operation first."""
         needed: dict[Node, bool] = {}
         targets = self.shared.keys() | self.heads.keys()
+        # With a stack of its own: a recursion would meet Python's limit at about a thousand operations in a row.
         stack = [(node, False) for node in starts]
         while stack:
             node, expanded = stack.pop()
@@ -121,6 +130,10 @@ class _Sweep:
         for node in needed:
             for child in _children(node):
                 waiting[child] += 1
+        # A node is ready once all users of its result have been visited. The sequence number alone would not do as an
+        # order, for each thread counts its own forward operations. Among the ready nodes it picks the one that the
+        # forward pass made last, as autograd's engine does, so that the groups follow the forward pass backwards and
+        # few gradients wait at the cut. The count breaks ties, since nodes cannot be compared.
         ready = [(-node._sequence_nr(), k, node) for k, node in enumerate(n for n in needed if not waiting[n])]
         heapq.heapify(ready)
         order: list[Node] = []
@@ -142,12 +155,14 @@ class _Sweep:
         uses: dict[Node, int] = {}
         for node in self.order:
             for child, _ in node.next_functions:
+                # Not by _children, a set: an operation that takes one result twice uses it twice.
                 if child is not None:
                     uses[child] = uses.get(child, 0) + 1
         return uses
 
     def _reach(self) -> dict[Node, int]:
         """Which nodes each node leads to, as bits."""
+        # Integers as sets of bits: one operation unites two of them, whatever their size.
         bits = {node: 1 << k for k, node in enumerate([*self.shared, *self.heads, *self.order])}
         reach = dict.fromkeys(bits, 0)
         for node in reversed(self.order):
@@ -158,7 +173,11 @@ class _Sweep:
         return reach
 
     def _is_clean(self, leaving: dict[Edge, None]) -> bool:
-        """Whether no edge leads on to another, which autograd would then reach a second time."""
+        """Whether no edge leads on to another.
+
+        Asked for the gradients at two edges of which one leads to the other, autograd goes on from the first and adds
+        its part to the second. The next group starts from both, so that this part would be counted twice.
+        """
         ends = {node for node, _ in leaving}
         mask = sum(self.bits[node] for node in ends)
         return not any(self.reach[node] & mask for node in ends)
@@ -167,6 +186,7 @@ class _Sweep:
         groups: list[_Group] = []
         absorbed: set[Node] = set()
         current = _Group()
+        # Groups are consecutive stretches of the order: when one begins, every gradient that enters it has arrived.
         for node in self.order:
             if node in absorbed:
                 continue
@@ -174,6 +194,8 @@ class _Sweep:
             linear = self._as_linear(node)
             if linear is not None:
                 others = {edge: None for edge in edges if linear.weight not in _children(edge[0])}
+                # The product becomes a group that leads everywhere but to its weight, whose gradient is never formed
+                # whole.
                 if self._is_clean(others):
                     absorbed.update(edge[0] for edge in edges if edge not in others)
                     groups += [current, _Group({node}, others, linear=linear)]
@@ -181,6 +203,7 @@ class _Sweep:
                     continue
             added = sum(self.sizes.get(child, 0) for child in _children(node))
             leaving = {edge: None for edge in current.leaving if edge[0] is not node} | edges
+            # Only operations with parameters fill a block; those without are free to join any group.
             full = added and current.parameters + added > self.block
             if current.nodes and (full or not self._is_clean(leaving)):
                 groups.append(current)
@@ -188,6 +211,7 @@ class _Sweep:
             current.nodes.add(node)
             current.leaving = leaving
             current.parameters += added
+            # Still not clean, though the group holds this operation only: its inputs depend on one another.
             if not self._is_clean(leaving):
                 current.by_itself = True
                 groups.append(current)
@@ -197,6 +221,7 @@ class _Sweep:
     def _as_linear(self, node: Node) -> _Linear | None:
         """The node as a matrix product with a transposed weight of its own, too large to hold per task."""
         name = node.name()
+        # A factor other than 1 would belong to the weight's gradient, which is formed here from the left factor alone.
         if name.startswith("AddmmBackward") and node._saved_alpha == 1:  # type: ignore[attr-defined]
             position, saved = 2, "_saved_mat1"
         elif name.startswith("MmBackward"):
@@ -204,6 +229,8 @@ class _Sweep:
         else:
             return None
         transpose = node.next_functions[position][0]
+        # A weight that is used twice has a sum of two products as its gradient, and the Gramian of a sum has cross
+        # terms that slices of one product do not see.
         if transpose is None or not transpose.name().startswith("TBackward") or self.uses.get(transpose) != 1:
             return None
         weight = transpose.next_functions[0][0]
@@ -222,6 +249,8 @@ class _Sweep:
         touched = [False] * n_tasks
         for k, group in enumerate(self.groups):
             entering = [[edge for edge in front if edge[0] in group.nodes] for front in frontier]
+            # Before the seeds are taken out below. The call below does not form the weight's gradient a second time: no
+            # edge that leads to it is asked for, so autograd skips it.
             if group.linear is not None:
                 gramian += self._sliced(group.linear, entering, frontier, touched)
             for task, edges in enumerate(entering):
@@ -229,6 +258,7 @@ class _Sweep:
                 if edges and group.leaving:
                     found = _call(edges, seeds) if group.by_itself else _differentiate(edges, seeds, group.leaving)
                     self._carry(found, frontier[task], held[task])
+            # As soon as no later group adds to a parameter, its gradients are turned into numbers and freed.
             done = [p for p in self.shared if self.last.get(p) == k and any(p in row for row in held)]
             if done:
                 gramian += self._absorb(done, held, touched)
@@ -244,6 +274,7 @@ class _Sweep:
         for edge, gradient in found:
             node = edge[0]
             if node in self.shared or node in self.heads:
+                # Never in place: for a sum autograd hands out one tensor as the gradient of both terms.
                 held[node] = held[node] + gradient if node in held else gradient
             elif self.needed.get(node):
                 before = front.get(edge)
@@ -257,6 +288,7 @@ class _Sweep:
             matrix = _rows_of(rows, self.sizes[node])
             for task, row in enumerate(rows):
                 touched[task] |= row is not None
+            # The stack is a copy: the gradients are freed before the Gramian converts blocks of it to float64.
             del rows
             part = gramian_of(matrix)
             total = part if total is None else total + part
@@ -276,6 +308,7 @@ class _Sweep:
         stacked = torch.stack([torch.zeros_like(like) if delta is None else delta for delta in deltas])
         for task, delta in enumerate(deltas):
             touched[task] |= delta is not None
+        # Each column of X gives one row of the weight's gradient; as many are formed at once as the block allows.
         width = max(1, self.block // like.shape[-1])
         total = torch.zeros(len(deltas), len(deltas), dtype=torch.float64, device=like.device)
         for columns in torch.split(linear.rows, width, dim=1):
@@ -307,8 +340,10 @@ def _call(edges: Sequence[Edge], seeds: Sequence[Tensor | None]) -> list[tuple[E
     for (_, nr), seed in zip(edges, seeds, strict=True):
         metadata = node._input_metadata[nr]
         given[nr] = torch.ones(metadata.shape, dtype=metadata.dtype, device=metadata.device) if seed is None else seed
+    # The engine switches gradients off for a first derivative; a direct call would record a graph of its own.
     with torch.no_grad():
         if isinstance(node, BackwardCFunction):
+            # The engine hands zeros, not None, to a Function's backward for outputs that have no gradient.
             filled = [
                 torch.zeros(meta.shape, dtype=meta.dtype, device=meta.device) if g is None else g
                 for g, meta in zip(given, node._input_metadata, strict=True)
@@ -322,6 +357,7 @@ def _call(edges: Sequence[Edge], seeds: Sequence[Tensor | None]) -> list[tuple[E
         ):
             if child is None or result is None:
                 continue
+            # A backward formula may leave sums over broadcast dimensions and conversions of the dtype to the engine.
             metadata = child._input_metadata[nr]
             found.append(((child, nr), result.sum_to_size(metadata.shape).to(metadata.dtype)))
     return found
@@ -335,5 +371,6 @@ def _rows_of(gradients: Sequence[Tensor | None], size: int) -> Tensor:
     like = next(g for g in gradients if g is not None)
     dense = [None if g is None else (g.to_dense() if g.layout != torch.strided else g) for g in gradients]
     real = [None if g is None else (torch.view_as_real(g) if g.is_complex() else g).reshape(-1) for g in dense]
+    # One number seen as a whole row: a task without a gradient costs no memory before the stack.
     filler = torch.zeros((), dtype=like.dtype.to_real(), device=like.device).expand(size)
     return torch.stack([filler if g is None else g for g in real])
