@@ -185,3 +185,48 @@ def test_bad_input() -> None:
     loose = nn.Parameter(torch.ones(()))
     with pytest.raises(DetachedLossError, match=r"\['b'\]"):
         collect({"a": losses.values[0], "b": loose * 2}, problem.shared, keep="gramian")
+
+
+class Product(torch.nn.Module):
+    """Two layers with a hook between them that doubles the gradient."""
+
+    def __init__(self, hooked: bool) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)
+        self.hooked = hooked
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).tanh()
+        if self.hooked:
+            h.register_hook(lambda gradient: gradient * 2)
+        z: Tensor = self.second(h).tanh()
+        return z
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_hook_that_a_cut_calls_twice_is_no_silent_error(hooked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtl_core.gradients._BLOCKS", 100)
+    torch.manual_seed(0)
+    model = Product(hooked).double()
+    z = model(torch.randn(5, 6, dtype=torch.float64))
+    grads = collect([z.sum(), z.square().mean()], model.parameters(), keep="gramian", retain_graph=True)
+    weights = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    if hooked:
+        with pytest.raises(InvalidInputError, match=r"Look for hooks on activations"):
+            grads.combine(weights)
+        with pytest.raises(InvalidInputError, match=r"Look for hooks on activations"):
+            grads.assign_combination(weights)
+    else:
+        expected = collect([z.sum(), z.square().mean()], model.parameters(), retain_graph=True)
+        torch.testing.assert_close(grads.combine(weights), expected.combine(weights))
+
+
+def test_complex_products_larger_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtl_core.gradients._BLOCKS", 100)
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(6, 6, dtype=torch.complex128)
+    z = layer(torch.randn(5, 6, dtype=torch.complex128))
+    losses = [z.abs().sum(), (z * z).real.mean()]
+    found = collect(losses, layer.parameters(), keep="gramian", retain_graph=True).gramian
+    expected = collect(losses, layer.parameters()).gramian
+    torch.testing.assert_close(found, expected)

@@ -98,6 +98,8 @@ class _Told:
         kind = type(error)
         # Only types that every rank can import: one that a script defines need not exist elsewhere under its name.
         known = kind.__module__.partition(".")[0] in ("builtins", "torch") or kind.__module__.startswith("mtl_")
+        # These two cannot be made from a text, and would be taken for something else on their way.
+        known &= not issubclass(kind, BaseExceptionGroup | StopIteration)
         # Tensors, tracebacks and references to other objects may not be sent, or would be too large.
         plain = {
             name: value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -44,12 +45,12 @@ def refuse_broken(
     with nullcontext() if guard is None else guard.trace.lent():
         losses, gradients = _broken(problem, batch) if not is_sharded(problem.shared) else ([], [])
     if ranks is not None:
-        mine = "|".join((",".join(losses), ",".join(gradients))) if losses or gradients else ""
+        mine = json.dumps([losses, gradients]) if losses or gradients else ""
         # Every rank calls, also one that found nothing: the exchange is collective, and all raise the same text.
         told = gather_texts(mine, ranks)
         where = f" on rank {', '.join(str(rank) for rank, _ in told)}" if told else ""
-        losses = sorted({name for _, text in told for name in text.split("|")[0].split(",") if name})
-        gradients = sorted({name for _, text in told for name in text.split("|")[1].split(",") if name})
+        losses = sorted({name for _, text in told for name in json.loads(text)[0]})
+        gradients = sorted({name for _, text in told for name in json.loads(text)[1]})
     else:
         where = ""
     if losses:

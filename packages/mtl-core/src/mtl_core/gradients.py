@@ -285,4 +285,5 @@ def _deferred(
         gramian = found.new_zeros(n_tasks, n_tasks)
         places = torch.tensor(list(index), device=found.device)
         gramian[places[:, None], places] = found
-    return DeferredStore(gramian, backward, shared, reached_by_any(outputs, shared)), head_rows
+    touched = reached_by_any(outputs, shared)
+    return DeferredStore(gramian, backward, shared, touched, is_exact=keep == "gramian"), head_rows

@@ -224,7 +224,7 @@ def _check(
         if ranks is None:
             check_finite_losses(host[:m], problem.tasks, seen.present)
         refuse_broken(problem, batch, ranks)
-    if not bool(torch.isfinite(host[2 * m])) and _is_broken(parameters, ranks):
+    if not bool(torch.isfinite(host[2 * m])) and _is_broken(parameters):
         refuse_broken(problem, batch, ranks)
     if somewhere is not None:
         # Zero in place of no gradient would let weight decay and momentum move what no rank has a task for.
@@ -238,13 +238,13 @@ def _finite(value: float) -> bool:
     return value - value == 0.0
 
 
-def _is_broken(parameters: Sequence[Tensor], ranks: dist.ProcessGroup | None) -> bool:
-    """Whether some gradient is not finite: the flag is also set where a sum of finite entries overflowed.
+def _is_broken(parameters: Sequence[Tensor]) -> bool:
+    """Whether the flag means what it says: it may also stand for a sum that overflowed.
 
-    With several ranks the flag is trusted: ranks that see different shards would judge differently, and some would wait
-    for the others in ``refuse_broken``.
+    Replicated ranks hold the same sums and answer alike. A sharded rank sees its own part only; there the flag is
+    believed.
     """
-    if ranks is not None:
+    if is_sharded(parameters):
         return True
     found = [p.grad for p in parameters if p.grad is not None]
     return any(not bool(torch.isfinite(g._values() if g.is_sparse else g).all()) for g in found)

@@ -97,6 +97,16 @@ class Wrapper(nn.Module):
                 f"`state` must be what state_dict() of a {type(self).__name__} returned, got "
                 f"{sorted(state) if isinstance(state, dict) else type(state).__name__}."
             )
+        if set(state["own"]) != set(self.own_state()):
+            raise InvalidInputError(
+                f"`state` must hold {sorted(self.own_state())} of a {type(self).__name__}, got {sorted(state['own'])}. "
+                "Give what state_dict() returned."
+            )
+        if "generator" in state and not offers(self.method, Draws):
+            raise InvalidInputError(
+                f"`state` must fit the wrapped method, got a generator's state for {type(self.method).__name__}, which "
+                "draws nothing. Wrap the method it was saved with."
+            )
         if "method" in state:
             if isinstance(self.method, nn.Module) or not offers(self.method, Remembers):
                 raise InvalidInputError(

@@ -8,6 +8,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from mtl_core.collecting.backward import is_on_host
 from mtl_core.collecting.flat import Row, flat_size, flatten_into, pick
 from mtl_core.collecting.gramian import gramian_of
 from mtl_core.collecting.graph import Outputs
@@ -32,14 +33,23 @@ class DeferredStore(GradientStore):
         backward: from weights ``[m]`` to the gradient of the weighted loss.
         parameters: the shared parameters.
         touched: which of them some present task touches.
+        is_exact: whether the Gramian claims to be that of the gradients, so that it is held to what the backward pass
+            gives.
     """
 
     def __init__(
-        self, gramian: Tensor, backward: WeightedBackward, parameters: Sequence[Tensor], touched: Sequence[bool]
+        self,
+        gramian: Tensor,
+        backward: WeightedBackward,
+        parameters: Sequence[Tensor],
+        touched: Sequence[bool],
+        *,
+        is_exact: bool = False,
     ) -> None:
         super().__init__(parameters, len(gramian), touched)
         self._gramian = gramian
         self._backward = backward
+        self._is_exact = is_exact
 
     @property
     def matrix(self) -> NoReturn:
@@ -60,7 +70,9 @@ class DeferredStore(GradientStore):
     def combine(self, weights: Tensor, gramian: Tensor | None) -> Tensor:
         r"""The combination :math:`\nabla_\theta \sum_i w_i L_i`, by one backward pass."""
         vector = torch.empty(self.width, dtype=self.dtype, device=self.parameters[0].device)
-        flatten_into(vector, self._backward(self._moved(weights)), self.parameters)
+        found = self._backward(self._moved(weights))
+        self._check(found, weights)
+        flatten_into(vector, found, self.parameters)
         return vector
 
     def write_combination(self, weights: Tensor, gramian: Tensor | None, factor: Tensor | None) -> None:
@@ -68,11 +80,36 @@ class DeferredStore(GradientStore):
         moved = self._moved(weights)
         # The factor goes into the m weights: multiplying the d gradients would be one more pass over them.
         found = self._backward(moved if factor is None else moved * factor.to(moved))
+        self._check(found, weights if factor is None else weights * factor.to(weights))
         for k, (parameter, gradient) in enumerate(zip(self.parameters, found, strict=True)):
             if gradient is None or not self.touched[k]:
                 parameter.grad = None
             else:
                 put(parameter, gradient, accumulate=False)
+
+    def _check(self, found: Sequence[Tensor | None], weights: Tensor) -> None:
+        """Hold the Gramian to the one combination that an ordinary backward pass gives: its square is wᵀGw.
+
+        The sweep cuts the graph, and autograd calls a hook on a tensor both where the tensor is captured at a cut and
+        where the next part starts from it. Such hooks are not to be seen in the graph; that they had doubled a gradient
+        shows here, before anything is written. On the CPU only, as elsewhere it would mean waiting for the device.
+
+        Raises:
+            InvalidInputError: the two do not agree.
+        """
+        if not self._is_exact or not is_on_host(self._gramian) or not is_on_host(weights):
+            return
+        known = weights.detach().to(torch.float64)
+        squares = [_square(g) for g in found if g is not None]
+        square = float(torch.stack(squares).sum()) if squares else 0.0
+        expected = float(known @ self._gramian @ known)
+        size = float(known.abs() @ self._gramian.diagonal().clamp(min=0.0).sqrt()) ** 2
+        if not abs(square - expected) <= _AGREES * size:
+            raise InvalidInputError(
+                f"`keep` must be 'jacobian' for this model, got 'gramian' and a Gramian by which the update has the "
+                f"squared norm {expected:.6g}, where a backward pass gives {square:.6g}. Look for hooks on activations "
+                "(Tensor.register_hook), which cut graphs call twice, or keep the Jacobian."
+            )
 
     def _moved(self, weights: Tensor) -> Tensor:
         return weights.to(device=self.parameters[0].device, dtype=self.dtype, non_blocking=True)
@@ -85,6 +122,19 @@ class DeferredStore(GradientStore):
         self._gramian = self._gramian * scale * scale
         backward = self._backward
         self._backward = lambda weights: backward(weights * factor.to(weights))
+
+
+_AGREES = 1e-2
+"""Relative to the terms' size: far above the rounding of half precision, far below what a hook called twice does."""
+
+
+def _square(gradient: Tensor) -> Tensor:
+    stored = gradient.coalesce().values() if gradient.layout == torch.sparse_coo else gradient
+    real = torch.view_as_real(stored) if stored.is_complex() else stored
+    return (
+        torch.linalg.vector_norm(real, dtype=torch.float64 if real.dtype == torch.float64 else torch.float32).double()
+        ** 2
+    )
 
 
 def weighted_backward(outputs: Outputs, index: Sequence[int], shared: Sequence[Tensor]) -> WeightedBackward:

@@ -237,6 +237,8 @@ class _Sweep:
         if weight is None or self.uses.get(weight) != 1 or self.sizes.get(weight, 0) <= self.block:
             return None
         rows: Tensor = getattr(node, saved)
+        if rows.is_complex():
+            return None  # its weight's gradient is conj(X)ᵀ Δ, in pairs of reals; as a whole it comes out right
         return _Linear(node, weight, rows.detach()) if rows.layout == torch.strided else None
 
     def run(
