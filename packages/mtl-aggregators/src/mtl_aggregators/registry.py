@@ -9,7 +9,6 @@ import pkgutil
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import mtl_aggregators
 from mtl_aggregators.bases.facts import DeclaresFacts, Facts
 from mtl_core import UnknownNameError
 from mtl_core.extension import find_plugin, is_spec, offers, plain_name, plugin_names
@@ -34,7 +33,7 @@ def own_methods() -> dict[str, Callable[..., Any]]:
     can be made without arguments.
     """
     found: dict[str, Callable[..., Any]] = {}
-    for package in (mtl_aggregators, importlib.import_module("mtl_aggregators.bilevel")):
+    for package in map(importlib.import_module, ("mtl_aggregators", "mtl_aggregators.bilevel")):
         for info in pkgutil.iter_modules(package.__path__):
             name = f"{package.__name__}.{info.name}"
             if info.ispkg or name.removeprefix("mtl_aggregators.") in _WITHOUT_METHODS:
