@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from mtl_aggregators import available as available_methods
 from mtl_benchmarks.benchmarks import available, benchmark_class
 from mtl_benchmarks.components import (
     PARTS,
@@ -101,7 +102,8 @@ def parse_choice(text: str) -> Choice:
     """
     name, colon, listed = text.partition(":")
     cls, _, further = listed.partition(":")
-    if cls.isidentifier():
+    # Behind a registered name stand options, and a word without a value is a mistake in them.
+    if cls.isidentifier() and plain_name(name) not in (*available(), *available_methods()):
         name, listed = f"{name}{colon}{cls}", further
     options: dict[str, Any] = {}
     for word in filter(None, listed.split(",")):
