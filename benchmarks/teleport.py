@@ -34,8 +34,13 @@ from torch.nn import functional
 from mtl_aggregators import FairGrad
 from mtl_core import Problem, collect, step
 from mtl_teleport import COST, DominatedConflict, LoRA, TeleportReport
+from mtl_teleport.aim import Aim
+from mtl_teleport.climb import Climb, Limits
+from mtl_teleport.conditions import Conditions
+from mtl_teleport.double_backward import twice_differentiable
 from mtl_teleport.objective import Objective, balance_weights
-from mtl_teleport.search import Aim, Climb, penalty, projected
+from mtl_teleport.search import penalty, projected
+from mtl_teleport.search_context import Search
 from mtl_teleport.sharpness import AscentSharpness, ExactSharpness, RandomSharpness, Sharpness
 from mtl_teleport.triggers import Trigger
 
@@ -142,8 +147,11 @@ class Case:
         )
         held = (self.problem.losses(self.batch).full().detach(),)
         generator = torch.Generator().manual_seed(0)
+        if isinstance(sharpness, ExactSharpness):
+            session.conditions = Conditions(lambda: twice_differentiable(self.model))  # as COST evaluates it
+        search = Search(self.problem, (self.batch,), held, found.host_gramian, generator)
         # So short a step that no point is left again: every step costs what a step can cost.
-        return Climb(session, objective, (self.batch,), held, 1e-6, steps, 0.02, generator)
+        return Climb(session, objective, search, held, Limits(1e-6, steps, 0.02), generator)
 
 
 class WrappedLayer(nn.Module):

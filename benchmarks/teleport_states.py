@@ -35,9 +35,9 @@ from mtl_benchmarks.figures import _figure, _save
 from mtl_core import Problem, mean_cosines
 from mtl_core.extension import collect_problem
 from mtl_teleport import COST, DominatedConflict, RandomTeleport
-from mtl_teleport.acceptance import probe_losses
+from mtl_teleport.drift import relative_drift
+from mtl_teleport.evaluation import probe_losses
 from mtl_teleport.isolation import isolated
-from mtl_teleport.objective import relative_drift
 
 KINDS = ("random", "ascent", "exact")
 CONTROL = "random move"

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core import Problem
-from mtl_teleport.acceptance import Verdict, judge, probe_losses
+from mtl_teleport.acceptance import Verdict, judge
+from mtl_teleport.evaluation import probe_losses
+from mtl_teleport.search_context import Search
 
 X = torch.zeros(1)
 
@@ -34,7 +36,8 @@ def _problem(*, finite_below: float = math.inf) -> Problem:
 def _judge(problem: Problem, step: float, max_drift: float | None = 0.1, backtracks: int = 6) -> Verdict:
     own = probe_losses(problem, (X,))
     delta = {"x": torch.tensor([step], dtype=torch.float64)}
-    return judge(problem, (X,), own, delta, max_drift=max_drift, backtracks=backtracks)
+    search = Search(problem, (X,), own, torch.zeros(1, 1), torch.Generator())
+    return judge(search, delta, max_drift=max_drift, backtracks=backtracks)
 
 
 def test_a_small_drift_is_accepted_whole() -> None:

@@ -138,9 +138,10 @@ def _problem(layer: nn.Module) -> Problem:
 def _train(session: Any, steps: int = 2) -> None:
     adam = torch.optim.Adam(session.trainable, lr=0.05)
     for _ in range(steps):
-        for tensor, gradient in zip(
-            session.trainable, session.differentiate(session.evaluate(X).values[0], session.trainable), strict=True
-        ):
+        point = session.parameters()
+        loss = session.evaluate(X, parameters=point).values[0]
+        gradients = session.differentiate(loss, session.trainable, at=point)
+        for tensor, gradient in zip(session.trainable, gradients, strict=True):
             tensor.grad = gradient
         adam.step()
 

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from mtl_core import Problem
 from mtl_core.extension import collect_problem
 from mtl_teleport import TeleportReport, WeakConflict
-from mtl_teleport.teleportation import Proposal, Search, Teleportation
+from mtl_teleport.move import Proposal
+from mtl_teleport.search_context import Search
+from mtl_teleport.teleportation import Teleportation
 
 HIDDEN = 5
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from mtl_core import InvalidParameterError, Problem
 from mtl_teleport import Dense
 from mtl_teleport.adapters import AdapterSession
-from mtl_teleport.objective import Objective, balance_weights, conflict, drift_scale, references, relative_drift
-from mtl_teleport.sharpness import ExactSharpness
+from mtl_teleport.drift import drift_scale, references, relative_drift
+from mtl_teleport.objective import Objective, balance_weights, conflict
+from mtl_teleport.sharpness import ExactSharpness, Point
 
 norms = st.lists(st.floats(1e-12, 1e12), min_size=1, max_size=6).map(lambda v: torch.tensor(v, dtype=torch.float64))
 
@@ -115,20 +116,20 @@ def test_absolute_units_are_the_papers_objective() -> None:
     held = session.evaluate(X).values.detach() - torch.tensor([0.5, -1.0], dtype=torch.float64)
     objective = Objective(ExactSharpness(), ONES, drift_weight=2.0, gain_weight=0.5, units="absolute")
     # y = 7; gradient of (y²/2 + y)/2 is (y + 1)/2 · (3, 4): norm 20. L_t = (0.5 + 1)/2.
-    assert float(objective(session, X, held).total.detach()) == pytest.approx(2.0 * 0.75 - 0.5 * 20.0)
+    assert float(objective(objective.point(session, X), held).total) == pytest.approx(2.0 * 0.75 - 0.5 * 20.0)
 
 
 def test_relative_units_weigh_against_the_start() -> None:
     session = _session()
     held = session.evaluate(X).values.detach()
     objective = Objective(ExactSharpness(), ONES, drift_weight=3.0, gain_weight=0.1)
-    assert float(objective(session, X, held).total.detach()) == pytest.approx(-0.1)
+    assert float(objective(objective.point(session, X), held).total) == pytest.approx(-0.1)
     with torch.no_grad():
         session.trainable[0].copy_(torch.tensor([[1.0, 0.0]]))
-    value = objective(session, X, held)
+    value = objective(objective.point(session, X), held)
     # y = 10 after 7: losses 50 and 10 after 24.5 and 7, norm 27.5 after 20.
     drift = ((50 - 24.5) / 24.5 + 3 / 7) / 2
-    assert float(value.total.detach()) == pytest.approx(3.0 * drift - 0.1 * 27.5 / 20)
+    assert float(value.total) == pytest.approx(3.0 * drift - 0.1 * 27.5 / 20)
     assert float(value.growth) == pytest.approx(27.5 / 20)
 
 
@@ -151,24 +152,23 @@ class TestConflict:
 
     def test_it_is_the_mean_of_the_negative_cosines(self) -> None:
         session, x = self._session()
-        point = session.parameters()
-        losses = session.evaluate(x, parameters=point)
-        rows = [torch.autograd.grad(v, list(point.values()), retain_graph=True) for v in losses.values.unbind()]
+        point = Point.of(session, x, torch.ones(3))
+        rows = [torch.autograd.grad(v, point.tensors, retain_graph=True) for v in point.losses.values.unbind()]
         jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
         cosines = torch.cosine_similarity(jacobian, jacobian.mean(0, keepdim=True))
         assert float(cosines.min()) < 0
         expected = (-cosines).clamp(min=0).mean()
-        torch.testing.assert_close(conflict(session, point, losses), expected)
+        torch.testing.assert_close(conflict(point), expected)
 
     def test_its_gradient_against_finite_differences(self) -> None:
         session, x = self._session()
         tensor = session.trainable[0]
 
         def value() -> Tensor:
-            point = session.parameters()
-            return conflict(session, point, session.evaluate(x, parameters=point))
+            return conflict(Point.of(session, x, torch.ones(3)))
 
-        (gradient,) = session.differentiate(value(), [tensor])
+        point = Point.of(session, x, torch.ones(3))
+        gradient = point.by_adapter(conflict(point))[: tensor.numel()].view(tensor.shape)
         assert bool(gradient.any())
         for i, j in ((0, 0), (1, 2), (3, 1)):
             ends = []
@@ -184,8 +184,7 @@ class TestConflict:
         net = nn.Linear(2, 1, bias=False).double()
         problem = Problem(net, lambda m, b: m(b).square().mean().expand(2), shared=net, tasks=("a", "b"))
         session = Dense().attach(problem)
-        point = session.parameters()
-        losses = session.evaluate(torch.ones(1, 2, dtype=torch.float64), parameters=point)
-        value = conflict(session, point, losses)
+        point = Point.of(session, torch.ones(1, 2, dtype=torch.float64), torch.ones(2))
+        value = conflict(point)
         assert float(value.detach()) == 0.0
-        assert not session.differentiate(value, session.trainable)[0].any()
+        assert not point.by_adapter(value).any()

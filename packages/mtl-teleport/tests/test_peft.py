@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtl_core import DuplicateModuleError, InvalidInputError, InvalidParameterError, NoMatchError, Problem
 from mtl_core.extension import collect_problem
-from mtl_teleport import COST, PeftAdapter, PeftLoRA
+from mtl_teleport import COST, LoRA, PeftAdapter, PeftLoRA
 
 
 def _net() -> nn.Sequential:
@@ -148,3 +148,57 @@ def test_something_else_than_a_configuration() -> None:
 def test_bad_rank() -> None:
     with pytest.raises(InvalidParameterError, match="rank"):
         PeftLoRA(rank=0)
+
+
+class TestAModelWithAnAdapterOfItsOwn:
+    @staticmethod
+    def _wrapped(where: str) -> tuple[Problem, Tensor]:
+        peft = pytest.importorskip("peft")
+        torch.manual_seed(0)
+        trunk: Any = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6))
+        head = nn.Linear(6, 2)
+        config = peft.LoraConfig(r=2, target_modules=["0", "2"])
+        if where == "inside":
+            model: nn.Module = nn.Sequential(peft.get_peft_model(trunk, config), head)
+        elif where == "injected":
+            model = nn.Sequential(peft.inject_adapter_in_model(config, trunk), head)
+            del trunk.peft_config  # what is left are the layers
+        else:
+            model = peft.get_peft_model(nn.Sequential(*trunk, head), config)
+        shared = model if where == "around" else model[0]  # type: ignore[index]
+        return Problem(model, _two_losses, shared=shared, tasks=("a", "b")), torch.randn(8, 4)
+
+    @pytest.mark.parametrize("where", ["around", "inside", "injected"])
+    def test_it_is_refused_with_the_way_out(self, where: str) -> None:
+        problem, x = self._wrapped(where)
+        modules = [id(m) for m in problem.model.modules()]
+        with pytest.raises(InvalidInputError, match=r"no PEFT adapter of its own.*mtl_teleport\.LoRA\(\)"):
+            PeftLoRA().attach(problem, batch=x)
+        assert [id(m) for m in problem.model.modules()] == modules
+
+    @pytest.mark.parametrize("where", ["around", "inside", "injected"])
+    def test_the_first_way_out(self, where: str) -> None:
+        problem, x = self._wrapped(where)
+        gradients = collect_problem(problem, problem.losses(x))
+        report = COST(adapter=LoRA(rank=2), max_steps=3).teleport(problem, [x], gradients, lr=1e-2)
+        assert report.accepted
+        assert report.length > 0
+
+    @pytest.mark.filterwarnings("ignore::UserWarning")
+    @pytest.mark.parametrize("where", ["around", "inside"])
+    def test_the_second_way_out(self, where: str) -> None:
+        problem, x = self._wrapped(where)
+        wrapped: Any = problem.model if where == "around" else problem.model[0]  # type: ignore[index]
+        merged = wrapped.merge_and_unload().requires_grad_(True)
+        model = merged if where == "around" else nn.Sequential(merged, problem.model[1])  # type: ignore[index]
+        shared = model if where == "around" else model[0]
+        again = Problem(model, _two_losses, shared=shared, tasks=("a", "b"))
+        gradients = collect_problem(again, again.losses(x))
+        report = COST(adapter=PeftLoRA(rank=2), max_steps=3).teleport(again, [x], gradients, lr=1e-2)
+        assert report.accepted
+        assert report.length > 0
+
+
+def _two_losses(model: nn.Module, x: Tensor) -> Tensor:
+    y = model(x)
+    return torch.stack([y[:, 0].square().mean(), (y[:, 1] - 1).square().mean()])

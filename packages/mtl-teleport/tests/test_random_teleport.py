@@ -72,5 +72,5 @@ def test_no_lengths() -> None:
 
 
 def test_a_state_of_another_class() -> None:
-    with pytest.raises(InvalidInputError, match="number of moves"):
+    with pytest.raises(InvalidInputError, match="keys due, generator, made, schedule of a RandomTeleport, got"):
         RandomTeleport(length=1.0).load_state_dict(COST().state_dict())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,11 @@ from torch import Tensor, nn
 from mtl_core import Problem
 from mtl_teleport import Dense, LoRA, Trigger
 from mtl_teleport.adapters import AdapterSession
+from mtl_teleport.aim import Aim
+from mtl_teleport.climb import Climb, Limits
 from mtl_teleport.objective import Objective
-from mtl_teleport.search import Aim, Climb, penalty, projected
+from mtl_teleport.search import penalty, projected
+from mtl_teleport.search_context import Search
 from mtl_teleport.sharpness import AscentSharpness, ExactSharpness
 
 X = torch.zeros(1)
@@ -50,7 +54,8 @@ def _climb(
         ExactSharpness(), torch.ones(problem.n_tasks), **{"drift_weight": 3.0, "gain_weight": 0.1, **weights}
     )
     held = (session.evaluate(X).full().detach(),)
-    return Climb(session, objective, (X,), held, lr, max_steps, max_drift, torch.Generator())
+    search = Search(problem, (X,), held, torch.zeros(problem.n_tasks, problem.n_tasks), torch.Generator())
+    return Climb(session, objective, search, held, Limits(lr, max_steps, max_drift), torch.Generator())
 
 
 def test_projected_search_stays_on_the_level_set() -> None:
@@ -84,7 +89,7 @@ def test_it_steers_back_to_the_losses_that_are_held() -> None:
     problem = Problem(Valley(3.0, 4.0), _product, shared="x", tasks=("a",))
     climb = _climb(problem, max_steps=3, lr=0.1, gain_weight=0.0)
     held = (torch.tensor([12.05], dtype=torch.float64),)
-    moved = Climb(climb.session, climb.objective, climb.batches, held, 0.1, 3, 0.02, climb.generator)
+    moved = replace(climb, held=held)
     projected(moved, Aim(Never(), None))
     x = problem.shared[0].detach() + climb.session.delta()["x"]
     assert float(x[0] * x[1]) == pytest.approx(12.05, rel=1e-6)
@@ -121,9 +126,13 @@ def test_losses_that_fix_every_direction_allow_no_step() -> None:
 def test_penalty_lowers_its_objective() -> None:
     problem = Problem(Valley(1.0, 1.1), _product, shared="x", tasks=("a",))
     climb = _climb(problem, lr=0.01, drift_weight=0.05)
-    start = float(climb.objective(climb.session, X, climb.held[0]).total.detach())
+
+    def total() -> float:
+        return float(climb.objective(climb.objective.point(climb.session, X), climb.held[0]).total)
+
+    start = total()
     assert penalty(climb, Aim(Never(), None)) == 20
-    assert float(climb.objective(climb.session, X, climb.held[0]).total.detach()) < start
+    assert total() < start
 
 
 @pytest.mark.parametrize("train", [projected, penalty])
@@ -160,5 +169,6 @@ def test_batches_take_turns() -> None:
     held = tuple(session.evaluate(b).full().detach() for b in batches)
     seen.clear()
     objective = Objective(AscentSharpness(), torch.ones(1), drift_weight=3.0, gain_weight=0.1)
-    penalty(Climb(session, objective, batches, held, 1e-3, 4, 0.02, torch.Generator()), Aim(Never(), None))
+    search = Search(problem, batches, held, torch.zeros(1, 1), torch.Generator())
+    penalty(Climb(session, objective, search, held, Limits(1e-3, 4, 0.02), torch.Generator()), Aim(Never(), None))
     assert seen == [1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 2.0, 2.0]

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mtl_core import InvalidParameterError, Problem
 from mtl_teleport import Dense, LoRA
 from mtl_teleport.adapters import Adapter, AdapterSession
-from mtl_teleport.sharpness import AscentSharpness, ExactSharpness, RandomSharpness, Sharpness
+from mtl_teleport.conditions import Conditions
+from mtl_teleport.sharpness import AscentSharpness, ExactSharpness, Point, RandomSharpness, Sharpness
 
 R = torch.tensor([0.5, 1.5], dtype=torch.float64)
 
@@ -24,6 +25,28 @@ def _session(adapter: Adapter) -> tuple[AdapterSession, Tensor]:
         for tensor in session.trainable:
             tensor.add_(0.1 * torch.randn_like(tensor))
     return session, x
+
+
+def _at(session: AdapterSession, x: Tensor, balance: Tensor = R, *, seed: int = 1) -> Point:
+    return Point.of(session, x, balance, generator=torch.Generator().manual_seed(seed))
+
+
+def _gain(sharpness: Sharpness, session: AdapterSession, x: Tensor, balance: Tensor = R, *, seed: int = 1) -> float:
+    return float(sharpness.estimate(_at(session, x, balance, seed=seed)).gain)
+
+
+def _upward(sharpness: Sharpness, session: AdapterSession, x: Tensor, balance: Tensor = R) -> Tensor:
+    """The derivative of the estimate alone."""
+    point = _at(session, x, balance)
+    nothing = torch.zeros(len(point.losses.index), dtype=torch.float64)
+    return sharpness.estimate(point).gradient(nothing, torch.ones((), dtype=torch.float64))
+
+
+def _parts(session: AdapterSession, vector: Tensor) -> list[Tensor]:
+    return [
+        p.view(t.shape)
+        for p, t in zip(vector.split([t.numel() for t in session.trainable]), session.trainable, strict=True)
+    ]
 
 
 def _numerical_gradient(value: Callable[[], float], tensor: Tensor, step: float) -> Tensor:
@@ -51,10 +74,9 @@ def test_the_gradient_goes_through_the_perturbation(adapter: Adapter, sharpness:
 
     def value() -> float:
         with torch.enable_grad():
-            return float(sharpness(session, x, R, generator=torch.Generator().manual_seed(1))[1].detach())
+            return _gain(sharpness, session, x)
 
-    _, found = sharpness(session, x, R, generator=torch.Generator().manual_seed(1))
-    gradients = session.differentiate(found, session.trainable)
+    gradients = _parts(session, _upward(sharpness, session, x))
     for tensor, gradient in zip(session.trainable, gradients, strict=True):
         torch.testing.assert_close(gradient, _numerical_gradient(value, tensor, 1e-5), rtol=1e-5, atol=1e-8)
     assert any(bool(gradient.any()) for gradient in gradients)
@@ -67,7 +89,7 @@ def test_the_gradient_of_ascent_with_its_direction_held(adapter: Adapter) -> Non
     radius = 1e-2
     point = session.parameters()
     loss = (R * session.evaluate(x, parameters=point).values).mean()
-    direction = session.differentiate(loss, list(point.values()))
+    direction = session.differentiate(loss, list(point.values()), at=point)
     length = torch.cat([g.flatten() for g in direction]).norm()
 
     def value() -> float:
@@ -76,8 +98,7 @@ def test_the_gradient_of_ascent_with_its_direction_held(adapter: Adapter) -> Non
         base = (R * session.evaluate(x, parameters=at).values).mean()
         return float(((R * session.evaluate(x, parameters=moved).values).mean() - base).detach()) / radius
 
-    _, found = AscentSharpness(radius)(session, x, R)
-    gradients = session.differentiate(found, session.trainable)
+    gradients = _parts(session, _upward(AscentSharpness(radius), session, x))
     for tensor, gradient in zip(session.trainable, gradients, strict=True):
         torch.testing.assert_close(gradient, _numerical_gradient(value, tensor, 1e-5), rtol=1e-5, atol=1e-8)
 
@@ -99,19 +120,15 @@ def test_values_by_hand() -> None:
     session, x = _quadratic()
     only_first = torch.tensor([2.0, 0.0], dtype=torch.float64)
     # L_R = |x|²/2: its gradient has norm 5, and one step of ascent of length δ gains 5δ + δ²/2.
-    assert float(ExactSharpness()(session, x, only_first)[1].detach()) == pytest.approx(5.0)
-    assert float(AscentSharpness(0.1)(session, x, only_first)[1].detach()) == pytest.approx(5.05)
-    random = float(
-        RandomSharpness(200, 0.1)(session, x, only_first, generator=torch.Generator().manual_seed(0))[1].detach()
-    )
-    assert 4.9 < random <= 5.05
+    assert _gain(ExactSharpness(), session, x, only_first) == pytest.approx(5.0)
+    assert _gain(AscentSharpness(0.1), session, x, only_first) == pytest.approx(5.05)
+    assert 4.9 < _gain(RandomSharpness(200, 0.1), session, x, only_first, seed=0) <= 5.05
 
 
 def test_a_single_random_probe_is_an_absolute_value() -> None:
     session, x = _quadratic()
     for seed in range(8):
-        generator = torch.Generator().manual_seed(seed)
-        assert RandomSharpness(1, 0.1)(session, x, R, generator=generator)[1] >= 0
+        assert _gain(RandomSharpness(1, 0.1), session, x, seed=seed) >= 0
 
 
 def test_probes_of_unit_length_per_tensor_or_as_a_whole() -> None:
@@ -125,10 +142,8 @@ def test_probes_of_unit_length_per_tensor_or_as_a_whole() -> None:
     session = Dense().attach(problem)
     one, x = torch.ones(1), torch.zeros(1)
     # |ε|² = δ² as a whole, 2δ² if each of the two tensors has length δ.
-    whole = RandomSharpness(1, 0.1)(session, x, one, generator=torch.Generator().manual_seed(0))[1]
-    each = RandomSharpness(1, 0.1, norm="tensor")(session, x, one, generator=torch.Generator().manual_seed(0))[1]
-    assert float(whole.detach()) == pytest.approx(0.1)
-    assert float(each.detach()) == pytest.approx(0.2)
+    assert _gain(RandomSharpness(1, 0.1), session, x, one) == pytest.approx(0.1)
+    assert _gain(RandomSharpness(1, 0.1, norm="tensor"), session, x, one) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("sharpness", [AscentSharpness(), ExactSharpness()])
@@ -136,28 +151,28 @@ def test_a_stationary_point_has_no_sharpness_and_a_finite_gradient(sharpness: Sh
     session, x = _quadratic()
     with torch.no_grad():
         session.trainable[0].copy_(torch.tensor([-3.0, -4.0]))
-    _, found = sharpness(session, x, torch.tensor([2.0, 0.0], dtype=torch.float64))
-    assert float(found.detach()) == 0.0
-    assert torch.isfinite(session.differentiate(found, session.trainable)[0]).all()
+    only_first = torch.tensor([2.0, 0.0], dtype=torch.float64)
+    assert _gain(sharpness, session, x, only_first) == 0.0
+    assert torch.isfinite(_upward(sharpness, session, x, only_first)).all()
 
 
 def test_an_absent_task_is_left_out() -> None:
     model = nn.Linear(2, 1, bias=False).double()
     problem = Problem(model, lambda m, x: {"b": m(x).sum()}, shared=model, tasks=("a", "b"))
     session = Dense().attach(problem)
-    losses, found = ExactSharpness()(session, torch.tensor([[3.0, 4.0]], dtype=torch.float64), R)
-    assert losses.tasks == ("b",)
-    assert float(found.detach()) == pytest.approx(1.5 * 5.0)
+    x = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
+    assert _at(session, x).losses.tasks == ("b",)
+    assert _gain(ExactSharpness(), session, x) == pytest.approx(1.5 * 5.0)
 
 
 def test_the_number_of_passes() -> None:
     session, x = _quadratic()
-    AscentSharpness()(session, x, R)
-    assert (session.forwards, session.backwards) == (2, 1)
-    ExactSharpness()(session, x, R)
-    assert (session.forwards, session.backwards) == (3, 2)
-    RandomSharpness(5)(session, x, R)
-    assert (session.forwards, session.backwards) == (10, 2)
+    _upward(AscentSharpness(), session, x)
+    assert (session.forwards, session.backwards) == (2, 3)
+    _upward(ExactSharpness(), session, x)
+    assert (session.forwards, session.backwards) == (3, 5)
+    _upward(RandomSharpness(5), session, x)
+    assert (session.forwards, session.backwards) == (10, 7)
 
 
 @pytest.mark.parametrize(
@@ -184,27 +199,34 @@ def test_slopes_are_the_derivatives_of_the_gain(adapter: Adapter, sharpness: Sha
         session.problem = Problem(
             whole.model, lambda m, b: {"b": whole._loss_fn(m, b)[1]}, shared="0", tasks=("a", "b")
         )
-    losses, gain = sharpness(session, x, R, generator=torch.Generator().manual_seed(1))
-    upward = torch.cat([g.flatten() for g in session.differentiate(gain, session.trainable, retain_graph=True)])
+    gain, upward = _gain(sharpness, session, x), _upward(sharpness, session, x)
+    losses = _at(session, x).losses
     rows = torch.stack(
         [
-            torch.cat([g.flatten() for g in session.differentiate(value, session.trainable, retain_graph=True)])
+            torch.cat([g.flatten() for g in torch.autograd.grad(value, session.trainable, retain_graph=True)])
             for value in losses.values.unbind()
         ]
     )
-    point = session.parameters()
-    again = session.evaluate(x, parameters=point)
-    slopes = sharpness.slopes(session, x, point, again, R, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(slopes.gain, gain.detach())
+    slopes = sharpness.slopes(_at(session, x))
+    assert float(slopes.gain) == pytest.approx(gain, rel=1e-12)
     found = slopes.directions()
     torch.testing.assert_close(found[0], upward, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found[1], rows)
 
 
+@pytest.mark.parametrize("adapter", [Dense(), LoRA(rank=2)])
+@pytest.mark.parametrize("sharpness", [RandomSharpness(3, 1e-2), AscentSharpness(1e-2), ExactSharpness()])
+def test_one_gradient_of_losses_and_sharpness_together(adapter: Adapter, sharpness: Sharpness) -> None:
+    session, x = _session(adapter)
+    upward, rows = sharpness.slopes(_at(session, x)).directions()
+    by_loss, by_gain = torch.tensor([0.3, -2.0], dtype=torch.float64), torch.tensor(-0.7, dtype=torch.float64)
+    found = sharpness.estimate(_at(session, x)).gradient(by_loss, by_gain)
+    torch.testing.assert_close(found, by_loss @ rows + by_gain * upward, rtol=1e-9, atol=1e-9)
+
+
 def test_a_step_of_ascent_takes_one_pass_per_task_and_one_more() -> None:
     session, x = _session(LoRA(rank=2))
-    point = session.parameters()
-    slopes = AscentSharpness().slopes(session, x, point, session.evaluate(x, parameters=point), R)
+    slopes = AscentSharpness().slopes(_at(session, x))
     assert slopes.directions()[1].shape[0] == 2
     assert (session.forwards, session.backwards) == (2, 3)
 
@@ -222,14 +244,13 @@ def test_the_gramian_falls_out_where_there_is_room(sharpness: Sharpness, complet
     point = session.parameters()
     losses = session.evaluate(x, parameters=point)
     jacobian = torch.zeros(2, sum(t.numel() for t in point.values()), dtype=torch.float64)
-    for task, row in zip(losses.index, session.differentiate_tasks(losses, list(point.values())), strict=True):
+    gradients = session.each_task_gradient(losses, list(point.values()), at=point)
+    for task, row in zip(losses.index, gradients, strict=True):
         jacobian[task] = torch.cat([g.flatten() for g in row])
     found = []
     for room in (True, False):
-        session.holds_all_gradients = room
-        point = session.parameters()
-        again = session.evaluate(x, parameters=point)
-        slopes = sharpness.slopes(session, x, point, again, R, generator=torch.Generator().manual_seed(1))
+        session.conditions = Conditions(holds_all_gradients=room)
+        slopes = sharpness.slopes(_at(session, x))
         found.append((slopes.gramian, slopes.gain, *slopes.directions()))
     assert found[0][0] is not None
     torch.testing.assert_close(found[0][0], jacobian @ jacobian.T)
@@ -263,15 +284,9 @@ def test_parameters_that_share_a_gradient(n_tasks: int) -> None:
     session = Dense().attach(problem)
     for sharpness in (AscentSharpness(1e-3), RandomSharpness(2, 1e-3)):
         for room in (True, False):
-            session.holds_all_gradients = room
-            generator = torch.Generator().manual_seed(0)
-            _, gain = sharpness(session, x, balance, generator=generator)
-            upward = torch.cat([g.flatten() for g in session.differentiate(gain, session.trainable)])
-            point = session.parameters()
-            generator.manual_seed(0)
-            slopes = sharpness.slopes(
-                session, x, point, session.evaluate(x, parameters=point), balance, generator=generator
-            )
+            session.conditions = Conditions(holds_all_gradients=room)
+            upward = _upward(sharpness, session, x, balance)
+            slopes = sharpness.slopes(_at(session, x, balance))
             torch.testing.assert_close(slopes.directions()[0], upward, rtol=1e-8, atol=1e-8)
 
 

@@ -58,7 +58,10 @@ class CRMOGM(Wrapper):
             )
         found = MGDA(paper_scale=paper_scale) if weighting is None else weighting
         if not offers(found, Weighting):
-            raise InvalidInputError(f"`weighting` must have weights(gramian), got {type(weighting).__name__}.")
+            raise InvalidInputError(
+                f"`weighting` must have weights(gramian), got {type(weighting).__name__}. Average the weights of a "
+                "weighting such as MGDA()."
+            )
         super().__init__(found)
         self.alpha = interval("alpha", alpha, 0.0, 1.0, "[)")
         self._average: Tensor | None = None

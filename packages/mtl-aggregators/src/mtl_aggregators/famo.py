@@ -11,9 +11,9 @@ from torch import Tensor
 
 from mtl_aggregators.bases.adam import Mask, on_host
 from mtl_aggregators.bases.facts import Facts, Scale
+from mtl_aggregators.bases.loss_checks import check_past_losses
 from mtl_aggregators.bases.loss_method import TrainedLossMethod, above, softmax
 from mtl_aggregators.bases.parameters import one_per_task
-from mtl_aggregators.door import check_past_losses
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import checks
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from mtl_aggregators.bases.adam import Adam, on_host
 from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.bases.gramian_method import GramianMethod
+from mtl_aggregators.bases.loss_checks import check_past_losses
 from mtl_aggregators.bases.parameters import same_tasks
-from mtl_aggregators.door import check_past_losses
 from mtl_aggregators.imtl_g import IMTLG
 from mtl_aggregators.solvers.solution import Vector
 

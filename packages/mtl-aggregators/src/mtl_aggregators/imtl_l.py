@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mtl_aggregators.bases.adam import on_host
 from mtl_aggregators.bases.facts import Facts, Scale
+from mtl_aggregators.bases.loss_checks import check_past_losses
 from mtl_aggregators.bases.loss_method import TrainedLossMethod
-from mtl_aggregators.door import check_past_losses
 
 __all__ = ["IMTLL"]
 

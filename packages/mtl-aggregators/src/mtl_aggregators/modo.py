@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Scale
+from mtl_aggregators.bases.loss_checks import cross_gramian
 from mtl_aggregators.bases.parameters import same_tasks
 from mtl_aggregators.bases.three_batches import ThreeBatchMethod
-from mtl_aggregators.door import cross_gramian
 from mtl_aggregators.solvers.simplex import project_simplex
 from mtl_core import checks
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Law, Scale
+from mtl_aggregators.bases.loss_checks import cross_gramian
 from mtl_aggregators.bases.parameters import interval, match_tasks, same_tasks, weight_vector
 from mtl_aggregators.bases.three_batches import ThreeBatchMethod
-from mtl_aggregators.door import cross_gramian
 from mtl_aggregators.solvers.rows import EPS
 from mtl_aggregators.solvers.simplex import project_simplex
 from mtl_core import checks

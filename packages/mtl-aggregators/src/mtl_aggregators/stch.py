@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Scale
+from mtl_aggregators.bases.loss_checks import check_past_losses
 from mtl_aggregators.bases.loss_method import LossMethod, above
 from mtl_aggregators.bases.parameters import match_tasks, one_per_task, weight_vector
-from mtl_aggregators.door import check_past_losses
 from mtl_core import InvalidInputError, checks
 
 __all__ = ["STCH"]

@@ -12,8 +12,11 @@ from torch import Tensor
 from mtl_core.errors import InvalidJacobianError, InvalidParameterError, NonScalarLossError
 
 __all__ = [
+    "finite_jacobian",
     "gramian",
     "in_interval",
+    "is_gramian",
+    "is_jacobian",
     "jacobian",
     "non_negative",
     "one_of",
@@ -121,6 +124,31 @@ def _finite(name: str, value: Tensor) -> Tensor:
             "Look at these tasks' losses, or lower the learning rate or loss scale."
         )
     return value
+
+
+# Decided by a few attributes: a method is called in a training loop, and only what fails is looked at in detail.
+def is_jacobian(value: object) -> bool:
+    """Whether a value is a real floating matrix with a row; its entries are not looked at."""
+    return isinstance(value, Tensor) and value.ndim == 2 and value.shape[0] > 0 and value.is_floating_point()
+
+
+def is_gramian(value: object) -> bool:
+    """Whether a value is a real floating square matrix with a row; its entries are not looked at."""
+    return is_jacobian(value) and value.shape[0] == value.shape[1]  # type: ignore[attr-defined]
+
+
+def finite_jacobian(value: Tensor) -> Tensor:
+    """A checked Jacobian ``[m, d]`` without its graph.
+
+    Raises:
+        InvalidJacobianError: it is not a finite real floating matrix with a row.
+    """
+    if is_jacobian(value):
+        known = value.detach()
+        # Whatever is not finite makes the sum so. A sum may also overflow: then the rows are read one by one.
+        if math.isfinite(known.sum().item()):
+            return known
+    return jacobian(value).detach()
 
 
 def jacobian(matrix: Tensor, *, name: str = "jacobian") -> Tensor:

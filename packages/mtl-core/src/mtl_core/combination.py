@@ -58,7 +58,12 @@ def combine(method: Any, gradients: TaskGradients, gramian: Tensor) -> tuple[Ten
 def combine_per_group(
     problem: Problem, method: Any, gradients: TaskGradients, per: Literal["layer", "parameter"]
 ) -> tuple[Tensor, Tensor | None]:
-    """As ``combine``, with the method applied to each group of parameters by itself; weights are ``[n_groups, m]``."""
+    """As ``combine``, with the method applied to each group of parameters by itself; weights are ``[n_groups, m]``.
+
+    A loss weighting has one weight per loss, the same for every group.
+    """
+    if is_loss_weighting(method):
+        return combine(method, gradients, gradients.host_gramian)
     names = problem.shared_names
     owners = [name.rpartition(".")[0] if per == "layer" else name for name in names]
     bounds = torch.tensor([0, *(flat_size(p) for p in gradients.parameters)]).cumsum(0).tolist()
@@ -71,10 +76,6 @@ def combine_per_group(
         raise InvalidInputError(
             f"`per` needs a method that remembers nothing from step to step, got {type(method).__name__} as "
             "configured: each group of parameters would go on from what another one left. Use per='model'."
-        )
-    if is_loss_weighting(method):
-        raise InvalidInputError(
-            f"`per` needs a method that looks at gradients, got {type(method).__name__}, which weighs losses."
         )
     weights: Tensor | None = None
     if offers(method, Weighting):

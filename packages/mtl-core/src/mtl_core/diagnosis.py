@@ -56,7 +56,7 @@ def refuse_broken(
             "this batch's targets and the learning rate.",
             tasks=losses,
         ) from found
-    if found is not None and not where:
+    if found is not None and not gradients:
         raise found
     named = f"tasks {gradients}" if gradients else "this batch"
     raise NonFiniteGradientError(

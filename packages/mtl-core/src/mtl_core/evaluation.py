@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from mtl_core.preservation import Trace
 from mtl_core.problem import Problem
 from mtl_core.task_losses import TaskLosses
 
-__all__ = ["evaluate_without_graph"]
+__all__ = ["evaluate_without_graph", "without_graph"]
 
 _SIGNS = ("does not require grad", "does not have a grad_fn", "not have been used in the graph")
 """What torch says where a function differentiates and gradients are switched off."""
@@ -36,15 +36,25 @@ def evaluate_without_graph(
     Returns:
         the losses, without graph and without features.
     """
+    return without_graph(problem, lambda: problem.losses(batch, parameters=parameters))
+
+
+def without_graph(problem: Problem, evaluate: Callable[[], TaskLosses]) -> TaskLosses:
+    """As ``evaluate_without_graph``, for any way of evaluating a problem's losses.
+
+    Args:
+        problem: whose losses they are.
+        evaluate: evaluates them.
+    """
     if not problem.differentiates:
         trace = Trace(problem.model)
         try:
             with torch.no_grad():
-                return problem.losses(batch, parameters=parameters).detached()
+                return evaluate().detached()
         except RuntimeError as error:
             if not any(sign in str(error) for sign in _SIGNS):
                 raise
             trace.restore()
         problem.differentiates = True
     with torch.enable_grad():
-        return problem.losses(batch, parameters=parameters).detached()
+        return evaluate().detached()

@@ -25,12 +25,13 @@ from mtl_core.beginning import begin, guarded
 from mtl_core.collecting.backward import check_finite_losses
 from mtl_core.collecting.flat import flat_size, widest_dtype
 from mtl_core.collecting.gramian import gramian_of, weighted_sum
-from mtl_core.collecting.graph import Joint, roots_of
+from mtl_core.collecting.graph import Joint, Root, roots_of
 from mtl_core.collection import collect_batch, collect_problem, ranks_of
 from mtl_core.combination import combine, combine_per_group
 from mtl_core.conflict import read_gramian
 from mtl_core.distributed import is_sharded, mean_over_tasks_present_, sum_over_ranks_
-from mtl_core.evaluation import evaluate_without_graph
+from mtl_core.evaluation import evaluate_without_graph, without_graph
+from mtl_core.functional import placed
 from mtl_core.gradient_step import checked_gramian, finish
 from mtl_core.optimizers import inner_optimizer, refuse_closure, uncovered
 from mtl_core.plugins import find_plugin, is_spec, load_spec, plain_name, plugin_names
@@ -48,6 +49,7 @@ from mtl_core.protocols import (
     Resets,
     TakesAbsentTasks,
     TakesLosses,
+    TakesSeveralBatches,
     WeighsJacobian,
     is_loss_weighting,
     offers,
@@ -72,8 +74,10 @@ __all__ = [
     "Remembers",
     "ReportsEvents",
     "Resets",
+    "Root",
     "TakesAbsentTasks",
     "TakesLosses",
+    "TakesSeveralBatches",
     "Trace",
     "WeighsJacobian",
     "Wrapper",
@@ -98,6 +102,7 @@ __all__ = [
     "load_spec",
     "mean_over_tasks_present_",
     "offers",
+    "placed",
     "plain_name",
     "plugin_names",
     "preserved",
@@ -111,4 +116,5 @@ __all__ = [
     "uncovered",
     "weighted_sum",
     "widest_dtype",
+    "without_graph",
 ]

@@ -88,8 +88,11 @@ def checked_gramian(problem: Problem, batch: Any, gradients: TaskGradients, opti
         return gradients.host_gramian
     except (NonFiniteGradientError, NonFiniteLossError) as error:
         ranks = ranks_of(problem, options)
-        if ranks is None or (options.is_scaled and isinstance(error, NonFiniteGradientError)):
+        if options.is_scaled and isinstance(error, NonFiniteGradientError):
             raise
+        if ranks is None and len(error.tasks) == 1:
+            raise
+        # Several tasks that were differentiated together are all NaN where one is: zero times NaN is NaN.
         refuse_broken(problem, batch, ranks, error)
 
 

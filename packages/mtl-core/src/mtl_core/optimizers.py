@@ -16,31 +16,55 @@ from mtl_core.problem import Problem
 __all__ = ["inner_optimizer", "refuse_closure", "refuse_unsynchronised", "uncovered"]
 
 
-def inner_optimizer(optimizer: Any) -> optim.Optimizer:
-    """The optimiser that does the work: the one given, or the one within a wrapper that only hands on.
+def inner_optimizer(optimizer: Any, *, strict: bool = False) -> optim.Optimizer:
+    """The optimiser that makes the update: the one given, or the one within whatever wraps it.
 
     What looks into an optimiser's state, copies it, or hooks into its step must reach the one that owns them. A wrapper
-    that is copied would go on stepping the original.
+    is an object, itself an ``Optimizer`` or not, that holds an optimiser in an attribute and hands its step on, such as
+    Accelerate's; hooks on it may never be called, its ``state`` may be a copy, and a copy of it goes on stepping the
+    original.
 
     Args:
-        optimizer: an optimiser, Accelerate's ``AcceleratedOptimizer`` or Lightning's ``LightningOptimizer``.
+        optimizer: an optimiser, wrapped any number of times, or not at all.
+        strict: refuse wrappers that are not known to hand on and do nothing else, for what takes the inner one's step
+            for the whole.
 
     Raises:
-        InvalidInputError: it is no optimiser of torch's, or holds another one in a way that is not known here, so that
-            its step may be another than that optimiser's.
+        InvalidInputError: it is no optimiser and holds none, or holds several of which any might make the update, or
+            is a wrapper that ``strict`` refuses.
     """
     found = _unwrapped(optimizer)
+    seen: list[Any] = []
+    while all(found is not other for other in seen):
+        seen.append(found)
+        within = _held(found)
+        if len(within) > 1:
+            raise InvalidInputError(
+                f"`optimizer` must hold one optimiser at most, got {type(found).__name__} with {len(within)}. Give the "
+                "one that updates the shared parameters."
+            )
+        if not within:
+            break
+        name, inside = next(iter(within.items()))
+        if strict:
+            raise InvalidInputError(
+                f"`optimizer` must be the one that updates the parameters, got {type(found).__name__}, which holds "
+                f"another in its attribute {name!r} and may do more than that one's step. Give optimizer.{name}."
+            )
+        found = _unwrapped(inside)
     if not isinstance(found, optim.Optimizer):
         raise InvalidInputError(
-            f"`optimizer` must be a torch.optim.Optimizer, got {type(optimizer).__name__}. Give the optimiser itself."
-        )
-    within = [name for name, value in vars(found).items() if isinstance(value, optim.Optimizer)]
-    if within:
-        raise InvalidInputError(
-            f"`optimizer` must be the one that updates the parameters, got {type(found).__name__}, which holds another "
-            f"in its attribute {within[0]!r} and may do more than that one's step. Give optimizer.{within[0]}."
+            f"`optimizer` must be a torch.optim.Optimizer, or hold one in an attribute, got {type(optimizer).__name__}."
+            " Give the optimiser itself."
         )
     return found
+
+
+def _held(found: Any) -> dict[str, Any]:
+    """The optimisers among an object's attributes, each once, by name."""
+    attributes = vars(found) if hasattr(found, "__dict__") else {}
+    inside = {id(v): (name, v) for name, v in attributes.items() if isinstance(v, optim.Optimizer) and v is not found}
+    return dict(inside.values())
 
 
 def _unwrapped(optimizer: Any) -> Any:

@@ -163,7 +163,7 @@ class Problem:
         self._loss_fn = losses
         self._loss_module = _LossModule(model, losses)
         # By owner and attribute: sharding, for one, puts other Parameter objects in their places.
-        self._places = {name: _place(model, name) for name in _resolve_shared(model, shared)}
+        self._places = _places(model, _resolve_shared(model, shared))
         self._duplicate: tuple[str, str] | Literal[False] | None = False  # False: not looked yet
         self.graph_checked = False
         self.differentiates = False
@@ -380,10 +380,11 @@ def _first_duplicate(model: nn.Module) -> tuple[str, str] | None:
     return None
 
 
-def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that owns a parameter, and the parameter's name in it."""
-    path, _, attribute = name.rpartition(".")
-    return model.get_submodule(path), attribute
+def _places(model: nn.Module, names: Iterable[str]) -> dict[str, tuple[nn.Module, str]]:
+    """The module that owns each parameter, and the parameter's name in it."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    split = {name: name.rpartition(".") for name in names}
+    return {name: (modules[path], attribute) for name, (path, _, attribute) in split.items()}
 
 
 def _resolve_shared(model: nn.Module, shared: SharedSpec) -> dict[str, nn.Parameter]:

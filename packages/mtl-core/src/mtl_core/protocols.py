@@ -34,6 +34,7 @@ __all__ = [
     "Resets",
     "TakesAbsentTasks",
     "TakesLosses",
+    "TakesSeveralBatches",
     "WeighsJacobian",
     "Weighting",
     "is_loss_weighting",
@@ -110,6 +111,14 @@ class TakesAbsentTasks(Protocol):
     """
 
     takes_present: bool
+
+
+@runtime_checkable
+class TakesSeveralBatches(Protocol):
+    """A method whose step is given several batches at once, of which one makes the update."""
+
+    def update_batch(self, batch: Any, /) -> Any:
+        """That one, as the problem's losses take it."""
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core.errors import InvalidInputError
-from mtl_core.protocols import CountsEpochs, Draws, LearnsAfterStep, Remembers, ReportsEvents, Resets, offers
+from mtl_core.protocols import CountsEpochs, Draws, HasMemory, LearnsAfterStep, Remembers, ReportsEvents, Resets, offers
 from mtl_core.report import Event
 
 __all__ = ["Wrapper"]
@@ -107,6 +107,11 @@ class Wrapper(nn.Module):
         if "generator" in state and offers(self.method, Draws):
             self.method.generator.set_state(state["generator"].cpu())
         self.load_own_state(state["own"])
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the wrapped method's result depends on earlier steps."""
+        return offers(self.method, HasMemory) and self.method.has_memory
 
     @property
     def generator(self) -> torch.Generator | None:

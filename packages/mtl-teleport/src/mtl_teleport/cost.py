@@ -4,26 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, get_args
 
 import torch
 
 from mtl_core import InvalidParameterError, checks
+from mtl_teleport import arguments
 from mtl_teleport.adapters.low_rank import LoRA
 from mtl_teleport.adapters.protocol import Adapter
+from mtl_teleport.aim import Aim
+from mtl_teleport.climb import Climb, Limits
 from mtl_teleport.double_backward import told_what_to_do, twice_differentiable
+from mtl_teleport.drift import Reference, references
 from mtl_teleport.history import HTR
 from mtl_teleport.isolation import Mode
-from mtl_teleport.objective import Balance, Objective, Reference, Units, balance_weights, references
-from mtl_teleport.search import Aim, Climb, SearchKind, penalty, projected
-from mtl_teleport.sharpness import AscentSharpness, ExactSharpness, ProbeNorm, RandomSharpness, Sharpness, SharpnessKind
-from mtl_teleport.teleportation import Proposal, Search, Teleportation, WrappedMethod
+from mtl_teleport.move import Proposal
+from mtl_teleport.moving import Condition, OwnStep, WrappedMethod
+from mtl_teleport.objective import Balance, Objective, Units, balance_weights
+from mtl_teleport.presets import Presets
+from mtl_teleport.search import SearchKind, penalty, projected
+from mtl_teleport.search_context import Search
+from mtl_teleport.sharpness import (
+    ExactSharpness,
+    ProbeGradient,
+    ProbeMaximum,
+    ProbeNoise,
+    ProbeNorm,
+    Sharpness,
+    SharpnessKind,
+)
+from mtl_teleport.sharpness.choice import make_sharpness
+from mtl_teleport.teleportation import Teleportation
 from mtl_teleport.triggers import DominatedConflict, Trigger
 
 __all__ = ["COST"]
 
 
-class COST(Teleportation):
+class COST(Presets, Teleportation):
     r"""A method that, where task gradients conflict, first moves to a better point of the same losses.
 
     When the trigger fires, an adapter :math:`\Delta\theta(\varphi)` is trained for a moment to raise the sharpness
@@ -39,16 +57,17 @@ class COST(Teleportation):
         method: what is wrapped: a weighting, loss weighting, aggregator, whole method, or any callable from a
             Jacobian ``[m, d]`` to an update ``[d]``; ``None`` for the plain sum of the losses.
         adapter: how the shared parameters may move.
-        trigger: when.
+        trigger: when: a ``Trigger``, or any function of the Gramian ``[m, m]``.
         start_after: epochs without teleports at the start (50 of 200 in the released runs).
         max_per_epoch: teleports per epoch, rolled back ones included; ``None`` for no limit.
         steps_per_epoch: how long an epoch is; otherwise call ``start_epoch(epoch)`` at the start of each.
         probe_batches: batches on which the losses are held, re-iterable, such as a list or a loader; ``None`` for
             the step's own batch alone. With one batch the losses hold on that batch only: see the note.
-        max_probe_batches: how many of them are used, from the start of an iteration.
+        max_probe_batches: how many of them are used, from the start of an iteration; ``None`` for all.
         reference: ``"batch"``: hold each batch's own losses; ``"loader"``: hold every batch at the mean over all.
         rounds: passes over several probe batches.
-        max_steps: steps of the adapter at most; with one batch also their number, unless the aim is reached.
+        max_steps: steps of the adapter at most, with one batch also their number, unless the aim is reached; ``None``
+            for ``rounds`` times the number of probe batches.
         lr: step length of the adapter; ``None`` for the optimiser's learning rate of the shared parameters.
         search: ``"projected"``: the losses are constraints; ``"penalty"``: Adam on :math:`a L_t - b L_g` (the
             paper's).
@@ -57,6 +76,11 @@ class COST(Teleportation):
         radius: length of a perturbation; ``None``: 1e-4 for ``"random"`` (the paper's), 0.05 for ``"ascent"``
             (that of sharpness-aware minimisation; see the note).
         probe_norm: whether a random perturbation has that length as a whole or in each tensor.
+        probe_noise: whether a random perturbation moves the ``"shared"`` parameters, or ``"all"``: heads and norms too.
+        probe_maximum: whether the largest change over the perturbations is that of the weighted ``"mean"`` of the
+            losses, or is taken by itself for each ``"task"`` before the mean.
+        probe_gradient: whether the random estimate is differentiated through ``"both"`` of its parts, or through the
+            ``"unperturbed"`` losses alone.
         balance: form of the task weights R inside the sharpness: ``"released"``, ``"paper"`` or ``"equal"``.
         units: whether drift and gain are weighed relative to their start or in absolute units (the paper's).
         drift_weight: a; under ``"projected"`` only whether it is zero matters.
@@ -76,10 +100,13 @@ class COST(Teleportation):
             agrees with the gradient (:math:`\sigma > 0`) and starts the optimiser afresh where it does not. Equation
             13 for every sign (``"paper"``) leaves Adam with a second moment from one gradient, by which its next steps
             are too long: on digits with FairGrad runs diverged with it (the ablation in ``docs/evidence.md``).
+        own_step: ``"update"``: the step of a teleport goes on with the update from the new point; ``"skip"``: it makes
+            none, and the next update reuses the optimiser's memory as ``htr`` says.
         seed: of the adapter's initial values and of random perturbations.
 
     Raises:
         InvalidParameterError: a setting is out of its range.
+        InvalidInputError: ``method``, ``adapter``, ``trigger`` or ``probe_batches`` is not what it must be.
 
     Note:
         Defaults that differ from the text do so on measurements. At 191 states with a dominated conflict, 100 of the
@@ -111,10 +138,11 @@ class COST(Teleportation):
         None of this says that training gets better: see the table in ``docs/evidence.md``.
 
         Losses that are held on one batch are held on that batch only: give ``probe_batches``. The paper's settings
-        are ``search="penalty", sharpness="random", balance="paper", units="absolute", drift_weight=1, mode="eval",
-        aim=None``. ``conflict_weight`` differentiates twice, too. What differentiates twice evaluates attention by
-        plain operations and recurrent layers without cuDNN, whose fused kernels cannot. In bfloat16 a perturbation may
-        be rounded away: keep ``"exact"`` under autocast.
+        are ``COST.paper(...)``, those of the authors' code ``COST.released(...)``. ``conflict_weight`` differentiates
+        twice, too. What differentiates twice evaluates attention by plain operations, recurrent layers without cuDNN
+        and batch norm by a second derivative of this package. A search evaluates embeddings with sparse gradients with
+        whole ones. In bfloat16 a perturbation may be rounded away: keep ``"exact"`` under autocast. Models may
+        recompute activations by ``torch.utils.checkpoint(..., use_reentrant=False)``.
 
     References:
         Zhou et al., *Continual Optimization with Symmetry Teleportation for Multi-Task Learning*, sections 4.1 and
@@ -139,21 +167,24 @@ class COST(Teleportation):
         method: WrappedMethod = None,
         *,
         adapter: Adapter = LoRA(),
-        trigger: Trigger = DominatedConflict(),
+        trigger: Trigger | Condition = DominatedConflict(),
         start_after: int = 0,
         max_per_epoch: int | None = 1,
         steps_per_epoch: int | None = None,
         probe_batches: Iterable[Any] | None = None,
-        max_probe_batches: int = 8,
+        max_probe_batches: int | None = 8,
         reference: Reference = "batch",
         rounds: int = 2,
-        max_steps: int = 20,
+        max_steps: int | None = 20,
         lr: float | None = None,
         search: SearchKind = "projected",
         sharpness: SharpnessKind = "exact",
         probes: int = 5,
         radius: float | None = None,
         probe_norm: ProbeNorm = "global",
+        probe_noise: ProbeNoise = "shared",
+        probe_maximum: ProbeMaximum = "mean",
+        probe_gradient: ProbeGradient = "both",
         balance: Balance = "released",
         units: Units = "relative",
         drift_weight: float = 3.0,
@@ -164,6 +195,7 @@ class COST(Teleportation):
         backtracks: int = 6,
         mode: Mode = "train",
         htr: HTR = "released",
+        own_step: OwnStep = "update",
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -178,14 +210,23 @@ class COST(Teleportation):
             backtracks=backtracks,
             mode=mode,
             htr=htr,
+            own_step=own_step,
             seed=seed,
         )
-        self.adapter = adapter
+        self.adapter = arguments.adapter(adapter)
         self.reference: Reference = checks.one_of("reference", reference, get_args(Reference))
         self.rounds = checks.positive_int("rounds", rounds)
-        self.max_steps = checks.positive_int("max_steps", max_steps)
+        self.max_steps = None if max_steps is None else checks.positive_int("max_steps", max_steps)
         self.lr = None if lr is None else checks.positive("lr", lr)
-        self.sharpness: Sharpness = _sharpness(sharpness, probes, radius, probe_norm)
+        self.sharpness: Sharpness = make_sharpness(
+            sharpness,
+            radius=radius,
+            probes=probes,
+            norm=probe_norm,
+            noise=probe_noise,
+            maximum=probe_maximum,
+            gradient=probe_gradient,
+        )
         self.balance: Balance = checks.one_of("balance", balance, get_args(Balance))
         self.units: Units = checks.one_of("units", units, get_args(Units))
         self.drift_weight = checks.non_negative("drift_weight", drift_weight)
@@ -217,44 +258,31 @@ class COST(Teleportation):
             conflict_weight=self.conflict_weight,
         )
         held = references(search.losses, kind=self.reference)
+        twice = self._differentiates_twice
+        around = search.conditions.around
+        if twice is not None:
+            around = partial(twice_differentiable, search.problem.model, around)
         train = projected if self.search == "projected" else penalty
         with self.adapter.attach(search.problem, batch=search.batches[0], generator=search.generator) as session:
-            search.prepare(session)
-            if self._differentiates_twice is not None:
-                session.around = lambda: twice_differentiable(search.problem.model, search.around)
+            search.prepare(session, around)
             climb = Climb(
-                session=session,
-                objective=objective,
-                batches=search.batches,
-                held=held,
-                lr=lr,
-                max_steps=min(self.max_steps, self.rounds * len(search.batches))
-                if len(search.batches) > 1
-                else self.max_steps,
-                max_drift=self.max_drift,
-                generator=_on_device(search.generator, session.trainable[0].device),
-                start=search.start,
-                look=search.look,
+                session,
+                objective,
+                search,
+                held,
+                Limits(lr, self._steps(len(search.batches)), self.max_drift),
+                _on_device(search.generator, session.trainable[0].device),
             )
-            with nullcontext() if self._differentiates_twice is None else told_what_to_do(self._differentiates_twice):
+            with nullcontext() if twice is None else told_what_to_do(twice):
                 steps = train(climb, Aim(self.trigger, self.aim))
             return Proposal(session.delta(), steps, session.forwards, session.backwards, tuple(climb.path))
 
-
-def _sharpness(kind: SharpnessKind, probes: int, radius: float | None, norm: ProbeNorm) -> Sharpness:
-    checks.one_of("sharpness", kind, get_args(SharpnessKind))
-    if radius is not None:
-        checks.positive("radius", radius)
-        if kind == "exact":
-            raise InvalidParameterError(
-                f"`radius` must be None for sharpness='exact', which perturbs nothing, got {radius!r}. Choose 'ascent' "
-                "or 'random' for a radius."
-            )
-    if kind == "random":
-        return RandomSharpness(probes, norm=norm) if radius is None else RandomSharpness(probes, radius, norm=norm)
-    if kind == "ascent":
-        return AscentSharpness() if radius is None else AscentSharpness(radius)
-    return ExactSharpness()
+    def _steps(self, n_batches: int) -> int:
+        """How many steps the adapter makes at most."""
+        rounds = self.rounds * n_batches
+        if self.max_steps is None:
+            return rounds
+        return min(self.max_steps, rounds) if n_batches > 1 else self.max_steps
 
 
 def _on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:

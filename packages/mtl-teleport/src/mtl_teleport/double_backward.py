@@ -11,6 +11,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mtl_core import InvalidInputError
+from mtl_teleport.batch_norm import lean_batch_norm
 
 __all__ = ["check_functions", "told_what_to_do", "twice_differentiable"]
 
@@ -33,6 +34,7 @@ def twice_differentiable(
         if around is not None:
             stack.enter_context(around())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(lean_batch_norm(model))
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
             cudnn = torch.backends.cudnn
             stack.enter_context(

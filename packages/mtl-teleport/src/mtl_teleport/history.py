@@ -34,10 +34,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mtl_core import checks
+from mtl_core.extension import inner_optimizer
+from mtl_teleport.inner_product import inner_product
 
 __all__ = ["HTR", "modulated", "trajectory_cosine"]
 
-HTR = Literal["paper", "released", "descent", "reset", "keep"]
+HTR = Literal["paper", "released", "betas", "descent", "reset", "keep"]
 """What becomes of the optimiser's memory of the shared parameters; see ``modulated``."""
 
 _AVERAGED = (torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax, torch.optim.Muon)
@@ -68,10 +70,10 @@ def trajectory_cosine(
     """
     moved, inner = 0.0, 0.0
     for name, value in delta.items():
-        step = (value if start is None else value - start[name].detach()).to(torch.float64)
-        moved += float(step.square().sum())
-        inner += float((step * gradient[name].to(torch.float64)).sum())
-    length = sum(float(g.to(torch.float64).square().sum()) for g in gradient.values())
+        less = None if start is None else start[name]
+        moved += float(inner_product(value, less=less))
+        inner += float(inner_product(value, gradient[name], less=less))
+    length = sum(float(inner_product(g)) for g in gradient.values())
     if moved == 0.0:
         return 1.0
     if length == 0.0:
@@ -89,23 +91,28 @@ def modulated(
     ``paper``    equation 13 with :math:`\sigma`
     ``released`` :math:`\sigma > 0`: equation 13; :math:`\sigma \le 0`: as ``reset``
     ``descent``  equation 13 with :math:`-\sigma = \cos(\Delta\theta, -g')`, the cosine with the direction of descent
+    ``betas``    the released code to the letter: :math:`\sigma > 0`: ``betas`` and ``momentum`` of every group that
+                 holds one of ``parameters`` times :math:`\sigma`, bias correction included; :math:`\sigma \le 0`: the
+                 whole optimiser forgets everything
     ``reset``    forget everything, step counters included
     ``keep``     change nothing
     ============ ==============================================================================================
 
-    Only ``parameters`` are concerned, whatever group they are in. Adam, AdamW, NAdam, RAdam, Adamax, SGD, RMSprop
-    and Muon follow the equations to rounding, weight decay, ``maximize`` and clipping included; momentum that is no
-    average (SGD, RMSprop) is :math:`\sigma\beta v + g`. For any other optimiser with ``betas`` or ``momentum`` in
-    its groups these are scaled for that one step, in a group of their own. An optimiser with neither is left alone.
+    But for ``betas`` only ``parameters`` are concerned, whatever group they are in. Adam, AdamW, NAdam, RAdam, Adamax,
+    SGD, RMSprop and Muon follow the equations to rounding, weight decay, ``maximize`` and clipping included; momentum
+    that is no average (SGD, RMSprop) is :math:`\sigma\beta v + g`. For any other optimiser with ``betas`` or
+    ``momentum`` in its groups these are scaled for that one step, in a group of their own. An optimiser with neither is
+    left alone.
 
     Args:
-        optimizer: the optimiser of the step.
+        optimizer: the optimiser of the step, or a wrapper that holds it: the one within is acted on.
         sigma: :math:`\cos(\Delta\theta, g')`, in [-1, 1].
         parameters: the shared parameters.
-        mode: one of the five forms above.
+        mode: one of the six forms above.
 
     Raises:
         InvalidParameterError: ``sigma`` or ``mode`` is out of range.
+        InvalidInputError: ``optimizer`` is none and holds none.
 
     Note:
         If the block or the step raises, the optimiser's memory is put back as it was. For :math:`\sigma < 0` a
@@ -133,16 +140,16 @@ def modulated(
     """
     checks.one_of("mode", mode, get_args(HTR))
     sigma = checks.in_interval("sigma", sigma, -1.0, 1.0)
+    inner = inner_optimizer(optimizer)
     wanted = {id(p) for p in parameters}
     if mode == "descent":
         sigma = -sigma
-    forget = mode == "reset" or (mode == "released" and sigma <= 0)
+    forget = mode == "reset" or (mode in ("released", "betas") and sigma <= 0)
     if mode == "keep" or (sigma == 1.0 and not forget):
         yield
         return
     memory: list[Callable[[], object]] = []
     groups: list[Callable[[], object]] = []
-
     steps = 0
 
     def before_step(*_: object) -> None:
@@ -150,22 +157,25 @@ def modulated(
         steps += 1
         if steps > 1:
             return
-        for group in list(optimizer.param_groups):
+        for group in list(inner.param_groups):
             inside = [p for p in group["params"] if id(p) in wanted]
+            if mode == "betas" and (inside or forget):
+                # The whole group is meant, and with `forget` every group.
+                inside = group["params"]
             if inside and forget:
-                _forget(optimizer, inside, memory)
-            elif inside and isinstance(optimizer, (*_AVERAGED, *_ACCUMULATED)):
+                _forget(inner, inside, memory)
+            elif inside and mode != "betas" and isinstance(inner, (*_AVERAGED, *_ACCUMULATED)):
                 for parameter in inside:
-                    _reuse(optimizer, group, parameter, sigma, memory)
+                    _reuse(inner, group, parameter, sigma, memory)
             elif inside:
-                _scale_factors(optimizer, group, inside, sigma, groups)
+                _scale_factors(inner, group, inside, sigma, groups)
 
     def after_step(*_: object) -> None:
         memory.clear()  # what the step has written is meant
         _undo(groups)
 
-    handle = optimizer.register_step_pre_hook(before_step)
-    after = optimizer.register_step_post_hook(after_step)
+    handle = inner.register_step_pre_hook(before_step)
+    after = inner.register_step_post_hook(after_step)
     try:
         yield
     except BaseException:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import time
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from mtl_core import Problem, TaskGradients
+from mtl_core import TaskGradients
 from mtl_teleport.acceptance import Verdict
-from mtl_teleport.adapters.protocol import write_
-from mtl_teleport.history import trajectory_cosine
 from mtl_teleport.report import TeleportReport, conflict_measures
 from mtl_teleport.search_context import Search
 
-__all__ = ["Proposal", "Seen", "described", "length_of", "rolled_back", "with_after", "written"]
+__all__ = ["Occasion", "Proposal", "Seen", "described", "rolled_back", "with_after"]
 
 
 @dataclass(frozen=True)
@@ -44,60 +42,51 @@ class Seen:
         return cls(gradients.host_gramian, update, conflict_measures(gradients))
 
 
-def written(
-    shared: Mapping[str, Tensor], values: dict[str, Tensor], update: Mapping[str, Tensor]
-) -> tuple[float, float, dict[str, Tensor]]:
-    """Write new values into the shared parameters.
+@dataclass(frozen=True)
+class Occasion:
+    """When and where a move is made.
 
-    Args:
-        shared: the parameters by name.
-        values: what to write, by name; used up.
-        update: the update that was due before the move.
-
-    Returns:
-        the cosine of the move with that update, its length, and what was there before.
+    Attributes:
+        step: number of the step.
+        epoch: number of the epoch, if there is one.
+        trigger: name of the condition.
+        size: norm of the shared parameters before.
+        began: ``time.perf_counter()`` then.
     """
-    sigma = trajectory_cosine(values, update, start=shared)
-    length = length_of(values, start=shared)
-    return sigma, length, _exchange(shared, values)
+
+    step: int
+    epoch: int | None
+    trigger: str
+    size: float
+    began: float
 
 
 def described(
-    problem: Problem,
+    occasion: Occasion,
     search: Search,
     seen: Seen,
     proposal: Proposal,
     verdict: Verdict,
-    *,
-    theta: float,
     moved: tuple[float, float] | None,
-    seconds: float,
-    step: int,
-    epoch: int | None,
-    trigger: str,
 ) -> TeleportReport:
     """The report on a move, which lacks what is measured after it.
 
     Args:
-        problem: the problem.
+        occasion: when and where.
         search: what the search used.
         seen: the gradients before.
-        proposal: what it proposed.
+        proposal: what was proposed.
         verdict: what became of that.
-        theta: norm of the shared parameters before.
         moved: the cosine with the update and the length, if the move was written.
-        seconds: that it took.
-        step: number of the step.
-        epoch: number of the epoch, if there is one.
-        trigger: name of the condition.
     """
     cosines, norms, mean_norm = seen.measures
     sigma, length = (None, 0.0) if moved is None else moved
+    size = occasion.size
     return TeleportReport(
-        step=step,
-        epoch=epoch,
-        trigger=trigger,
-        tasks=problem.tasks,
+        step=occasion.step,
+        epoch=occasion.epoch,
+        trigger=occasion.trigger,
+        tasks=search.problem.tasks,
         accepted=moved is not None,
         reason=verdict.reason,
         losses_before=_mean_losses(search.losses),
@@ -111,12 +100,13 @@ def described(
         mean_norm_after=None,
         sigma=sigma,
         length=length,
-        relative_length=length / theta if theta > 0 else math.inf if length > 0 else 0.0,
+        relative_length=length / size if size > 0 else math.inf if length > 0 else 0.0,
         scale=verdict.scale,
+        kept=None,
         adapter_steps=proposal.steps,
         search_losses=tuple(losses for losses, _ in proposal.path),
         search_growth=tuple(growth for _, growth in proposal.path),
-        seconds=seconds,
+        seconds=time.perf_counter() - occasion.began,
         forwards=proposal.forwards + verdict.forwards + len(search.batches),
         backwards=proposal.backwards,
     )
@@ -124,24 +114,6 @@ def described(
 
 def _mean_losses(losses: tuple[Tensor, ...]) -> tuple[float, ...]:
     return tuple(torch.stack(losses).to(torch.float64).nanmean(dim=0).tolist())
-
-
-def length_of(tensors: Mapping[str, Tensor], *, start: Mapping[str, Tensor] | None = None) -> float:
-    """The norm of all tensors together, or of their difference from where they started."""
-    squares = 0.0
-    for name, tensor in tensors.items():
-        step = tensor.detach() if start is None else tensor.detach() - start[name].detach()
-        squares += float(step.to(torch.float64).square().sum())
-    return math.sqrt(squares)
-
-
-def _exchange(shared: Mapping[str, Tensor], values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Write ``values``, and put into their place what was there; one copy at a time."""
-    for name, value in values.items():
-        before = shared[name].detach().clone()
-        write_(shared, {name: value})
-        values[name] = before
-    return values
 
 
 def with_after(report: TeleportReport, gradients: TaskGradients) -> TeleportReport:

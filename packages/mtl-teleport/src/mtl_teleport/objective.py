@@ -7,35 +7,30 @@ less conflict in so many words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from mtl_core import TaskLosses, checks
+from mtl_core import checks
 from mtl_teleport.adapters.protocol import AdapterSession
-from mtl_teleport.sharpness import Sharpness, Slopes, flat
+from mtl_teleport.drift import drift_scale
+from mtl_teleport.sharpness import Point, Sharpness, Slopes, flat
 
 __all__ = [
     "Balance",
     "Objective",
-    "Reference",
     "Units",
     "Value",
     "balance_weights",
     "conflict",
-    "drift_scale",
-    "references",
-    "relative_drift",
 ]
 
 Balance = Literal["paper", "released", "equal"]
 """Form of the task weights R."""
-
-Reference = Literal["batch", "loader"]
-"""Whether a batch's losses are held at their own earlier values or at the mean over all probe batches."""
 
 Units = Literal["relative", "absolute"]
 """Whether drift and gain are measured against their starting values or in units of the losses."""
@@ -88,56 +83,7 @@ def balance_weights(norms: Tensor, *, form: Balance = "paper") -> Tensor:
     return count * torch.softmax(ratio, dim=0)
 
 
-def references(own: Sequence[Tensor], *, kind: Reference = "batch") -> tuple[Tensor, ...]:
-    r"""The losses :math:`L_i^*` to hold, for each batch; NaN where a task is absent.
-
-    Args:
-        own: each probe batch's losses before the search, ``[m]``, NaN where a task is absent.
-        kind: ``"batch"``: each batch's own losses (exact invariance). ``"loader"``: for every batch the mean over
-            all of them.
-
-    Returns:
-        one tensor ``[m]`` per batch.
-
-    Raises:
-        InvalidParameterError: ``kind`` is neither.
-
-    Example:
-        >>> import torch
-        >>> references([torch.tensor([1.0, 4.0]), torch.tensor([3.0, float("nan")])], kind="loader")
-        (tensor([2., 4.]), tensor([2., nan]))
-    """
-    checks.one_of("kind", kind, get_args(Reference))
-    if kind == "batch":
-        return tuple(own)
-    mean = torch.stack(tuple(own)).nanmean(dim=0)
-    return tuple(torch.where(losses.isnan(), losses, mean) for losses in own)
-
-
-def drift_scale(reference: Tensor) -> Tensor:
-    r"""The size that a loss's drift is measured against, ``[m]``.
-
-    .. math:: \max(|L_i^*|,\; 10^{-3}\,\mathrm{mean}_j |L_j^*|)
-
-    The floor keeps one loss that is passing through zero from deciding everything.
-    """
-    size = reference.abs()
-    floor = size.nanmean() * 1e-3
-    return torch.maximum(size, torch.where(floor > 0, floor, torch.ones_like(floor)))
-
-
-def relative_drift(losses: Tensor, reference: Tensor) -> Tensor:
-    r"""Mean over the present tasks of :math:`|L_i - L_i^*|` against ``drift_scale``; a scalar.
-
-    Args:
-        losses: ``[m]``, NaN where a task is absent.
-        reference: ``[m]``, NaN where a task is absent.
-    """
-    present = ~reference.isnan()
-    return ((losses - reference).abs() / drift_scale(reference))[present].mean()
-
-
-def conflict(session: AdapterSession, point: Mapping[str, Tensor], losses: TaskLosses) -> Tensor:
+def conflict(point: Point) -> Tensor:
     r"""How much the tasks conflict with their mean.
 
     .. math:: L_c = \tfrac1k \sum_i \max(0, -\cos\varphi_{i0}), \qquad g_0 = \tfrac1k \sum_i g_i
@@ -145,15 +91,17 @@ def conflict(session: AdapterSession, point: Mapping[str, Tensor], losses: TaskL
     Zero, with zero derivative, where no task conflicts. A task with a zero gradient has no say.
 
     Args:
-        session: the problem with its adapter.
-        point: from ``session.parameters()``.
-        losses: the losses there.
+        point: where.
 
     Returns:
         a scalar in [0, 1], differentiable by the adapter through second derivatives of the model.
     """
+    session = point.session
     rows = torch.stack(
-        [flat(row) for row in session.differentiate_tasks(losses, list(point.values()), create_graph=True)]
+        [
+            flat(row)
+            for row in session.each_task_gradient(point.losses, point.tensors, at=point.values, create_graph=True)
+        ]
     )
     mean = rows.mean(dim=0)
     inner, squares = rows @ mean, rows.square().sum(dim=1) * mean.square().sum()
@@ -167,16 +115,18 @@ class Value:
     """One evaluation of the objective.
 
     Attributes:
-        total: :math:`a L_t - b L_g + c L_c`, to be minimised.
-        gain: :math:`L_g`, differentiable.
-        growth: :math:`L_g` over its value at the first evaluation, detached.
-        losses: the losses at this point.
+        total: :math:`a L_t - b L_g + c L_c`, to be minimised; detached.
+        gain: :math:`L_g`, detached.
+        growth: :math:`L_g` over its value at the first evaluation.
+        losses: the losses ``[m]`` at this point, detached, NaN where a task is absent.
+        gradient: gives the gradient ``[p]`` of ``total`` by the adapter's tensors; to be called once at most.
     """
 
     total: Tensor
     gain: Tensor
     growth: Tensor
-    losses: TaskLosses
+    losses: Tensor
+    gradient: Callable[[], Tensor]
 
 
 class Objective:
@@ -226,55 +176,50 @@ class Objective:
         """Whether two points of one batch can be compared by the sharpness alone."""
         return not self._sharpness.is_random and self.gain_weight > 0 and self.conflict_weight == 0
 
-    def __call__(
-        self, session: AdapterSession, batch: Any, reference: Tensor, *, generator: torch.Generator | None = None
-    ) -> Value:
-        """Evaluate at the session's present point; the first call sets the unit of relative gain.
+    def point(self, session: AdapterSession, batch: Any, *, generator: torch.Generator | None = None) -> Point:
+        """The session's present point on a batch, evaluated.
 
         Args:
             session: the problem with its adapter.
             batch: one probe batch.
-            reference: its losses to hold, ``[m]``.
             generator: for random sharpness.
         """
-        point = session.parameters()
-        losses = session.evaluate(batch, parameters=point)
-        gain = self._sharpness.gain(session, batch, point, losses, self._balance, generator=generator)
-        growth = gain / self._unit(gain)
-        index = list(losses.index)
-        values = losses.values
-        change = (values - reference[index].to(values)).abs()
-        if self._relative:
-            change = change / drift_scale(reference)[index].to(values)
-        total = self.drift_weight * change.mean() - self.gain_weight * (growth if self._relative else gain)
-        if self.conflict_weight > 0:
-            total = total + self.conflict_weight * conflict(session, point, losses)
-        return Value(total, gain, growth.detach(), losses)
+        return Point.of(session, batch, self._balance, generator=generator)
 
-    def slopes(
-        self,
-        session: AdapterSession,
-        batch: Any,
-        point: Mapping[str, Tensor],
-        losses: TaskLosses,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Slopes, Tensor]:
+    def __call__(self, point: Point, reference: Tensor) -> Value:
+        """Evaluate at a point; the first call sets the unit of relative gain.
+
+        Args:
+            point: where.
+            reference: the losses to hold, ``[m]``.
+        """
+        # The conflict term first: its derivatives need the graph that the sharpness's last pass frees.
+        against, amount = self._conflict(point)
+        estimate = self._sharpness.estimate(point)
+        gain = estimate.gain
+        growth = gain / self._unit(gain)
+        index = list(point.losses.index)
+        values = point.losses.values.detach()
+        change = values - reference[index].to(values)
+        scale = drift_scale(reference)[index].to(values) if self._relative else torch.ones_like(values)
+        weight = self.gain_weight / (self._unit(gain) if self._relative else torch.ones_like(gain))
+        total = self.drift_weight * (change.abs() / scale).mean() - (weight * gain).to(values) + amount
+
+        def gradient() -> Tensor:
+            by_loss = self.drift_weight * change.sign() / scale / len(index)
+            found = estimate.gradient(by_loss, -weight)
+            return found if against is None else found + self.conflict_weight * against
+
+        return Value(total, gain, growth, point.losses.full(math.nan).detach(), gradient)
+
+    def slopes(self, point: Point) -> tuple[Slopes, Tensor]:
         """What a projected search climbs, :math:`b L_g - c L_c`, and the growth of :math:`L_g` since the first call.
 
         Args:
-            session: the problem with its adapter.
-            batch: one probe batch.
-            point: from ``session.parameters()``.
-            losses: its losses there.
-            generator: for random sharpness.
+            point: where.
         """
-        # The conflict term first: its derivatives need the graph that the sharpness's last pass may free.
-        against: Tensor | None = None
-        if self.conflict_weight > 0:
-            value = conflict(session, point, losses)
-            against = flat(session.differentiate(value, session.trainable, retain_graph=True))
-        found = self._sharpness.slopes(session, batch, point, losses, self._balance, generator=generator)
+        against, _ = self._conflict(point)
+        found = self._sharpness.slopes(point)
         unit = self._unit(found.gain)
         if against is None:
             return found, found.gain / unit
@@ -285,6 +230,13 @@ class Objective:
             return weight.to(upward) * upward - self.conflict_weight * against, rows
 
         return Slopes(found.gain, directions, found.gramian), found.gain / unit
+
+    def _conflict(self, point: Point) -> tuple[Tensor | None, float]:
+        """The gradient of :math:`L_c` by the adapter's tensors, and its part of the total, if it is wanted."""
+        if self.conflict_weight == 0:
+            return None, 0.0
+        value = conflict(point)
+        return point.by_adapter(value, retain_graph=True), self.conflict_weight * float(value.detach())
 
     def _unit(self, gain: Tensor) -> Tensor:
         """The sharpness where the search began; the first call sets it."""

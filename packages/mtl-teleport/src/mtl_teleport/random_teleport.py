@@ -10,7 +10,10 @@ import torch
 from mtl_core import InvalidInputError, checks
 from mtl_teleport.history import HTR
 from mtl_teleport.isolation import Mode
-from mtl_teleport.teleportation import Proposal, Search, Teleportation, WrappedMethod
+from mtl_teleport.move import Proposal
+from mtl_teleport.moving import Condition, OwnStep, WrappedMethod
+from mtl_teleport.search_context import Search
+from mtl_teleport.teleportation import Teleportation
 from mtl_teleport.triggers import DominatedConflict, Trigger
 
 __all__ = ["RandomTeleport"]
@@ -34,11 +37,12 @@ class RandomTeleport(Teleportation):
             as it is unless a loss is not finite. With a limit the move may be shorter than ``length``.
         mode: in which mode losses are compared, as for ``COST``.
         htr: what becomes of the optimiser's memory, as for ``COST``.
+        own_step: whether the step of a move makes an update, as for ``COST``.
         seed: of the directions.
 
     Raises:
         InvalidParameterError: a length is not positive, or a limit is out of range.
-        InvalidInputError: there is no length.
+        InvalidInputError: there is no length, or ``method`` or ``trigger`` is none.
 
     Example:
         >>> import torch
@@ -59,13 +63,14 @@ class RandomTeleport(Teleportation):
         method: WrappedMethod = None,
         *,
         length: float | Sequence[float],
-        trigger: Trigger = DominatedConflict(),
+        trigger: Trigger | Condition = DominatedConflict(),
         start_after: int = 0,
         max_per_epoch: int | None = 1,
         steps_per_epoch: int | None = None,
         max_drift: float | None = None,
         mode: Mode = "train",
         htr: HTR = "released",
+        own_step: OwnStep = "update",
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -80,9 +85,12 @@ class RandomTeleport(Teleportation):
             backtracks=6,
             mode=mode,
             htr=htr,
+            own_step=own_step,
             seed=seed,
         )
         found: Iterable[Any] = length if isinstance(length, Sequence) else (length,)
+        if isinstance(length, str):
+            raise InvalidInputError(f"`length` must be a number or a sequence of numbers, got {length!r}.")
         self.lengths = tuple(checks.positive("length", entry) for entry in found)
         if not self.lengths:
             raise InvalidInputError("`length` must be a length or a sequence of at least one, got an empty sequence.")
@@ -104,12 +112,7 @@ class RandomTeleport(Teleportation):
         """As for every teleportation, with the number of moves made."""
         return {**super().own_state(), "made": self._made}
 
-    def load_own_state(self, state: dict[str, Any]) -> None:
-        """Continue from ``own_state``."""
-        super().load_own_state(state)
-        made = state.get("made")
-        if not isinstance(made, int):
-            raise InvalidInputError(
-                f"`state` must hold the number of moves made, got {made!r}. Give what state_dict() returned."
-            )
-        self._made = made
+    def load_own_state(self, counters: dict[str, Any]) -> None:
+        """Put them back."""
+        super().load_own_state(counters)
+        self._made = counters["made"]

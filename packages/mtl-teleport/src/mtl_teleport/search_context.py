@@ -1,25 +1,43 @@
-"""What a search for a new point has to go by: probe batches, their losses, and how to look at the problem."""
+"""What a search for a new point has to go by: probe batches, their losses, and how the step itself sees the problem."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from mtl_core import InvalidInputError, Problem, StepOptions
+from mtl_core.extension import gramian_of, widest_dtype
 from mtl_teleport import ranks
-from mtl_teleport.acceptance import probe_losses
 from mtl_teleport.adapters.protocol import AdapterSession
+from mtl_teleport.conditions import Conditions
+from mtl_teleport.evaluation import probe_losses
 from mtl_teleport.isolation import Mode
-from mtl_teleport.search import task_gramian
 
-__all__ = ["Search", "first", "open_search"]
+__all__ = ["Search", "StepView", "first", "open_search", "task_gramian"]
+
+
+@dataclass(frozen=True)
+class StepView:
+    """How the step itself sees the problem.
+
+    Attributes:
+        parts: its batch, in parts where it accumulates.
+        state: training flags, buffers and random state as the step finds them, for a while.
+    """
+
+    parts: tuple[Any, ...]
+    state: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def gramian(self, session: AdapterSession) -> Tensor:
+        """The Gramian ``[m, m]`` that the step would see at the adapter's present point."""
+        with self.state():
+            return task_gramian(session, *self.parts)
 
 
 @dataclass(frozen=True)
@@ -31,48 +49,44 @@ class Search:
         batches: the probe batches.
         losses: their losses before, each ``[m]``, NaN where a task is absent.
         gramian: the Gramian ``[m, m]`` of the step's gradients, float64 on the CPU.
-        lr: the learning rate of the shared parameters.
-        generator: source of randomness, on the CPU; the same on every rank of ``group``.
-        start: the Gramian that ``look`` gives before anything has moved, if it is known.
-        look: the Gramian of the step's own batch, in the mode in which the step evaluates it, at the present point of
-            an adapter.
-        around: what each evaluation of the losses is to run in.
-        group: a process group over which losses and gradients are means.
-        loss_scale: factor on losses while they are differentiated.
-        holds_all_gradients: whether there is room for the gradients of all tasks at once.
+        generator: source of randomness, on the CPU; the same on every rank of a group.
+        lr: the learning rate of the shared parameters, if it is known.
+        view: how the step sees the problem; ``None`` for the first probe batch, as the search sees it.
+        is_comparable: whether ``gramian`` is what ``view`` gives before anything has moved.
+        conditions: under which the losses are evaluated and differentiated.
     """
 
     problem: Problem
     batches: tuple[Any, ...]
     losses: tuple[Tensor, ...]
     gramian: Tensor
-    lr: float | None
     generator: torch.Generator
-    start: Tensor | None
-    look: Callable[[AdapterSession], Tensor]
-    around: Callable[[], AbstractContextManager[None]]
-    group: dist.ProcessGroup | None
-    loss_scale: float
-    holds_all_gradients: bool
+    lr: float | None = None
+    view: StepView | None = None
+    is_comparable: bool = False
+    conditions: Conditions = Conditions()
 
-    def prepare(self, session: AdapterSession) -> None:
-        """Make a session that was just attached one of all ranks, with the values of the first."""
-        session.group, session.loss_scale = self.group, self.loss_scale
-        session.around, session.holds_all_gradients = self.around, self.holds_all_gradients
-        if self.group is not None:
-            ranks.same_tensors_(session.trainable, self.group)
+    def prepare(self, session: AdapterSession, around: Callable[[], AbstractContextManager[None]]) -> None:
+        """Make a session that was just attached one of all ranks, with the values of the first.
+
+        Args:
+            session: the session.
+            around: what its evaluations run in, on top of or instead of ``conditions.around``.
+        """
+        session.conditions = replace(self.conditions, around=around)
+        if self.conditions.group is not None:
+            ranks.same_tensors_(session.trainable, self.conditions.group)
 
 
 def open_search(
     problem: Problem,
     batches: tuple[Any, ...],
-    own_parts: tuple[Any, ...],
     gramian: Tensor,
+    view: StepView,
     *,
     lr: float | None,
     options: StepOptions,
     generator: torch.Generator,
-    step_mode: Callable[[], AbstractContextManager[None]],
     mode: Mode,
 ) -> Search:
     """What a search may use; the same on all ranks.
@@ -80,12 +94,11 @@ def open_search(
     Args:
         problem: the problem, its model in the mode of the search.
         batches: the probe batches.
-        own_parts: the step's own batch, in parts.
         gramian: the Gramian of the step's gradients.
+        view: how the step sees the problem.
         lr: the learning rate of the shared parameters.
         options: the step's.
         generator: source of the search's own.
-        step_mode: flags, buffers and random state as the step has them.
         mode: in which mode the search evaluates the problem.
     """
     group, scaler = options.group, options.scaler
@@ -94,31 +107,55 @@ def open_search(
     if group is not None:
         batches = batches[: ranks.fewest(len(batches), group, device)]
         seed = ranks.same_seed(seed, group, device)
-    around = step_mode if mode == "train" else nullcontext
-
-    def look(session: AdapterSession) -> Tensor:
-        with step_mode():
-            return task_gramian(session, *own_parts)
-
-    return Search(
-        problem,
-        batches,
-        probe_losses(problem, batches, group=group, around=around),
-        gramian,
-        lr,
-        torch.Generator().manual_seed(seed),
-        # The Gramian by the features is another one than that of the gradients, and cannot be compared.
-        start=None if options.keep == "features" else gramian,
-        look=look,
-        around=around,
-        group=group,
+    conditions = Conditions(
+        view.state if mode == "train" else nullcontext,
+        group,
         loss_scale=scaler.get_scale() if scaler is not None and scaler.is_enabled() else 1.0,
         holds_all_gradients=options.keep == "jacobian",
     )
+    return Search(
+        problem,
+        batches,
+        probe_losses(problem, batches, conditions=conditions),
+        gramian,
+        torch.Generator().manual_seed(seed),
+        lr,
+        view,
+        # The Gramian by the features is another one than that of the gradients, and cannot be compared.
+        is_comparable=options.keep != "features",
+        conditions=conditions,
+    )
 
 
-def first(batches: Iterable[Any], count: int) -> tuple[Any, ...]:
-    """The first of the probe batches.
+def task_gramian(session: AdapterSession, *batches: Any) -> Tensor:
+    """The Gramian ``[m, m]`` of the gradients at the adapted point, averaged over batches that have the task.
+
+    Args:
+        session: the problem with its adapter.
+        batches: one batch, or the parts of one.
+    """
+    n_tasks = session.problem.n_tasks
+    jacobian: Tensor | None = None
+    counts = [0] * n_tasks
+    for batch in batches:
+        point = session.parameters()
+        losses = session.evaluate(batch, parameters=point)
+        inputs = list(point.values())
+        if jacobian is None:
+            size, dtype = sum(t.numel() for t in inputs), widest_dtype(inputs)
+            jacobian = torch.zeros(n_tasks, size, dtype=dtype, device=inputs[0].device)
+        for task, row in zip(losses.index, session.each_task_gradient(losses, inputs, at=point), strict=True):
+            counts[task] += 1
+            for part, gradient in zip(jacobian[task].split([t.numel() for t in inputs]), row, strict=True):
+                part.add_(gradient.reshape(-1))
+    assert jacobian is not None
+    if len(batches) > 1:
+        jacobian /= torch.tensor(counts, dtype=jacobian.dtype, device=jacobian.device).clamp(min=1.0)[:, None]
+    return gramian_of(jacobian).cpu()
+
+
+def first(batches: Iterable[Any], count: int | None) -> tuple[Any, ...]:
+    """The first of the probe batches, or all of them.
 
     Raises:
         InvalidInputError: there is none.

@@ -7,12 +7,13 @@ is the business of the method that asks.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor
 
-from mtl_core import checks, dominated_conflict, majority_conflict, mean_cosines, weak_conflict
+from mtl_core import InvalidInputError, checks, dominated_conflict, majority_conflict, mean_cosines, weak_conflict
 
-__all__ = ["AnyMeanConflict", "DominatedConflict", "MajorityConflict", "Trigger", "WeakConflict"]
+__all__ = ["AnyMeanConflict", "DominatedConflict", "MajorityConflict", "Trigger", "WeakConflict", "as_trigger"]
 
 
 class Trigger(ABC):
@@ -39,6 +40,53 @@ class Trigger(ABC):
 
     def __or__(self, other: Trigger) -> Trigger:
         return _Either(self, other)
+
+
+class _Function(Trigger):
+    def __init__(self, condition: Callable[[Tensor], object]) -> None:
+        self._condition = condition
+        own = getattr(condition, "__name__", None)
+        self._name = own if isinstance(own, str) else type(condition).__name__
+
+    def __call__(self, gramian: Tensor) -> bool:
+        return bool(self._condition(gramian))
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+def as_trigger(condition: Trigger | Callable[[Tensor], object]) -> Trigger:
+    """A trigger from a trigger, or from any function of the Gramian, which is then called by its own name.
+
+    Args:
+        condition: ``condition(gramian)`` says whether to teleport.
+
+    Raises:
+        InvalidInputError: it is neither.
+
+    Example:
+        >>> import torch
+        >>> def always(gramian):
+        ...     return True
+        >>> as_trigger(always).name, as_trigger(always)(torch.eye(2))
+        ('always', True)
+    """
+    if isinstance(condition, Trigger):
+        return condition
+    if isinstance(condition, type):
+        raise InvalidInputError(
+            f"`trigger` must be an instance, got the class {condition.__name__}. Give {condition.__name__}()."
+        )
+    if not callable(condition):
+        raise InvalidInputError(
+            f"`trigger` must be a Trigger or a function of the Gramian [m, m], got {type(condition).__name__}. For "
+            "example mtl_teleport.DominatedConflict()."
+        )
+    return _Function(condition)
 
 
 class _Both(Trigger):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_aggregators.bases.facts import Facts
-from mtl_aggregators.door import check_losses_beside, is_gramian, is_jacobian
+from mtl_aggregators.bases.loss_checks import check_losses_beside
 from mtl_aggregators.solvers import Solution
 from mtl_aggregators.solvers.device import solves_on_device
 from mtl_aggregators.solvers.device.rows import Backend
@@ -120,7 +120,7 @@ class GramianMethod(nn.Module, ABC):
             NonFiniteLossError: the loss of a task with a gradient is NaN or infinite.
             SolverError: the weights' problem was not solved to its tolerance.
         """
-        if not is_gramian(gramian):
+        if not checks.is_gramian(gramian):
             checks.gramian(gramian)  # says what is wrong
         if self._on_device(gramian):
             self.last_solution = None
@@ -161,7 +161,7 @@ class GramianMethod(nn.Module, ABC):
             if self._on_device(gradients.gramian):
                 return gradients.combine(self._ask(gradients.gramian, gradients.losses))
             return gradients.combine(self._ask(gradients.host_gramian, gradients.losses))
-        if not is_jacobian(gradients):
+        if not checks.is_jacobian(gradients):
             checks.jacobian(gradients)  # says what is wrong
         jacobian = gradients.detach()
         gramian = gramian_of(jacobian)

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn, optim
 
 from mtl_aggregators.bases.facts import Facts
-from mtl_aggregators.door import check_losses_beside, finite_jacobian
-from mtl_core import InvalidInputError, Problem, StepOptions, StepReport, TaskGradients
+from mtl_aggregators.bases.loss_checks import check_losses_beside
+from mtl_core import InvalidInputError, Problem, StepOptions, StepReport, TaskGradients, checks
 from mtl_core.extension import begin, collect_batch, finish, guarded
 
 __all__ = ["JacobianMethod", "LossAwareMethod", "positive_losses"]
@@ -46,7 +46,7 @@ class JacobianMethod(nn.Module, ABC):
         """
         if isinstance(gradients, TaskGradients):
             return self.combine(gradients.matrix.detach())
-        return self.combine(finite_jacobian(gradients))
+        return self.combine(checks.finite_jacobian(gradients))
 
 
 class LossAwareMethod(nn.Module, ABC):
@@ -81,7 +81,7 @@ class LossAwareMethod(nn.Module, ABC):
         """
         if isinstance(gradients, TaskGradients):
             return self.combine(gradients.matrix.detach(), gradients.losses.detach())
-        matrix = finite_jacobian(gradients)
+        matrix = checks.finite_jacobian(gradients)
         return self.combine(matrix, None if losses is None else check_losses_beside(losses, matrix).detach())
 
     def step(

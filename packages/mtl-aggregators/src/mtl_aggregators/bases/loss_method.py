@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from mtl_aggregators.bases.adam import Adam, Mask, on_host
 from mtl_aggregators.bases.facts import Facts
+from mtl_aggregators.bases.loss_checks import check_losses, refuse_not_finite
 from mtl_aggregators.bases.parameters import match_tasks, one_per_task
-from mtl_aggregators.door import check_losses, refuse_not_finite
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import InvalidInputError
 

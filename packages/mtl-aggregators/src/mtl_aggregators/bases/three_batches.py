@@ -81,6 +81,10 @@ class ThreeBatchMethod(nn.Module, ABC):
     def weigh(self, cross: Tensor) -> Tensor:
         r"""The weights ``[m]`` of :math:`A = J_1 J_2^\top`, float64 ``[m, m]``."""
 
+    def update_batch(self, batch: Any, /) -> Any:
+        """The third of the batches, which makes the update."""
+        return (batch if isinstance(batch, ThreeBatches) else split_batch(batch)).update
+
     def step(
         self, problem: Problem, batch: Any, optimizer: optim.Optimizer, *, options: StepOptions | None = None
     ) -> StepReport:

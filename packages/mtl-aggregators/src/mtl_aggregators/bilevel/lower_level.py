@@ -102,7 +102,7 @@ class LowerLevel:
             raise InvalidInputError("`lookahead='trial'` needs whole parameters, got shards. Use lookahead='fused'.")
         scaler = self._options.scaler
         before = None if scaler is None else scaler.state_dict()
-        with preserved(self._problem.model), TrialOptimizer(inner_optimizer(optimizer)) as trial:
+        with preserved(self._problem.model), TrialOptimizer(inner_optimizer(optimizer, strict=True)) as trial:
             stand_in: Any = trial
             self.make(batch, stand_in)
         if scaler is not None and before:

@@ -175,7 +175,9 @@ class Bilevel(nn.Module):
         """
         options = StepOptions() if options is None else options
         if options.per != "model":
-            raise InvalidInputError(f"`per` must be 'model' for {type(self).__name__}, got {options.per!r}.")
+            raise InvalidInputError(
+                f"`per` must be 'model' for {type(self).__name__}, got {options.per!r}: its weights are one per loss."
+            )
         with guarded(problem, optimizer, self, options):
             notes = begin(problem, optimizer, options)
             report = self._step(problem, batch, optimizer, options)

@@ -171,7 +171,7 @@ def _vjp(outputs: Sequence[Tensor], inputs: Sequence[Tensor], seeds: Sequence[Te
             outputs, inputs, seeds, retain_graph=retain_graph, allow_unused=True, is_grads_batched=True
         )
     except RuntimeError as error:
-        if not any(sign in str(error) for sign in _NOT_BATCHED):
+        if not any(sign in str(error).lower() for sign in _NOT_BATCHED):
             raise
         first = str(error).strip().splitlines()[0]
         raise InvalidInputError(
@@ -180,7 +180,7 @@ def _vjp(outputs: Sequence[Tensor], inputs: Sequence[Tensor], seeds: Sequence[Te
         ) from error
 
 
-_NOT_BATCHED = ("vmap", "batching rule", "batched tensor", "BatchedTensor", "functorch")
+_NOT_BATCHED = ("vmap", "batching rule", "batched tensor", "batchedtensor", "functorch")
 """What torch's refusals have in common."""
 
 

@@ -30,7 +30,8 @@ def gramian_of(jacobian: Tensor) -> Tensor:
     if matrix.is_cpu and matrix.numel() <= _FEW and n_tasks * matrix.numel() <= _SMALL:
         # In numpy, as in `cancels`: its calls are shorter, and a contiguous matrix times itself comes out symmetric.
         array = matrix.double().contiguous().numpy()
-        return torch.from_numpy(array.dot(array.T))
+        with np.errstate(all="ignore"):  # what is not finite is found, and named, by whoever reads the Gramian
+            return torch.from_numpy(array.dot(array.T))
     if matrix.dtype == torch.float64:
         gramian = matrix @ matrix.T
     elif size <= block:

@@ -64,7 +64,9 @@ class SparseRows:
                 yield part.view(parameter.shape)
                 continue
             values = part.view(-1, *parameter.shape[1:])
-            yield torch.sparse_coo_tensor(self.ids[j][None], values, parameter.shape, is_coalesced=True)
+            yield torch.sparse_coo_tensor(
+                self.ids[j][None], values, parameter.shape, is_coalesced=True, check_invariants=False
+            )
 
     def combine(self, weights: Tensor) -> Tensor:
         """The weighted sum ``[d]``; weights on the CPU."""

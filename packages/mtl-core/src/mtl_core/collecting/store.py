@@ -237,7 +237,9 @@ class DenseStore(GradientStore):
                 continue
             values = whole[ids]
             if int(whole.count_nonzero()) == int(values.count_nonzero()):
-                parameter.grad = torch.sparse_coo_tensor(ids[None], values, whole.shape, is_coalesced=True)
+                parameter.grad = torch.sparse_coo_tensor(
+                    ids[None], values, whole.shape, is_coalesced=True, check_invariants=False
+                )
 
     def forget_rows(self) -> None:
         """Write dense gradients from now on, e.g. because ranks differ in the rows they touch."""

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core import DuplicateModuleError, InvalidInputError, NoMatchError, Problem, checks
+from mtl_core.extension import evaluate_without_graph
 from mtl_teleport.adapters.protocol import AdapterSession
 from mtl_teleport.adapters.weight_space import Targets
+from mtl_teleport.evaluation import evaluate_at
 from mtl_teleport.isolation import isolated
 
 __all__ = ["PeftAdapter", "PeftLoRA", "PeftSession"]
@@ -77,15 +79,19 @@ class PeftAdapter:
                 f"`batch` must be given, got None: {type(self).__name__} checks on it that the adapter starts as a "
                 "no-op."
             )
-        if hasattr(problem.model, "peft_config"):
+        # PEFT looks for its own layers in the whole model and finds those of the other adapter, at whatever depth.
+        foreign = [name for name, m in problem.model.named_modules() if type(m).__module__.partition(".")[0] == "peft"]
+        if foreign:
+            place = f"at {foreign[0]!r}" if foreign[0] else "around it"
             raise InvalidInputError(
-                "the model must have no PEFT adapter of its own, got one. Merge or unload it first."
+                f"`model` must have no PEFT adapter of its own to be adapted by {type(self).__name__}, got one {place}"
+                ". Use mtl_teleport.LoRA(), which displaces that adapter's own matrices, or make it part of the "
+                "weights first: merge_and_unload(), then requires_grad_(True)."
             )
         problem.check_functional()
         layers = self._choose(problem)
         with isolated(problem.model):
-            with torch.no_grad():
-                before = problem.losses(batch).full(0.0)
+            before = evaluate_without_graph(problem, batch).full(0.0)
             session = PeftSession(problem, self._config, layers, generator)
             try:
                 self._check_no_op(session, batch, before)
@@ -95,8 +101,7 @@ class PeftAdapter:
         return session
 
     def _check_no_op(self, session: AdapterSession, batch: Any, before: Tensor) -> None:
-        with torch.no_grad():
-            after = session.evaluate(batch).full(0.0)
+        after = evaluate_at(session, batch, session.parameters()).full(0.0)
         tolerance = 100 * torch.finfo(before.dtype).eps
         if not torch.allclose(before, after, rtol=tolerance, atol=tolerance * float(before.abs().max())):
             raise InvalidInputError(

@@ -8,19 +8,20 @@ the very same ``Parameter`` objects) or with ``detach()`` (as if nothing had hap
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from mtl_core import Problem, TaskLosses
-from mtl_core.extension import Joint, roots_of
+from mtl_core.extension import Joint, Root, placed, roots_of
 from mtl_teleport import ranks
+from mtl_teleport.conditions import Conditions
+from mtl_teleport.sparse import dense_embeddings
 
 __all__ = ["Adapter", "AdapterSession", "displaced", "write_"]
 
@@ -34,11 +35,7 @@ class AdapterSession(ABC):
         trainable: the adapter's tensors :math:`\varphi`, leaves that require a gradient.
         forwards: evaluations of the losses so far.
         backwards: differentiations of the losses so far.
-        group: the process group over which losses are means, if any; set before the first evaluation.
-        loss_scale: factor on a loss while it is differentiated, divided out of its gradients, as for a gradient
-            scaler.
-        holds_all_gradients: whether there is room for the gradients of all tasks at once.
-        around: what each evaluation runs in.
+        conditions: under which the losses are evaluated and differentiated; set before the first evaluation.
     """
 
     has_free_point = False
@@ -50,17 +47,14 @@ class AdapterSession(ABC):
         self.trainable: tuple[Tensor, ...] = ()
         self.forwards = 0
         self.backwards = 0
-        self.group: dist.ProcessGroup | None = None
-        self.loss_scale = 1.0
-        self.holds_all_gradients = True
-        self.around: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.conditions = Conditions()
 
     @abstractmethod
     def parameters(self) -> dict[str, Tensor]:
         """The tensors at which the losses are evaluated, one per shared parameter and in their order.
 
-        Keys are names in the model as it is now, for ``problem.losses(batch, parameters=...)``. Every value may be
-        differentiated with respect to, and a gradient through it reaches ``trainable``.
+        Keys are names in the model as it is now. Every value may be differentiated with respect to, and a gradient
+        through it reaches ``trainable``.
         """
 
     @abstractmethod
@@ -71,31 +65,82 @@ class AdapterSession(ABC):
     def detach(self) -> None:
         """Take the adapter off: parameters, flags and modules are as before attaching. May be called twice."""
 
+    def others(self) -> dict[str, Tensor]:
+        """The model's parameters that are neither shared nor the adapter's, by their names now; detached."""
+        own = {id(p) for p in (*self.shared.values(), *self.trainable)}
+        return {name: p.detach() for name, p in self.problem.model.named_parameters() if id(p) not in own}
+
+    @contextmanager
+    def at(self, point: Mapping[str, Tensor]) -> Iterator[None]:
+        """The model at ``point``, under the session's conditions.
+
+        Args:
+            point: tensors by the keys of ``parameters()``, or of other parameters of the model.
+        """
+        with self.conditions.around(), dense_embeddings(self.problem.model), placed(self.problem.model, point):
+            yield
+
     def evaluate(self, batch: Any, *, parameters: Mapping[str, Tensor] | None = None) -> TaskLosses:
-        """The task losses at the adapted point, or at ``parameters`` (with the keys of ``parameters()``).
+        """The task losses at the adapted point, or at ``parameters``.
 
         With a process group they are means over the ranks, present where some rank has the task.
         """
         self.forwards += 1
-        point = self.parameters() if parameters is None else parameters
-        with self.around():
-            losses = self.problem.losses(batch, parameters=point)
-        return losses if self.group is None else ranks.mean_losses(losses, self.group)
+        with self.at(self.parameters() if parameters is None else parameters):
+            losses = self.problem.losses(batch)
+        group = self.conditions.group
+        return losses if group is None else ranks.mean_losses(losses, group)
 
     def differentiate(
         self,
         output: Tensor,
         inputs: Sequence[Tensor],
         *,
+        at: Mapping[str, Tensor],
         create_graph: bool = False,
         retain_graph: bool | None = None,
     ) -> tuple[Tensor, ...]:
-        """Gradients of a scalar, zero where it does not depend on an input; no ``.grad`` is touched."""
-        root = output if output.requires_grad else None
-        return self._gradients(root, inputs, create_graph=create_graph, retain_graph=retain_graph)
+        """Gradients of a scalar, zero where it does not depend on an input; no ``.grad`` is touched.
+
+        Args:
+            output: a scalar.
+            inputs: tensors to differentiate by.
+            at: the parameters at which it was evaluated: the model is placed there again, for what it recomputes.
+            create_graph: whether the gradients are to be differentiated again.
+            retain_graph: keep the graph; by default only where the gradients have one.
+        """
+        return self.differentiate_all((output,), inputs, at=at, create_graph=create_graph, retain_graph=retain_graph)
+
+    def differentiate_all(
+        self,
+        outputs: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        *,
+        at: Mapping[str, Tensor],
+        seeds: Sequence[Tensor] | None = None,
+        create_graph: bool = False,
+        retain_graph: bool | None = None,
+    ) -> tuple[Tensor, ...]:
+        r"""As ``differentiate``, of :math:`\sum_i \langle o_i, s_i\rangle`, with seeds of ones by default."""
+        given = [torch.ones_like(output) for output in outputs] if seeds is None else seeds
+        joined = [(output, seed) for output, seed in zip(outputs, given, strict=True) if output.requires_grad]
+        return self._gradients(
+            [output for output, _ in joined],
+            [seed for _, seed in joined],
+            inputs,
+            at=at,
+            create_graph=create_graph,
+            retain_graph=create_graph if retain_graph is None else retain_graph,
+        )
 
     def each_task_gradient(
-        self, losses: TaskLosses, inputs: Sequence[Tensor], *, create_graph: bool = False, retain_graph: bool = False
+        self,
+        losses: TaskLosses,
+        inputs: Sequence[Tensor],
+        *,
+        at: Mapping[str, Tensor],
+        create_graph: bool = False,
+        retain_graph: bool = False,
     ) -> Iterator[tuple[Tensor, ...]]:
         """Gradients of each present task's loss, one after the other, so that none need be kept.
 
@@ -104,52 +149,47 @@ class AdapterSession(ABC):
         Args:
             losses: from ``evaluate``.
             inputs: tensors to differentiate by.
+            at: the parameters at which the losses were evaluated.
             create_graph: whether the gradients are to be differentiated again.
             retain_graph: keep the graph beyond the last task.
         """
         # A scaled pass starts from the loss itself, since the seed must have its dtype, which an edge does not tell.
-        roots = roots_of(losses.outputs if self.loss_scale == 1.0 else tuple(losses.values.unbind()))
+        is_scaled = self.conditions.loss_scale != 1.0
+        roots = roots_of(tuple(losses.values.unbind()) if is_scaled else losses.outputs)
         for k, root in enumerate(roots):
             keep = retain_graph or create_graph or k + 1 < len(roots)
-            yield self._gradients(root, inputs, create_graph=create_graph, retain_graph=keep)
-
-    def differentiate_tasks(
-        self, losses: TaskLosses, inputs: Sequence[Tensor], *, create_graph: bool = False, retain_graph: bool = False
-    ) -> list[tuple[Tensor, ...]]:
-        """All of ``each_task_gradient`` at once."""
-        return list(self.each_task_gradient(losses, inputs, create_graph=create_graph, retain_graph=retain_graph))
+            outputs, seeds = _start(root)
+            yield self._gradients(outputs, seeds, inputs, at=at, create_graph=create_graph, retain_graph=keep)
 
     def _gradients(
         self,
-        root: Tensor | GradientEdge | Joint | None,
+        outputs: Sequence[Tensor | GradientEdge],
+        seeds: Sequence[Tensor | None],
         inputs: Sequence[Tensor],
         *,
+        at: Mapping[str, Tensor],
         create_graph: bool,
-        retain_graph: bool | None,
+        retain_graph: bool,
     ) -> tuple[Tensor, ...]:
         self.backwards += 1
-        if root is None:
+        scale, group = self.conditions.loss_scale, self.conditions.group
+        if not outputs:
             found = tuple(torch.zeros_like(tensor) for tensor in inputs)
         else:
-            seed: Tensor | None = None
-            if isinstance(root, Joint):
-                seed = torch.zeros_like(root.losses)
-                seed[root.i] = 1.0
-            elif isinstance(root, Tensor) and self.loss_scale != 1.0:
-                seed = torch.full_like(root, self.loss_scale)
-            start: Tensor | GradientEdge = root.losses if isinstance(root, Joint) else root
-            found = torch.autograd.grad(
-                start,
-                inputs,
-                seed,
-                create_graph=create_graph,
-                retain_graph=create_graph if retain_graph is None else retain_graph,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            if self.loss_scale != 1.0:
-                found = tuple(gradient / self.loss_scale for gradient in found)
-        return found if self.group is None else ranks.total(found, self.group)
+            with self.at(at):
+                found = torch.autograd.grad(
+                    outputs,  # type: ignore[arg-type]
+                    inputs,
+                    [seed if seed is None or scale == 1.0 else seed * scale for seed in seeds],
+                    create_graph=create_graph,
+                    retain_graph=retain_graph,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+            found = tuple(g.to_dense() if g.is_sparse else g for g in found)
+            if scale != 1.0:
+                found = tuple(gradient / scale for gradient in found)
+        return found if group is None else ranks.total(found, group)
 
     def merge(self, *, scale: float = 1.0) -> None:
         r"""Detach, then write :math:`\theta \leftarrow \theta + \text{scale}\cdot\Delta\theta` in place.
@@ -187,6 +227,17 @@ class Adapter(Protocol):
             NoMatchError: no shared parameter or layer can be adapted.
         """
         ...
+
+
+def _start(root: Root) -> tuple[list[Tensor | GradientEdge], list[Tensor | None]]:
+    """Where one task's backward pass starts, and with what."""
+    if root is None:
+        return [], []
+    if isinstance(root, Joint):
+        seed = torch.zeros_like(root.losses)
+        seed[root.i] = 1.0
+        return [root.losses], [seed]
+    return [root], [torch.ones_like(root) if isinstance(root, Tensor) else None]
 
 
 def displaced(shared: Mapping[str, Tensor], delta: Mapping[str, Tensor], *, scale: float = 1.0) -> dict[str, Tensor]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mtl_core import TaskLosses, checks
-from mtl_teleport.adapters.protocol import AdapterSession
-from mtl_teleport.sharpness.estimate import Point, Sharpness, Slopes
-from mtl_teleport.sharpness.task_slopes import mean_weights, norm, pull_back, task_slopes, weighted
+from mtl_core import checks
+from mtl_teleport.sharpness import quotient
+from mtl_teleport.sharpness.estimate import Estimate, Sharpness, Slopes
+from mtl_teleport.sharpness.point import Point, norm
+from mtl_teleport.sharpness.task_slopes import task_slopes
 
 __all__ = ["AscentSharpness"]
 
@@ -37,64 +37,34 @@ class AscentSharpness(Sharpness):
     def __init__(self, radius: float = 0.05) -> None:
         self.radius = checks.positive("radius", radius)
 
-    def gain(
-        self,
-        session: AdapterSession,
-        batch: Any,
-        point: Point,
-        losses: TaskLosses,
-        balance: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """The difference quotient along the gradient."""
-        base = weighted(losses, balance)
-        gradients = session.differentiate(base, list(point.values()), retain_graph=True)
-        moved = self._moved(point, gradients)
-        ahead = weighted(session.evaluate(batch, parameters=moved), balance)
-        return (ahead - base) / self.radius
+    def estimate(self, point: Point) -> Estimate:
+        """The difference quotient along the gradient: two evaluations, and three passes once it is differentiated."""
+        base = point.combination(point.weights)
+        gradients = point.session.differentiate(base, point.tensors, at=point.values, retain_graph=True)
+        gain, term = self._ahead(point, gradients)
+        return quotient.estimate(point, gain, [term])
 
-    def slopes(
-        self,
-        session: AdapterSession,
-        batch: Any,
-        point: Point,
-        losses: TaskLosses,
-        balance: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Slopes:
-        r"""As ``gain``, with one pass through the model per task and one more, where a free point allows it.
+    def slopes(self, point: Point) -> Slopes:
+        """As ``estimate``; the tasks' own gradients give the direction u, so that it needs no pass of its own."""
+        found = task_slopes(point, weighted=True)
+        assert found.weighted is not None
+        gain, term = self._ahead(point, found.weighted, in_place=True)
+        found.weighted.clear()
+        return quotient.slopes(point, gain, [term], found)
 
-        The tasks' gradients by the point give the direction u, and by the chain rule through the adapter alone the
-        rows as well; of the sharpness only the perturbed loss is left to differentiate.
-        """
-        if not session.has_free_point:
-            return super().slopes(session, batch, point, losses, balance, generator=generator)
-        weights = mean_weights(losses, balance)
-        base = weighted(losses, balance).detach()
-        found = task_slopes(session, point, losses, weights)
-        tensors, rows, u = list(point.values()), found.rows, found.weighted
-        assert u is not None
-        length = norm(u)
-        step = torch.where(length > 0, self.radius / length, torch.zeros_like(length))
-        with torch.no_grad():
-            for gradient, tensor in zip(u, tensors, strict=True):
-                gradient.mul_(step.to(gradient.dtype)).add_(tensor)
-        moved = {name: tensor.requires_grad_() for name, tensor in zip(point, u, strict=True)}
-        ahead = weighted(session.evaluate(batch, parameters=moved), balance)
-
-        def directions() -> tuple[Tensor, Tensor]:
-            upward = pull_back(tensors, session.trainable, session.differentiate(ahead, list(moved.values())))
-            # The part of the unperturbed loss is a combination of the tasks' rows.
-            return (upward - mean_weights(losses, balance).to(rows) @ rows) / self.radius, rows
-
-        return Slopes((ahead.detach() - base) / self.radius, directions, found.gramian)
-
-    def _moved(self, point: Point, gradients: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _ahead(
+        self, point: Point, gradients: Sequence[Tensor], *, in_place: bool = False
+    ) -> tuple[Tensor, quotient.Term]:
+        """The quotient, and the perturbed point with its graph; ``in_place``, it takes the gradients' memory."""
         length = norm(gradients)
         step = torch.where(length > 0, self.radius / length, torch.zeros_like(length))
-        return {
-            name: torch.addcmul(tensor, gradient, step.to(tensor.dtype))
-            for (name, tensor), gradient in zip(point.items(), gradients, strict=True)
-        }
+        with torch.no_grad():
+            moved = {
+                name: torch.addcmul(tensor, gradient, step.to(tensor.dtype), out=gradient if in_place else None)
+                for (name, tensor), gradient in zip(point.values.items(), gradients, strict=True)
+            }
+        moved = {name: tensor.requires_grad_() for name, tensor in moved.items()}
+        losses = point.session.evaluate(point.batch, parameters=moved)
+        own = point.weights / self.radius
+        change = losses.values.detach() - point.losses.values.detach()
+        return (own.to(change) * change).sum(), quotient.Term(moved, own, losses)

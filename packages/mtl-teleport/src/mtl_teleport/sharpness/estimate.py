@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor
 
-from mtl_core import TaskLosses
-from mtl_teleport.adapters.protocol import AdapterSession
-from mtl_teleport.sharpness.task_slopes import flat, task_slopes
+from mtl_teleport.sharpness.point import Point
 
-__all__ = ["Point", "Sharpness", "SharpnessKind", "Slopes"]
+__all__ = ["Estimate", "Sharpness", "SharpnessKind", "Slopes"]
 
 SharpnessKind = Literal["random", "ascent", "exact"]
 """Names of the three estimates."""
 
-Point = Mapping[str, Tensor]
-"""The parameters at which losses are evaluated, as from ``AdapterSession.parameters``."""
+
+@dataclass(frozen=True)
+class Estimate:
+    r"""Sharpness at one point, for a search that follows one gradient.
+
+    Attributes:
+        gain: the sharpness :math:`L_g`, detached.
+        gradient: gives :math:`\nabla_\varphi(\sum_i a_i L_i + b L_g)`, ``[p]``, for coefficients a ``[k]`` of the tasks
+            present and a scalar b; to be called once at most, since the graph is gone afterwards.
+    """
+
+    gain: Tensor
+    gradient: Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Slopes:
-    r"""Sharpness and losses at one point, to first order in the adapter's tensors :math:`\varphi`.
+    r"""Sharpness and losses at one point, each to first order in the adapter's tensors :math:`\varphi`.
 
     Attributes:
         gain: the sharpness :math:`L_g`, detached.
@@ -46,57 +54,10 @@ class Sharpness(ABC):
     is_random = False
     """Whether two evaluations at one point differ."""
 
-    def __call__(
-        self, session: AdapterSession, batch: Any, balance: Tensor, *, generator: torch.Generator | None = None
-    ) -> tuple[TaskLosses, Tensor]:
-        """Evaluate the losses and the sharpness at the adapted point.
-
-        Args:
-            session: the problem with its adapter.
-            batch: what the problem's losses take.
-            balance: the weights ``R``, ``[m]``.
-            generator: source of random directions, on the parameters' device.
-
-        Returns:
-            the losses at the adapted point, and a scalar; both differentiable by ``session.trainable``.
-        """
-        point = session.parameters()
-        losses = session.evaluate(batch, parameters=point)
-        return losses, self.gain(session, batch, point, losses, balance, generator=generator)
+    @abstractmethod
+    def estimate(self, point: Point) -> Estimate:
+        """The sharpness at a point, and its gradient together with that of the losses."""
 
     @abstractmethod
-    def gain(
-        self,
-        session: AdapterSession,
-        batch: Any,
-        point: Point,
-        losses: TaskLosses,
-        balance: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """The sharpness at ``point``, where the losses have been evaluated; differentiable."""
-
-    def slopes(
-        self,
-        session: AdapterSession,
-        batch: Any,
-        point: Point,
-        losses: TaskLosses,
-        balance: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Slopes:
-        """The sharpness and how it and the losses change with the adapter."""
-        gain = self.gain(session, batch, point, losses, balance, generator=generator)
-        if session.has_free_point:
-            found = task_slopes(session, point, losses, retain_graph=True)
-            return Slopes(
-                gain.detach(), lambda: (flat(session.differentiate(gain, session.trainable)), found.rows), found.gramian
-            )
-
-        def directions() -> tuple[Tensor, Tensor]:
-            upward = flat(session.differentiate(gain, session.trainable, retain_graph=True))
-            return upward, torch.stack([flat(row) for row in session.differentiate_tasks(losses, session.trainable)])
-
-        return Slopes(gain.detach(), directions)
+    def slopes(self, point: Point) -> Slopes:
+        """The sharpness at a point, and how it and each loss change with the adapter."""

@@ -2,47 +2,79 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from mtl_core import TaskLosses
-from mtl_teleport.adapters.protocol import AdapterSession
 from mtl_teleport.double_backward import check_functions
-from mtl_teleport.sharpness.estimate import Point, Sharpness
-from mtl_teleport.sharpness.task_slopes import weighted
+from mtl_teleport.sharpness.estimate import Estimate, Sharpness, Slopes
+from mtl_teleport.sharpness.point import Point, norm
+from mtl_teleport.sharpness.task_slopes import task_slopes
 
 __all__ = ["ExactSharpness"]
 
 
 class ExactSharpness(Sharpness):
-    r"""The gradient norm :math:`\|\nabla L_R(\theta')\|` itself.
+    r"""The gradient norm :math:`\|g\|`, :math:`g = \nabla L_R(\theta')`, itself.
 
-    Its derivative is a Hessian-vector product through the adapter's tensors.
+    Its derivative is a Hessian-vector product that reaches the adapter's tensors only:
+
+    .. math:: \partial_\varphi \|g\| = \partial_\varphi \langle g, u\rangle, \qquad u = g / \|g\| \text{ held.}
 
     Note:
         Beyond the paper. Every operation of the model must be twice differentiable.
     """
 
-    def gain(
-        self,
-        session: AdapterSession,
-        batch: Any,
-        point: Point,
-        losses: TaskLosses,
-        balance: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """The gradient norm.
+    def estimate(self, point: Point) -> Estimate:
+        """The gradient norm, and its gradient together with that of the losses.
 
         Raises:
             InvalidInputError: a hand-written function of the model is only once differentiable.
         """
-        loss = weighted(losses, balance)
-        check_functions(loss)
-        gradients = session.differentiate(loss, list(point.values()), create_graph=True)
-        squared = torch.stack([g.square().sum() for g in gradients]).sum()
-        # The root has no derivative at zero; a stationary point stays where it is.
-        return torch.where(squared > 0, squared, torch.ones_like(squared)).sqrt() * (squared > 0)
+        gain, gradients = _differentiable(point)
+
+        def gradient(by_loss: Tensor, by_gain: Tensor) -> Tensor:
+            unit = by_gain / _or_one(gain)
+            seeds = [g.detach() * unit.to(g) for g in gradients]
+            loss = point.combination(by_loss)
+            found = point.session.differentiate_all(
+                [*gradients, loss], point.inputs, at=point.values, seeds=[*seeds, torch.ones_like(loss)]
+            )
+            return point.pull_back(found)
+
+        return Estimate(gain, gradient)
+
+    def slopes(self, point: Point) -> Slopes:
+        """The gradient norm, and how it and each loss change with the adapter.
+
+        The tasks' own gradients come first: they are used and gone before there is a second graph beside the first.
+
+        Raises:
+            InvalidInputError: a hand-written function of the model is only once differentiable.
+        """
+        check_functions(point.combination(point.weights))
+        found = task_slopes(point, retain_graph=True)
+        gain, gradients = _differentiable(point)
+
+        def directions() -> tuple[Tensor, Tensor]:
+            seeds = [g.detach() for g in gradients]
+            products = point.session.differentiate_all(gradients, point.inputs, at=point.values, seeds=seeds)
+            # The gradients are not needed again, and as large as the parameters.
+            gradients.clear()
+            del seeds
+            upward = point.pull_back(products)
+            return upward / _or_one(gain).to(upward), found.rows
+
+        return Slopes(gain, directions, found.gramian)
+
+
+def _differentiable(point: Point) -> tuple[Tensor, list[Tensor]]:
+    """The gradient norm, detached, and the gradients by the point with their graph."""
+    loss = point.combination(point.weights)
+    check_functions(loss)
+    found = list(point.session.differentiate(loss, point.tensors, at=point.values, create_graph=True))
+    return norm([g.detach() for g in found]), found
+
+
+def _or_one(gain: Tensor) -> Tensor:
+    """The root has no derivative at zero: a stationary point stays where it is."""
+    return torch.where(gain > 0, gain, torch.ones_like(gain))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mtl_core import TaskLosses
-from mtl_teleport.adapters.protocol import AdapterSession
+from mtl_teleport.sharpness.point import Point
 
-__all__ = ["TaskSlopes", "flat", "mean_weights", "norm", "pull_back", "task_slopes", "weighted"]
+__all__ = ["TaskSlopes", "task_slopes"]
 
 _FEW = 3  # vectors whose pairs are multiplied one by one: faster than to copy them into a matrix first
 
@@ -33,55 +33,60 @@ class TaskSlopes:
     gramian: Tensor | None
 
 
-def task_slopes(
-    session: AdapterSession,
-    point: Mapping[str, Tensor],
-    losses: TaskLosses,
-    weights: Tensor | None = None,
-    *,
-    retain_graph: bool = False,
-) -> TaskSlopes:
+def task_slopes(point: Point, *, weighted: bool = False, retain_graph: bool = False) -> TaskSlopes:
     r"""Differentiate each task's loss once, by the whole point; the chain rule through the adapter gives its row.
 
-    Where ``session.holds_all_gradients``, the gradients of all tasks are held together, as by a step that keeps its
-    Jacobian, and their Gramian falls out. Otherwise one is held at a time, beside the weighted sum.
+    Where there is room for it (``Conditions.holds_all_gradients``) the gradients of all tasks are held together, as by
+    a step that keeps its Jacobian, and their Gramian falls out. Otherwise one is held at a time, beside the weighted
+    sum. An adapter that lives in the model's layers is differentiated by its own tensors, and gives no Gramian.
 
     Args:
-        session: the problem with its adapter, which must have a free point.
-        point: from ``session.parameters()``.
-        losses: the losses there.
-        weights: the coefficients ``[k]`` of the weighted sum, if it is wanted.
+        point: where.
+        weighted: whether the gradient of :math:`L_R` is wanted, too.
         retain_graph: keep the graph of the losses.
     """
-    tensors = list(point.values())
+    session, tensors, weights = point.session, point.tensors, point.weights
+    is_free = session.has_free_point
+    together = is_free and session.conditions.holds_all_gradients
+    inputs = tensors if is_free else [*session.trainable, *(tensors if weighted else ())]
+    own = 0 if is_free else len(session.trainable)
     rows: list[Tensor] = []
     held: deque[list[Tensor]] = deque([] for _ in tensors)
     total: list[Tensor] = []
-    for k, gradients in enumerate(session.each_task_gradient(losses, tensors, retain_graph=retain_graph)):
-        rows.append(pull_back(tensors, session.trainable, gradients))
-        if session.holds_all_gradients:
-            for together, gradient in zip(held, gradients, strict=True):
-                together.append(gradient)
-        elif weights is not None and not total:
+    for k, found in enumerate(
+        session.each_task_gradient(point.losses, inputs, at=point.values, retain_graph=retain_graph)
+    ):
+        rows.append(point.pull_back(found, tensors) if is_free else point.pull_back(found[:own]))
+        gradients = found[own:]
+        del found
+        if together:
+            for column, gradient in zip(held, gradients, strict=True):
+                column.append(gradient)
+        elif weighted and not total:
             total = [gradient * weights[k].to(gradient) for gradient in gradients]
-        elif weights is not None:
+        elif weighted:
             for sum_, gradient in zip(total, gradients, strict=True):
                 sum_.add_(gradient * weights[k].to(gradient))
         del gradients
+    gramian = _consumed(held, weights if weighted else None, total, point) if together else None
+    return TaskSlopes(torch.stack(rows), total if weighted else None, gramian)
+
+
+def _consumed(held: deque[list[Tensor]], weights: Tensor | None, total: list[Tensor], point: Point) -> Tensor:
+    """The Gramian of gradients that are held together; with weights, ``total`` is filled with their weighted sum."""
     gramian: Tensor | None = None
-    if session.holds_all_gradients:
-        gramian = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows[0].device)
-        for tensor in tensors:
-            # One parameter after the other, so that a task's part goes as soon as it is used.
-            parts = [gradient.reshape(-1) for gradient in held.popleft()]
-            gramian += _inner_products(parts)
-            if weights is not None:
-                share = parts[0] * weights[0].to(parts[0])
-                for part, weight in zip(parts[1:], weights[1:], strict=True):
-                    share.add_(part * weight.to(part))
-                total.append(share.view(tensor.shape))
-        gramian = _full(gramian.cpu(), losses)
-    return TaskSlopes(torch.stack(rows), None if weights is None else total, gramian)
+    for tensor in point.tensors:
+        # One parameter after the other, so that a task's part goes as soon as it is used.
+        parts = [gradient.reshape(-1) for gradient in held.popleft()]
+        products = _inner_products(parts).to(torch.float64)
+        gramian = products if gramian is None else gramian + products
+        if weights is not None:
+            share = parts[0] * weights[0].to(parts[0])
+            for part, weight in zip(parts[1:], weights[1:], strict=True):
+                share.add_(part * weight.to(part))
+            total.append(share.view(tensor.shape))
+    assert gramian is not None
+    return _full(gramian.cpu(), point.losses)
 
 
 def _inner_products(vectors: Sequence[Tensor]) -> Tensor:
@@ -101,45 +106,3 @@ def _full(gramian: Tensor, losses: TaskLosses) -> Tensor:
     full = gramian.new_zeros(losses.n_tasks, losses.n_tasks)
     full[index[:, None], index] = gramian
     return full
-
-
-def pull_back(point: Sequence[Tensor], tensors: Sequence[Tensor], vectors: Sequence[Tensor]) -> Tensor:
-    """The chain rule through the adapter: gradients by the point to gradients by the adapter's tensors."""
-    attached = [(p, v) for p, v in zip(point, vectors, strict=True) if p.grad_fn is not None]
-    return flat(
-        torch.autograd.grad(
-            [p for p, _ in attached],
-            tensors,
-            [v for _, v in attached],
-            retain_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-    )
-
-
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """All entries in one vector."""
-    return torch.cat([t.reshape(-1) for t in tensors])
-
-
-def mean_weights(losses: TaskLosses, balance: Tensor) -> Tensor:
-    """The coefficients of the present tasks in the weighted loss, ``[k]``."""
-    own = balance if losses.is_complete else balance[list(losses.index)]
-    return own / len(losses.index)
-
-
-def weighted(losses: TaskLosses, balance: Tensor) -> Tensor:
-    """The weighted loss, a scalar."""
-    values = losses.values
-    weights = balance.to(values)
-    return ((weights if losses.is_complete else weights[list(losses.index)]) * values).mean()
-
-
-def norm(tensors: Sequence[Tensor]) -> Tensor:
-    """The norm of all tensors together, in single precision at least."""
-    return (
-        torch.stack([t.float().square().sum() if t.dtype.itemsize < 4 else t.square().sum() for t in tensors])
-        .sum()
-        .sqrt()
-    )

@@ -1,4 +1,4 @@
-"""What gradients and losses must be to be let in, decided quickly; what is wrong with others takes longer."""
+"""Checks of the losses that a method is given, and of products of two Jacobians."""
 
 from __future__ import annotations
 
@@ -15,35 +15,8 @@ __all__ = [
     "check_losses_beside",
     "check_past_losses",
     "cross_gramian",
-    "finite_jacobian",
-    "is_gramian",
-    "is_jacobian",
     "refuse_not_finite",
 ]
-
-
-def is_jacobian(value: object) -> bool:
-    """Whether a value is a real floating matrix with a row; its entries are not looked at."""
-    return isinstance(value, Tensor) and value.ndim == 2 and value.shape[0] > 0 and value.is_floating_point()
-
-
-def is_gramian(value: object) -> bool:
-    """Whether a value is a real floating square matrix with a row; its entries are not looked at."""
-    return is_jacobian(value) and value.shape[0] == value.shape[1]  # type: ignore[attr-defined]
-
-
-def finite_jacobian(value: Tensor) -> Tensor:
-    """A checked Jacobian ``[m, d]`` without its graph.
-
-    Raises:
-        InvalidJacobianError: it is not a finite real floating matrix with a row.
-    """
-    if is_jacobian(value):
-        known = value.detach()
-        # Whatever is not finite makes the sum so. A sum may also overflow: then the rows are read one by one.
-        if math.isfinite(known.sum().item()):
-            return known
-    return checks.jacobian(value).detach()
 
 
 def cross_gramian(value: Tensor) -> Tensor:

@@ -1,0 +1,68 @@
+"""What the training of an adapter works on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mtl_teleport.adapters.protocol import AdapterSession
+from mtl_teleport.objective import Objective
+from mtl_teleport.search_context import Search, task_gramian
+
+__all__ = ["Climb", "Limits", "place_"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far and how long a search may go.
+
+    Attributes:
+        lr: length of a step: the root mean square change of an entry of the adapter's tensors, as in a step of Adam.
+        max_steps: number of steps at most.
+        max_drift: mean relative drift of the losses that will be accepted in the end, or ``None``.
+    """
+
+    lr: float
+    max_steps: int
+    max_drift: float | None
+
+
+@dataclass(frozen=True)
+class Climb:
+    """The training of one adapter, and the path it takes.
+
+    Attributes:
+        session: the adapter, a no-op at first.
+        objective: sharpness, weights and units.
+        search: what there is to go by.
+        held: the losses to hold, one ``[m]`` per probe batch of the search.
+        limits: how far and how long.
+        generator: for random sharpness, on the parameters' device.
+        path: filled by the search: per point that it looked at, the losses ``[m]`` on that turn's batch and the growth
+            of the sharpness (NaN where the point was left for its drift alone).
+    """
+
+    session: AdapterSession
+    objective: Objective
+    search: Search
+    held: Sequence[Tensor]
+    limits: Limits
+    generator: torch.Generator
+    path: list[tuple[tuple[float, ...], float]] = field(default_factory=list)
+
+    def gramian(self) -> Tensor:
+        """The Gramian of the task gradients at the present point, as the step would see it."""
+        view = self.search.view
+        return task_gramian(self.session, self.search.batches[0]) if view is None else view.gramian(self.session)
+
+
+@torch.no_grad()
+def place_(tensors: Sequence[Tensor], values: Tensor) -> None:
+    """Write one vector into tensors, part by part."""
+    for tensor, part in zip(tensors, torch.split(values, [t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view(tensor.shape))
+    # Within one autocast region low-precision copies of leaves are kept, and would go on showing the old values.
+    torch.clear_autocast_cache()

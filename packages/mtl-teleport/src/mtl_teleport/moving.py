@@ -1,0 +1,209 @@
+"""One teleport of a problem: search, judge, write, and put back if anything goes wrong."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mtl_core import InvalidInputError, Problem, StepOptions, TaskGradients, checks
+from mtl_core.extension import AnyMethod, Trace, Wrapper, collect_batch, inner_optimizer
+from mtl_teleport import arguments
+from mtl_teleport.acceptance import judge
+from mtl_teleport.history import HTR, trajectory_cosine
+from mtl_teleport.inner_product import length_of
+from mtl_teleport.isolation import Mode, as_at, isolated
+from mtl_teleport.move import Occasion, Proposal, Seen, described, with_after
+from mtl_teleport.report import TeleportReport
+from mtl_teleport.schedule import Schedule
+from mtl_teleport.search_context import Search, StepView, first, open_search
+from mtl_teleport.step_gradients import check_parameters, learning_rate, present_update, reentrant_refused
+from mtl_teleport.triggers import Trigger, as_trigger
+from mtl_teleport.way_back import WayBack
+
+__all__ = ["Condition", "Moving", "OwnStep", "WrappedMethod"]
+
+WrappedMethod = AnyMethod | Callable[[Tensor], Tensor] | None
+
+Condition = Callable[[Tensor], object]
+"""Any function of the Gramian ``[m, m]`` that says whether to teleport."""
+
+OwnStep = Literal["update", "skip"]
+"""Whether the step of a teleport goes on with the update from the new point, or ends there."""
+
+
+class Moving(Wrapper, ABC):
+    """What may move the shared parameters: when, how far, and from what it has counted so far.
+
+    A subclass proposes a displacement. See ``COST`` for the arguments.
+    """
+
+    def __init__(
+        self,
+        method: WrappedMethod,
+        *,
+        trigger: Trigger | Condition,
+        start_after: int,
+        max_per_epoch: int | None,
+        steps_per_epoch: int | None,
+        probe_batches: Iterable[Any] | None,
+        max_probe_batches: int | None,
+        max_drift: float | None,
+        backtracks: int,
+        mode: Mode = "train",
+        htr: HTR,
+        own_step: OwnStep = "update",
+        seed: int,
+    ) -> None:
+        super().__init__(arguments.wrapped_method(method))
+        self.trigger = as_trigger(trigger)
+        self.schedule = Schedule(start_after=start_after, max_per_epoch=max_per_epoch, steps_per_epoch=steps_per_epoch)
+        self.probe_batches = arguments.probe_batches(probe_batches)
+        self.max_probe_batches = (
+            None if max_probe_batches is None else checks.positive_int("max_probe_batches", max_probe_batches)
+        )
+        self.max_drift = None if max_drift is None else checks.positive("max_drift", max_drift)
+        self.backtracks = arguments.whole("backtracks", backtracks, 0)
+        self.mode: Mode = checks.one_of("mode", mode, get_args(Mode))
+        self.htr: HTR = checks.one_of("htr", htr, get_args(HTR))
+        self.own_step: OwnStep = checks.one_of("own_step", own_step, get_args(OwnStep))
+        self._generator = torch.Generator().manual_seed(arguments.seed(seed))
+        self._due: float | None = None
+
+    @abstractmethod
+    def _propose(self, search: Search) -> Proposal:
+        """Find a displacement; the model must be left as it is."""
+
+    def teleport(
+        self,
+        problem: Problem,
+        batches: Sequence[Any],
+        gradients: TaskGradients,
+        *,
+        lr: float | None = None,
+        optimizer: Optimizer | None = None,
+    ) -> TeleportReport:
+        """Teleport once, whatever the trigger and the limits say.
+
+        If anything raises, the parameters are where they were.
+
+        Args:
+            problem: the model and its losses; its shared parameters are moved in place.
+            batches: the probe batches.
+            gradients: the task gradients at the present point, on the first of the batches.
+            lr: the learning rate of the shared parameters, unless the method has one of its own or ``optimizer`` is
+                given.
+            optimizer: the optimiser of the shared parameters: copies of them that it keeps are moved along.
+
+        Returns:
+            the report; its ``sigma`` is what ``modulated`` needs for the next optimiser step.
+
+        Raises:
+            InvalidInputError: there is no probe batch.
+        """
+        if not batches:
+            raise InvalidInputError("`batches` must hold at least one probe batch, got none.")
+        check_parameters(problem)
+        if optimizer is not None and lr is None:
+            lr = learning_rate(optimizer, problem)
+        back = WayBack(problem.named_shared, None if optimizer is None else inner_optimizer(optimizer))
+        seen = Seen.of(gradients, present_update(problem, self.method, gradients, StepOptions()))
+        trace, counters = Trace(problem.model), self.own_state()
+        try:
+            report = self._move(problem, tuple(batches), seen, back, lr=lr, given=True)
+            if not report.accepted:
+                return report
+            after = collect_batch(problem, batches[0])
+            trace.restore()
+            return with_after(report, after)
+        except BaseException:
+            back.restore()
+            trace.restore()
+            self.load_own_state(counters)
+            raise
+
+    def _move(
+        self,
+        problem: Problem,
+        parts: tuple[Any, ...],
+        seen: Seen,
+        back: WayBack,
+        *,
+        lr: float | None,
+        given: bool = False,
+        options: StepOptions = StepOptions(),
+        trace: Trace | None = None,
+    ) -> TeleportReport:
+        """Search, judge and write.
+
+        Args:
+            problem: the problem.
+            parts: the step's batch in parts, or the probe batches themselves if they are ``given``.
+            seen: the gradients before.
+            back: what writes.
+            lr: the learning rate of the shared parameters.
+            given: whether ``parts`` are the probe batches.
+            options: the step's.
+            trace: taken where the step began, if before now.
+
+        Returns:
+            the report, which lacks what is measured after the move.
+        """
+        occasion = Occasion(
+            max(self.schedule.steps - 1, 0),
+            self.schedule.epoch,
+            self.trigger.name,
+            length_of(problem.named_shared),
+            time.perf_counter(),
+        )
+        self.schedule.record()
+        own = parts if given or self.probe_batches is None else first(self.probe_batches, self.max_probe_batches)
+        trace = Trace(problem.model) if trace is None else trace
+        with isolated(problem.model, mode=self.mode) as flags, reentrant_refused(problem, own[0]):
+            view = StepView(parts[:1] if given else parts, partial(as_at, problem.model, flags, trace))
+            search = open_search(
+                problem, own, seen.gramian, view, lr=lr, options=options, generator=self._generator, mode=self.mode
+            )
+            proposal = self._propose(search)
+            verdict = judge(search, proposal.delta, max_drift=self.max_drift, backtracks=self.backtracks)
+        proposal = replace(proposal, delta={})
+        moved: tuple[float, float] | None = None
+        if verdict.values is not None:
+            shared = problem.named_shared
+            moved = (
+                trajectory_cosine(verdict.values, seen.update, start=shared),
+                length_of(verdict.values, start=shared),
+            )
+            back.write(verdict.values)
+        return described(occasion, search, seen, proposal, verdict, moved)
+
+    def own_state(self) -> dict[str, Any]:
+        """What a step changes here, but for the wrapped method."""
+        return {
+            "schedule": self.schedule.state_dict(),
+            "generator": self._generator.get_state(),
+            "due": self._due,
+        }
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        """Put it back.
+
+        Raises:
+            InvalidInputError: it is the state of another class.
+        """
+        expected = sorted(self.own_state())
+        if sorted(state) != expected:
+            raise InvalidInputError(
+                f"`state` must have the keys {', '.join(expected)} of a {type(self).__name__}, got {sorted(state)}. "
+                "Give what state_dict() returned."
+            )
+        self.schedule.load_state_dict(state["schedule"])
+        self._generator.set_state(state["generator"].cpu())
+        self._due = state["due"]

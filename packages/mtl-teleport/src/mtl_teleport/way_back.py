@@ -1,0 +1,100 @@
+"""The way back from a move: what was there before it, and what of it is still there later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mtl_teleport.adapters.protocol import write_
+from mtl_teleport.inner_product import inner_product
+
+__all__ = ["WayBack"]
+
+
+class WayBack:
+    r"""Writes new values into parameters and can put the old ones back, to the bit.
+
+    An optimiser that keeps a copy of the weights of its own, such as master weights in single precision or a slow
+    average, would write it over the new values at its next step. So whatever in the optimiser's state is such a copy is
+    moved along: a tensor of a parameter's shape that, rounded to the parameter's dtype, equals the parameter before the
+    move. It gets the same displacement, in its own precision. A parameter of nothing but zeros is left out, since a
+    copy of it cannot be told from a fresh average.
+
+    Args:
+        shared: the parameters that may be moved, by name.
+        optimizer: the optimiser that will update them, not a wrapper of it, if there is one.
+    """
+
+    def __init__(self, shared: Mapping[str, Tensor], optimizer: Optimizer | None) -> None:
+        self._shared = shared
+        self._optimizer = optimizer
+        self._previous: dict[str, Tensor] = {}
+        self._copies: list[tuple[Tensor, Tensor]] = []
+        self._moved: dict[str, Tensor] = {}
+        self._start = 0.0
+        self._square = 0.0
+
+    @torch.no_grad()
+    def write(self, values: dict[str, Tensor]) -> None:
+        """Write new values by name; ``values`` is used up.
+
+        Args:
+            values: what to write.
+        """
+        for name in list(values):
+            value = values.pop(name)
+            parameter = self._shared[name]
+            before = parameter.detach().clone()
+            # From here on an error puts this parameter back, too.
+            self._previous[name] = before
+            delta = value - before
+            for copy in self._copies_of(parameter):
+                self._copies.append((copy, copy.clone()))
+                copy.add_(delta.to(copy.dtype))
+            write_(self._shared, {name: value})
+            # Half the room of single precision; what is kept is told to a few digits.
+            kept = delta.to(torch.bfloat16)
+            self._start += float(inner_product(before, kept))
+            self._square += float(inner_product(delta, kept))
+            self._moved[name] = kept
+
+    def restore(self) -> None:
+        """Put everything back that was written; nothing if nothing was, or if it is back already."""
+        write_(self._shared, self._previous)
+        with torch.no_grad():
+            for copy, before in self._copies:
+                copy.copy_(before)
+        self._previous, self._copies, self._moved = {}, [], {}
+
+    def kept(self) -> float | None:
+        r"""How much of the move is in the parameters now.
+
+        .. math:: \frac{\langle\theta_{now} - \theta_{before}, \Delta\theta\rangle}{\|\Delta\theta\|^2}
+
+        1 where the parameters are where they were moved to, or were updated across the move; 0 where it is undone.
+
+        Returns:
+            the number, to about three digits; ``None`` if nothing was moved, or was put back.
+        """
+        if not self._moved or self._square <= 0.0:
+            return None
+        now = sum(float(inner_product(self._shared[name], delta)) for name, delta in self._moved.items())
+        return (now - self._start) / self._square
+
+    def _copies_of(self, parameter: Tensor) -> list[Tensor]:
+        """The optimiser's own copies of a parameter."""
+        if self._optimizer is None or not bool(parameter.any()):
+            return []
+        state = self._optimizer.state.get(parameter, {})
+        return [
+            entry
+            for entry in state.values()
+            if isinstance(entry, Tensor)
+            and entry.shape == parameter.shape
+            and entry.is_floating_point()
+            and entry.device == parameter.device
+            and torch.equal(entry.to(parameter.dtype), parameter.detach())
+        ]
