@@ -52,7 +52,8 @@ def test_version_stands_in_the_package(package: str) -> None:
     module = importlib.import_module(package.replace("-", "_"))
 
     assert re.fullmatch(r"\d+\.\d+\.\d+", module.__version__)
-    assert importlib.metadata.version(package) == module.__version__
+    installed = importlib.metadata.version(package)
+    assert installed == module.__version__, f"the environment knows {package} as it was: install it again"
 
 
 @packages

@@ -21,39 +21,35 @@ from mtl_aggregators import (
     COSMOS,
     DWA,
     FAMO,
-    GLS,
     IMTL,
     IMTLL,
-    LS,
     MARIGOLD,
     PBI,
     RLW,
-    SI,
     STCH,
     UW,
     AuxiliaryWeights,
     Bilevel,
     MainTasks,
 )
-from mtl_core import InvalidInputError
+from mtl_aggregators.registry import own_methods
+from mtl_core import InvalidInputError, LossWeighting, Method
+from mtl_core.extension import offers
 from mtl_core.testing import losses as drawn_losses
 from mtl_core.testing import small_problem
 
+NAMED: dict[str, Callable[[], Any]] = {
+    cls.__name__: cls
+    for cls in own_methods().values()
+    if offers(cls(), LossWeighting) and cls().facts.needs == "losses" and not offers(cls(), Method)
+}
+"""Every method of the package that makes a scalar of the losses."""
+
 FACTORIES: dict[str, Callable[[], Any]] = {
-    "LS": LS,
-    "SI": SI,
-    "GLS": GLS,
-    "RLW": RLW,
+    **NAMED,
     "RLW dirichlet": partial(RLW, distribution="dirichlet"),
-    "DWA": DWA,
     "DWA window": partial(DWA, variant="window", window=2),
-    "UW": UW,
-    "IMTLL": IMTLL,
-    "STCH": STCH,
     "STCH warmup": partial(STCH, variant="warmup", warmup_epochs=0),
-    "COSMOS": COSMOS,
-    "PBI": PBI,
-    "FAMO": FAMO,
     "FAMO released": partial(FAMO, variant="released"),
 }
 STATEFUL: dict[str, Callable[[], Any]] = {

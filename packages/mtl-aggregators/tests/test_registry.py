@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
+import shutil
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,50 +16,63 @@ import torch
 
 import mtl_aggregators
 from mtl_aggregators import MGDA, FairGrad, NashMTL, available, describe, make
-from mtl_aggregators.registry import facts_table, method_class, own_methods
+from mtl_aggregators.__main__ import main, marks, write_page
+from mtl_aggregators.registry import facts_table, method_class, methods_table, own_methods
 from mtl_core import InvalidInputError, InvalidParameterError, UnknownNameError
 from mtl_core.extension import find_plugin, plugin_names
 
+RELEASED = [
+    "alignedmtl",
+    "cagrad",
+    "config",
+    "cosmos",
+    "crmogm",
+    "dbmtl",
+    "dualproj",
+    "dwa",
+    "excessmtl",
+    "fairgrad",
+    "famo",
+    "gls",
+    "graddrop",
+    "gradnorm",
+    "gradvac",
+    "imgrad",
+    "imtl",
+    "imtlg",
+    "imtll",
+    "krum",
+    "ls",
+    "marigold",
+    "mgda",
+    "moco",
+    "modo",
+    "nashmtl",
+    "pbi",
+    "pcd",
+    "pcgrad",
+    "rlw",
+    "sdmgrad",
+    "si",
+    "stch",
+    "trimmedmean",
+    "upgrad",
+    "uw",
+]
+"""Names that a version has shipped, so that none is lost; one that is new need not be here."""
+
+NOT_METHODS = {
+    "GroupedGradVac": "has no default for the groups' sizes",
+    "LogGramian": "made by log_transform, around a method",
+    "LogLosses": "made by log_transform, around a method",
+    "LogStep": "made by log_transform, around a method",
+}
+"""Modules of torch beside the methods, which have no name of their own, and why."""
+
 
 def test_available() -> None:
-    assert available() == [
-        "alignedmtl",
-        "cagrad",
-        "config",
-        "cosmos",
-        "crmogm",
-        "dbmtl",
-        "dualproj",
-        "dwa",
-        "excessmtl",
-        "fairgrad",
-        "famo",
-        "gls",
-        "graddrop",
-        "gradnorm",
-        "gradvac",
-        "imgrad",
-        "imtl",
-        "imtlg",
-        "imtll",
-        "krum",
-        "ls",
-        "marigold",
-        "mgda",
-        "moco",
-        "modo",
-        "nashmtl",
-        "pbi",
-        "pcd",
-        "pcgrad",
-        "rlw",
-        "sdmgrad",
-        "si",
-        "stch",
-        "trimmedmean",
-        "upgrad",
-        "uw",
-    ]
+    assert not set(RELEASED) - set(available())
+    assert available() == sorted(available())
     for name in available():
         assert isinstance(make(name), torch.nn.Module)
 
@@ -102,9 +120,40 @@ def test_a_method_s_name_is_its_class_s() -> None:
         assert method_class(cls.__name__) is cls
 
 
-def test_every_method_is_exported() -> None:
-    missing = [cls.__name__ for cls in own_methods().values() if cls.__name__ not in mtl_aggregators.__all__]
-    assert not missing, f"add to mtl_aggregators/__init__.py, its imports and __all__: {missing}"
+def test_every_method_is_importable_from_the_top() -> None:
+    for cls in own_methods().values():
+        assert getattr(mtl_aggregators, cls.__name__) is cls
+    with pytest.raises(AttributeError, match="module 'mtl_aggregators' has no attribute 'NashNTL'"):
+        _ = mtl_aggregators.NashNTL  # type: ignore[attr-defined]
+
+
+def lacks(cls: type, module: ModuleType) -> list[str]:
+    """What keeps a class from being a method, each with the way out."""
+    found = []
+    if cls.__name__ not in vars(module).get("__all__", ()):
+        found.append(f'add "{cls.__name__}" to __all__ in {module.__name__}')
+    if not isinstance(inspect.getattr_static(cls, "facts", None), property):
+        found.append("declare `facts` as a property")
+    found += [f"implement `{name}`" for name in sorted(vars(cls).get("__abstractmethods__", ()))]
+    found += [
+        f"give `{name}` a default"
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    return found
+
+
+def test_every_class_beside_the_methods_is_one() -> None:
+    missing = {}
+    for info in pkgutil.iter_modules(mtl_aggregators.__path__):
+        if info.ispkg or info.name == "__main__":
+            continue
+        module = importlib.import_module(f"mtl_aggregators.{info.name}")
+        for name, cls in vars(module).items():
+            own = isinstance(cls, type) and issubclass(cls, torch.nn.Module) and cls.__module__ == module.__name__
+            if own and not name.startswith("_") and name not in NOT_METHODS and cls not in own_methods().values():
+                missing[name] = lacks(cls, module)
+    assert not missing, f"these are no methods yet: {missing}"
 
 
 def test_every_method_has_a_test_file() -> None:
@@ -114,11 +163,51 @@ def test_every_method_has_a_test_file() -> None:
     assert not missing, f"write these files, each for its method: {missing}"
 
 
-def test_every_method_is_in_the_documentation() -> None:
+def test_every_method_is_in_the_documentation(tmp_path: Path) -> None:
     page = Path(__file__).parents[3] / "docs" / "methods.md"
     if not page.is_file():
         pytest.skip("the documentation is not part of the package")
-    assert facts_table() in page.read_text(encoding="utf-8"), "run: python -m mtl_aggregators --into docs/methods.md"
+    copy = tmp_path / "methods.md"
+    shutil.copy(page, copy)
+    write_page(copy)
+    assert copy.read_text() == page.read_text(), "run: python -m mtl_aggregators --write docs/methods.md"
+
+
+def test_rows_by_hand_stay_and_new_ones_come_from_the_docstring() -> None:
+    by_hand = "| `mgda` | `MGDA` | by hand | me |"
+    table = methods_table(
+        f"| name | class | update | paper |\n|---|---|---|---|\n{by_hand}\n| `gone` | `Gone` | x | y |\n"
+    )
+    rows = {line.split("`")[1]: line for line in table.splitlines()[2:]}
+    assert list(rows) == list(own_methods())
+    assert rows["mgda"] == by_hand
+    assert rows["gls"] == (
+        "| `gls` | `GLS` | Geometric loss strategy: the geometric mean of the losses | Chennupati et al., CVPRW 2019 |"
+    )
+
+
+def test_pages_without_marks_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    for text in (None, "# Nothing\n", "".join(marks("methods"))):
+        if text is not None:
+            page.write_text(text)
+        with pytest.raises(InvalidInputError, match="`--write` must name a"):
+            write_page(page)
+        assert text is None or page.read_text() == text
+    with pytest.raises(SystemExit) as exit:
+        main(["--write", str(page)])
+    assert exit.value.code == 2
+    assert "`--write` must name a page with the lines" in capsys.readouterr().err
+
+
+def test_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    assert capsys.readouterr().out == facts_table()
+    main(["mgda"])
+    assert capsys.readouterr().out == describe("mgda") + "\n"
+    with pytest.raises(SystemExit):
+        main(["mgd"])
+    assert "Did you mean 'mgda'" in capsys.readouterr().err
 
 
 def test_the_registry_is_the_same_in_every_process() -> None:
@@ -177,6 +266,23 @@ def test_a_class_by_its_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     }.items():
         with pytest.raises(InvalidInputError, match=error):
             make(spec)
+
+
+def test_a_class_without_facts_or_defaults_is_described_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "bare.py").write_text(
+        "class Bare:\n"
+        '    """A callable."""\n\n'
+        "    def __init__(self, *, size: int) -> None: ...\n\n"
+        "    def __call__(self, jacobian: object) -> object: ...\n\n\n"
+        "class Plain:\n"
+        "    def __call__(self, jacobian: object) -> object: ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    nothing = "facts: none declared for default settings"
+    assert describe("bare:Bare") == f"Bare: A callable.\nsettings:\n  size: int\n{nothing}"
+    assert describe("bare:Plain").endswith(f"settings:\n{nothing}")
+    brought(monkeypatch, EntryPoint("bare", "bare:Bare", "mtl.methods"))
+    assert "| `bare` | not declared |" in facts_table()
 
 
 def test_other_groups_in_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def test_method_names_are_normalised() -> None:
     [
         (("digit",), {}, "ctr, digits, toy"),
         (("digits", "fairgard"), {}, "fairgrad"),
-        (("digits", "ls", "jump"), {}, "cost, random, none"),
+        (("digits", "ls", "jump"), {}, "cost, none, random"),
         (("digits", Choice("fairgrad", {"alpa": 1.0})), {}, "alpha"),
         ((Choice("digits", {"widht": 1}),), {}, "width"),
         (("digits", "ls", Choice("cost", {"adapter": "lara"})), {}, "lora, loha, lokr, oft, dense"),

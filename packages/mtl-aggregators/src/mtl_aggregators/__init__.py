@@ -1,5 +1,7 @@
 """Task-weighting methods for multi-task optimisation, on exact and scale-free solvers."""
 
+from typing import TYPE_CHECKING, Any
+
 from mtl_aggregators.aligned_mtl import AlignedMTL
 from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.gramian_method import GramianMethod, RegularisedSolve
@@ -107,3 +109,16 @@ __all__ = [
     "plumbline",
     "stationarity_gap",
 ]
+
+if not TYPE_CHECKING:  # a type checker that saw this would take any misspelt name for a method
+
+    def __getattr__(name: str) -> Any:
+        """A method that has a file beside this one and is not imported above: the file is all that it takes."""
+        # Modules' names are in lower case: asking for one must not import all methods.
+        if name[:1].isupper():
+            from mtl_aggregators.registry import own_methods
+
+            found = own_methods().get(name.lower())
+            if found is not None and found.__name__ == name:
+                return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

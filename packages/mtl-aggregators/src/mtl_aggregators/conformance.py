@@ -12,10 +12,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from mtl_aggregators.bases.facts import Facts, Law
+from mtl_aggregators.bases.facts import DeclaresFacts, Facts, Law
 from mtl_aggregators.bases.three_batches import ThreeBatchMethod
-from mtl_core import InvalidInputError, MissingExtraError, UnknownNameError, individual_progress
-from mtl_core.extension import gramian_of, weighted_sum
+from mtl_aggregators.solvers.solution import TellsSolution
+from mtl_core import InvalidInputError, MissingExtraError, UnknownNameError, Weighting, individual_progress
+from mtl_core.extension import TakesLosses, gramian_of, offers, weighted_sum
 
 try:
     from hypothesis import HealthCheck, given, settings
@@ -69,8 +70,8 @@ def check_aggregator(factory: Factory, laws: Collection[Law] | None = None, *, m
     """
     factory = _as_aggregator(factory)
     if laws is None:
-        facts = getattr(factory(), "facts", None)
-        if not isinstance(facts, Facts):
+        facts = _facts_of(factory())
+        if facts is None:
             raise InvalidInputError(
                 "`laws` must be given for a method without `facts`, got None. Name the laws that it claims: "
                 + ", ".join(LAWS)
@@ -86,8 +87,8 @@ def check_aggregator(factory: Factory, laws: Collection[Law] | None = None, *, m
 
 
 def _run(factory: Factory, law: Law | Always, max_examples: int) -> None:
-    facts = getattr(factory(), "facts", None)
-    fewest = facts.min_tasks if isinstance(facts, Facts) else 1
+    facts = _facts_of(factory())
+    fewest = 1 if facts is None else facts.min_tasks
     n_tasks = [m for m in (*_N_TASKS, fewest) if m >= fewest]
     types = (torch.float64, torch.float32, torch.bfloat16) if law == "finite" else (torch.float64,)
 
@@ -133,6 +134,10 @@ class _OnOneBatch:
         return weighted_sum(jacobian, self.weights(gramian_of(jacobian)))
 
 
+def _facts_of(method: Any) -> Facts | None:
+    return method.facts if offers(method, DeclaresFacts) and isinstance(method.facts, Facts) else None
+
+
 def _as_aggregator(factory: Factory) -> Factory:
     def make() -> Any:
         method = factory()
@@ -145,7 +150,7 @@ def _ingredients(factory: Factory, jacobian: Tensor) -> float:
     """The size of what an update is summed from: what its rounding errors are relative to."""
     norms = jacobian.double().norm(dim=1)
     method = factory()
-    if callable(getattr(method, "weights", None)) and not getattr(method, "takes_losses", False):
+    if offers(method, Weighting) and not (offers(method, TakesLosses) and method.takes_losses):
         return float(method.weights(gramian_of(jacobian)).abs() @ norms)
     return float(norms.max()) + float(method(jacobian).double().norm())
 
@@ -172,7 +177,7 @@ def _non_conflicting(factory: Factory, jacobian: Tensor, seed: int) -> None:
         method = factory()
         update = method(matrix)
         limit = tolerance(dtype)
-        if getattr(getattr(method, "last_solution", None), "regularised", False):
+        if offers(method, TellsSolution) and method.last_solution.regularised:
             # The method says that it solved another problem, for its own has no solution here.
             continue
         # An update lost in rounding beside its ingredients has no direction to speak of.
@@ -183,7 +188,7 @@ def _non_conflicting(factory: Factory, jacobian: Tensor, seed: int) -> None:
 
 def _permutation(factory: Factory, jacobian: Tensor, seed: int) -> None:
     order = torch.randperm(len(jacobian), generator=torch.Generator().manual_seed(seed))
-    if callable(getattr(factory(), "weights", None)):
+    if offers(factory(), Weighting):
         gramian = gramian_of(jacobian)
         assert_equivariant_to_permutation(lambda g: factory().weights(g), gramian, order, tol=_TOLERANCE)
     found, expected = factory()(jacobian[order]), factory()(jacobian)
@@ -192,8 +197,8 @@ def _permutation(factory: Factory, jacobian: Tensor, seed: int) -> None:
 
 def _homogeneous(factory: Factory, jacobian: Tensor, seed: int) -> None:
     factor = (2.0**-40, 1e-7, 0.3, 65536.0, 1e7)[seed % 5]
-    facts = getattr(factory(), "facts", None)
-    degree = facts.homogeneity if isinstance(facts, Facts) and facts.homogeneity is not None else 1.0
+    facts = _facts_of(factory())
+    degree = 1.0 if facts is None or facts.homogeneity is None else facts.homogeneity
     expected = factory()(jacobian) * factor**degree
     size = _ingredients(factory, jacobian) * factor**degree
     what = f"A({factor:g} J) against {factor:g}^{degree:g} A(J)"

@@ -6,14 +6,14 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import mtl_aggregators
+from mtl_aggregators.bases.facts import DeclaresFacts, Facts
 from mtl_core import UnknownNameError
-from mtl_core.extension import find_plugin, is_spec, plain_name, plugin_names
+from mtl_core.extension import find_plugin, is_spec, offers, plain_name, plugin_names
 
-__all__ = ["GROUP", "available", "describe", "facts_table", "make", "method_class", "own_methods"]
+__all__ = ["GROUP", "available", "describe", "facts_table", "make", "method_class", "methods_table", "own_methods"]
 
 GROUP = "mtl.methods"
 """The entry point group under which other packages bring methods."""
@@ -33,13 +33,13 @@ def own_methods() -> dict[str, Callable[..., Any]]:
     can be made without arguments.
     """
     found: dict[str, Callable[..., Any]] = {}
-    for package in (mtl_aggregators, importlib.import_module("mtl_aggregators.bilevel")):
+    for package in map(importlib.import_module, ("mtl_aggregators", "mtl_aggregators.bilevel")):
         for info in pkgutil.iter_modules(package.__path__):
             name = f"{package.__name__}.{info.name}"
             if info.ispkg or name.removeprefix("mtl_aggregators.") in _WITHOUT_METHODS:
                 continue
             module = importlib.import_module(name)
-            for public in module.__all__:
+            for public in vars(module).get("__all__", ()):
                 value = getattr(module, public)
                 if isinstance(value, type) and value.__module__ == module.__name__ and _is_method(value):
                     found[public.lower()] = value
@@ -47,13 +47,23 @@ def own_methods() -> dict[str, Callable[..., Any]]:
 
 
 def _is_method(cls: type) -> bool:
-    if inspect.isabstract(cls) or not isinstance(inspect.getattr_static(cls, "facts", None), property):
-        return False
+    declares = isinstance(inspect.getattr_static(cls, "facts", None), property)
+    return declares and not inspect.isabstract(cls) and not _asks_for_arguments(cls)
+
+
+def _asks_for_arguments(cls: Callable[..., Any]) -> bool:
+    """Whether a class cannot be made without arguments."""
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return all(
-        parameter.default is not parameter.empty or parameter.kind in kinds
-        for parameter in inspect.signature(cls).parameters.values()
-    )
+    parameters = inspect.signature(cls).parameters.values()
+    return any(each.default is each.empty and each.kind not in kinds for each in parameters)
+
+
+def _declared(cls: Callable[..., Any]) -> Facts | None:
+    """What a method declares with its default settings; ``None`` if it declares nothing or has no such settings."""
+    if _asks_for_arguments(cls):
+        return None
+    method = cls()
+    return method.facts if offers(method, DeclaresFacts) else None
 
 
 def available() -> list[str]:
@@ -125,18 +135,16 @@ def describe(name: str) -> str:
         MGDA: Multiple-gradient descent: the min-norm point in the convex hull of the task gradients.
     """
     cls = method_class(name)
-    facts = cls().facts
-    first = (inspect.getdoc(cls) or "").splitlines()[0]
-    settings = [
-        f"  {parameter.name}: {parameter.annotation} = {parameter.default!r}"
-        for parameter in inspect.signature(cls).parameters.values()
-    ]
+    first = (inspect.getdoc(cls) or "").partition("\n")[0]
+    settings = [_setting(parameter) for parameter in inspect.signature(cls).parameters.values()]
+    lines = [f"{cls.__name__}: {first}", "settings:", *settings]
+    facts = _declared(cls)
+    if facts is None:
+        return "\n".join([*lines, "facts: none declared for default settings"])
     degree = "none" if facts.homogeneity is None else f"{facts.homogeneity:g}"
     return "\n".join(
         [
-            f"{cls.__name__}: {first}",
-            "settings:",
-            *settings,
+            *lines,
             f"needs: {facts.needs}",
             f"degree of homogeneity: {degree}",
             f"scale against the sum of equal unit gradients: {facts.scale.formula}",
@@ -148,8 +156,19 @@ def describe(name: str) -> str:
     )
 
 
-def facts_table() -> str:
+def _setting(parameter: inspect.Parameter) -> str:
+    kind = parameter.annotation
+    words = kind if isinstance(kind, str) else inspect.formatannotation(kind)
+    return f"  {parameter.name}: {words}" + (
+        "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+    )
+
+
+def facts_table(names: Iterable[str] | None = None) -> str:
     """The facts that every method declares with its default settings, as a Markdown table of one row per method.
+
+    Args:
+        names: the methods; ``None`` for all of ``available()``.
 
     Example:
         >>> facts_table().splitlines()[0]
@@ -166,8 +185,11 @@ def facts_table() -> str:
         "reference",
     )
     lines = [heads, ("---",) * len(heads)]
-    for name in available():
-        facts = make(name).facts
+    for name in available() if names is None else names:
+        facts = _declared(method_class(name))
+        if facts is None:
+            lines.append((f"`{name}`", *("not declared",) * (len(heads) - 1)))
+            continue
         lines.append(
             (
                 f"`{name}`",
@@ -180,5 +202,32 @@ def facts_table() -> str:
                 facts.reference,
             )
         )
-    rows = ("| " + " | ".join(cells) + " |" for cells in lines)
-    return "\n".join(rows).replace("| --- | --- | --- | --- | --- | --- | --- | --- |", "|" + "---|" * 8) + "\n"
+    return _as_markdown(lines)
+
+
+def methods_table(known: str = "") -> str:
+    """What each method of this package does, as a Markdown table.
+
+    Args:
+        known: a table of the same form. Its rows stay as they are, so that a formula may be written there by hand; a
+            method without one gets the first line of its docstring.
+
+    Example:
+        >>> methods_table("| `ls` | `LS` | the sum | nobody |").splitlines()[17]
+        '| `ls` | `LS` | the sum | nobody |'
+    """
+    rows = {line.split("`")[1]: line for line in known.splitlines() if line.startswith("| `")}
+    table = _as_markdown([("name", "class", "update", "paper"), ("---",) * 4])
+    for name, cls in own_methods().items():
+        facts = _declared(cls)
+        first = (inspect.getdoc(cls) or "").partition("\n")[0].removesuffix(".").replace("|", "&#124;")
+        new = _as_markdown([(f"`{name}`", f"`{cls.__name__}`", first, "" if facts is None else facts.reference)])
+        table += rows.get(name, new.rstrip("\n")) + "\n"
+    return table
+
+
+def _as_markdown(lines: Sequence[Sequence[str]]) -> str:
+    return "".join(
+        "|" + "---|" * len(cells) + "\n" if set(cells) == {"---"} else "| " + " | ".join(cells) + " |\n"
+        for cells in lines
+    )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mtl_core import InvalidInputError, MissingExtraError, SolverError, UnknownNameError
@@ -19,6 +21,8 @@ _USAGE = """usage: mtl-bench COMMAND …
   compare RUNS… [--figures DIR]     tables over finished runs, and figures
   study BENCHMARK [options]         methods beside each other, alone and with teleports; --help lists the options
   ablate BENCHMARK [options]        what of a teleport matters, beside a random move; --help lists the options
+
+NAME is one of `mtl-bench list`, or package.module:Class for a benchmark, method or teleport of your own.
 
 example: mtl-bench run digits --method fairgrad --method.alpha 2 --teleport cost --seeds 3
 """
@@ -41,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments[0] not in commands:
             raise UnknownNameError("command", arguments[0], commands)
-        commands[arguments[0]](arguments[1:])
+        with _modules_beside_the_command():
+            commands[arguments[0]](arguments[1:])
     except (InvalidInputError, MissingExtraError) as error:
         print(f"mtl-bench: {error}", file=sys.stderr)
         return 2
@@ -52,6 +57,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("mtl-bench: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _modules_beside_the_command() -> Iterator[None]:
+    """Let ``mine:Method`` be found in the current directory, as ``python -m`` does and a console script does not."""
+    here = os.getcwd()
+    if here in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.append(here)  # last, so that no file there hides an installed package
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
 
 
 def _list(arguments: Sequence[str]) -> None:

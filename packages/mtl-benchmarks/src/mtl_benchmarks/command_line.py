@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from mtl_aggregators import available as available_methods
 from mtl_benchmarks.benchmarks import available, benchmark_class
 from mtl_benchmarks.components import (
     PARTS,
+    TELEPORTS,
     make_benchmark,
     method_class,
     resolve_benchmark,
@@ -26,6 +28,7 @@ from mtl_benchmarks.matching_lengths import matching_lengths
 from mtl_benchmarks.options import Choice, option_defaults
 from mtl_benchmarks.report import find_runs
 from mtl_core import InvalidInputError, InvalidParameterError, UnknownNameError
+from mtl_core.extension import plain_name
 
 __all__ = ["Plan", "parse_choice", "parse_run", "parse_seeds"]
 
@@ -86,14 +89,22 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 def parse_choice(text: str) -> Choice:
     """``"digits"`` or ``"digits:shift=2,width=4"`` → the choice; numbers, ``true``, ``false`` and ``none`` are read.
 
+    ``package.module:Class`` is a name, and may have options too.
+
     Raises:
         InvalidParameterError: an option without a value.
 
     Example:
         >>> parse_choice("cagrad:c=0.5").options
         {'c': 0.5}
+        >>> parse_choice("mine.methods:Mine:power=2")
+        Choice(name='mine.methods:Mine', options={'power': 2})
     """
-    name, _, listed = text.partition(":")
+    name, colon, listed = text.partition(":")
+    cls, _, further = listed.partition(":")
+    # Behind a registered name stand options, and a word without a value is a mistake in them.
+    if cls.isidentifier() and plain_name(name) not in (*available(), *available_methods()):
+        name, listed = f"{name}{colon}{cls}", further
     options: dict[str, Any] = {}
     for word in filter(None, listed.split(",")):
         key, equals, value = word.partition("=")
@@ -183,6 +194,8 @@ def _select(words: list[str]) -> _Selection:
         raise InvalidInputError(f"`run` must name one benchmark, got {' '.join(positional)}.")
     benchmark_class(positional[0])
     method_class(flags["method"])
+    if plain_name(flags["teleport"]) in (*TELEPORTS, "none"):
+        flags["teleport"] = plain_name(flags["teleport"])
     if flags["teleport"] != "none":
         known = option_defaults(teleport_class(flags["teleport"]), PARTS)
         own = benchmark_class(positional[0]).teleport_options
@@ -215,7 +228,8 @@ def _parser(chosen: _Selection) -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"mtl-bench run {chosen.benchmark}",
         description="Names: --method NAME (default ls), --teleport cost|random|none, --teleport.adapter NAME, "
-        "--teleport.trigger NAME; --teleport.like RUNS gives a random control the lengths of a run with cost. "
+        "--teleport.trigger NAME; a benchmark, method or teleport of one's own is package.module:Class. "
+        "--teleport.like RUNS gives a random control the lengths of a run with cost. "
         "The options below are those of the names given.",
         exit_on_error=False,
     )

@@ -154,7 +154,8 @@ class RunConfig:
     def name(self) -> str:
         """Name of the run's directory: readable, and different for every configuration."""
         case = [f"{key}{value}" for key, value in make_benchmark(self.benchmark).case_options().items()]
-        words = [self.benchmark.name, *case, *self.label.replace("+", "").split(), f"seed{self.seed}"]
+        label = self.label.replace("+", "").replace(":", ".")
+        words = [self.benchmark.file_name, *case, *label.split(), f"seed{self.seed}"]
         return "-".join(words) + "-" + self.digest(with_seed=True)
 
     def digest(self, *, with_seed: bool) -> str:

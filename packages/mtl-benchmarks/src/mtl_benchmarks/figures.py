@@ -55,7 +55,7 @@ def draw_all(runs: Sequence[RunResult], directory: Path) -> list[Path]:
     written = []
     by_benchmark: dict[str, list[RunResult]] = {}
     for run in runs:
-        by_benchmark.setdefault(run.config.benchmark.name, []).append(run)
+        by_benchmark.setdefault(run.config.benchmark.file_name, []).append(run)
     for name, members in by_benchmark.items():
         full = [run for run in members if not run.config.is_single_task]
         if not full:

@@ -38,6 +38,11 @@ class Choice:
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def file_name(self) -> str:
+        """The name as part of a file's name, in which a colon cannot stand everywhere."""
+        return self.name.replace(":", ".")
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for a file."""
         return {"name": self.name, "options": {key: _plain(value) for key, value in self.options.items()}}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
-__all__ = ["Facts", "Law", "Scale"]
+__all__ = ["DeclaresFacts", "Facts", "Law", "Scale"]
 
 Law = Literal[
     "non_conflicting",
@@ -62,3 +62,12 @@ class Facts:
     laws: frozenset[Law]
     reference: str
     min_tasks: int = 1
+
+
+@runtime_checkable
+class DeclaresFacts(Protocol):
+    """A method that declares facts about itself; optional, as the protocols of ``mtl_core.extension`` are."""
+
+    @property
+    def facts(self) -> Facts:
+        """What the method, as configured, declares about itself."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Solution", "Vector"]
+__all__ = ["Solution", "TellsSolution", "Vector"]
 
 Vector = NDArray[np.float64]
 """A float64 array; the shape is in the docstring of whatever takes or returns it."""
@@ -28,3 +29,12 @@ class Solution:
     residual: float
     iterations: int
     regularised: bool = False
+
+
+@runtime_checkable
+class TellsSolution(Protocol):
+    """A method that tells how its last weights were found; optional, as the protocols of ``mtl_core.extension``."""
+
+    @property
+    def last_solution(self) -> Solution:
+        """The solution; ``None``, which counts as not offered, where none was needed."""
