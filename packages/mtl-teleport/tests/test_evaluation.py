@@ -64,8 +64,8 @@ def test_they_are_moved(settings: dict[str, Any], losses: Any, parts: int) -> No
     assert report.accepted, report.reason
 
 
-def test_by_the_control(losses: Any = _residual) -> None:
-    problem, x = _problem(losses)
+def test_by_the_control() -> None:
+    problem, x = _problem(_residual)
     method = RandomTeleport(length=0.1, trigger=lambda gramian: True, max_per_epoch=None)
     (report,) = step(problem, x, torch.optim.Adam(problem.model.parameters(), lr=1e-3), method).events
     assert isinstance(report, TeleportReport)

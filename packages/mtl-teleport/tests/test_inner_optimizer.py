@@ -69,7 +69,7 @@ def test_the_one_that_makes_the_update(wrap: str) -> None:
 
 @pytest.mark.parametrize("wrong", [None, 3, nn.Linear(1, 1), Delegating])
 def test_something_else(wrong: Any) -> None:
-    with pytest.raises(InvalidInputError, match="`optimizer` must be a torch.optim.Optimizer, or hold one"):
+    with pytest.raises(InvalidInputError, match=r"`optimizer` must be a torch\.optim\.Optimizer, or hold one"):
         inner_optimizer(wrong)
 
 
