@@ -90,13 +90,12 @@ def test_a_step_leaves_the_layers_as_they_are() -> None:
 
 def test_they_are_sparse_again_after_an_error() -> None:
     model = Words("bag", sparse=True)
-    seen: list[bool] = []
 
-    def inside() -> None:
-        seen.append(bool(model.words.sparse))
-        raise RuntimeError("inside")
+    def fails() -> None:
+        with dense_embeddings(model):
+            assert not model.words.sparse
+            raise RuntimeError("inside")
 
-    with pytest.raises(RuntimeError, match="inside"), dense_embeddings(model):
-        inside()
-    assert seen == [False]
+    with pytest.raises(RuntimeError, match="inside"):
+        fails()
     assert model.words.sparse

@@ -50,7 +50,7 @@ class WayBack:
             value = values.pop(name)
             parameter = self._shared[name]
             before = parameter.detach().clone()
-            # From here on an error puts this parameter back, too.
+            # Remembered before it is written, so that an error in between puts it back as well.
             self._previous[name] = before
             delta = value - before
             for copy in self._copies_of(parameter):
