@@ -16,6 +16,7 @@ from mtl_core import MicroBatches, Problem
 from mtl_core.extension import collect_problem
 from mtl_teleport import COST, Dense, LoRA, RandomTeleport, TeleportReport, teleportation
 from mtl_teleport import moving as moving_module
+from mtl_teleport import way_back as way_back_module
 from mtl_teleport.way_back import WayBack
 
 Make = Callable[..., tuple[Problem, Any]]
@@ -162,6 +163,17 @@ class TestWayBack:
         assert optimizer.state[p]["master"].tolist() == pytest.approx([1.001, 2.0])
         assert back.kept() is None
         back.restore()
+
+    @pytest.mark.parametrize("size", [3, 4, 5, 9])
+    def test_a_large_parameter_is_measured_in_part(self, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(way_back_module, "_ENTRIES", 4)
+        p = nn.Parameter(torch.ones(size))
+        back = WayBack({"p": p}, None)
+        back.write({"p": 3.0 * torch.ones(size)})
+        assert back.kept() == 1.0
+        with torch.no_grad():
+            p.fill_(1.5)
+        assert back.kept() == pytest.approx(0.25)
 
     def test_an_error_while_it_writes(self) -> None:
         first, second = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))

@@ -78,7 +78,7 @@ def _own(
     """The signature of ``functional.batch_norm``; ``None`` where torch's own is to be called."""
     affine = (weight is None) == (bias is None)
     same = all(t is None or t.dtype == input.dtype for t in (weight, bias, running_mean))
-    # Fewer than two numbers per channel: torch's own refuses them in its own words.
+    # Fewer than two numbers per channel have no variance; torch's own function says so.
     several = input.ndim >= 2 and input.numel() > input.shape[1]
     if not (training and affine and same and several and input.is_floating_point()):
         return None

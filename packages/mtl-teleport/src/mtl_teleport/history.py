@@ -156,11 +156,11 @@ def modulated(
         nonlocal steps
         steps += 1
         if steps > 1:
-            return
+            return  # sigma is for the first update after the move; every later one has the usual factors
         for group in list(inner.param_groups):
             inside = [p for p in group["params"] if id(p) in wanted]
             if mode == "betas" and (inside or forget):
-                # The whole group is meant, and with `forget` every group.
+                # The released code overwrites the betas of a whole group, and resets all of the optimiser.
                 inside = group["params"]
             if inside and forget:
                 _forget(inner, inside, memory)
@@ -171,7 +171,7 @@ def modulated(
                 _scale_factors(inner, group, inside, sigma, groups)
 
     def after_step(*_: object) -> None:
-        memory.clear()  # what the step has written is meant
+        memory.clear()  # the step is done: from here on nothing is to be put back
         _undo(groups)
 
     handle = inner.register_step_pre_hook(before_step)
@@ -209,7 +209,7 @@ def _reuse(
         return
     memory = [state.get(key) for key in ("exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer")]
     undo.extend(partial(tensor.copy_, tensor.clone()) for tensor in memory if isinstance(tensor, Tensor))
-    positive = max(sigma, 0.0)
+    positive = max(sigma, 0.0)  # a second moment is an average of squares, which no negative weight keeps positive
     if isinstance(optimizer, _ACCUMULATED):
         if isinstance(state.get("momentum_buffer"), Tensor):
             state["momentum_buffer"].mul_(sigma)
@@ -244,7 +244,9 @@ def _effective_gradient(group: dict[str, Any], parameter: Tensor) -> Tensor:
     """The gradient as the averages see it: with its sign and coupled weight decay, complex as pairs of reals."""
     assert parameter.grad is not None
     gradient = parameter.grad.neg() if group.get("maximize") else parameter.grad
-    decoupled = group.get("decoupled_weight_decay", "ns_steps" in group)  # Muon's decay is decoupled without saying so
+    decoupled = group.get(
+        "decoupled_weight_decay", "ns_steps" in group
+    )  # Muon's decay is decoupled, and it has no such key
     if group.get("weight_decay") and not decoupled:
         gradient = gradient.add(parameter.detach(), alpha=group["weight_decay"])
     return torch.view_as_real(gradient) if gradient.is_complex() else gradient

@@ -48,7 +48,7 @@ def mean_losses(losses: TaskLosses, group: dist.ProcessGroup) -> TaskLosses:
     present = [i for i, count in enumerate(counts.tolist()) if count]
     own = dict(zip(losses.index, losses.values.unbind(), strict=True))
     outputs = tuple(_with_graph_of(own[i] / counts[i], mean[i]) if i in own else mean[i] for i in present)
-    # Names by position: those of a task that only other ranks have are not in this rank's losses.
+    # By position: the name of a task that only other ranks have is not in this rank's losses.
     names = dict(zip(losses.index, losses.tasks, strict=True))
     tasks = tuple(names.get(i, str(i)) for i in present)
     return TaskLosses(outputs, tasks, tuple(present), losses.n_tasks, losses.features)

@@ -34,10 +34,10 @@ class TeleportReport:
         length: :math:`\|\Delta\theta\|` of the move that was made; 0 if rolled back.
         relative_length: :math:`\|\Delta\theta\| / \|\theta\|` over the shared parameters.
         scale: the part of the proposed displacement that was taken; below 1 after backtracking.
-        kept: how much of the move is in the parameters after the step's own update, :math:`\langle\theta_{after} -
-            \theta_{before}, \Delta\theta\rangle / \|\Delta\theta\|^2`, to about three digits: close to 1, or close to
-            0 where the optimiser has undone the move from a copy of the weights of its own; ``None`` if rolled back,
-            or without a step.
+        kept: how much of the move is in the parameters after the step's own update,
+            :math:`\langle\theta_{after} - \theta_{before}, \Delta\theta\rangle / \|\Delta\theta\|^2`: close to 1, or
+            close to 0 where the optimiser has undone the move from a copy of the weights of its own; ``None`` if rolled
+            back, or without a step.
         adapter_steps: optimisation steps of the adapter.
         search_losses: the losses at each point that the search looked at, on that turn's probe batch; NaN if absent.
         search_growth: the sharpness there over that at the start; NaN where a point was left for its drift alone.

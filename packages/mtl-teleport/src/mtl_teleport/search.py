@@ -27,7 +27,9 @@ SearchKind = Literal["projected", "penalty"]
 """Names of the two ways."""
 
 _RIDGE = 1e-6  # on the unit-diagonal Gramian of the constraints, so that parallel or zero loss gradients do no harm
-_SHRINK, _GROW = 0.5, 1.3  # of the step length, after a step that drifted too far and after one that did not
+# Of the step length, after a step that drifted too far and after one that did not. A retreat undoes between two and
+# three growths, so the length settles where about one point in four is left again, which costs one evaluation.
+_SHRINK, _GROW = 0.5, 1.3
 
 
 def penalty(climb: Climb, aim: Aim) -> int:
@@ -51,6 +53,7 @@ def penalty(climb: Climb, aim: Aim) -> int:
         for tensor, part in zip(session.trainable, value.gradient().split(sizes), strict=True):
             tensor.grad = part.view(tensor.shape)
         adam.step()
+        # Within one autocast region low-precision copies of leaves are kept, and would go on showing the old values.
         torch.clear_autocast_cache()
         del point, value  # one graph at a time: this one goes before the next is made
     return climb.limits.max_steps
@@ -90,7 +93,8 @@ def projected(climb: Climb, aim: Aim) -> int:
         walk.keep(look.growth)
         directions = look.slopes.directions() if step < last else None
         gramian = look.slopes.gramian if turn == 0 else None
-        look.slopes = None  # the graph is gone before the aim is looked at, which needs one of its own
+        # The graph goes before the aim is looked at, which makes one of its own: together they were the peak.
+        look.slopes = None
         if aim.is_reached(climb, look.drift, look.growth, gramian=gramian):
             return step
         if directions is None or not walk.advance(*directions, look.error):
@@ -117,6 +121,7 @@ class _Walk:
         self._climb = climb
         self._tensors = climb.session.trainable
         self._length = limits.lr * math.sqrt(sum(t.numel() for t in self._tensors))
+        # Half of what is accepted in the end: the judgement is over all probe batches, of which a step sees one.
         self._limit = math.inf if limits.max_drift is None else 0.5 * limits.max_drift
         self._good = flat([t.detach() for t in self._tensors])
         self._last: Tensor | None = None
@@ -175,17 +180,20 @@ def _tangent_step(objective: Objective, upward: Tensor, rows: Tensor, error: Ten
         return upward * (length / size) if bool(size > 0) else None
     normal = gramian_of(rows)
     norms = normal.diagonal().sqrt()
+    # Solved with unit diagonal: losses of different scales would otherwise get ridges of different relative size.
     norms = torch.where(norms > 0, norms, torch.ones_like(norms))
     unit = normal / norms[:, None] / norms[None, :]
     unit = unit + _RIDGE * torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
     aside = torch.linalg.solve(unit, _inner(rows, upward) / norms) / norms
     along = upward - aside.to(rows) @ rows
     size = along.norm()
-    # What the ridge leaves of a direction within the span of the losses' gradients is no direction.
+    # Of a direction within the span of the losses' gradients the ridge leaves about a millionth. Scaled up to a whole
+    # step, that remainder would be a step along the very constraints, by rounding alone.
     free = bool(size > 1e-3 * upward.norm()) and bool(size > 0)
     move = along * (length / size) if free else torch.zeros_like(along)
     back = -(torch.linalg.solve(unit, error.to(unit) / norms) / norms).to(rows) @ rows
     back_size = float(back.norm())
+    # A Gauss-Newton step back is only good to first order, as the step along is, and no longer than that.
     if back_size > length:
         back = back * (length / back_size)
     return move + back if free or back_size > 0 else None

@@ -131,10 +131,9 @@ _AGREES = 1e-2
 def _square(gradient: Tensor) -> Tensor:
     stored = gradient.coalesce().values() if gradient.layout == torch.sparse_coo else gradient
     real = torch.view_as_real(stored) if stored.is_complex() else stored
-    return (
-        torch.linalg.vector_norm(real, dtype=torch.float64 if real.dtype == torch.float64 else torch.float32).double()
-        ** 2
-    )
+    wide = torch.float64 if real.dtype == torch.float64 else torch.float32
+    squared: Tensor = torch.linalg.vector_norm(real, dtype=wide).double() ** 2
+    return squared
 
 
 def weighted_backward(outputs: Outputs, index: Sequence[int], shared: Sequence[Tensor]) -> WeightedBackward:

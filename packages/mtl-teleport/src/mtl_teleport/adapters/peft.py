@@ -82,11 +82,12 @@ class PeftAdapter:
         # PEFT looks for its own layers in the whole model and finds those of the other adapter, at whatever depth.
         foreign = [name for name, m in problem.model.named_modules() if type(m).__module__.partition(".")[0] == "peft"]
         if foreign:
-            place = f"at {foreign[0]!r}" if foreign[0] else "around it"
+            where = f"at {foreign[0]!r}" if foreign[0] else "around it"
+            own = type(self).__name__
             raise InvalidInputError(
-                f"`model` must have no PEFT adapter of its own to be adapted by {type(self).__name__}, got one {place}"
-                ". Use mtl_teleport.LoRA(), which displaces that adapter's own matrices, or make it part of the "
-                "weights first: merge_and_unload(), then requires_grad_(True)."
+                f"`model` must have no PEFT adapter of its own to be adapted by {own}, got one {where}. "
+                "Use mtl_teleport.LoRA(), which displaces that adapter's own matrices, or make it part of the weights "
+                "first: merge_and_unload(), then requires_grad_(True)."
             )
         problem.check_functional()
         layers = self._choose(problem)

@@ -153,7 +153,7 @@ class AdapterSession(ABC):
             create_graph: whether the gradients are to be differentiated again.
             retain_graph: keep the graph beyond the last task.
         """
-        # A scaled pass starts from the loss itself, since the seed must have its dtype, which an edge does not tell.
+        # A scaled pass starts from the loss itself: the seed must have its dtype, which a graph edge does not carry.
         is_scaled = self.conditions.loss_scale != 1.0
         roots = roots_of(tuple(losses.values.unbind()) if is_scaled else losses.outputs)
         for k, root in enumerate(roots):

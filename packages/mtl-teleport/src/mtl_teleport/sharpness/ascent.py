@@ -49,7 +49,7 @@ class AscentSharpness(Sharpness):
         found = task_slopes(point, weighted=True)
         assert found.weighted is not None
         gain, term = self._ahead(point, found.weighted, in_place=True)
-        found.weighted.clear()
+        found.weighted.clear()  # its tensors are the perturbed point now
         return quotient.slopes(point, gain, [term], found)
 
     def _ahead(

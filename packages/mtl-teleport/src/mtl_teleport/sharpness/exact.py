@@ -51,6 +51,7 @@ class ExactSharpness(Sharpness):
         Raises:
             InvalidInputError: a hand-written function of the model is only once differentiable.
         """
+        # Before the first pass: what cannot be differentiated twice is then refused without having cost one.
         check_functions(point.combination(point.weights))
         found = task_slopes(point, retain_graph=True)
         gain, gradients = _differentiable(point)
@@ -58,7 +59,7 @@ class ExactSharpness(Sharpness):
         def directions() -> tuple[Tensor, Tensor]:
             seeds = [g.detach() for g in gradients]
             products = point.session.differentiate_all(gradients, point.inputs, at=point.values, seeds=seeds)
-            # The gradients are not needed again, and as large as the parameters.
+            # As large as the parameters, and not needed again; this function lives on until the next point.
             gradients.clear()
             del seeds
             upward = point.pull_back(products)

@@ -48,10 +48,9 @@ def estimate(point: Point, gain: Tensor, terms: Sequence[Term], *, through_terms
     own = _together(terms)
 
     def gradient(by_loss: Tensor, by_gain: Tensor) -> Tensor:
-        ahead = _ahead(point, terms) if through_terms else None
-        # The unperturbed losses last: their graph, from the search's own evaluation, is the older one.
-        behind = point.by_adapter(point.combination(by_loss.to(own) - by_gain.to(own) * own))
-        return behind if ahead is None else behind + by_gain.to(ahead) * ahead
+        # First, so that this graph is gone before one of a perturbed point is made.
+        found = point.by_adapter(point.combination(by_loss.to(own) - by_gain.to(own) * own))
+        return found + by_gain.to(found) * _ahead(point, terms).to(found) if through_terms else found
 
     return Estimate(gain, gradient)
 

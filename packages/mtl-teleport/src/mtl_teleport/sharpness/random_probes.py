@@ -99,7 +99,8 @@ class RandomSharpness(Sharpness):
         """The estimate, and the perturbed points that it was found at with their part in it."""
         weights = point.weights / self.radius
         base = point.losses.values.detach()
-        # Per place in the maximum: the largest change so far, its sign, and where it was seen.
+        # Per maximum (one, or one a task): the largest change so far, its sign, and the probe that gave it. Only the
+        # points of such probes are kept, since each is as large as the parameters.
         places = len(base) if self.maximum == "task" else 1
         best = [(-1.0, 0.0, -1)] * places
         kept: dict[int, dict[str, Tensor]] = {}

@@ -53,9 +53,8 @@ def task_slopes(point: Point, *, weighted: bool = False, retain_graph: bool = Fa
     rows: list[Tensor] = []
     held: deque[list[Tensor]] = deque([] for _ in tensors)
     total: list[Tensor] = []
-    for k, found in enumerate(
-        session.each_task_gradient(point.losses, inputs, at=point.values, retain_graph=retain_graph)
-    ):
+    for found in session.each_task_gradient(point.losses, inputs, at=point.values, retain_graph=retain_graph):
+        weight = weights[len(rows)]
         rows.append(point.pull_back(found, tensors) if is_free else point.pull_back(found[:own]))
         gradients = found[own:]
         del found
@@ -63,10 +62,10 @@ def task_slopes(point: Point, *, weighted: bool = False, retain_graph: bool = Fa
             for column, gradient in zip(held, gradients, strict=True):
                 column.append(gradient)
         elif weighted and not total:
-            total = [gradient * weights[k].to(gradient) for gradient in gradients]
+            total = [gradient * weight.to(gradient) for gradient in gradients]
         elif weighted:
             for sum_, gradient in zip(total, gradients, strict=True):
-                sum_.add_(gradient * weights[k].to(gradient))
+                sum_.add_(gradient * weight.to(gradient))
         del gradients
     gramian = _consumed(held, weights if weighted else None, total, point) if together else None
     return TaskSlopes(torch.stack(rows), total if weighted else None, gramian)
