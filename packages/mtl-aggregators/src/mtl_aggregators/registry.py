@@ -213,8 +213,8 @@ def methods_table(known: str = "") -> str:
             method without one gets the first line of its docstring.
 
     Example:
-        >>> methods_table("| `ls` | `LS` | the sum | nobody |").splitlines()[17]
-        '| `ls` | `LS` | the sum | nobody |'
+        >>> "| `ls` | `LS` | the sum | nobody |" in methods_table("| `ls` | `LS` | the sum | nobody |").splitlines()
+        True
     """
     rows = {line.split("`")[1]: line for line in known.splitlines() if line.startswith("| `")}
     table = _as_markdown([("name", "class", "update", "paper"), ("---",) * 4])
