@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import mtl_core
 from mtl_aggregators import LS, MGDA, NashMTL, UPGrad, available, make
+from mtl_core.extension import WeighsJacobian, offers
 
 
 def setting() -> tuple[mtl_core.Problem, Tensor, torch.optim.Optimizer]:

@@ -80,7 +80,8 @@ def test_a_step_copies_once_and_reads_nothing_else(
     problem, batch = small_problem(3, features=features, dtype=torch.float32)
     optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1, foreach=False)
     step(problem, batch, optimizer, method, keep=keep)
-    for module in ("gradients", "loss_step", "gradient_step", "collecting.deferred"):  # what is read as soon as it is there on the CPU only
+    # What is read as soon as it is there on the CPU only.
+    for module in ("gradients", "loss_step", "gradient_step", "collecting.deferred"):
         monkeypatch.setattr(f"mtl_core.{module}.is_on_host", lambda values: False)
     with CountWaits(monkeypatch) as counted:
         step(problem, batch, optimizer, method, keep=keep)
