@@ -147,7 +147,7 @@ def test_three_batches(name: str, wrapper: str) -> None:
     before = [p.detach().clone() for p in model.parameters()]
     method = WRAPPERS[wrapper][0](make(name))
     report = step(problem, ThreeBatches(*x.chunk(3)), optimizer, method)
-    torch.testing.assert_close(report.losses[0], report.losses[0])
+    assert bool(torch.isfinite(report.losses).all())
     assert not all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
     if wrapper in ("cost", "random"):
         assert [event.kind for event in report.events] == ["teleport"]

@@ -114,7 +114,7 @@ def test_every_method_takes_and_refuses_the_same_features(form: str, make: Calla
     def losses(model: nn.Module, x: Tensor) -> Any:
         z, outputs = model(x)
         found = {name: y.square().mean() for name, y in zip("ab", outputs, strict=True)}
-        return found if form == "plain" else (found, features_of(form, z))
+        return found, features_of(form, z)
 
     problem = Problem(model, losses, shared=model.trunk, tasks=("a", "b"))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -165,7 +165,7 @@ def test_shared_and_heads_are_disjoint(mode: dict[str, Any], features: bool) -> 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("shared", lambda m: m, "must be parameters"),
+        ("shared", lambda m: m.trunk[0].weight, "must be parameters, got one tensor"),
         ("shared", lambda m: [m.trunk], "must hold parameters, got Sequential"),
         ("heads", lambda m: [m.heads], "must hold parameters, got ModuleList"),
         ("heads", lambda m: m.heads[0].weight, "must be parameters, got one tensor"),
@@ -174,11 +174,7 @@ def test_shared_and_heads_are_disjoint(mode: dict[str, Any], features: bool) -> 
 def test_what_is_no_list_of_parameters(name: str, value: Callable[[Any], Any], message: str) -> None:
     problem, batch = small_problem(2)
     outputs = problem.losses(batch).outputs
-    found = value(problem.model)
-    given: dict[str, Any] = {"shared": problem.shared, "heads": (), name: found if found is not problem.model else 0}
-    if found is problem.model:
-        given[name] = problem.shared[0]
-        message = "must be parameters, got one tensor"
+    given: dict[str, Any] = {"shared": problem.shared, "heads": (), name: value(problem.model)}
     with pytest.raises(InvalidInputError, match=f"`{name}` {message}"):
         collect(outputs, given["shared"], heads=given["heads"])
 
