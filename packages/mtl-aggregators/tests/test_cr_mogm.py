@@ -44,6 +44,8 @@ def test_average_of_weights() -> None:
     assert second.tolist() == pytest.approx([0.75 * 0.5 + 0.25 * 0.75, 0.75 * 0.5 + 0.25 * 0.25])
     with pytest.raises(InvalidInputError, match="`weighting` must"):
         CRMOGM(TrimmedMean())
+    with pytest.raises(InvalidInputError, match=r"`weighting` must be an instance.*Give MGDA\(\)"):
+        CRMOGM(MGDA)  # type: ignore[arg-type]
     nested = CRMOGM(MGDA(normalization="loss"))
     assert nested.takes_losses
     problem, batch, optimizer = trunk_problem()

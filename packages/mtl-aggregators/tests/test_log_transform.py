@@ -38,6 +38,8 @@ def test_the_kind_of_method_is_kept() -> None:
     assert isinstance(log_transform(lambda jacobian: jacobian.sum(0)), LogStep)
     with pytest.raises(InvalidInputError, match="`method` must"):
         log_transform(3)
+    with pytest.raises(InvalidInputError, match=r"`method` must be an instance.*Give LS\(\)"):
+        log_transform(LS)
     with pytest.raises(InvalidParameterError, match="`eps` must"):
         log_transform(LS(), eps=0.0)
 

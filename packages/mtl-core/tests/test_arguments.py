@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mtl_core import InvalidInputError, Problem, collect, step
+from mtl_core import (
+    InvalidInputError,
+    InvalidParameterError,
+    Problem,
+    TaskSampling,
+    UpdateEvery,
+    checks,
+    collect,
+    step,
+)
+from mtl_core.extension import FixedWeights, Wrapper
 from mtl_core.report import Keep
 from mtl_core.testing import TwoLayers, reference_jacobian, small_problem
 
@@ -185,3 +198,75 @@ def test_every_mode_still_gives_the_plain_jacobian() -> None:
     losses = problem.losses(batch)
     found = collect(losses.outputs, [*problem.shared, *problem.shared], features={"z": losses.features})
     torch.testing.assert_close(found.matrix, expected)
+
+
+WAYS: dict[str, Callable[[Any], Any]] = {
+    "step": lambda method: method,
+    "UpdateEvery": lambda method: UpdateEvery(method, steps=2),
+    "TaskSampling": lambda method: TaskSampling(method, n_tasks=1),
+    "Wrapper": Wrapper,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [(FixedWeights, r"must be an instance, got the class FixedWeights. Give FixedWeights\(\)"), ("MGDA", "got str")],
+    ids=["a class", "a name"],
+)
+def test_what_is_no_method_is_refused_however_it_is_given(way: str, method: Any, words: str) -> None:
+    problem, batch = small_problem()
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)
+    before = [p.detach().clone() for p in problem.model.parameters()]
+    with pytest.raises(InvalidInputError, match=words):
+        step(problem, batch, optimizer, WAYS[way](method))
+    assert all(torch.equal(p, b) for p, b in zip(problem.model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["of a function", "of a method that owns its step"])
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    [(torch.optim.SGD, "got the class SGD"), (None, "got NoneType"), ([], "got list")],
+    ids=["a class", "none", "a list"],
+)
+def test_what_is_no_optimizer_is_refused(kind: str, optimizer: Any, words: str) -> None:
+    problem, batch = small_problem()
+    method: Any = TaskSampling(FixedWeights(), n_tasks=1) if "owns" in kind else lambda jacobian: jacobian.mean(0)
+    with pytest.raises(InvalidInputError, match=f"`optimizer` must .*{words}"):
+        step(problem, batch, optimizer, method)
+
+
+@pytest.mark.parametrize("value", ["model", Problem, None], ids=str)
+def test_what_is_no_problem_is_refused(value: Any) -> None:
+    problem, batch = small_problem()
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)
+    with pytest.raises(InvalidInputError, match=r"`problem` must be an mtl_core\.Problem"):
+        step(value, batch, optimizer, FixedWeights())
+
+
+@pytest.mark.parametrize(
+    "options", [{"scaler": torch.amp.GradScaler}, {"scaler": "auto"}, {"group": "gloo"}, {"group": 0}], ids=str
+)
+def test_what_is_no_scaler_or_group_is_refused(options: dict[str, Any]) -> None:
+    problem, batch = small_problem()
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)
+    with pytest.raises(InvalidParameterError, match=f"`{next(iter(options))}` must be a torch"):
+        step(problem, batch, optimizer, FixedWeights(), **options)
+
+
+def test_losses_that_cannot_be_called_are_refused() -> None:
+    model = nn.Linear(1, 1)
+    with pytest.raises(InvalidInputError, match="`losses` must be a function"):
+        Problem(model, model(torch.ones(1, 1)).sum(), shared=model, tasks=["a"])  # type: ignore[arg-type]
+
+
+@given(value=st.floats(-2, 3), ends=st.sampled_from(["[]", "[)", "(]", "()"]))
+@example(value=0.0, ends="(]")
+@example(value=1.0, ends="[)")
+def test_an_interval_has_the_ends_it_shows(value: float, ends: Any) -> None:
+    inside = 0 < value < 1 or (value == 0 and ends[0] == "[") or (value == 1 and ends[1] == "]")
+    if inside:
+        assert checks.in_interval("x", value, 0, 1, ends) == value
+    else:
+        with pytest.raises(InvalidParameterError, match=re.escape(f"must lie in {ends[0]}0, 1{ends[1]}")):
+            checks.in_interval("x", value, 0, 1, ends)

@@ -26,7 +26,7 @@ class Empty:
 
 
 BOTH: list[tuple[dict[str, Any], str]] = [
-    ({"method": 3}, r"`method` must have step\(\).*got int.*Give None"),
+    ({"method": 3}, r"`method` must have step\(\).*got int"),
     ({"method": DominatedConflict}, r"`method` must be an instance.*Give DominatedConflict\(\)"),
     ({"trigger": None}, r"`trigger` must be a Trigger or a function.*got NoneType.*DominatedConflict\(\)"),
     ({"trigger": DominatedConflict}, r"`trigger` must be an instance.*Give DominatedConflict\(\)"),

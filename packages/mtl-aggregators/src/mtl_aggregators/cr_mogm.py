@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts
-from mtl_aggregators.bases.parameters import interval, same_tasks
+from mtl_aggregators.bases.parameters import same_tasks
 from mtl_aggregators.mgda import MGDA
 from mtl_core import InvalidInputError, InvalidParameterError, TaskGradients, Weighting, checks
 from mtl_core.extension import TakesLosses, Wrapper, gramian_of, offers, weighted_sum
@@ -57,13 +57,14 @@ class CRMOGM(Wrapper):
                 "Give CRMOGM(MGDA(paper_scale=True)) or the like."
             )
         found = MGDA(paper_scale=paper_scale) if weighting is None else weighting
+        checks.instance("weighting", found)
         if not offers(found, Weighting):
             raise InvalidInputError(
                 f"`weighting` must have weights(gramian), got {type(weighting).__name__}. Average the weights of a "
                 "weighting such as MGDA()."
             )
         super().__init__(found)
-        self.alpha = interval("alpha", alpha, 0.0, 1.0, "[)")
+        self.alpha = checks.in_interval("alpha", alpha, 0.0, 1.0, "[)")
         self._average: Tensor | None = None
 
     @property

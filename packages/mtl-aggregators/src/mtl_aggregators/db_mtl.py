@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.jacobian_method import LossAwareMethod, positive_losses
-from mtl_aggregators.bases.parameters import interval, same_tasks
+from mtl_aggregators.bases.parameters import same_tasks
 from mtl_core import checks
 
 __all__ = ["DBMTL"]
@@ -49,7 +49,7 @@ class DBMTL(LossAwareMethod):
 
     def __init__(self, *, beta: float = 0.9, beta_sigma: float = 0.0, log_losses: bool = True) -> None:
         super().__init__()
-        self.beta = interval("beta", beta, 0.0, 1.0, "[)")
+        self.beta = checks.in_interval("beta", beta, 0.0, 1.0, "[)")
         self.beta_sigma = checks.non_negative("beta_sigma", beta_sigma)
         self.log_losses = bool(log_losses)
         self._steps = 0

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.gramian_method import GramianMethod
-from mtl_aggregators.bases.parameters import interval
 from mtl_aggregators.bases.periodic_weights import HeldWeights
 from mtl_aggregators.cagrad import CAGrad
 from mtl_aggregators.fairgrad import FairGrad
@@ -120,7 +119,7 @@ class IMGrad(GramianMethod):
             )
         self.measure = checks.one_of("measure", measure, ("pm", "lm", "dc"))
         self._held = HeldWeights("update_every", update_every, "IMGrad")
-        self.max_balance = interval("max_balance", max_balance, 0.0, 1.0, "[)")
+        self.max_balance = checks.in_interval("max_balance", max_balance, 0.0, 1.0, "[)")
         self.last_balance: float | None = None
         if backend == "auto" and not self._has_device_solver:
             self.backend = "host"

@@ -24,7 +24,16 @@ from mtl_core import (
     checks,
     step,
 )
-from mtl_core.extension import ProblemView, TakesAbsentTasks, TakesLosses, Wrapper, guarded, is_loss_weighting, offers
+from mtl_core.extension import (
+    ProblemView,
+    TakesAbsentTasks,
+    TakesLosses,
+    Wrapper,
+    check_method,
+    guarded,
+    is_loss_weighting,
+    offers,
+)
 
 __all__ = ["LogGramian", "LogLosses", "LogStep", "log_transform"]
 
@@ -63,17 +72,14 @@ def log_transform(method: Any, *, eps: float = 1e-8) -> LogLosses | LogGramian |
         tensor([2.0000, 0.2500])
     """
     checks.positive("eps", eps)
+    check_method(method)
     if offers(method, Method):
         return LogStep(method, eps)
     if is_loss_weighting(method):
         return LogLosses(method, eps)
     if offers(method, Weighting):
         return LogGramian(method, eps)
-    if callable(method):
-        return LogStep(method, eps)
-    raise InvalidInputError(
-        f"`method` must have step(), weights() or be callable, got {type(method).__name__}. See mtl_core.protocols."
-    )
+    return LogStep(method, eps)
 
 
 def _takes_losses(method: object) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.jacobian_method import LossAwareMethod, positive_losses
-from mtl_aggregators.bases.parameters import interval, same_tasks
+from mtl_aggregators.bases.parameters import same_tasks
 from mtl_aggregators.solvers.simplex import project_simplex
 from mtl_core import checks
 from mtl_core.extension import gramian_of
@@ -68,7 +68,7 @@ class MoCo(LossAwareMethod):
         variant: Literal["paper", "libmtl"] = "paper",
     ) -> None:
         super().__init__()
-        self.beta = interval("beta", beta, 0.0, 1.0, "(]")
+        self.beta = checks.in_interval("beta", beta, 0.0, 1.0, "(]")
         self.beta_sigma = checks.non_negative("beta_sigma", beta_sigma)
         self.gamma = checks.positive("gamma", gamma)
         self.gamma_sigma = checks.non_negative("gamma_sigma", gamma_sigma)

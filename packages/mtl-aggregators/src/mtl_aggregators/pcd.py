@@ -11,12 +11,12 @@ from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.gramian_method import GramianMethod
-from mtl_aggregators.bases.parameters import interval, match_tasks, one_per_task, same_tasks
+from mtl_aggregators.bases.parameters import match_tasks, one_per_task, same_tasks
 from mtl_aggregators.solvers import unit_rows
 from mtl_aggregators.solvers.least_distance import least_distance
 from mtl_aggregators.solvers.rows import RESOLUTION
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core import InvalidInputError, InvalidParameterError
+from mtl_core import InvalidInputError, InvalidParameterError, checks
 
 __all__ = ["PCD"]
 
@@ -69,7 +69,7 @@ class PCD(GramianMethod):
         if type(primary) is not int or primary < 0:
             raise InvalidParameterError(f"`primary` must be the position of a task, got {primary!r}.")
         self.primary = primary
-        self.beta = interval("beta", beta, 0.0, 1.0, "[)")
+        self.beta = checks.in_interval("beta", beta, 0.0, 1.0, "[)")
         self._steps = 0
         self._squares: Vector | None = None
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.loss_checks import cross_gramian
-from mtl_aggregators.bases.parameters import interval, match_tasks, same_tasks, weight_vector
+from mtl_aggregators.bases.parameters import match_tasks, same_tasks, weight_vector
 from mtl_aggregators.bases.three_batches import ThreeBatchMethod
 from mtl_aggregators.solvers.rows import EPS
 from mtl_aggregators.solvers.simplex import project_simplex
@@ -68,7 +68,7 @@ class SDMGrad(ThreeBatchMethod):
         self.lambda_ = checks.non_negative("lambda_", lambda_)
         self.n_iters = checks.positive_int("n_iters", n_iters)
         self.lr = checks.positive("lr", lr)
-        self.momentum = interval("momentum", momentum, 0.0, 1.0, "[)")
+        self.momentum = checks.in_interval("momentum", momentum, 0.0, 1.0, "[)")
         self.paper_scale = bool(paper_scale)
         self.preference: Tensor | None = None
         if preference is not None:

@@ -13,10 +13,17 @@ from torch import Tensor, nn, optim
 from mtl_core.agreement import together
 from mtl_core.distributed import broadcast_buffers_, is_sharded
 from mtl_core.errors import InvalidInputError
-from mtl_core.optimizers import inner_optimizer, parameters_of, refuse_closure, refuse_unsynchronised, uncovered
+from mtl_core.optimizers import (
+    inner_optimizer,
+    parameters_of,
+    refuse_closure,
+    refuse_other,
+    refuse_unsynchronised,
+    uncovered,
+)
 from mtl_core.preservation import Trace
 from mtl_core.problem import Problem
-from mtl_core.protocols import Draws, Remembers, ReportsEvents, offers
+from mtl_core.protocols import Draws, Remembers, ReportsEvents, check_method, offers
 from mtl_core.report import Note, StepOptions
 from mtl_core.wrapped_models import refuse_wrapped
 
@@ -147,7 +154,17 @@ def guarded(problem: Problem, optimizer: Any, method: object, options: StepOptio
         optimizer: the optimiser.
         method: the method that makes the step.
         options: the step's options.
+
+    Raises:
+        InvalidInputError: one of the first three is something else, as a class in place of an instance.
     """
+    if not isinstance(problem, Problem):
+        raise InvalidInputError(
+            f"`problem` must be an mtl_core.Problem, got {type(problem).__name__}. Make one of the model, its losses "
+            "and what they share."
+        )
+    check_method(method)
+    refuse_other(optimizer)
     outer = problem.under_way
     # A wrapper's step holds the wrapped method's: its guard was taken first and covers more.
     if outer is not None:

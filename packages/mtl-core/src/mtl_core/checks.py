@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from mtl_core.errors import InvalidJacobianError, InvalidParameterError, NonScalarLossError
+from mtl_core.errors import InvalidInputError, InvalidJacobianError, InvalidParameterError, NonScalarLossError
 
 __all__ = [
+    "finite",
     "finite_jacobian",
     "gramian",
     "in_interval",
+    "instance",
     "is_gramian",
     "is_jacobian",
     "jacobian",
@@ -28,7 +30,25 @@ __all__ = [
 T = TypeVar("T")
 
 
-def _number(name: str, value: float) -> float:
+def instance(name: str, value: Any) -> Any:
+    """Return ``value`` if it is not a class, which is easily given where one of its instances is meant.
+
+    Raises:
+        InvalidInputError: otherwise.
+    """
+    if isinstance(value, type):
+        raise InvalidInputError(
+            f"`{name}` must be an instance, got the class {value.__name__}. Give {value.__name__}()."
+        )
+    return value
+
+
+def finite(name: str, value: float) -> float:
+    """Return ``value`` if it is a finite number.
+
+    Raises:
+        InvalidParameterError: otherwise.
+    """
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -44,7 +64,7 @@ def positive(name: str, value: float) -> float:
     Raises:
         InvalidParameterError: otherwise.
     """
-    number = _number(name, value)
+    number = finite(name, value)
     if number <= 0:
         raise InvalidParameterError(f"`{name}` must be positive, got {value!r}.")
     return number
@@ -56,7 +76,7 @@ def non_negative(name: str, value: float) -> float:
     Raises:
         InvalidParameterError: otherwise.
     """
-    number = _number(name, value)
+    number = finite(name, value)
     if number < 0:
         raise InvalidParameterError(f"`{name}` must not be negative, got {value!r}.")
     return number
@@ -73,15 +93,19 @@ def positive_int(name: str, value: int) -> int:
     return value
 
 
-def in_interval(name: str, value: float, low: float, high: float) -> float:
-    """Return ``value`` if it lies in the closed interval ``[low, high]``.
+def in_interval(
+    name: str, value: float, low: float, high: float, ends: Literal["[]", "[)", "(]", "()"] = "[]"
+) -> float:
+    """Return ``value`` if it lies in an interval, with the ends that ``ends`` shows.
 
     Raises:
         InvalidParameterError: otherwise.
     """
-    number = _number(name, value)
-    if not low <= number <= high:
-        raise InvalidParameterError(f"`{name}` must lie in [{low:g}, {high:g}], got {value!r}.")
+    number = finite(name, value)
+    above = number >= low if ends[0] == "[" else number > low
+    below = number <= high if ends[1] == "]" else number < high
+    if not (above and below):
+        raise InvalidParameterError(f"`{name}` must lie in {ends[0]}{low:g}, {high:g}{ends[1]}, got {value!r}.")
     return number
 
 

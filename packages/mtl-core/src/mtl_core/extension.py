@@ -8,7 +8,8 @@ address for each name, and kept as stable as ``mtl_core`` itself; whatever is in
 ``finish`` and ``step_from_losses`` end a step, ``together`` lets all ranks raise if one has.
 
 **A method within a method.** ``Wrapper`` hands on what the wrapped method offers; ``offers`` asks for it, by the
-optional protocols; ``ProblemView`` changes the losses; ``FixedWeights`` are weights that are known.
+optional protocols; ``check_method`` refuses what is none; ``ProblemView`` changes the losses; ``FixedWeights`` are
+weights that are known.
 
 **Numbers.** ``gramian_of``, ``weighted_sum``, ``read_gramian``.
 
@@ -51,6 +52,7 @@ from mtl_core.protocols import (
     TakesLosses,
     TakesSeveralBatches,
     WeighsJacobian,
+    check_method,
     is_loss_weighting,
     offers,
 )
@@ -84,6 +86,7 @@ __all__ = [
     "agree",
     "begin",
     "check_finite_losses",
+    "check_method",
     "checked_gramian",
     "collect_batch",
     "collect_problem",

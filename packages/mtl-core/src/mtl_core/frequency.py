@@ -45,12 +45,12 @@ class UpdateEvery(Wrapper):
     """
 
     def __init__(self, method: Weighting, *, steps: int) -> None:
+        super().__init__(method)
         if not offers(method, Weighting):
             raise InvalidInputError(
                 f"`method` must give weights, got {type(method).__name__}. Wrap a weighting such as NashMTL(); other "
                 "methods have nothing to reuse."
             )
-        super().__init__(method)
         self.steps = checks.positive_int("steps", steps)
         self._count = 0
         self._weights: Tensor | None = None

@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor, optim
 
+from mtl_core import checks
 from mtl_core.errors import InvalidInputError
 from mtl_core.problem import Problem
 
-__all__ = ["inner_optimizer", "refuse_closure", "refuse_unsynchronised", "uncovered"]
+__all__ = ["inner_optimizer", "refuse_closure", "refuse_other", "refuse_unsynchronised", "uncovered"]
 
 
 def inner_optimizer(optimizer: Any, *, strict: bool = False) -> optim.Optimizer:
@@ -58,6 +59,20 @@ def inner_optimizer(optimizer: Any, *, strict: bool = False) -> optim.Optimizer:
             " Give the optimiser itself."
         )
     return found
+
+
+def refuse_other(optimizer: Any) -> None:
+    """Refuse what has no parameters and no step.
+
+    Raises:
+        InvalidInputError: it is no optimiser, whether of PyTorch's class or of its form.
+    """
+    checks.instance("optimizer", optimizer)
+    if not (hasattr(optimizer, "param_groups") and hasattr(optimizer, "step")):
+        raise InvalidInputError(
+            f"`optimizer` must be a torch.optim.Optimizer or have its param_groups and step(), got "
+            f"{type(optimizer).__name__}. Give the optimiser itself."
+        )
 
 
 def _held(found: Any) -> dict[str, Any]:

@@ -119,6 +119,11 @@ class Problem:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InvalidInputError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+        if not callable(losses):
+            raise InvalidInputError(
+                f"`losses` must be a function losses(model, batch), got {type(losses).__name__}. It is called anew in "
+                "every step."
+            )
         refuse_wrapped(model)
         if isinstance(tasks, str):
             raise InvalidInputError(f"`tasks` must be a sequence of names, got the single string {tasks!r}.")

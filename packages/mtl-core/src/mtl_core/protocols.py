@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, TypeVar, ru
 import torch
 from torch import Tensor, nn, optim
 
+from mtl_core import checks
+from mtl_core.errors import InvalidInputError
+
 if TYPE_CHECKING:
     from mtl_core.problem import Problem
     from mtl_core.report import Event, StepOptions, StepReport
@@ -37,6 +40,7 @@ __all__ = [
     "TakesSeveralBatches",
     "WeighsJacobian",
     "Weighting",
+    "check_method",
     "is_loss_weighting",
     "offers",
 ]
@@ -229,6 +233,21 @@ def _has(method: object, name: str) -> bool:
     if not hasattr(kind, "__getattr__") or kind.__getattr__ is nn.Module.__getattr__:
         return False
     return hasattr(method, name)
+
+
+def check_method(method: Any) -> Any:
+    """Return ``method`` if it is one of some kind, or a callable, which may take a Jacobian ``[m, d]``.
+
+    Raises:
+        InvalidInputError: it is neither, or the class of a method.
+    """
+    checks.instance("method", method)
+    if not callable(method) and not offers(method, Method) and not offers(method, Weighting):
+        raise InvalidInputError(
+            f"`method` must have step(), weights() or be callable on a Jacobian [m, d], got {type(method).__name__}. "
+            "See mtl_core.protocols."
+        )
+    return method
 
 
 def is_loss_weighting(method: object) -> TypeGuard[LossWeighting]:

@@ -73,6 +73,14 @@ class StepOptions:
             )
         if self.max_norm is not None:
             checks.positive("max_norm", self.max_norm)
+        # By their classes: a half that fits would fail in the middle of the step.
+        if self.scaler is not None and not isinstance(self.scaler, torch.amp.GradScaler):
+            raise InvalidParameterError(f"`scaler` must be a torch.amp.GradScaler, got {self.scaler!r}.")
+        if self.group is not None and not (dist.is_available() and isinstance(self.group, dist.ProcessGroup)):
+            raise InvalidParameterError(
+                f"`group` must be a torch.distributed.ProcessGroup, got {self.group!r}. For example dist.group.WORLD, "
+                "or a device mesh's get_group()."
+            )
         if self.chunk_size is not None:
             checks.positive_int("chunk_size", self.chunk_size)
         if self.per != "model" and (self.keep != "jacobian" or self.heads == "weighted"):

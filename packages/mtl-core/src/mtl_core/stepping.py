@@ -17,7 +17,7 @@ from mtl_core.errors import InvalidInputError
 from mtl_core.gradient_step import finish
 from mtl_core.loss_step import loss_step
 from mtl_core.problem import Problem
-from mtl_core.protocols import AnyMethod, Method, Weighting, is_loss_weighting, offers
+from mtl_core.protocols import AnyMethod, Method, is_loss_weighting, offers
 from mtl_core.report import Clip, Keep, StepOptions, StepReport
 from mtl_core.task_losses import TaskLosses
 
@@ -106,7 +106,7 @@ def step(
         check_gradients=check_gradients,
         reversible=reversible,
     )
-    with problem.reporting() as report_to_hooks, guarded(problem, optimizer, method, options):
+    with guarded(problem, optimizer, method, options), problem.reporting() as report_to_hooks:
         report = make_step(problem, batch, optimizer, method, options)
     report_to_hooks(report)
     return report
@@ -130,11 +130,6 @@ def make_step(
     """
     if offers(method, Method):
         return _delegate(method.step, problem, batch, optimizer, options)
-    if not callable(method) and not offers(method, Weighting):
-        raise InvalidInputError(
-            f"`method` must have step(), weights() or be callable on a Jacobian [m, d], got {type(method).__name__}. "
-            "See mtl_core.protocols."
-        )
     with guarded(problem, optimizer, method, options):
         notes = begin(problem, optimizer, options)
         if is_loss_weighting(method):  # one weight per loss is the same one for every layer, whatever `per`

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core.errors import InvalidInputError
-from mtl_core.protocols import CountsEpochs, Draws, HasMemory, LearnsAfterStep, Remembers, ReportsEvents, Resets, offers
+from mtl_core.protocols import (
+    CountsEpochs,
+    Draws,
+    HasMemory,
+    LearnsAfterStep,
+    Remembers,
+    ReportsEvents,
+    Resets,
+    check_method,
+    offers,
+)
 from mtl_core.report import Event
 
 __all__ = ["Wrapper"]
@@ -27,13 +37,16 @@ class Wrapper(nn.Module):
 
     Attributes:
         method: what is wrapped.
+
+    Raises:
+        InvalidInputError: it is no method, or the class of one.
     """
 
     method: Any
 
     def __init__(self, method: Any) -> None:
         super().__init__()
-        self.method = method
+        self.method = check_method(method)
 
     def own_state(self) -> dict[str, Any]:
         """What the wrapper itself remembers; values that later steps do not change."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mtl_core import InvalidInputError, InvalidParameterError, Method, Weighting
-from mtl_core.extension import FixedWeights, offers
+from mtl_core import InvalidInputError, InvalidParameterError, checks
+from mtl_core.extension import FixedWeights, check_method
 from mtl_teleport.adapters.protocol import Adapter
 
 __all__ = ["adapter", "probe_batches", "seed", "whole", "wrapped_method"]
@@ -20,18 +20,7 @@ def wrapped_method(method: Any) -> Any:
     Raises:
         InvalidInputError: it is not.
     """
-    if isinstance(method, type):
-        raise InvalidInputError(
-            f"`method` must be an instance, got the class {method.__name__}. Give {method.__name__}()."
-        )
-    if method is None:
-        return FixedWeights()
-    if not callable(method) and not offers(method, Method) and not offers(method, Weighting):
-        raise InvalidInputError(
-            f"`method` must have step(), weights() or be callable on a Jacobian [m, d], got {type(method).__name__}. "
-            "Give None for the plain sum of the losses; see mtl_core.protocols."
-        )
-    return method
+    return FixedWeights() if method is None else check_method(method)
 
 
 def adapter(value: Any) -> Adapter:
@@ -40,10 +29,7 @@ def adapter(value: Any) -> Adapter:
     Raises:
         InvalidInputError: it is none.
     """
-    if isinstance(value, type):
-        raise InvalidInputError(
-            f"`adapter` must be an instance, got the class {value.__name__}. Give {value.__name__}()."
-        )
+    checks.instance("adapter", value)
     if not isinstance(value, Adapter):
         raise InvalidInputError(
             f"`adapter` must have attach(problem, batch=, generator=), got {type(value).__name__}. Give "

@@ -77,10 +77,7 @@ def as_trigger(condition: Trigger | Callable[[Tensor], object]) -> Trigger:
     """
     if isinstance(condition, Trigger):
         return condition
-    if isinstance(condition, type):
-        raise InvalidInputError(
-            f"`trigger` must be an instance, got the class {condition.__name__}. Give {condition.__name__}()."
-        )
+    checks.instance("trigger", condition)
     if not callable(condition):
         raise InvalidInputError(
             f"`trigger` must be a Trigger or a function of the Gramian [m, m], got {type(condition).__name__}. For "

@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mtl_core import InvalidInputError, InvalidParameterError
 
-__all__ = ["finite", "interval", "match_tasks", "one_per_task", "same_tasks", "weight_vector"]
-
-
-def interval(name: str, value: float, low: float, high: float, ends: Literal["[]", "[)", "(]", "()"]) -> float:
-    """Return ``value`` if it is a number in an interval with or without its ends.
-
-    Raises:
-        InvalidParameterError: otherwise.
-    """
-    number = finite(name, value)
-    above = number >= low if ends[0] == "[" else number > low
-    below = number <= high if ends[1] == "]" else number < high
-    if not (above and below):
-        raise InvalidParameterError(f"`{name}` must lie in {ends[0]}{low:g}, {high:g}{ends[1]}, got {value!r}.")
-    return number
-
-
-def finite(name: str, value: float) -> float:
-    """Return ``value`` if it is a finite number.
-
-    Raises:
-        InvalidParameterError: otherwise.
-    """
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise InvalidParameterError(f"`{name}` must be a number, got {value!r}.") from None
-    if not math.isfinite(number):
-        raise InvalidParameterError(f"`{name}` must be finite, got {value!r}.")
-    return number
+__all__ = ["match_tasks", "one_per_task", "same_tasks", "weight_vector"]
 
 
 def one_per_task(name: str, values: float | Sequence[float] | Tensor) -> Tensor:

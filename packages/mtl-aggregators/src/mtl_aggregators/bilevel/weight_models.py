@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mtl_aggregators.bases.adam import Adam, Mask, on_host
 from mtl_aggregators.bases.facts import Scale
 from mtl_aggregators.bases.loss_method import above, softmax
-from mtl_aggregators.bases.parameters import finite, one_per_task
+from mtl_aggregators.bases.parameters import one_per_task
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import InvalidInputError, UnknownNameError, checks
 
@@ -177,8 +177,8 @@ class AuxiliaryWeights(WeightModel):
         if not names:
             raise InvalidInputError("`auxiliary` must name at least one task, got none.")
         values = auxiliary if isinstance(auxiliary, Mapping) else dict.fromkeys(names, start)
-        self.auxiliary = {name: finite("start", values[name]) for name in names}
-        self.minimum = None if minimum is None else finite("minimum", minimum)
+        self.auxiliary = {name: checks.finite("start", values[name]) for name in names}
+        self.minimum = None if minimum is None else checks.finite("minimum", minimum)
 
     @property
     def scale(self) -> Scale:
