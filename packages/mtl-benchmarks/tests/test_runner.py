@@ -14,7 +14,8 @@ import torch
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.results import RunDirectory
-from mtl_benchmarks.runner import Progress, RunResult, load_result, run
+from mtl_benchmarks.runner import RunResult, load_result, run
+from mtl_benchmarks.trainer import Progress
 from mtl_core import InvalidParameterError, ResultsDirectoryError
 
 TINY = Choice("digits", {"n_train": 96, "n_test": 60, "width": 2})

@@ -9,7 +9,8 @@ from mtl_benchmarks.options import Choice
 from mtl_benchmarks.pool import run_all
 from mtl_benchmarks.published import PublishedValue, printed_baselines, published_table, published_values
 from mtl_benchmarks.results import Collection, RunDirectory
-from mtl_benchmarks.runner import Progress, RunResult, load_result, run
+from mtl_benchmarks.runner import RunResult, load_result, run
+from mtl_benchmarks.trainer import Progress
 
 __version__ = "0.2.0"
 

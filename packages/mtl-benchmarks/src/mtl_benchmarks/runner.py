@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn, optim
-
-from mtl_benchmarks.batches import BatchSource
-from mtl_benchmarks.benchmark import Benchmark
-from mtl_benchmarks.components import make_benchmark, make_method
 from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.randomness import random_state, seeded, set_random_state
-from mtl_benchmarks.recorder import Recorder
+from mtl_benchmarks.randomness import seeded
 from mtl_benchmarks.results import RunDirectory
-from mtl_core import Problem, ResultsDirectoryError, step
+from mtl_benchmarks.trainer import Progress, Trainer
+from mtl_core import ResultsDirectoryError
 from mtl_core.checks import positive_int
-from mtl_core.extension import CountsEpochs, Remembers, offers
 
-__all__ = ["Progress", "RunResult", "load_result", "run"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, handed to the ``progress`` callback after every step.
-
-    Attributes:
-        done: steps taken, those before a restart included.
-        total: steps of the whole run.
-        epoch: the current epoch, from 0.
-        recorder: what has been recorded so far; reading losses from it waits for the device.
-    """
-
-    done: int
-    total: int
-    epoch: int
-    recorder: Recorder
+__all__ = ["RunResult", "load_result", "run"]
 
 
 @dataclass(frozen=True)
@@ -58,91 +34,6 @@ class RunResult:
     values: Mapping[str, float]
     events: tuple[Mapping[str, Any], ...]
     seconds: float
-
-
-class _Run:
-    """The moving parts of one run, and their state."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        self.benchmark: Benchmark = make_benchmark(config.benchmark)
-        self.model: nn.Module = self.benchmark.build().to(config.device)
-        self.problem: Problem = self.benchmark.problem(self.model, tasks=config.tasks)
-        self.optimizer: optim.Optimizer = self.benchmark.optimizer(self.problem, lr=config.lr)
-        self.batches: BatchSource[Any] = self.benchmark.batches(
-            batch_size=config.batch_size, seed=config.seed, device=config.device
-        )
-        self.method = make_method(
-            config.method,
-            config.teleport,
-            seed=config.seed,
-            device=config.device,
-            probe_batches=self.benchmark.probe_batches(self.batches),
-        )
-        self.recorder = Recorder(config.tasks)
-        self.epoch = 0
-        self.index = 0
-        self.seconds = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "method": self.method.state_dict() if offers(self.method, Remembers) else None,
-            "recorder": self.recorder.state_dict(),
-            "random": random_state(),
-            "epoch": self.epoch,
-            "index": self.index,
-            "seconds": self.seconds,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["method"] is not None:
-            self.method.load_state_dict(state["method"])
-        self.recorder.load_state_dict(state["recorder"])
-        set_random_state(state["random"])
-        self.epoch, self.index, self.seconds = state["epoch"], state["index"], state["seconds"]
-
-    def train_epoch(
-        self, *, save: Callable[[], None], every: int | None, progress: Callable[[Progress], None] | None
-    ) -> None:
-        """The steps of the current epoch that are still to be taken."""
-        config, n_batches = self.config, len(self.batches)
-        if self.index == 0 and offers(self.method, CountsEpochs):
-            self.method.start_epoch(self.epoch)
-        while self.index < n_batches:
-            batch = self.batches.batch(self.epoch, self.index)
-            begin = time.perf_counter()
-            report = step(
-                self.problem, batch, self.optimizer, self.method, heads=config.heads, max_norm=config.max_norm
-            )
-            self.seconds += time.perf_counter() - begin
-            self.recorder.record_step(
-                report, self.benchmark.trace(self.model), epoch=self.epoch, step=self.epoch * n_batches + self.index
-            )
-            self.index += 1
-            if every is not None and self.index % every == 0 and self.index < n_batches:
-                save()
-            if progress is not None:
-                done = self.epoch * n_batches + self.index
-                progress(Progress(done, config.epochs * n_batches, self.epoch, self.recorder))
-
-    def is_learned(self, name: str) -> bool:
-        """Whether a metric belongs to a task that this run trains, or to no single task."""
-        task = next((metric.task for metric in self.benchmark.metrics if metric.name == name), None)
-        return task not in self.benchmark.tasks or task in self.config.tasks
-
-    def end_epoch(self) -> None:
-        evaluation = self.benchmark.evaluate(self.model, device=self.config.device)
-        learned = {
-            split: {name: value for name, value in values.items() if self.is_learned(name)}
-            for split, values in evaluation.items()
-        }
-        self.recorder.end_epoch(learned)
-        self.epoch += 1
-        self.index = 0
 
 
 def run(
@@ -178,7 +69,7 @@ def run(
     if files.read_result() is not None:
         return load_result(directory)
     with files.exclusive(), seeded(config.seed, threads=config.threads):
-        state = _Run(config)
+        state = Trainer(config)
         found = files.read_checkpoint()
         if found is not None:
             state.load_state_dict(found)
@@ -200,7 +91,7 @@ def run(
     return load_result(directory)
 
 
-def _write_tables(files: RunDirectory, state: _Run) -> None:
+def _write_tables(files: RunDirectory, state: Trainer) -> None:
     metrics = {metric.name: (metric.task, metric.unit, metric.higher_is_better) for metric in state.benchmark.metrics}
     header = ("epoch", "split", "task", "metric", "unit", "higher_is_better", "value")
     files.write_table("metrics.csv", header, state.recorder.metric_rows(metrics))

@@ -16,7 +16,8 @@ from mtl_benchmarks.components import make_benchmark
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.report import comparison_table, group_runs, moves_table
 from mtl_benchmarks.results import Collection
-from mtl_benchmarks.runner import Progress, RunResult, run
+from mtl_benchmarks.runner import RunResult, run
+from mtl_benchmarks.trainer import Progress
 
 __all__ = ["execute", "open_console", "print_report", "with_baselines"]
 
