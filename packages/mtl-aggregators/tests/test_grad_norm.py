@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import mtl_core
 from mtl_aggregators import (
     GradNorm,
     make,
 )
-from mtl_core import InvalidInputError, InvalidParameterError
+from mtl_core import DetachedLossError, InvalidInputError, InvalidParameterError, Problem, step
 
 
 def trunk_problem() -> tuple[mtl_core.Problem, Tensor, torch.optim.Optimizer]:
@@ -91,3 +91,18 @@ class TestGradNorm:
 def test_bad_hyper_parameters(name: str, parameters: dict[str, Any]) -> None:
     with pytest.raises(InvalidParameterError, match=f"`{next(iter(parameters))}` must"):
         make(name, **parameters)
+
+
+def test_a_layer_that_some_task_goes_past_is_named() -> None:
+    model = nn.ModuleDict({"low": nn.Linear(2, 2), "high": nn.Linear(2, 2), "a": nn.Linear(2, 1), "b": nn.Linear(2, 1)})
+
+    def losses(model: Any, x: Tensor) -> dict[str, Tensor]:
+        z = model["low"](x)
+        return {"a": model["a"](z).square().mean() + 1, "b": model["b"](model["high"](z)).square().mean() + 1}
+
+    problem = Problem(model, losses, shared=[model["low"], model["high"]], tasks=("a", "b"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(DetachedLossError, match=r"`layer` must be.*got high.weight, high.bias.*\['a'\]") as caught:
+        step(problem, torch.ones(3, 2), optimizer, GradNorm())
+    assert caught.value.tasks == ("a",)
+    assert step(problem, torch.ones(3, 2), optimizer, GradNorm(layer="low")).weights is not None
