@@ -84,7 +84,7 @@ class GradNorm(GramianMethod):
         super().__init__()
         self.alpha = checks.non_negative("alpha", alpha)
         self._adam = Adam(lr=lr)
-        self.layer = None if layer is None else ((layer,) if isinstance(layer, str) else tuple(layer))
+        self.layer = checks.names("layer", (layer,) if isinstance(layer, str) else layer)
         self.task_weights: Tensor | None = None
         self._initial: Tensor | None = None
 
