@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,18 +15,6 @@ from mtl_aggregators import (
     make,
 )
 from mtl_core import DetachedLossError, InvalidInputError, InvalidParameterError, Problem, step
-
-
-def trunk_problem() -> tuple[mtl_core.Problem, Tensor, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    trunk = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 5))
-    model = torch.nn.ModuleDict({"trunk": trunk, "head": torch.nn.Linear(5, 3)})
-
-    def losses(model: Any, x: Tensor) -> Tensor:
-        return (model["head"](model["trunk"](x)) - torch.tensor([0.0, 1.0, -1.0])).square().mean(dim=0)
-
-    problem = mtl_core.Problem(model, losses, shared=model["trunk"], tasks=("a", "b", "c"))
-    return problem, torch.randn(12, 4), torch.optim.SGD(model.parameters(), lr=0.05)
 
 
 class TestGradNorm:
@@ -44,7 +33,7 @@ class TestGradNorm:
         assert float(weights[0]) > 1.05 > float(weights[1])
         assert float(weights.sum()) == pytest.approx(2.0)
 
-    def test_only_the_last_shared_layer_is_measured(self) -> None:
+    def test_only_the_last_shared_layer_is_measured(self, trunk_problem: Callable[..., Any]) -> None:
         problem, batch, optimizer = trunk_problem()
         seen: list[Tensor] = []
 
@@ -61,7 +50,7 @@ class TestGradNorm:
         with pytest.raises(InvalidParameterError, match="`layer` must"):
             mtl_core.step(problem, batch, optimizer, GradNorm(layer="trunk.9"))
 
-    def test_the_update_is_the_weighted_sum(self) -> None:
+    def test_the_update_is_the_weighted_sum(self, trunk_problem: Callable[..., Any]) -> None:
         problem, batch, optimizer = trunk_problem()
         method = GradNorm()
         mtl_core.step(problem, batch, optimizer, method)
