@@ -70,3 +70,17 @@ def test_a_loss_may_itself_be_a_feature(mode: dict[str, Any]) -> None:
     found = collect([low, high * low], [theta], features=[low, high], **mode)
     rows = torch.tensor([[2.0, 0.0], [8.0, 4.0]], dtype=torch.float64)
     torch.testing.assert_close(found.gramian, rows @ rows.T)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("several", [False, True])
+def test_features_and_losses_of_one_compiled_graph(several: bool, mode: dict[str, Any]) -> None:
+    theta = nn.Parameter(torch.tensor([1.0, 2.0]))
+
+    def whole(theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z = theta.square()
+        return z, z.sum(), z.prod()
+
+    z, *losses = torch.compile(whole, backend="aot_eager")(theta)
+    with pytest.raises(InvalidInputError, match=r"leave one compiled graph together.*Compile the trunk alone"):
+        collect(losses, [theta], features=[z, z + 0] if several else z, **mode)
