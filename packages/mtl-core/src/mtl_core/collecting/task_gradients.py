@@ -191,7 +191,7 @@ class TaskGradients:
             shards: the ranks over which they are spread, if they are.
         """
         if self._heads.parameters and self._head_flags is None:
-            self._head_flags = torch.stack([flag.to(torch.float64) for flag in self._heads.flags()])
+            self._head_flags = self._heads.flags()
             if shards is not None:
                 sum_over_ranks_([self._head_flags], shards)
 
