@@ -173,7 +173,8 @@ def guarded(problem: Problem, optimizer: Any, method: object, options: StepOptio
     if outer is not None:
         yield outer
         return
-    with problem.listed_once():
+    problem.list_now()
+    try:
         guard = Guard(problem, optimizer, method, options)
         problem.under_way = guard
         try:
@@ -182,8 +183,9 @@ def guarded(problem: Problem, optimizer: Any, method: object, options: StepOptio
         except BaseException:
             guard.undo()
             raise
-        finally:
-            problem.under_way = None
+    finally:
+        problem.under_way = None
+        problem.forget_listing()
 
 
 def begin(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) -> tuple[Note, ...]:

@@ -39,13 +39,13 @@ class _Values:
 
     Attributes:
         full: ``[m]``, detached, NaN for an absent task.
-        share: the factor ``[m]`` of each part's loss in the mean over parts and ranks.
+        share: the factor ``[m]`` of each part's loss in the mean over parts and ranks; ``None`` where it is 1.
         present: positions of the tasks that are there.
         ready: the losses with their graph, where the batch is not in parts.
     """
 
     full: Tensor
-    share: Tensor
+    share: Tensor | None
     present: list[int]
     ready: TaskLosses | None
 
@@ -108,7 +108,7 @@ def _evaluate(problem: Problem, batch: Any, losses: TaskLosses | None) -> _Value
         ready = problem.losses(batch) if losses is None else losses
         _check_graph(problem, ready)
         full = ready.full(float("nan")).detach()
-        seen = _Values(full, torch.ones_like(full), list(ready.index), ready)
+        seen = _Values(full, None, list(ready.index), ready)
     # On a device, reading the losses now would wait for it; they are read with the gradients' flag, in `_check`.
     if is_on_host(seen.full):
         check_finite_losses(seen.full, problem.tasks, seen.present)
@@ -125,7 +125,10 @@ def _over_ranks(seen: _Values, ranks: dist.ProcessGroup, *, sharded: bool) -> _V
     # The weights must come from the same losses on every rank, or ranks would make different updates.
     full, counts = mean_over_tasks_present_(seen.full, seen.present, ranks)
     # The hooks of a sharded model take the mean over ranks themselves.
-    share = seen.share if sharded else seen.share / counts.to(seen.share).clamp(min=1.0)
+    share = seen.share
+    if not sharded:
+        among = 1.0 / counts.to(full).clamp(min=1.0)
+        share = among if share is None else share * among
     return _Values(full, share, [i for i, count in enumerate(counts.tolist()) if count], seen.ready)
 
 
@@ -157,8 +160,11 @@ def _differentiate(
         values = losses.values
         if values.dtype in (torch.float16, torch.bfloat16):
             values = values.float()  # the loss scale would make a half-precision loss overflow
-        ones = pick(seen.share, losses.index).to(values.dtype)
-        own = pick(weights, losses.index).to(values.dtype) * ones
+        own = pick(weights, losses.index).to(values.dtype)
+        ones = torch.ones_like(own)
+        if seen.share is not None:
+            ones = pick(seen.share, losses.index).to(values.dtype)
+            own = own * ones
         if options.scaler is not None:
             own, ones = options.scaler.scale(own), options.scaler.scale(ones)
         if sharded:

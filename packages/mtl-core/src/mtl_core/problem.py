@@ -125,19 +125,18 @@ class Problem:
         """Number ``m`` of tasks."""
         return len(self.tasks)
 
-    @contextmanager
-    def listed_once(self) -> Iterator[None]:
-        """Find the parameters once for a while, instead of at each question; they must stay the same objects.
+    def list_now(self) -> None:
+        """Look through the model once, instead of at each question; its parameters must then stay the same objects.
 
         A sharded model is always looked through anew, since a forward pass puts other objects in the places of its
         parameters.
         """
-        before, found = self._now, Listing(self.model, self._places)
+        found = Listing(self.model, self._places)
         self._now = None if is_sharded(found.shared) else found
-        try:
-            yield
-        finally:
-            self._now = before
+
+    def forget_listing(self) -> None:
+        """Look through the model at each question again."""
+        self._now = None
 
     @property
     def listing(self) -> Listing:

@@ -68,7 +68,7 @@ def sequential_rows(
         # The tasks' graphs share the trunk, so that only the last pass may free it.
         found = _grad(root, (*shared, *heads), retain_graph or k < len(names) - 1)
         row = found[: len(shared)]
-        if row.count(None) == len(row):
+        if not any(g is not None for g in row):
             # All detached tasks are named in one error, after the loop.
             detached.append(names[k])
             continue
@@ -126,7 +126,7 @@ def head_gradients(
     for name, root, places in zip(names, roots_of(outputs), owned, strict=True):
         found = _grad(root, (*features, *[heads[k] for k in places]), True)
         at_features.append(found[: len(features)])
-        if at_features[-1].count(None) == len(features):
+        if not any(g is not None for g in at_features[-1]):
             detached.append(name)
         row: list[Tensor | None] = [None] * len(heads)
         for k, gradient in zip(places, found[len(features) :], strict=True):

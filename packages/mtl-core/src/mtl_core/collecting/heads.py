@@ -48,7 +48,7 @@ class HeadGradients:
         counts = [len(group) for group in groups]
         if not any(counts):
             return torch.zeros(self._n_tasks, dtype=torch.float64, device=self.parameters[0].device)
-        sums = _sums([g for group in groups for g in group])
+        sums = torch.stack(_sums([g for group in groups for g in group]))
         # In few operations: for small heads their number is what this takes.
         if counts.count(counts[0]) == len(counts):
             found = sums.view(len(counts), counts[0]).sum(dim=1, dtype=torch.float64)
@@ -155,15 +155,15 @@ def finite_flag(gradients: Sequence[Tensor]) -> Tensor:
     # Small ones side by side first: two operations for all of them take half the time of one each.
     sums = _sums(gradients if len(small) < 4 or is_sharded(gradients) else [torch.cat(small), *rest])
     # Zero times NaN or infinity is NaN, and zero times anything else is zero: no branch, so the host does not wait.
-    return sums.sum(dtype=torch.float64) * 0.0
+    return (sums[0] if len(sums) == 1 else torch.stack(sums).sum(dtype=torch.float64)) * 0.0
 
 
 _SMALL = 1 << 12
 """Entries up to which a gradient is copied beside others rather than summed by itself."""
 
 
-def _sums(gradients: Sequence[Tensor]) -> Tensor:
-    """The sum of each gradient's entries, ``[n]``."""
+def _sums(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """The sum of each gradient's entries, all of one dtype."""
     sharded = is_sharded(gradients)
     sums: list[Tensor] = []
     for gradient in gradients:
@@ -175,7 +175,7 @@ def _sums(gradients: Sequence[Tensor]) -> Tensor:
     # One conversion at the end: one for each of them took longer than the sums of a network of small layers.
     if len({each.dtype for each in sums}) > 1:
         sums = [each.to(torch.float64) for each in sums]
-    return torch.stack(sums)
+    return sums
 
 
 def _local(gradient: Tensor) -> Tensor:
