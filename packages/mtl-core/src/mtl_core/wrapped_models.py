@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 from torch import nn
 
@@ -30,7 +31,8 @@ def refuse_wrapped(modules: Iterable[tuple[str, nn.Module]]) -> None:
         InvalidInputError: naming the module.
     """
     for name, module in modules:
-        found = _wrapper(type(module))
+        kind: Any = type(module)
+        found = _wrapper(kind)
         if found is None:
             continue
         where = f"{found} at {name!r}" if name else found

@@ -156,8 +156,8 @@ def feature_rows(
         # every operation allows, and which costs time where there is one task.
         if len(part) == 1:
             pairs = [(z, g) for z, g in zip(features, part[0], strict=True) if g is not None]
-            starts, own = zip(*pairs, strict=True)
-            row = torch.autograd.grad(starts, shared, own, retain_graph=keep, allow_unused=True)
+            before, own = zip(*pairs, strict=True)
+            row = torch.autograd.grad(before, shared, own, retain_graph=keep, allow_unused=True)
             store.row(start, row)
             continue
         used = [j for j in range(len(features)) if any(row[j] is not None for row in part)]

@@ -107,7 +107,10 @@ def _nodes(tensors: Iterable[Tensor]) -> list[Node]:
     with torch.enable_grad():
         for tensor in tensors:
             made: Any = tensor.grad_fn
-            found.append(tensor.view_as(tensor).grad_fn.next_functions[0][0] if made is None else made)  # type: ignore[union-attr]
+            if made is None:
+                view: Any = tensor.view_as(tensor)
+                made = view.grad_fn.next_functions[0][0]
+            found.append(made)
     return found
 
 
