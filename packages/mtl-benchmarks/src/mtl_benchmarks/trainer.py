@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -85,6 +86,9 @@ class Trainer:
         self._options: dict[str, Any] = {"heads": config.heads, "scaler": self.scaler}
         if self.training.clip is not None:
             self._options |= self.training.clip.for_step()
+        # Imports that making the parts brings about draw from Python's generator (rich does), and only the first time
+        # in a process: without this, runs in one process would differ from runs in their own.
+        random.seed(config.seed)
 
     @property
     def steps_per_epoch(self) -> int:
