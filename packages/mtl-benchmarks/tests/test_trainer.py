@@ -16,12 +16,13 @@ from mtl_benchmarks.batches import Batches, Part, part_of
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.optimizers import OptimizerChoice
 from mtl_benchmarks.options import Choice
+from mtl_benchmarks.outcome import Best, EarlyStopping, MeanOfLast
 from mtl_benchmarks.randomness import seeded
 from mtl_benchmarks.results import RunDirectory
 from mtl_benchmarks.runner import run
 from mtl_benchmarks.schedules import Cosine, Plateau, Span, StepDecay
 from mtl_benchmarks.trainer import Progress, Trainer
-from mtl_benchmarks.training import Best, Clip, EarlyStopping, MeanOfLast, Training
+from mtl_benchmarks.training import Clip, Training
 
 DIGITS = Choice("digits", {"n_train": 44, "n_test": 20, "n_validation": 20, "width": 2})
 ADAM = OptimizerChoice("adam", {"lr": 1e-2})
@@ -179,7 +180,7 @@ def test_micro_batches_make_the_step_of_the_whole_batch(method: str) -> None:
             trainer.model.double()
             trainer.batches._fetch = _in_double(trainer.batches._fetch)  # type: ignore[attr-defined]
             for _ in range(trainer.total_steps):
-                trainer._take_step()
+                trainer.take_step()
         states.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=1e-9)
     torch.testing.assert_close(states[2], states[3], rtol=0, atol=1e-9)
@@ -207,7 +208,7 @@ def test_unequal_micro_batches_count_by_their_samples() -> None:
 def test_autocast_computes_losses_in_half_precision_and_gradients_of_the_parameters_in_single() -> None:
     with seeded(0, threads=1):
         trainer = Trainer(resolve(SETTINGS["bf16"], "fairgrad"))
-        trainer._take_step()
+        trainer.take_step()
     gramian = trainer.recorder.state_dict()["gramians"]
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in trainer.model.parameters())
     assert gramian.dtype == torch.float64
@@ -223,7 +224,7 @@ def test_an_overflow_under_the_scaler_is_an_event_and_no_end(tmp_path: Path) -> 
         assert trainer.scaler is not None
         trainer.scaler.load_state_dict({**trainer.scaler.state_dict(), "scale": 2.0**60})
         before = [p.detach().clone() for p in trainer.model.parameters()]
-        trainer._take_step()
+        trainer.take_step()
     assert [event["kind"] for event in trainer.recorder.events] == ["skipped_update"]
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
 

@@ -12,9 +12,10 @@ from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.metrics import Baseline
 from mtl_benchmarks.optimizers import OptimizerChoice
 from mtl_benchmarks.options import Choice
+from mtl_benchmarks.outcome import Best, EarlyStopping, Last, MeanOfLast
 from mtl_benchmarks.schedules import Constant, Cosine, Plateau, Span, StepDecay
 from mtl_benchmarks.selection import Selection
-from mtl_benchmarks.training import Best, Clip, EarlyStopping, Last, MeanOfLast, Training
+from mtl_benchmarks.training import Clip, Training
 from mtl_core import InvalidInputError, InvalidParameterError, UnknownNameError
 
 spans = st.builds(Span, st.integers(1, 50), st.sampled_from(["epochs", "steps"]))

@@ -20,8 +20,9 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from mtl_benchmarks.optimizers import OptimizerChoice
+from mtl_benchmarks.outcome import Best, MeanOfLast
 from mtl_benchmarks.schedules import Plateau, Span, StepDecay
-from mtl_benchmarks.training import Best, Clip, MeanOfLast, Training
+from mtl_benchmarks.training import Clip, Training
 from mtl_core.checks import one_of
 
 __all__ = ["PROTOCOLS", "Family", "celeba", "cityscapes", "mt10", "nyuv2", "qm9"]

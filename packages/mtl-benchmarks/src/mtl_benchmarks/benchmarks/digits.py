@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtl_benchmarks.batches import Batches
+from mtl_benchmarks.batches import Batches, Part
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.models.overlay_cnn import OverlayCNN
 from mtl_benchmarks.optimizers import OptimizerChoice
+from mtl_benchmarks.tally import Rows, Tally
 from mtl_benchmarks.training import Training
 from mtl_core import InvalidParameterError, MissingExtraError, Problem
 from mtl_core.checks import in_interval, one_of, positive, positive_int
@@ -50,7 +51,7 @@ class OverlaidDigits:
     def __len__(self) -> int:
         return len(self.left)
 
-    def rows(self, rows: Tensor) -> OverlaidDigits:
+    def rows(self, rows: Tensor | slice) -> OverlaidDigits:
         """The chosen pairs."""
         return OverlaidDigits(self.images[rows], self.left[rows], self.right[rows], self.sources[rows])
 
@@ -235,26 +236,36 @@ class Digits(Benchmark):
         return Batches(lambda rows, generator: data.rows(rows.to(device)), len(data), batch_size=batch_size, seed=seed)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, *, device: str) -> Evaluation:
-        """Accuracies in percent and the root mean squared error per pixel (full ink is 1), over whole splits."""
+    def tally(self, model: nn.Module, *, device: str, part: Part) -> Tally:
+        """Pairs whose digits were read right, and squared errors of the pixels (full ink is 1), per split."""
         was_training = model.training
         model.eval()
-        found: dict[str, dict[str, float]] = {}
+        found: dict[str, dict[str, Tensor | Rows]] = {}
         for split in self.splits:
-            found[split] = _scores(model, self.data(split).to(device))
+            begin, end = part.bounds(len(self.data(split)))
+            found[split] = _counts(model, self.data(split).rows(slice(begin, end)).to(device))
         model.train(was_training)
         return found
 
+    def metrics_from(self, tally: Tally) -> Evaluation:
+        """Accuracies in percent and the root mean squared error per pixel, over whole splits."""
+        return {
+            split: {
+                "accuracy_left": 100 * float(row["left"] / row["pairs"]),
+                "accuracy_right": 100 * float(row["right"] / row["pairs"]),
+                "error_image": float((row["squared"] / row["pixels"]).sqrt()),
+            }
+            for split, row in cast("Mapping[str, Mapping[str, Tensor]]", tally).items()
+        }
 
-def _scores(model: nn.Module, data: OverlaidDigits) -> dict[str, float]:
+
+def _counts(model: nn.Module, data: OverlaidDigits) -> dict[str, Tensor | Rows]:
     output: dict[str, Tensor] = model(data.images)
-    error = (output["image"] - data.images.flatten(1)).double().square().mean()
-
-    def accuracy(logits: Tensor, classes: Tensor) -> float:
-        return 100 * float((logits.argmax(1) == classes).double().mean())
-
+    squared = (output["image"] - data.images.flatten(1)).double().square()
     return {
-        "accuracy_left": accuracy(output["left"], data.left),
-        "accuracy_right": accuracy(output["right"], data.right),
-        "error_image": float(error.sqrt()),
+        "left": (output["left"].argmax(1) == data.left).double().sum(),
+        "right": (output["right"].argmax(1) == data.right).double().sum(),
+        "pairs": torch.tensor(float(len(data)), dtype=torch.float64),
+        "squared": squared.sum(),
+        "pixels": torch.tensor(float(squared.numel()), dtype=torch.float64),
     }
