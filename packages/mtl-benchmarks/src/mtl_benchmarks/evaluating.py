@@ -9,6 +9,7 @@ from mtl_benchmarks.batches import Part
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.loading import on_device
 from mtl_benchmarks.ranks import Ranks
+from mtl_benchmarks.sharding import reshard
 from mtl_benchmarks.tally import Tallies, combined
 
 __all__ = ["evaluate_together"]
@@ -35,7 +36,10 @@ def evaluate_together(
         ranks.broadcast_buffers(model)
     if ranks.size == 1 or sharded or not isinstance(benchmark, Tallies):
         with ranks.together():
-            return benchmark.evaluate(model, device=device)
+            found = benchmark.evaluate(model, device=device)
+        if sharded:
+            reshard(model)
+        return found
     with ranks.together():
         own = benchmark.tally(model, device=device, part=Part(ranks.rank, ranks.size))
         on_host = on_device(own, torch.device("cpu"))

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -141,7 +141,13 @@ def current_ranks() -> Ranks:
         return Ranks()
     group = dist.group.WORLD
     assert isinstance(group, dist.ProcessGroup)
-    return Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")), group)
+    return _ranks_of(group)
+
+
+@lru_cache(maxsize=4)
+def _ranks_of(group: dist.ProcessGroup) -> Ranks:
+    """One object for a group, so that everyone knows when its processes have parted."""
+    return Ranks(dist.get_rank(group), dist.get_world_size(group), int(os.environ.get("LOCAL_RANK", "0")), group)
 
 
 @contextlib.contextmanager
@@ -173,7 +179,6 @@ def joined(environment: Mapping[str, str] | None = None) -> Iterator[Ranks]:
             if not ranks.is_first:
                 silence = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(silence))
-                sys.stdout.flush()
             yield ranks
     finally:
         dist.destroy_process_group()

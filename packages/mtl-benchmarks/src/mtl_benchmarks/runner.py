@@ -82,6 +82,7 @@ def run(
             f"`ranks` must be the number of processes, got {config.ranks} with {ranks.size}. Start {config.ranks} by "
             "torchrun, or resolve the configuration where they run."
         )
+    ranks.has_parted = False
     if not ranks.is_first:
         found: RunResult = follow(config, ranks, loading)
         return found

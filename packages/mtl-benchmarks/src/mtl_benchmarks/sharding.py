@@ -13,7 +13,7 @@ from mtl_benchmarks.ranks import Ranks
 from mtl_core import InvalidInputError
 from mtl_core.extension import is_sharded
 
-__all__ = ["load_whole_state", "shard", "whole_state"]
+__all__ = ["load_whole_state", "reshard", "shard", "whole_state"]
 
 
 def shard(benchmark: Benchmark, model: nn.Module, ranks: Ranks, device: str) -> None:
@@ -34,9 +34,20 @@ def shard(benchmark: Benchmark, model: nn.Module, ranks: Ranks, device: str) -> 
         )
 
 
-def whole_state(model: nn.Module, optimizer: optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+def reshard(model: nn.Module) -> None:
+    """Put the shards back where a forward pass without a backward pass left whole parameters in their places."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def whole_state(
+    model: nn.Module, optimizer: optim.Optimizer, *, sharded: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The states of model and optimiser; of sharded ones put together on the first process, empty on the others."""
-    if not is_sharded(model.parameters()):
+    if not sharded:
         return model.state_dict(), optimizer.state_dict()
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
@@ -45,10 +56,15 @@ def whole_state(model: nn.Module, optimizer: optim.Optimizer) -> tuple[dict[str,
 
 
 def load_whole_state(
-    model: nn.Module, optimizer: optim.Optimizer, model_state: Mapping[str, Any], optimizer_state: Mapping[str, Any]
+    model: nn.Module,
+    optimizer: optim.Optimizer,
+    model_state: Mapping[str, Any],
+    optimizer_state: Mapping[str, Any],
+    *,
+    sharded: bool,
 ) -> None:
     """Take up what :func:`whole_state` gave; every process has it."""
-    if not is_sharded(model.parameters()):
+    if not sharded:
         model.load_state_dict(model_state)
         optimizer.load_state_dict(dict(optimizer_state))
         return

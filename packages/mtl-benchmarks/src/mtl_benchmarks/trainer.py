@@ -74,7 +74,8 @@ class Trainer:
         self.device = self.ranks.device(config.device)
         self.benchmark: Benchmark = make_benchmark(config.benchmark)
         self.model: nn.Module = self.benchmark.build().to(self.device)
-        if self.training.sharding == "fsdp":
+        self._is_sharded = self.training.sharding == "fsdp"
+        if self._is_sharded:
             shard(self.benchmark, self.model, self.ranks, self.device)
         self.problem = RunProblem(
             self.benchmark.problem(self.model, tasks=config.tasks),
@@ -145,7 +146,7 @@ class Trainer:
     def gather_state(self) -> dict[str, Any]:
         """The state, with what each process has of it; all of them call this together."""
         with self.ranks.together():
-            model, optimizer = whole_state(self.model, self.optimizer)
+            model, optimizer = whole_state(self.model, self.optimizer, sharded=self._is_sharded)
             randoms = self.ranks.gather(random_state())
         return {
             "model": model,
@@ -179,7 +180,7 @@ class Trainer:
             raise InvalidInputError(
                 f"the run must go on with as many processes as it began with, {state['ranks']}, got {self.ranks.size}."
             )
-        load_whole_state(self.model, self.optimizer, state["model"], state["optimizer"])
+        load_whole_state(self.model, self.optimizer, state["model"], state["optimizer"], sharded=self._is_sharded)
         if state["method"] is not None:
             self.method.load_state_dict(state["method"])
         if self.scaler is not None:
@@ -270,9 +271,7 @@ class Trainer:
     def evaluate(self) -> None:
         """Evaluate, and keep what came of it; all processes call this together."""
         begin = time.perf_counter()
-        found = evaluate_together(
-            self.benchmark, self.model, self.ranks, device=self.device, sharded=self.training.sharding == "fsdp"
-        )
+        found = evaluate_together(self.benchmark, self.model, self.ranks, device=self.device, sharded=self._is_sharded)
         self.recorder.record_evaluation(time.perf_counter() - begin)
         rates = {
             "lr" if k == 0 else f"lr_{k}": float(group["lr"]) for k, group in enumerate(self.optimizer.param_groups)
