@@ -20,6 +20,7 @@ import torch
 
 from mtl_benchmarks.batches import Part
 from mtl_benchmarks.benchmarks import CTR, Digits
+from mtl_benchmarks.components import make_benchmark
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.ranks import Ranks, joined
@@ -185,6 +186,17 @@ def test_two_processes_make_the_run_of_one(folder: Path, outcomes: list[dict[str
     events = [len(load_result(path).events) for path in (one, two)]
     assert events[0] == events[1]
     assert (events[0] > 0) is (name == "cost")
+
+
+def test_all_processes_evaluate_with_the_running_statistics_of_the_first(
+    folder: Path, outcomes: list[dict[str, Any]]
+) -> None:
+    benchmark = make_benchmark(lines(norm=True))
+    network = benchmark.build()
+    state = RunDirectory.existing(folder / "whole" / "norm").read_checkpoint()
+    assert state is not None
+    network.load_state_dict(state["model"])
+    assert outcomes[0]["norm whole"] == pytest.approx(benchmark.evaluate(network, device="cpu")["test"], rel=1e-12)
 
 
 def test_all_processes_have_the_result(folder: Path, outcomes: list[dict[str, Any]]) -> None:

@@ -171,9 +171,9 @@ def test_the_best_epoch_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["ls", "fairgrad"])
 def test_micro_batches_make_the_step_of_the_whole_batch(method: str) -> None:
-    """The last batch of 12 in micro-batches of 3, and of 44 samples in 3 of unequal size."""
+    """Of equal size, and of unequal size: the last 12 samples in 8 parts."""
     states = []
-    for accumulate, size in ((1, 44), (4, 44), (1, 16), (4, 16)):
+    for accumulate, size in ((1, 44), (4, 44), (1, 16), (8, 16)):
         config = resolve(training(batch_size=size, accumulate=accumulate, epochs=1), method)
         with seeded(0, threads=1):
             trainer = Trainer(config)

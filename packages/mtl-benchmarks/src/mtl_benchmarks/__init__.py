@@ -4,6 +4,7 @@ from mtl_benchmarks.baselines import own_baselines, single_task_configs
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks import CTR, Digits, Toy
 from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.loading import LoadedBatches, Loading
 from mtl_benchmarks.metrics import Baseline, Metric, delta_m, mean_rank, ranks
 from mtl_benchmarks.optimizers import OptimizerChoice
 from mtl_benchmarks.options import Choice
@@ -31,6 +32,8 @@ __all__ = [
     "Digits",
     "EarlyStopping",
     "Last",
+    "LoadedBatches",
+    "Loading",
     "MeanOfLast",
     "Metric",
     "OptimizerChoice",
