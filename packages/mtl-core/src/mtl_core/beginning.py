@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
+from torch.nn.parameter import is_lazy
 
 from mtl_core.agreement import together
 from mtl_core.distributed import broadcast_buffers_, is_sharded
@@ -237,6 +238,7 @@ def _refuse_surroundings(problem: Problem) -> None:
     if not problem.looked_through:
         # Once: a model is wrapped between making the problem and the first step, if at all.
         refuse_wrapped(problem.model)
+        _refuse_uninitialized(problem)
         problem.looked_through = True
     if is_sharded(problem.shared):
         return  # the sharding's own hooks are meant
@@ -252,4 +254,13 @@ def _refuse_surroundings(problem: Problem) -> None:
         raise InvalidInputError(
             f"parameters must not be made in inference mode to be trained, got {', '.join(made[:4])}. Make the model "
             "outside of torch.inference_mode()."
+        )
+
+
+def _refuse_uninitialized(problem: Problem) -> None:
+    lazy = [name for name, p in problem.named_trainable.items() if is_lazy(p)]
+    if lazy:
+        raise InvalidInputError(
+            f"parameters must be made before the first step, got {', '.join(lazy[:4])} of lazy modules. Call "
+            "model(batch) once, which gives them their shapes."
         )

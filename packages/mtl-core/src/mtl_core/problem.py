@@ -277,6 +277,8 @@ class Problem:
             parameters: tensors to use in place of the model's own, by qualified name. The model is not touched, and the
                 result is differentiable with respect to them. A parameter tied under several names is replaced under
                 all of them.
+                A model that recomputes activations in the backward pass would read its own parameters there: evaluate
+                it within ``mtl_core.extension.placed``, backward pass included, instead.
 
         Returns:
             The losses of the tasks that are present, with the graph that leads to them.

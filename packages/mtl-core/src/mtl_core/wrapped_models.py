@@ -9,7 +9,14 @@ from mtl_core.errors import InvalidInputError
 __all__ = ["refuse_wrapped"]
 
 _WRAPPERS = frozenset(
-    {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "ShardedDataParallel", "DeepSpeedEngine"}
+    {
+        "DDP",  # what torch.distributed's composable replicate() puts under a module's class
+        "DataParallel",
+        "DistributedDataParallel",
+        "FullyShardedDataParallel",
+        "ShardedDataParallel",
+        "DeepSpeedEngine",
+    }
 )
 """Names of the classes, of torch and others, that average or shard gradients inside ``backward()``."""
 
@@ -29,6 +36,8 @@ def refuse_wrapped(model: nn.Module) -> None:
             continue
         where = f"{found} at {name!r}" if name else found
         way_out = "Give model.module" if not name else f"Put the module inside it in its place ({name}.module)"
+        if found == "DDP":
+            way_out = "Leave out replicate()"
         if found == "FullyShardedDataParallel":
             way_out = "Shard the bare model by torch.distributed.fsdp.fully_shard instead, which is supported"
         raise InvalidInputError(

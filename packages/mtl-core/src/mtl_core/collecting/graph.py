@@ -95,6 +95,18 @@ def _node(tensor: Tensor) -> Node:
     return get_gradient_edge(tensor).node
 
 
+def _edge(tensor: Tensor) -> tuple[Node, int]:
+    """The node that made a tensor, and which of its outputs the tensor is: those of a split are told apart by it."""
+    edge = get_gradient_edge(tensor)
+    return edge.node, edge.output_nr
+
+
+def _start_edge(root: Tensor | GradientEdge | Joint) -> tuple[Node, int]:
+    if isinstance(root, GradientEdge):
+        return root.node, root.output_nr
+    return _edge(root.losses if isinstance(root, Joint) else root)
+
+
 def _start_of(root: Tensor | GradientEdge | Joint) -> Node:
     if isinstance(root, GradientEdge):
         return root.node
@@ -153,27 +165,28 @@ def heads_above(
         InvalidInputError: naming the tasks whose loss reaches the shared parameters past the features.
     """
     # A feature may itself be a shared parameter: then it is an end of the heads and no way past the features.
-    ends = {_node(z) for z in features}
-    trunk = {_node(p) for p in shared} - ends
-    places = {_node(h): k for k, h in enumerate(heads) if h.requires_grad}
+    ends = {_edge(z) for z in features}
+    trunk = {(_node(p), 0) for p in shared} - ends
+    places = {(_node(h), 0): k for k, h in enumerate(heads) if h.requires_grad}
     found: list[list[int]] = []
     past: list[str] = []
     for name, root in zip(names, roots_of(outputs), strict=True):
-        stack = [] if root is None else [_start_of(root)]
         # Ends count as seen, so that the walk stops at them and leaves the trunk alone.
-        seen = set(stack) | ends
+        seen = set(ends)
+        stack = [] if root is None else [edge for edge in (_start_edge(root),) if edge not in seen]
+        seen.update(stack)
         own: list[int] = []
         while stack:
-            node = stack.pop()
-            if node in trunk:
+            edge = stack.pop()
+            if edge in trunk:
                 past.append(name)
                 break
-            if node in places:
-                own.append(places[node])
-            for child, _ in node.next_functions:
-                if child is not None and child not in seen:
-                    seen.add(child)
-                    stack.append(child)
+            if edge in places:
+                own.append(places[edge])
+            for child, output in edge[0].next_functions:
+                if child is not None and (child, output) not in seen:
+                    seen.add((child, output))
+                    stack.append((child, output))
         found.append(own)
     if past:
         raise InvalidInputError(
@@ -203,11 +216,11 @@ def cut_of(features: Sequence[Tensor], outputs: Outputs, shared: Sequence[Tensor
     if len(features) < 2:
         _refuse_compiled(features, outputs)
         return tuple(features)
-    nodes = {_node(z): i for i, z in enumerate(features)}
-    trunk = {_node(p) for p in shared}
+    edges = {_edge(z): i for i, z in enumerate(features)}
+    trunk = {(_node(p), 0) for p in shared}
     kept: list[Tensor] = []
     for i, z in enumerate(features):
-        above, beside = _ends(z, nodes, trunk)
+        above, beside = _ends(z, edges, trunk)
         # One that depends on others and on nothing else of the trunk is dropped: the others' gradients carry its part.
         if not above:
             kept.append(z)
@@ -221,24 +234,24 @@ def cut_of(features: Sequence[Tensor], outputs: Outputs, shared: Sequence[Tensor
     return tuple(kept)
 
 
-def _ends(feature: Tensor, nodes: dict[Node, int], trunk: set[Node]) -> tuple[set[int], bool]:
+def _ends(feature: Tensor, edges: dict[tuple[Node, int], int], trunk: set[tuple[Node, int]]) -> tuple[set[int], bool]:
     """Which other features one is computed from, and whether it reaches a shared parameter past them."""
-    start = _node(feature)
+    start = _edge(feature)
     above: set[int] = set()
     beside = False
-    stack = [child for child, _ in start.next_functions if child is not None]
+    stack = [(child, output) for child, output in start[0].next_functions if child is not None]
     seen = set(stack)
     while stack:
-        node = stack.pop()
-        if node in nodes and nodes[node] != nodes[start]:
+        edge = stack.pop()
+        if edge in edges:
             # Not through it: what lies beyond is the other feature's own way to the trunk.
-            above.add(nodes[node])
+            above.add(edges[edge])
             continue
-        beside |= node in trunk
-        for child, _ in node.next_functions:
-            if child is not None and child not in seen:
-                seen.add(child)
-                stack.append(child)
+        beside |= edge in trunk
+        for child, output in edge[0].next_functions:
+            if child is not None and (child, output) not in seen:
+                seen.add((child, output))
+                stack.append((child, output))
     return above, beside
 
 
