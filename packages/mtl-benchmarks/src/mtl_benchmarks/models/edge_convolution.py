@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from mtl_benchmarks.models.molecule_batch import MoleculeGroup
@@ -52,7 +53,7 @@ class _Contraction(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *hidden = ctx.saved_tensors
         of_x, of_hidden = [], []
         of_weight = torch.zeros_like(weight)
@@ -121,25 +122,24 @@ class EdgeConvolution(nn.Module):
         """Evaluate what does not depend on the nodes."""
         first, _, second = self.nn
         weight, bias = second.get_parameter("weight"), second.get_parameter("bias")
-        matrices = weight.view(self.inputs, self.outputs, -1).permute(2, 0, 1).reshape(-1, self.outputs)
+        matrices = rearrange(weight, "(c o) k -> (k c) o", c=self.inputs)
         hidden = tuple(self._hidden(first(group.edges)) for group in groups)
         return Prepared(hidden, matrices, bias.view(self.inputs, self.outputs))
 
     @staticmethod
     def _hidden(raw: Tensor) -> Tensor:
-        b, n, _, k = raw.shape
-        others = ~torch.eye(n, dtype=torch.bool, device=raw.device)
-        active = raw.relu() * others[..., None]
+        others = ~torch.eye(raw.shape[1], dtype=torch.bool, device=raw.device)
         # By target, unit, source: then the sum over sources is one product per molecule, over adjacent numbers.
-        return active.transpose(2, 3).reshape(b, n * k, n)
+        return rearrange(raw.relu() * others[..., None], "b i j k -> b (i k) j")
 
     def forward(self, x: Tensor, prepared: Prepared) -> Tensor:
         """New features ``[N, o]`` from those of all nodes ``[N, c]``, in the order of the prepared groups."""
         hidden, weight, bias = prepared
-        sums: Tensor = _Contraction.apply(x, weight, *hidden)
+        sums: Tensor = _Contraction.apply(x, weight, *hidden)  # type: ignore[no-untyped-call]
         out = []
         for summed, nodes in zip(_grouped(sums, hidden), _grouped(x, hidden), strict=True):
             others = nodes.sum(1, keepdim=True) - nodes
             # An atom alone has no neighbours: their mean is zero, as in torch-geometric.
             out.append(((summed + others @ bias) / max(nodes.shape[1] - 1, 1)).flatten(0, 1))
-        return torch.cat(out) + self.lin(x) + self.bias
+        own: Tensor = self.lin(x)
+        return torch.cat(out) + own + self.bias

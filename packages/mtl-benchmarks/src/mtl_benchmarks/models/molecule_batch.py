@@ -47,9 +47,7 @@ class MoleculeGroup:
     def __post_init__(self) -> None:
         nodes, edges = tuple(self.nodes.shape), tuple(self.edges.shape)
         if len(nodes) != 3 or len(edges) != 4 or edges[:3] != (nodes[0], nodes[1], nodes[1]) or not nodes[1]:
-            raise InvalidInputError(
-                f"`nodes` and `edges` must be [b, n, f] and [b, n, n, c], got {nodes} and {edges}."
-            )
+            raise InvalidInputError(f"`nodes` and `edges` must be [b, n, f] and [b, n, n, c], got {nodes} and {edges}.")
 
 
 @dataclass(frozen=True)

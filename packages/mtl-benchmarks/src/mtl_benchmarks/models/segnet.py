@@ -42,7 +42,8 @@ class DenseOutput:
         if self.activation == "log_softmax":
             return functional.log_softmax(raw, dim=1)
         if self.activation == "unit_length":
-            return raw / raw.norm(dim=1, keepdim=True)
+            length: Tensor = raw.norm(dim=1, keepdim=True)
+            return raw / length
         return raw
 
 
@@ -183,7 +184,7 @@ class SegNet(TaskModel):
         found = Decoded([], [])
         value = encoded.pooled
         for s in reversed(range(_STAGES)):
-            found.unpooled.append(functional.max_unpool2d(value, encoded.places[s], 2))
+            found.unpooled.append(functional.max_unpool2d(value, encoded.places[s], (2, 2)))
             value = self.conv_block_dec[s](self.decoder_block[s](found.unpooled[-1]))
             found.blocks.append(value)
         return found

@@ -79,7 +79,7 @@ class SegNetCrossStitch(TaskModel):
         for d in range(n_stages):
             values = self._stitched(values, self.decoder_stitch[d])
             for task in self.tasks:
-                unpooled = functional.max_unpool2d(values[task], places[task].pop(), 2)
+                unpooled = functional.max_unpool2d(values[task], places[task].pop(), (2, 2))
                 values[task] = decoders[task][n_stages - 1 - d](unpooled)
         return values
 

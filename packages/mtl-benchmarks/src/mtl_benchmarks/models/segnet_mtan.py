@@ -84,9 +84,7 @@ class SegNetMTAN(SegNet):
 
     def _decoder_attention(self) -> nn.ModuleList:
         f = self.filters
-        return nn.ModuleList(
-            attention(c + below, below, below) for c, below in zip(f, [f[0], *f[:-1]], strict=True)
-        )
+        return nn.ModuleList(attention(c + below, below, below) for c, below in zip(f, [f[0], *f[:-1]], strict=True))
 
     def task_modules(self, task: str) -> Sequence[nn.Module]:
         """The task's head, and its attention networks where these are declared as its own."""
@@ -94,7 +92,11 @@ class SegNetMTAN(SegNet):
         return (*own, self.pred[task])
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """What each task's head reads, ``[b, 64 · width, h, w]``."""
+        """What each task's head reads, ``[b, 64 · width, h, w]``.
+
+        They may be given to ``Problem`` as features where attention is declared shared; where it is the tasks' own,
+        the tasks' own parts do not start from them.
+        """
         encoded = self.encode(images)
         decoded = self.decode(encoded)
         return {task: self._attend(task, encoded, decoded) for task in self.tasks}

@@ -40,7 +40,7 @@ class SetToSet(nn.Module):
         self.lstm = nn.LSTM(2 * width, width)
 
     def forward(self, x: Tensor, absent: Tensor) -> Tensor:
-        """Summaries ``[B, 2 · width]`` of sets ``x [B, n, width]``; ``absent [B, n, 1]`` says which members are none."""
+        """Summaries ``[B, 2 · width]`` of sets ``x [B, n, width]``; ``absent [B, n, 1]``: which are none."""
         state = (x.new_zeros(1, len(x), self.width), x.new_zeros(1, len(x), self.width))
         read = x.new_zeros(len(x), 2 * self.width)
         for _ in range(self.steps):
