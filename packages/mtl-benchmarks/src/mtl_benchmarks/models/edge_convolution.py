@@ -3,7 +3,7 @@ r"""Messages through a matrix made from each edge, without making the matrices."
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from einops import rearrange
@@ -45,7 +45,7 @@ class _Contraction(torch.autograd.Function):
         found = []
         for nodes, h in zip(_grouped(x, hidden), hidden, strict=True):
             inner = torch.bmm(h, nodes)
-            found.append(inner.view(nodes.shape[0] * nodes.shape[1], -1) @ weight)
+            found.append(inner.reshape(nodes.shape[0] * nodes.shape[1], -1) @ weight)
         return torch.cat(found)
 
     @staticmethod
@@ -62,11 +62,11 @@ class _Contraction(torch.autograd.Function):
             b, n, c = nodes.shape
             flat = g.reshape(b * n, -1)
             if ctx.needs_input_grad[1]:
-                inner = torch.bmm(h, nodes).view(b * n, -1)
+                inner = torch.bmm(h, nodes).reshape(b * n, -1)
                 of_weight = torch.addmm(of_weight, inner.T, flat)
-            of_inner = (flat @ weight.T).view(b, -1, c)
+            of_inner = (flat @ weight.T).reshape(b, -1, c)
             of_hidden.append(torch.bmm(of_inner, nodes.transpose(1, 2)) if any(ctx.needs_input_grad[2:]) else None)
-            of_x.append(torch.bmm(h.transpose(1, 2), of_inner).view(b * n, c))
+            of_x.append(torch.bmm(h.transpose(1, 2), of_inner).reshape(b * n, c))
         return torch.cat(of_x), of_weight, *of_hidden
 
 
@@ -74,7 +74,7 @@ def _grouped(flat: Tensor, hidden: Sequence[Tensor]) -> list[Tensor]:
     """The rows of all nodes ``[N, c]`` as one ``[b, n, c]`` per group."""
     shapes = [(h.shape[0], h.shape[2]) for h in hidden]
     parts = flat.split([b * n for b, n in shapes])
-    return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
+    return [part.reshape(*shape, part.shape[1]) for part, shape in zip(parts, shapes, strict=True)]
 
 
 class EdgeConvolution(nn.Module):
@@ -120,8 +120,9 @@ class EdgeConvolution(nn.Module):
 
     def prepare(self, groups: Sequence[MoleculeGroup]) -> Prepared:
         """Evaluate what does not depend on the nodes."""
-        first, _, second = self.nn
-        weight, bias = second.get_parameter("weight"), second.get_parameter("bias")
+        # Not get_parameter: under functional_call the weights are tensors that are no parameters.
+        first, second = cast(nn.Linear, self.nn[0]), cast(nn.Linear, self.nn[2])
+        weight, bias = second.weight, second.bias
         matrices = rearrange(weight, "(c o) k -> (k c) o", c=self.inputs)
         hidden = tuple(self._hidden(first(group.edges)) for group in groups)
         return Prepared(hidden, matrices, bias.view(self.inputs, self.outputs))
@@ -135,7 +136,10 @@ class EdgeConvolution(nn.Module):
     def forward(self, x: Tensor, prepared: Prepared) -> Tensor:
         """New features ``[N, o]`` from those of all nodes ``[N, c]``, in the order of the prepared groups."""
         hidden, weight, bias = prepared
-        sums: Tensor = _Contraction.apply(x, weight, *hidden)  # type: ignore[no-untyped-call]
+        # A derivative runs outside of autocast, so its function must as well: else their dtypes differ.
+        with torch.autocast(x.device.type, enabled=False):
+            arguments = [value.to(weight.dtype) for value in (x, weight, *hidden)]
+            sums: Tensor = _Contraction.apply(*arguments)  # type: ignore[no-untyped-call]
         out = []
         for summed, nodes in zip(_grouped(sums, hidden), _grouped(x, hidden), strict=True):
             others = nodes.sum(1, keepdim=True) - nodes

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,7 +28,7 @@ class DenseOutput:
     Args:
         channels: numbers per pixel.
         activation: ``"none"``, ``"log_softmax"`` over the channels, or ``"unit_length"``: each pixel's vector divided
-            by its length, with nothing added to the length, as in the released code.
+            by its length, with nothing added to the length, as in the released code; zero stays zero.
     """
 
     channels: int
@@ -42,8 +43,10 @@ class DenseOutput:
         if self.activation == "log_softmax":
             return functional.log_softmax(raw, dim=1)
         if self.activation == "unit_length":
-            length: Tensor = raw.norm(dim=1, keepdim=True)
-            return raw / length
+            # A pixel whose features are all zero gives exactly 0 before the biases have moved, seen in narrow networks:
+            # no direction then, and no gradient, instead of 0 / 0.
+            squared = raw.square().sum(1, keepdim=True)
+            return raw / torch.where(squared == 0, 1.0, squared).sqrt()
         return raw
 
 
