@@ -178,7 +178,7 @@ class Forgetful(Wrong):
 def test_a_false_declaration_is_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"declared once.*task 'a' and in task 'b'"):
         check_declaration(Wrong())
-    with pytest.raises(InvalidInputError, match="got none for head.weight, head.bias"):
+    with pytest.raises(InvalidInputError, match=r"got none for head\.weight, head\.bias"):
         check_declaration(Forgetful())
     with pytest.raises(InvalidInputError, match="got Linear without"):
         check_declaration(nn.Linear(2, 2))
