@@ -25,14 +25,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mtl_benchmarks.models import MPNN, GraphMPNN, MoleculeBatch, MoleculeGroup
+from mtl_benchmarks.models import MPNN, GraphMPNN, GroupedMolecules, MoleculeGroup
 
 MiB = 2**20
 TARGETS = {"time": 1 / 8, "memory": 0.1}
 NETS: dict[str, type[MPNN | GraphMPNN]] = {"ours": MPNN, "torch-geometric": GraphMPNN}
 
 
-def molecules(batch: int, *, seed: int = 0) -> MoleculeBatch:
+def molecules(batch: int, *, seed: int = 0) -> GroupedMolecules:
     generator = torch.Generator().manual_seed(seed)
     sizes = (18.0 + 2.9 * torch.randn(batch, generator=generator)).round().clamp(3, 29).long()
     groups = []
@@ -40,7 +40,7 @@ def molecules(batch: int, *, seed: int = 0) -> MoleculeBatch:
         b = int((sizes == n).sum())
         nodes = torch.randn(b, n, 11, generator=generator)
         groups.append(MoleculeGroup(nodes, torch.rand(b, n, n, 5, generator=generator)))
-    return MoleculeBatch(tuple(groups), torch.randperm(batch, generator=generator))
+    return GroupedMolecules(tuple(groups), torch.randperm(batch, generator=generator))
 
 
 class Case:

@@ -292,7 +292,7 @@ def test_after_training_a_task_uses_k_experts(n: int, inputs_: int | None) -> No
 def test_codes_beyond_the_last_expert_take_weight_and_are_penalised() -> None:
     gate = DSelectKGate(3, k=1).double()
     x = torch.zeros(1, 5)
-    assert float(gate(x).sum()) < 0.8  # a quarter of it is with the fourth code, which is nobody's
+    assert gate(x).sum().item() < 0.8  # a quarter of it is with the fourth code, which is nobody's
     value = gate.regulariser(x)
     chosen = gate.selectors(x)
     entropy = -(chosen * (chosen + 1e-6).log()).sum()

@@ -20,9 +20,9 @@ from mtl_benchmarks.models import (
     CrossStitch,
     DSelectK,
     GraphMPNN,
+    GroupedMolecules,
     HardSharing,
     MMoE,
-    MoleculeBatch,
     MoleculeGroup,
     OverlayCNN,
     SegNetCrossStitch,
@@ -59,9 +59,9 @@ def images() -> Tensor:
     return torch.rand(2, 3, 32, 64, generator=torch.Generator().manual_seed(0))
 
 
-def molecules() -> MoleculeBatch:
+def molecules() -> GroupedMolecules:
     g = torch.Generator().manual_seed(0)
-    return MoleculeBatch.of(
+    return GroupedMolecules.of(
         [MoleculeGroup(torch.randn(2, n, 11, generator=g), torch.rand(2, n, n, 5, generator=g)) for n in (2, 3)]
     )
 

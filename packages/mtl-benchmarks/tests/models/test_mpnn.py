@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mtl_benchmarks.models import MPNN, EdgeConvolution, GraphMPNN, Graphs, MoleculeBatch, MoleculeGroup, SetToSet
+from mtl_benchmarks.models import MPNN, EdgeConvolution, GraphMPNN, Graphs, GroupedMolecules, MoleculeGroup, SetToSet
 from mtl_benchmarks.models.declaration import count
 from mtl_core import InvalidInputError, MissingExtraError, Problem, collect
 
 TASKS = ("a", "b")
 
 
-def molecules(sizes: list[int], *, dtype: torch.dtype = torch.float64, seed: int = 0) -> MoleculeBatch:
+def molecules(sizes: list[int], *, dtype: torch.dtype = torch.float64, seed: int = 0) -> GroupedMolecules:
     """Random molecules of these sizes in a random order."""
     g = torch.Generator().manual_seed(seed)
     groups = []
@@ -26,7 +26,7 @@ def molecules(sizes: list[int], *, dtype: torch.dtype = torch.float64, seed: int
         nodes = torch.randn(b, n, 11, generator=g, dtype=torch.float64)
         edges = torch.randn(b, n, n, 5, generator=g, dtype=torch.float64)
         groups.append(MoleculeGroup(nodes.to(dtype), edges.to(dtype)))
-    return MoleculeBatch(tuple(groups), torch.randperm(len(sizes), generator=g))
+    return GroupedMolecules(tuple(groups), torch.randperm(len(sizes), generator=g))
 
 
 def pair(dtype: torch.dtype, *, width: int = 8, hidden: int = 12) -> tuple[MPNN, GraphMPNN]:
@@ -110,9 +110,9 @@ def test_any_batch_equals_its_molecules_one_by_one(sizes: list[int], seed: int) 
         for group in batch.groups
         for nodes, edges in zip(group.nodes, group.edges, strict=True)
     ]
-    alone = torch.cat([stacked(ours(MoleculeBatch.of([row]))) for row in rows], dim=1)
+    alone = torch.cat([stacked(ours(GroupedMolecules.of([row]))) for row in rows], dim=1)
     torch.testing.assert_close(whole[:, batch.order], alone, rtol=1e-10, atol=1e-12)
-    again = MoleculeBatch.from_graphs(batch.to_graphs())
+    again = GroupedMolecules.from_graphs(batch.to_graphs())
     torch.testing.assert_close(stacked(ours(again)), whole, rtol=1e-10, atol=1e-12)
 
 
@@ -122,7 +122,10 @@ def test_renumbering_the_atoms_changes_nothing() -> None:
     order = torch.tensor([2, 0, 3, 1])
     renumbered = MoleculeGroup(group.nodes[:, order], group.edges[:, order][:, :, order])
     torch.testing.assert_close(
-        stacked(ours(MoleculeBatch.of([renumbered]))), stacked(ours(MoleculeBatch.of([group]))), rtol=1e-10, atol=1e-12
+        stacked(ours(GroupedMolecules.of([renumbered]))),
+        stacked(ours(GroupedMolecules.of([group]))),
+        rtol=1e-10,
+        atol=1e-12,
     )
 
 
@@ -146,7 +149,7 @@ def test_the_diagonal_does_not_count() -> None:
     edges = group.edges.clone()
     edges.diagonal(dim1=1, dim2=2).fill_(9.0)
     other = MoleculeGroup(group.nodes, edges)
-    assert torch.equal(stacked(ours(MoleculeBatch.of([other]))), stacked(ours(MoleculeBatch.of([group]))))
+    assert torch.equal(stacked(ours(GroupedMolecules.of([other]))), stacked(ours(GroupedMolecules.of([group]))))
 
 
 def test_reading_ignores_absent_members_and_order() -> None:
@@ -207,26 +210,43 @@ def test_graphs_that_are_not_complete_are_refused(change: str) -> None:
     else:
         index[0, 0] = len(x) - 1 if int(batch[index[1, 0]]) == 0 else 0
     with pytest.raises(InvalidInputError, match="link every atom with every other one of its molecule once"):
-        MoleculeBatch.from_graphs(Graphs(x, index, attr, batch))
+        GroupedMolecules.from_graphs(Graphs(x, index, attr, batch))
 
 
 def test_graphs_in_another_order_are_refused() -> None:
     x, index, attr, batch = graphs()
     with pytest.raises(InvalidInputError, match="ascending order"):
-        MoleculeBatch.from_graphs(Graphs(x, index, attr, batch.flip(0)))
+        GroupedMolecules.from_graphs(Graphs(x, index, attr, batch.flip(0)))
+
+
+def test_padded_molecules_are_the_same() -> None:
+    ours, _ = pair(torch.float64)
+    batch = molecules([2, 4, 3, 4, 1])
+    nodes, edges = torch.full((5, 4, 11), 9.0).double(), torch.full((5, 4, 4, 5), 9.0).double()
+    sizes = torch.zeros(5, dtype=torch.int64)
+    rows = iter(batch.order.tolist())
+    for group in batch.groups:
+        n = group.nodes.shape[1]
+        for k in range(len(group.nodes)):
+            row = next(rows)
+            nodes[row, :n], edges[row, :n, :n], sizes[row] = group.nodes[k], group.edges[k], n
+    padded = GroupedMolecules.from_padded(nodes, edges, sizes)
+    torch.testing.assert_close(stacked(ours(padded)), stacked(ours(batch)), rtol=1e-10, atol=1e-12)
 
 
 def test_bad_batches_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"from 1 to 2 for each of 1 molecules, got \[3\]"):
+        GroupedMolecules.from_padded(torch.zeros(1, 2, 11), torch.zeros(1, 2, 2, 5), torch.tensor([3]))
     with pytest.raises(InvalidInputError, match=r"\[b, n, f\] and \[b, n, n, c\]"):
         MoleculeGroup(torch.zeros(1, 2, 11), torch.zeros(1, 2, 3, 5))
     with pytest.raises(InvalidInputError, match="each of 0 to 1 once"):
-        MoleculeBatch(molecules([2, 2]).groups, torch.tensor([0, 0]))
+        GroupedMolecules(molecules([2, 2]).groups, torch.tensor([0, 0]))
     with pytest.raises(InvalidInputError, match="`order`"):
-        MoleculeBatch.of([])
+        GroupedMolecules.of([])
 
 
 def test_source_and_target_are_not_confused() -> None:
-    batch = MoleculeBatch.of([MoleculeGroup(torch.zeros(1, 2, 1), torch.tensor([[[[0.0], [1.0]], [[2.0], [0.0]]]]))])
+    batch = GroupedMolecules.of([MoleculeGroup(torch.zeros(1, 2, 1), torch.tensor([[[[0.0], [1.0]], [[2.0], [0.0]]]]))])
     _, index, attr, _ = batch.to_graphs()
     by_edge = {tuple(edge): float(value) for edge, value in zip(index.T.tolist(), attr, strict=True)}
     assert by_edge == {(1, 0): 1.0, (0, 1): 2.0}  # edges[:, i, j] goes to i from j; pairs are (source, target)

@@ -6,9 +6,9 @@ from mtl_benchmarks.models.declaration import MultiTaskModel, TaskModel, check_d
 from mtl_benchmarks.models.dselect_k import DSelectK, DSelectKGate
 from mtl_benchmarks.models.edge_convolution import EdgeConvolution
 from mtl_benchmarks.models.graph_mpnn import GraphMPNN
+from mtl_benchmarks.models.grouped_molecules import Graphs, GroupedMolecules, MoleculeGroup
 from mtl_benchmarks.models.hard_sharing import HardSharing
 from mtl_benchmarks.models.mmoe import MMoE
-from mtl_benchmarks.models.molecule_batch import Graphs, MoleculeBatch, MoleculeGroup
 from mtl_benchmarks.models.mpnn import MPNN, QM9_TARGETS
 from mtl_benchmarks.models.mtan import MTAN
 from mtl_benchmarks.models.overlay_cnn import OverlayCNN
@@ -40,9 +40,9 @@ __all__ = [
     "GaussianActor",
     "GraphMPNN",
     "Graphs",
+    "GroupedMolecules",
     "HardSharing",
     "MMoE",
-    "MoleculeBatch",
     "MoleculeGroup",
     "MultiTaskModel",
     "OverlayCNN",

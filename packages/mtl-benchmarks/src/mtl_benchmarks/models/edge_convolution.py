@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from mtl_benchmarks.models.molecule_batch import MoleculeGroup
+from mtl_benchmarks.models.grouped_molecules import MoleculeGroup
 from mtl_core.checks import positive_int
 
 __all__ = ["EdgeConvolution", "Prepared"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from mtl_benchmarks.models.declaration import TaskModel
-from mtl_benchmarks.models.molecule_batch import Graphs
+from mtl_benchmarks.models.grouped_molecules import Graphs
 from mtl_benchmarks.models.mpnn import QM9_TARGETS
 from mtl_core.checks import positive_int
 from mtl_core.errors import MissingExtraError

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtl_benchmarks.models.declaration import TaskModel
 from mtl_benchmarks.models.edge_convolution import EdgeConvolution
-from mtl_benchmarks.models.molecule_batch import MoleculeBatch
+from mtl_benchmarks.models.grouped_molecules import GroupedMolecules
 from mtl_benchmarks.models.set_to_set import SetToSet
 from mtl_core.checks import positive_int
 
@@ -38,9 +38,9 @@ class MPNN(TaskModel):
         *Multi-Task Learning as a Bargaining Game*, ICML 2022.
 
     Example:
-        >>> from mtl_benchmarks.models.molecule_batch import MoleculeGroup
+        >>> from mtl_benchmarks.models.grouped_molecules import MoleculeGroup
         >>> model = MPNN(("homo", "lumo"), width=4, hidden=8)
-        >>> batch = MoleculeBatch.of([MoleculeGroup(torch.ones(2, 3, 11), torch.ones(2, 3, 3, 5))])
+        >>> batch = GroupedMolecules.of([MoleculeGroup(torch.ones(2, 3, 11), torch.ones(2, 3, 3, 5))])
         >>> {task: tuple(value.shape) for task, value in model(batch).items()}
         {'homo': (2,), 'lumo': (2,)}
     """
@@ -73,7 +73,7 @@ class MPNN(TaskModel):
         """The last shared layer, 8,256 parameters in the papers' network."""
         return list(self.lin1.parameters())
 
-    def features(self, batch: MoleculeBatch) -> Tensor:
+    def features(self, batch: GroupedMolecules) -> Tensor:
         """What all heads read, ``[B, width]``, in the order of the batch."""
         x = torch.cat([group.nodes.flatten(0, 1) for group in batch.groups])
         out = self.lin0(x).relu()
@@ -88,7 +88,7 @@ class MPNN(TaskModel):
         found: Tensor = self.lin1(read[batch.order.argsort()]).relu()
         return found
 
-    def forward(self, batch: MoleculeBatch) -> dict[str, Tensor]:
+    def forward(self, batch: GroupedMolecules) -> dict[str, Tensor]:
         """One value per property and molecule, each ``[B]``."""
         features = self.features(batch)
         return {task: self.heads[task](features)[:, 0] for task in self.tasks}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtl_core.errors import InvalidInputError
 
-__all__ = ["Graphs", "MoleculeBatch", "MoleculeGroup"]
+__all__ = ["Graphs", "GroupedMolecules", "MoleculeGroup"]
 
 
 class Graphs(NamedTuple):
@@ -51,7 +51,7 @@ class MoleculeGroup:
 
 
 @dataclass(frozen=True)
-class MoleculeBatch:
+class GroupedMolecules:
     """Molecules in which every atom is linked to every other one.
 
     Args:
@@ -61,7 +61,7 @@ class MoleculeBatch:
     Example:
         >>> pair = MoleculeGroup(torch.ones(1, 2, 11), torch.zeros(1, 2, 2, 5))
         >>> triples = MoleculeGroup(torch.ones(2, 3, 11), torch.zeros(2, 3, 3, 5))
-        >>> batch = MoleculeBatch.of([pair, triples])
+        >>> batch = GroupedMolecules.of([pair, triples])
         >>> len(batch), batch.sizes, batch.to_graphs().edge_index.shape
         (3, (2, 3, 3), torch.Size([2, 14]))
     """
@@ -77,7 +77,7 @@ class MoleculeBatch:
             )
 
     @classmethod
-    def of(cls, groups: Sequence[MoleculeGroup]) -> MoleculeBatch:
+    def of(cls, groups: Sequence[MoleculeGroup]) -> GroupedMolecules:
         """A batch in the order of its groups."""
         n = sum(len(group.nodes) for group in groups)
         device = groups[0].nodes.device if groups else None
@@ -100,10 +100,10 @@ class MoleculeBatch:
         absent = place >= sizes[:, None]
         return (first[:, None] + place).masked_fill(absent, 0), absent[..., None]
 
-    def to(self, device: str | torch.device) -> MoleculeBatch:
+    def to(self, device: str | torch.device) -> GroupedMolecules:
         """The same batch on another device."""
         groups = tuple(MoleculeGroup(group.nodes.to(device), group.edges.to(device)) for group in self.groups)
-        return MoleculeBatch(groups, self.order.to(device))
+        return GroupedMolecules(groups, self.order.to(device))
 
     def to_graphs(self) -> Graphs:
         """The same molecules edge by edge, in the batch's own order."""
@@ -124,7 +124,37 @@ class MoleculeBatch:
         return Graphs(x, torch.cat(index, dim=1), torch.cat(attr), graph)
 
     @classmethod
-    def from_graphs(cls, graphs: Graphs) -> MoleculeBatch:
+    def from_padded(cls, nodes: Tensor, edges: Tensor, sizes: Tensor) -> GroupedMolecules:
+        """Group molecules that are padded to one size, as those of ``mtl_benchmarks.molecules`` are.
+
+        Args:
+            nodes: [B, n, f], features of the atoms, anything beyond a molecule's size.
+            edges: [B, n, n, c], ``edges[:, i, j]`` those of the edge to atom i from atom j.
+            sizes: [B] int64, how many atoms each molecule has, 1 to n.
+
+        Raises:
+            InvalidInputError: the shapes do not belong together, or a size is out of range.
+
+        Example:
+            >>> padded = torch.zeros(3, 4, 11), torch.zeros(3, 4, 4, 5)
+            >>> GroupedMolecules.from_padded(*padded, torch.tensor([4, 2, 4])).sizes
+            (2, 4, 4)
+        """
+        MoleculeGroup(nodes, edges)
+        if tuple(sizes.shape) != (len(nodes),) or not bool(((sizes >= 1) & (sizes <= nodes.shape[1])).all()):
+            raise InvalidInputError(
+                f"`sizes` must hold one number of atoms from 1 to {nodes.shape[1]} for each of {len(nodes)} molecules, "
+                f"got {sizes.tolist() if sizes.numel() < 20 else tuple(sizes.shape)}."
+            )
+        groups, order = [], []
+        for n in sizes.unique().tolist():
+            which = (sizes == n).nonzero()[:, 0]
+            groups.append(MoleculeGroup(nodes[which, :n], edges[which, :n, :n]))
+            order.append(which)
+        return cls(tuple(groups), torch.cat(order))
+
+    @classmethod
+    def from_graphs(cls, graphs: Graphs) -> GroupedMolecules:
         """Group graphs that are given edge by edge.
 
         Args:
