@@ -28,6 +28,10 @@ PUBLIC = {
 """The modules of a package whose ``__all__`` is declared for its siblings."""
 
 ALLOWED = {
+    ("mtl_benchmarks", "__getitem__"): "whether what a benchmark gave is a map-style data set",
+    ("mtl_benchmarks", "__len__"): "likewise",
+    ("mtl_benchmarks", "_fields"): "how Python marks a named tuple",
+    ("mtl_benchmarks", "to"): "of anything in a batch that can be moved to a device",
     ("mtl_core", "__dict__"): "`offers` itself: how a protocol is asked for",
     ("mtl_core", "__getattr__"): "likewise",
     ("mtl_core", "__module__"): "of any value in another package's module, for an error text",

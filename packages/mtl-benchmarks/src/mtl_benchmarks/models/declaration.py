@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from mtl_core.errors import InvalidInputError, NoLossesError, UnknownNameError
+from mtl_core import InvalidInputError, NoLossesError, UnknownNameError
 
 __all__ = ["MultiTaskModel", "TaskModel", "check_declaration", "count", "task_names"]
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from mtl_benchmarks.models.declaration import TaskModel
 from mtl_benchmarks.models.gating import mixed, pooled
+from mtl_core import InvalidParameterError
 from mtl_core.checks import positive, positive_int
-from mtl_core.errors import InvalidParameterError
 
 __all__ = ["DSelectK", "DSelectKGate", "smooth_step"]
 

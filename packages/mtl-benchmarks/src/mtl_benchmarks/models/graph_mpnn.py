@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from mtl_benchmarks.models.declaration import TaskModel
 from mtl_benchmarks.models.grouped_molecules import Graphs
 from mtl_benchmarks.models.mpnn import QM9_TARGETS
+from mtl_core import MissingExtraError
 from mtl_core.checks import positive_int
-from mtl_core.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from types import ModuleType

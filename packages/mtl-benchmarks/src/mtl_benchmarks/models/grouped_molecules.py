@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mtl_core.errors import InvalidInputError
+from mtl_core import InvalidInputError
 
 __all__ = ["Graphs", "GroupedMolecules", "MoleculeGroup"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mtl_benchmarks.models.declaration import TaskModel
+from mtl_core import InvalidInputError
 from mtl_core.checks import one_of, positive_int
-from mtl_core.errors import InvalidInputError
 
 __all__ = ["MTAN"]
 

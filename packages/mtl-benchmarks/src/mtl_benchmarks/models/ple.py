@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from mtl_benchmarks.models.declaration import TaskModel
 from mtl_benchmarks.models.gating import SoftmaxGate, mixed
+from mtl_core import InvalidInputError, InvalidParameterError
 from mtl_core.checks import positive_int
-from mtl_core.errors import InvalidInputError, InvalidParameterError
 
 __all__ = ["CGC", "PLE"]
 

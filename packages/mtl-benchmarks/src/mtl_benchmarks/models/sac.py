@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mtl_benchmarks.models.declaration import TaskModel
+from mtl_core import InvalidParameterError
 from mtl_core.checks import positive_int
-from mtl_core.errors import InvalidParameterError
 
 __all__ = ["MT10_TASKS", "GaussianActor", "TwinCritic", "perceptron"]
 

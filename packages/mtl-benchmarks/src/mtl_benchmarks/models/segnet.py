@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtl_benchmarks.models.declaration import TaskModel
+from mtl_core import InvalidInputError, InvalidParameterError
 from mtl_core.checks import one_of, positive, positive_int
-from mtl_core.errors import InvalidInputError, InvalidParameterError
 
 __all__ = ["CITYSCAPES_OUTPUTS", "NYUV2_OUTPUTS", "DenseOutput", "SegNet", "SegNetSplit", "Variant"]
 

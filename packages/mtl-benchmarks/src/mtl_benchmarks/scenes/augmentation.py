@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtl_benchmarks.scenes.layout import Scenes
+from mtl_core import InvalidParameterError
 from mtl_core.checks import in_interval
-from mtl_core.errors import InvalidParameterError
 
 __all__ = ["augmented", "cropped", "flipped"]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mtl_benchmarks.scenes.layout import SceneLayout, Scenes
+from mtl_core import InvalidInputError
 from mtl_core.checks import one_of
-from mtl_core.errors import InvalidInputError
 
 __all__ = ["SceneFolder", "folder_problems"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtl_core.errors import InvalidInputError
+from mtl_core import InvalidInputError
 
 __all__ = ["CITYSCAPES", "NYUV2", "SceneLayout", "Scenes", "valid_pixels"]
 
