@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtl_benchmarks.results import FORMAT, MARKER, Collection, RunDirectory, write_atomically
+from mtl_benchmarks.files import write_atomically
+from mtl_benchmarks.marker import FORMAT, MARKER
+from mtl_benchmarks.results import Collection, RunDirectory
 from mtl_core import ResultsDirectoryError
 
 CONFIG = {"method": {"name": "ls", "options": {"weights": None}}, "seed": 0}

@@ -26,8 +26,9 @@ _REFRESH = 0.2
 
 def open_console() -> Console:
     """A console as wide as the terminal; where the output goes to a file or pipe, wide enough for the tables."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
+    # Names and paths are printed as they are: brackets in them are no mark-up, and :words: no pictures.
+    console = Console(markup=False, emoji=False)
+    return console if console.is_terminal else Console(width=200, markup=False, emoji=False)
 
 
 def with_baselines(configs: Sequence[RunConfig]) -> tuple[RunConfig, ...]:
@@ -71,7 +72,12 @@ def _with_bar(config: RunConfig, collection: Collection, checkpoint_every: int |
             bar, total=now.total, completed=now.done, state=f"{losses}" + (f" · {moved} teleports" if moved else "")
         )
 
-    result = run(config, collection.run_path(config.name), checkpoint_every=checkpoint_every, progress=progress)
+    def say(text: str) -> None:
+        bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    result = run(
+        config, collection.run_path(config.name), checkpoint_every=checkpoint_every, progress=progress, say=say
+    )
     steps = max(1, bars.tasks[bars.task_ids.index(bar)].completed)
     bars.update(bar, total=steps, completed=steps, state="done")
     return result

@@ -1,0 +1,61 @@
+"""Whether training has led to numbers that are none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from mtl_benchmarks.trainer import Trainer
+
+__all__ = ["Watch"]
+
+
+class Watch:
+    """Looks for NaN and infinities in what a run would save.
+
+    Looked at are the parameters and buffers of the model, the tensors of the optimiser's state, and the parameters
+    that the method trains. What is infinite in the beginning, such as a mask, may stay so. All tensors are reduced
+    together and read from the device once.
+
+    Args:
+        trainer: as it was made, before a step or a checkpoint.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._allowed = frozenset(_non_finite(_tensors(trainer)))
+
+    def found(self) -> list[str]:
+        """Names of what has become NaN or infinite, or nothing."""
+        return _non_finite((name, tensor) for name, tensor in _tensors(self._trainer) if name not in self._allowed)
+
+
+def _non_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
+    tensors = {
+        name: tensor.detach()
+        for name, tensor in named
+        if (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel()
+    }
+    # The largest magnitude of all: NaN and infinities come through, and large finite values do not overflow.
+    if not tensors or math.isfinite(float(nn.utils.get_total_norm(list(tensors.values()), math.inf))):
+        return []
+    return [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+
+
+def _tensors(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
+    owners: dict[Tensor, str] = {}
+    for name, own in trainer.model.named_parameters():
+        owners[own] = f"parameter `{name}`"
+    if isinstance(trainer.method, nn.Module):
+        for name, own in trainer.method.named_parameters():
+            owners.setdefault(own, f"parameter `{name}` of {type(trainer.method).__name__}")
+    yield from ((name, parameter) for parameter, name in owners.items())
+    for name, buffer in trainer.model.named_buffers():
+        yield f"buffer `{name}`", buffer
+    for number, (parameter, state) in enumerate(trainer.optimizer.state.items()):
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                yield f"the optimiser's `{key}` of {owners.get(parameter, f'parameter {number}')}", value
