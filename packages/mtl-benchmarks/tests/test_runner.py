@@ -45,7 +45,7 @@ def content(result: RunResult | Path) -> dict[str, object]:
         {key: value for key, value in event.items() if key != "seconds"}
         for event in RunDirectory.existing(path).read_events()
     ]
-    checkpoint = RunDirectory.existing(path).checkpoints.read()
+    checkpoint = RunDirectory.existing(path).read_checkpoint()
     assert checkpoint is not None
     state = checkpoint.state
     tensors = {name: tensor.tolist() for name, tensor in state["model"].items()}
@@ -122,7 +122,7 @@ run(config, {str(tmp_path / "killed")!r}, checkpoint_every=7)
             child.kill()
             assert child.wait() == -signal.SIGKILL
         assert not (tmp_path / "killed" / "result.json").exists()
-        state = RunDirectory.existing(tmp_path / "killed").checkpoints.read()
+        state = RunDirectory.existing(tmp_path / "killed").read_checkpoint()
         assert state is not None
         reached = state.position["step"]
         assert reached > position

@@ -94,7 +94,7 @@ class Checkpoints:
         self.newest = directory / "checkpoint.pt"
         self.previous = directory / "checkpoint.previous.pt"
 
-    def write(self, checkpoint: Checkpoint, *, verify: bool = False) -> None:
+    def write(self, checkpoint: Checkpoint, *, verify: bool = False) -> str:
         """Write a checkpoint; the last one before it is kept under another name.
 
         Wherever this is broken off there is a whole checkpoint: the new one is on the disk before the old one makes
@@ -103,6 +103,9 @@ class Checkpoints:
         Args:
             checkpoint: of the run as it stands.
             verify: read it back before anything else is touched.
+
+        Returns:
+            its digest, by which the result knows it.
 
         Raises:
             ResultsDirectoryError: it cannot be written.
@@ -115,12 +118,17 @@ class Checkpoints:
             if exists(self.newest):
                 rename(self.newest, self.previous)
             rename(part, self.newest)
+        return _seal_of(content)
 
-    def read(self, config: Mapping[str, Any] | None = None) -> Checkpoint | None:
+    def seal(self) -> str | None:
+        """The digest that stands in the newest checkpoint, whether it is right or not; None if there is none."""
+        return _seal_of(read(self.newest, last=_SEAL_LENGTH)) if exists(self.newest) else None
+
+    def read(self, config: Mapping[str, Any]) -> Checkpoint | None:
         """The last checkpoint, or the one before where there is none of that name, or None.
 
         Args:
-            config: of the run that wants to go on from it; None: whatever it is of.
+            config: of the run that it must be of.
 
         Raises:
             DamagedFileError: it is damaged. Which one is good is said; it is for the user to choose it.
@@ -133,9 +141,9 @@ class Checkpoints:
         except DamagedFileError as error:
             raise DamagedFileError(f"{error} {self._way_on(config)}", path=self.newest) from None
 
-    def _read(self, path: Path, config: Mapping[str, Any] | None) -> Checkpoint:
+    def _read(self, path: Path, config: Mapping[str, Any]) -> Checkpoint:
         found = Checkpoint.from_bytes(read(path), path)
-        if config is not None and found.config != config_digest(config):
+        if found.config != config_digest(config):
             raise ResultsDirectoryError(
                 f"`{path.name}` in {str(self.newest.parent)!r} must belong to the configuration of this run, got one "
                 f"of another configuration ({found.config[:12]} and not {config_digest(config)[:12]}). Put back "
@@ -143,7 +151,7 @@ class Checkpoints:
             )
         return found
 
-    def _way_on(self, config: Mapping[str, Any] | None) -> str:
+    def _way_on(self, config: Mapping[str, Any]) -> str:
         begin_anew = "Move both away to begin anew, or choose another directory."
         if not exists(self.previous):
             return "There is no checkpoint before it. Move it away to begin anew, or choose another directory."
@@ -156,6 +164,10 @@ class Checkpoints:
             f"{position['step']}): move {self.newest.name} away and give the same command again to go on "
             "from there."
         )
+
+
+def _seal_of(content: bytes) -> str:
+    return content[-_SEAL_LENGTH:][len(_SEAL) : -1].decode(errors="replace")
 
 
 def config_digest(config: Mapping[str, Any]) -> str:

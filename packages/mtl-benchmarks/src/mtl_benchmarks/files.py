@@ -88,8 +88,12 @@ def damaged(path: Path, found: str, way_out: str = "") -> DamagedFileError:
     return DamagedFileError(text.rstrip(), path=path)
 
 
-def read(path: Path) -> bytes:
-    """The whole content of a file.
+def read(path: Path, *, last: int | None = None) -> bytes:
+    """The content of a file.
+
+    Args:
+        path: the file.
+        last: how many bytes of its end, at most; None: all of it.
 
     Raises:
         ResultsDirectoryError: it is not there, or cannot be read.
@@ -97,6 +101,8 @@ def read(path: Path) -> bytes:
     with on_disk(path, "readable"):
         handle = os.open(path, os.O_RDONLY | _BINARY)
         try:
+            if last is not None:
+                os.lseek(handle, max(0, os.fstat(handle).st_size - last), os.SEEK_SET)
             parts = []
             while part := os.read(handle, 1 << 24):
                 parts.append(part)

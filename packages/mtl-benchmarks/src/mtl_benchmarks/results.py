@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mtl_benchmarks.checkpoint import Checkpoints, config_digest
+from mtl_benchmarks.checkpoint import Checkpoint, Checkpoints, config_digest
+from mtl_benchmarks.differing import differing
 from mtl_benchmarks.files import (
     damaged,
     digest_of,
@@ -121,7 +122,7 @@ class RunDirectory:
         """Refuse a directory that is not of the run with this configuration; whether it is one already."""
         begun = refuse_kind(self.path, "run")
         if begun and exists(self.config_file):
-            changed = _differences(self.read_config(), json.loads(json.dumps(config)))
+            changed = differing(self.read_config(), json.loads(json.dumps(config)))
             if changed:
                 raise ResultsDirectoryError(
                     f"`directory` {str(self.path)!r} must belong to the same configuration, got a run whose "
@@ -163,8 +164,9 @@ class RunDirectory:
     @property
     def figures(self) -> Path:
         """Folder of the figures; made on first use."""
-        make_directory(self.path / "figures")
-        return self.path / "figures"
+        folder = self.path / "figures"
+        make_directory(folder)
+        return folder
 
     def read_config(self) -> dict[str, Any]:
         """The configuration of the run that lives here.
@@ -182,6 +184,15 @@ class RunDirectory:
                 "Remove it and give the command of this run again: it is written again if the checkpoint is of the "
                 "same configuration.",
             ) from None
+
+    def read_checkpoint(self) -> Checkpoint | None:
+        """Where the run that lives here stands, or None before its first checkpoint.
+
+        Raises:
+            DamagedFileError: it is damaged.
+            ResultsDirectoryError: it is of another configuration.
+        """
+        return self.checkpoints.read(self.read_config())
 
     def write_table(self, name: str, content: bytes, *, durable: bool = False) -> None:
         """Replace a table."""
@@ -205,6 +216,18 @@ class RunDirectory:
             if name not in found and exists(self.path / name):
                 raise damaged(self.path / name, "a file that this run has not written", "Move it away.")
         return found
+
+    def refuse_other_checkpoint(self, result: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint that is not that of the end of the complete run; that there is none does not matter.
+
+        Only the digest that stands in it is read: it may be large, and the result does not need it.
+        """
+        found = self.checkpoints.seal()
+        if found not in (None, result["checkpoint"]):
+            raise ResultsDirectoryError(
+                f"`{self.checkpoints.newest.name}` in {str(self.path)!r} must be that of the end of this run, got "
+                "another one. Put back the file that belongs here, or move this one away: the result does not need it."
+            )
 
     def read_events(self) -> list[dict[str, Any]]:
         """The events recorded so far."""
@@ -264,18 +287,3 @@ class RunDirectory:
     def forget_stopped(self) -> None:
         """The run has got past where it stopped."""
         remove(self.stopped_file)
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        flat: dict[str, Any] = {}
-        for key, inner in value.items():
-            flat |= _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
-        return flat
-    return {prefix: value}
-
-
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    old, new = _flatten(dict(found)), _flatten(dict(wanted))
-    changed = [key for key in dict.fromkeys([*old, *new]) if old.get(key, ...) != new.get(key, ...)]
-    return "; ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} here" for key in changed[:5])

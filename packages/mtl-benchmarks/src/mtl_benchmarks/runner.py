@@ -103,9 +103,10 @@ def load_result(directory: str | Path) -> RunResult:
         raise DamagedFileError(f"{error} {again}", path=error.path) from None
     if result is None:
         raise ResultsDirectoryError(
-            f"`directory` must hold a complete run, got {str(directory)!r}, which was broken off. Start it again to "
-            "finish it."
+            f"`directory` must hold a complete run, got {str(directory)!r} without result.json, which was broken off. "
+            "Start it again to finish it."
         )
+    files.refuse_other_checkpoint(result)
     try:
         config = RunConfig.from_dict(files.read_config())
     except (KeyError, TypeError, AttributeError) as error:

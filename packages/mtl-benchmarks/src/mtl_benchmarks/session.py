@@ -16,7 +16,7 @@ from mtl_benchmarks.components import make_benchmark
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.report import comparison_table, group_runs, moves_table
 from mtl_benchmarks.results import Collection
-from mtl_benchmarks.runner import RunResult, run
+from mtl_benchmarks.runner import RunResult, distinct, run
 from mtl_benchmarks.trainer import Progress
 
 __all__ = ["execute", "open_console", "print_report", "with_baselines"]
@@ -90,7 +90,11 @@ def print_report(
     others: Sequence[RunResult] = (),
     figures: Path | None = None,
 ) -> None:
-    """One table per benchmark and case; figures of all of them if a directory is given."""
+    """One table per benchmark and case; figures of all of them if a directory is given. Copies of a run count once."""
+    given, runs = runs, distinct(runs)
+    for copy in given:
+        if not any(copy is run for run in runs):
+            console.print(f"counted once: {copy.directory} is a copy of another run", markup=False, soft_wrap=True)
     for title, members in by_problem(runs).items():
         pool = [run for run in others if _problem(run.config) == title]
         groups = group_runs(members, others=pool)

@@ -51,6 +51,7 @@ class Work:
         self.found = files.checkpoints.read(config.as_dict())
         self.identity = uuid.uuid4().hex if self.found is None else self.found.run
         self.sessions = Sessions(() if self.found is None else self.found.sessions, say=self.say)
+        self.seal = files.checkpoints.seal()
         self.safe = None if self.found is None else self.found.position
         self.has_saved = False
         if self.found is not None:
@@ -139,7 +140,7 @@ class Work:
         self.sessions.reached(self._position)
         digest = config_digest(self.config.as_dict())
         checkpoint = Checkpoint(self.identity, digest, self.sessions.listed, self.trainer.state_dict())
-        self.files.checkpoints.write(checkpoint, verify=not self.has_saved)
+        self.seal = self.files.checkpoints.write(checkpoint, verify=not self.has_saved)
         self.has_saved, self.safe = True, self._position
 
     def _non_finite(self) -> str:
@@ -196,6 +197,7 @@ class Work:
                 "values": self.trainer.benchmark.reported(self.trainer.recorder.history),
                 "seconds": self.trainer.seconds,
                 "steps": self._position["step"],
+                "checkpoint": self.seal,
                 "notes": self.sessions.notes,
                 "tables": {name: digest_of(content) for name, content in tables.items()},
             }
