@@ -82,9 +82,7 @@ def test_a_state_of_other_objects_is_refused(tmp_path: Path, monkeypatch: pytest
         raise KeyError("momentum")
 
     monkeypatch.setattr("mtl_benchmarks.trainer.Trainer.load_state_dict", fails)
-    with pytest.raises(
-        ResultsDirectoryError, match=r"does not \(KeyError: 'momentum'\)\. It was written with torch 2\."
-    ):
+    with pytest.raises(ResultsDirectoryError, match=r"\(KeyError: 'momentum'\)\. It was written with torch 2\."):
         run(CONFIG, tmp_path / "run")
 
 
@@ -128,9 +126,7 @@ def stub(config: RunConfig, directory: str, **values: float) -> RunResult:
 def test_the_same_training_with_other_numbers_is_refused() -> None:
     one, other = stub(CONFIG, "one", a=1.0, b=float("nan")), stub(CONFIG, "other", a=2.0, b=float("nan"))
     assert distinct([one, stub(CONFIG, "again", a=1.0, b=float("nan"))]) == [one]
-    with pytest.raises(
-        ResultsDirectoryError, match=r"got two of ls, seed 0, with other values: 'one' and 'other'\. Leave"
-    ):
+    with pytest.raises(ResultsDirectoryError, match=r"got two of ls, seed 0, other values: 'one' and 'other'\. Leave"):
         distinct([one, other])
 
 
@@ -145,27 +141,14 @@ def test_copies_of_baselines_count_once() -> None:
     def values(found: tuple[Baseline, ...]) -> list[float]:
         return [baseline.value for baseline in found]
 
-    assert (
-        values(own_baselines(config, [*singles, *singles[1::2]]))
-        == values(own_baselines(config, singles))
-        == [15.0] * 3
-    )
+    assert values(own_baselines(config, singles)) == [15.0] * 3
+    assert values(own_baselines(config, [*singles, *singles[1::2]])) == [15.0] * 3
 
 
 def test_the_command_on_what_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "runs"
-    words = [
-        "run",
-        "toy",
-        "--benchmark.start",
-        "4",
-        "--benchmark.steps_per_epoch",
-        "2",
-        "--epochs",
-        "1",
-        "--out",
-        str(out),
-    ]
+    words = ["run", "toy", "--benchmark.start", "4", "--benchmark.steps_per_epoch", "2", "--epochs", "1"]
+    words += ["--out", str(out)]
     assert main(words) == 0
     (directory,) = (path for path in out.iterdir() if path.is_dir())
     for name in ("events.jsonl", "result.json", "config.json", "mtl-bench.json"):
@@ -211,9 +194,7 @@ def test_a_configuration_of_another_version_is_named(tmp_path: Path, monkeypatch
         raise TypeError("unexpected keyword argument 'speed'")
 
     monkeypatch.setattr(RunConfig, "from_dict", classmethod(fails))
-    with pytest.raises(
-        InvalidInputError, match=r"`config\.json` in .* of this version of mtl-benchmarks, got one that"
-    ):
+    with pytest.raises(InvalidInputError, match=r"`config\.json` in .* of this version of mtl-benchmarks, got"):
         load_result(tmp_path / "run")
 
 

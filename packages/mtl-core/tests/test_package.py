@@ -14,6 +14,7 @@ def test_public_names() -> None:
     assert sorted(mtl_core.__all__) == [
         "Aggregator",
         "ConflictMonitor",
+        "DamagedFileError",
         "DetachedLossError",
         "DuplicateModuleError",
         "EpochConflict",
@@ -30,6 +31,7 @@ def test_public_names() -> None:
         "NoSharedParametersError",
         "NonFiniteGradientError",
         "NonFiniteLossError",
+        "NonFiniteStateError",
         "NonScalarLossError",
         "Note",
         "Problem",
