@@ -74,12 +74,12 @@ def config(at: int, into: str = "parameter") -> RunConfig:
 @pytest.mark.parametrize(
     ("at", "every", "into", "place", "what", "safe"),
     [
-        (4, None, "parameter", "in epoch 2 of 2, after 4 steps", "parameter `x` NaN or infinite", 2),
-        (4, 1, "parameter", "in epoch 2 of 2, after 4 steps", "parameter `x` NaN or infinite", 3),
-        (3, 1, "parameter", "in epoch 2 of 2, after 3 steps", "parameter `x` NaN or infinite", 2),
-        (3, None, "parameter", "in epoch 2 of 2, after 3 steps", "parameter `x` NaN or infinite", 2),
-        (4, None, "optimiser", "in epoch 2 of 2, after 4 steps", "the optimiser's `exp_avg` of parameter `x`", 2),
-        (1, 1, "parameter", "in epoch 1 of 2, after 1 steps", "parameter `x` NaN or infinite", None),
+        (4, None, "parameter", "in epoch 2, after 4 of 4 steps", "parameter `x` NaN or infinite", 2),
+        (4, 1, "parameter", "in epoch 2, after 4 of 4 steps", "parameter `x` NaN or infinite", 3),
+        (3, 1, "parameter", "in epoch 2, after 3 of 4 steps", "parameter `x` NaN or infinite", 2),
+        (3, None, "parameter", "in epoch 2, after 3 of 4 steps", "parameter `x` NaN or infinite", 2),
+        (4, None, "optimiser", "in epoch 2, after 4 of 4 steps", "the optimiser's `exp_avg` of parameter `x`", 2),
+        (1, 1, "parameter", "in epoch 1, after 1 of 4 steps", "parameter `x` NaN or infinite", None),
     ],
 )
 def test_it_stops_keeps_its_last_good_checkpoint_and_says_so_again(
@@ -130,13 +130,13 @@ def test_the_command_ends_with_1_and_one_line(tmp_path: Path, poison: Any, capsy
     assert main(["run", *words, "--teleport", "poison:Poison", "--teleport.at", "4", "--out", str(out)]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "must stay finite, stopped in epoch 2 of 2, after 4 steps: parameter `x` NaN or infinite" in error
+    assert "must stay finite, stopped in epoch 2, after 4 of 4 steps: parameter `x` NaN or infinite" in error
     assert "Train with a smaller `lr`" in error
 
 
 def test_a_loss_that_is_none_names_its_task(tmp_path: Path) -> None:
     toy = Choice("toy", {"start": 0, "steps_per_epoch": 2})
-    with pytest.raises(NonFiniteStateError, match=r"in epoch 1 of 2, after 1 steps: .*'second'"):
+    with pytest.raises(NonFiniteStateError, match=r"in epoch 1, after 1 of 4 steps: .*'second'"):
         run(RunConfig.resolve(toy, "ls", epochs=2, lr=1e200), tmp_path / "run")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from mtl_benchmarks.checkpoint import config_digest
 from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.precision import arithmetic
 from mtl_benchmarks.randomness import seeded
 from mtl_benchmarks.results import RunDirectory
 from mtl_benchmarks.tables import events_from
@@ -54,15 +55,15 @@ def run(
 ) -> RunResult:
     """Train once, or finish what an earlier call with the same arguments began.
 
-    After every epoch (and every ``checkpoint_every`` steps) a checkpoint with the model, the optimiser, the method, all
-    random number generators and the position in the data is written; the one before is kept. A call that finds one
-    goes on from there; on the same machine and versions its metrics equal those of an unbroken run bit for bit. A
+    After every evaluation (and every ``checkpoint_every`` steps) a checkpoint with the model, the optimiser, the
+    method, all random number generators and the position in the data is written; the one before is kept. A call that
+    finds one goes on from there; on the same machine and versions its metrics equal those of an unbroken run bit for bit. A
     complete run is only read. Tables of it that are damaged are written again from its checkpoint, and that is said.
 
     Args:
         config: the resolved configuration.
         directory: the run's own directory.
-        checkpoint_every: steps between checkpoints within an epoch; None: at its end only.
+        checkpoint_every: steps between checkpoints on the way from one evaluation to the next; None: none there.
         progress: called after every step.
         say: called with what a person should know, such as other versions than before the restart; None: a warning.
 
@@ -79,7 +80,8 @@ def run(
         positive_int("checkpoint_every", checkpoint_every)
     files, settings = RunDirectory(directory), config.as_dict()
     if not _is_complete(files, settings):
-        with files.working(settings) as unlocked, seeded(config.seed, threads=config.threads):
+        precise = arithmetic(config.training.precision, device=config.device)
+        with files.working(settings) as unlocked, seeded(config.seed, threads=config.threads), precise:
             work = Work(config, files, say or warn)
             if unlocked is not None:
                 work.say(f"{unlocked}: see to it that no other process works on this run")

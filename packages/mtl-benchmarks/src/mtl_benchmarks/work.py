@@ -61,7 +61,7 @@ class Work:
         """Do what is left to do.
 
         Args:
-            every: steps between checkpoints within an epoch; None: at its end only.
+            every: steps between checkpoints on the way from one evaluation to the next; None: none there.
             progress: called after every step.
 
         Raises:
@@ -78,22 +78,17 @@ class Work:
         if result is not None:
             self._mend(result)
             return
-        if not self._is_finished:
+        if not self.trainer.is_finished:
             self._begin()
-        while not self._is_finished:
-            self._train_epoch(every, progress)
+        while not self.trainer.is_finished:
+            self._advance(every, progress)
             for name, content in self._tables().items():
                 self.files.write_table(name, content)
         self._finish()
 
     @property
-    def _is_finished(self) -> bool:
-        return self.trainer.epoch >= self.config.epochs
-
-    @property
     def _position(self) -> dict[str, int]:
-        steps = self.trainer.epoch * len(self.trainer.batches) + self.trainer.index
-        return {"epoch": self.trainer.epoch, "step": steps}
+        return {"epoch": self.trainer.step // self.trainer.steps_per_epoch, "step": self.trainer.step}
 
     def _load(self, found: Checkpoint) -> None:
         try:
@@ -118,11 +113,9 @@ class Work:
             self.sessions.note(f"has stopped before, {stopped}")
         self.files.write_table("environment.json", self.sessions.table())
 
-    def _train_epoch(self, every: int | None, progress: Callable[[Progress], None] | None) -> None:
+    def _advance(self, every: int | None, progress: Callable[[Progress], None] | None) -> None:
         try:
-            self.trainer.train_epoch(save=self._save, every=every, progress=progress)
-            self._refuse_non_finite()
-            self.trainer.end_epoch()
+            self.trainer.advance(save=self._save, every=every, progress=progress)
             self._save()
         except (NonFiniteStateError, ResultsDirectoryError):
             raise
@@ -156,7 +149,8 @@ class Work:
     def _stop(self, what: str, *, cause: Exception | None = None) -> NoReturn:
         """End the run where its numbers are none, and leave word for who starts it again."""
         at = self._position
-        place = f"in epoch {self.trainer.epoch + 1} of {self.config.epochs}, after {at['step']} steps: {what}"
+        epoch = max(0, at["step"] - 1) // self.trainer.steps_per_epoch + 1
+        place = f"in epoch {epoch}, after {at['step']} of {self.trainer.total_steps} steps: {what}"
         stays = "There is no checkpoint from before."
         if self.safe is not None:
             stays = f"The checkpoint of epoch {self.safe['epoch']}, step {self.safe['step']}, is from before and stays."
@@ -175,9 +169,10 @@ class Work:
         """Every table, as the checkpoint has it."""
         recorder = self.trainer.recorder
         metrics = {each.name: (each.task, each.unit, each.higher_is_better) for each in self.trainer.benchmark.metrics}
-        header = ("epoch", "split", "task", "metric", "unit", "higher_is_better", "value")
+        header = ("epoch", "step", "split", "task", "metric", "unit", "higher_is_better", "value")
         found = {
             "metrics.csv": table(header, recorder.metric_rows(metrics)),
+            "times.csv": table(("epoch", "step", "part", "seconds"), recorder.time_rows()),
             "events.jsonl": lines(recorder.events),
             "environment.json": self.sessions.table(),
         }
@@ -194,7 +189,7 @@ class Work:
             {
                 "run": self.identity,
                 "config": config_digest(self.config.as_dict()),
-                "values": self.trainer.benchmark.reported(self.trainer.recorder.history),
+                "values": self.trainer.reported(),
                 "seconds": self.trainer.seconds,
                 "steps": self._position["step"],
                 "checkpoint": self.seal,
@@ -211,7 +206,7 @@ class Work:
         except DamagedFileError as error:
             tables = self._tables()
             digests = {name: digest_of(content) for name, content in tables.items()}
-            if not self._is_finished or digests != result["tables"]:
+            if not self.trainer.is_finished or digests != result["tables"]:
                 raise DamagedFileError(f"{error} {_NOTHING_TO_WRITE_IT_FROM}", path=error.path) from None
             for name, content in tables.items():
                 self.files.write_table(name, content, durable=True)
