@@ -126,7 +126,7 @@ def stub(config: RunConfig, directory: str, **values: float) -> RunResult:
 def test_the_same_training_with_other_numbers_is_refused() -> None:
     one, other = stub(CONFIG, "one", a=1.0, b=float("nan")), stub(CONFIG, "other", a=2.0, b=float("nan"))
     assert distinct([one, stub(CONFIG, "again", a=1.0, b=float("nan"))]) == [one]
-    with pytest.raises(ResultsDirectoryError, match=r"got two of ls, seed 0, other values: 'one' and 'other'\. Leave"):
+    with pytest.raises(ResultsDirectoryError, match=r"with other values: 'one' and 'other'\. Leave"):
         distinct([one, other])
 
 

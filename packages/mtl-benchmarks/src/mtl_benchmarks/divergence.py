@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mtl_benchmarks.trainer import Trainer
 
@@ -32,10 +33,17 @@ class Watch:
         """Names of what has become NaN or infinite, or nothing."""
         return _non_finite((name, tensor) for name, tensor in _tensors(self._trainer) if name not in self._allowed)
 
+    def found_in(self, state: Mapping[str, Tensor]) -> list[str]:
+        """The same of the model's state as it would be saved, which with several processes is the whole of it."""
+        named = ((f"parameter `{name}`", value) for name, value in state.items() if isinstance(value, Tensor))
+        return _non_finite(
+            (name, value) for name, value in named if not {name, name.replace("parameter", "buffer", 1)} & self._allowed
+        )
+
 
 def _non_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
     tensors = {
-        name: tensor.detach()
+        name: _own_part(tensor.detach())
         for name, tensor in named
         if (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel()
     }
@@ -43,6 +51,11 @@ def _non_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
     if not tensors or math.isfinite(float(nn.utils.get_total_norm(list(tensors.values()), math.inf))):
         return []
     return [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+
+
+def _own_part(tensor: Tensor) -> Tensor:
+    """Of a sharded tensor what this process has; to ask for more, all processes would have to ask."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _tensors(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:

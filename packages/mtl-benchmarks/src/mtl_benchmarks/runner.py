@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mtl_benchmarks.checkpoint import config_digest
 from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.following import follow
+from mtl_benchmarks.loading import Loading
 from mtl_benchmarks.precision import arithmetic
 from mtl_benchmarks.randomness import seeded
+from mtl_benchmarks.ranks import current_ranks
 from mtl_benchmarks.results import RunDirectory
 from mtl_benchmarks.tables import events_from
 from mtl_benchmarks.trainer import Progress
 from mtl_benchmarks.work import Work
-from mtl_core import DamagedFileError, ResultsDirectoryError
+from mtl_core import DamagedFileError, InvalidParameterError, ResultsDirectoryError
 from mtl_core.checks import positive_int
 
 __all__ = ["RunResult", "distinct", "load_result", "run"]
@@ -51,26 +55,32 @@ def run(
     *,
     checkpoint_every: int | None = None,
     progress: Callable[[Progress], None] | None = None,
+    loading: Loading = Loading(),
     say: Callable[[str], None] | None = None,
 ) -> RunResult:
     """Train once, or finish what an earlier call with the same arguments began.
 
     After every evaluation (and every ``checkpoint_every`` steps) a checkpoint with the model, the optimiser, the
     method, all random number generators and the position in the data is written; the one before is kept. A call that
-    finds one goes on from there; on the same machine and versions its metrics equal those of an unbroken run bit for bit. A
-    complete run is only read. Tables of it that are damaged are written again from its checkpoint, and that is said.
+    finds one goes on from there; on the same machine and versions its metrics equal those of an unbroken run bit for
+    bit. A complete run is only read. Tables of it that are damaged are written again from its checkpoint, and that said.
 
     Args:
         config: the resolved configuration.
         directory: the run's own directory.
         checkpoint_every: steps between checkpoints on the way from one evaluation to the next; None: none there.
         progress: called after every step.
+        loading: how data is read ahead, where a benchmark reads it sample by sample; what reads ends with the run.
         say: called with what a person should know, such as other versions than before the restart; None: a warning.
 
     Returns:
         the complete run.
 
+    Where ``torchrun`` started several processes and they have a process group, all of them call this; the first alone
+    touches the directory.
+
     Raises:
+        InvalidParameterError: the configuration is one of another number of processes.
         ResultsDirectoryError: ``directory`` holds something else, a run with another configuration, one that another
             process is working on, or a damaged file; or it cannot be read or written. The text names the file.
         NonFiniteStateError: parameters, buffers or optimiser state became NaN or infinite. The last checkpoint from
@@ -78,11 +88,40 @@ def run(
     """
     if checkpoint_every is not None:
         positive_int("checkpoint_every", checkpoint_every)
+    ranks = current_ranks()
+    if config.ranks != ranks.size:
+        raise InvalidParameterError(
+            f"`ranks` must be the number of processes, got {config.ranks} with {ranks.size}. Start {config.ranks} by "
+            "torchrun, or resolve the configuration where they run."
+        )
+    ranks.has_parted = False
+    if not ranks.is_first:
+        found: RunResult = follow(config, ranks, loading)
+        return found
+    with ranks.leading():
+        result = _run_first(config, directory, checkpoint_every, progress, loading, say or warn)
+        ranks.say("end")
+    shared: RunResult = ranks.share(result)
+    return shared
+
+
+def _run_first(
+    config: RunConfig,
+    directory: str | Path,
+    checkpoint_every: int | None,
+    progress: Callable[[Progress], None] | None,
+    loading: Loading,
+    say: Callable[[str], None],
+) -> RunResult:
     files, settings = RunDirectory(directory), config.as_dict()
     if not _is_complete(files, settings):
         precise = arithmetic(config.training.precision, device=config.device)
-        with files.working(settings) as unlocked, seeded(config.seed, threads=config.threads), precise:
-            work = Work(config, files, say or warn)
+        with (
+            files.working(settings) as unlocked,
+            seeded(config.seed, threads=config.threads),
+            precise,
+            closing(Work(config, files, say, loading=loading)) as work,
+        ):
             if unlocked is not None:
                 work.say(f"{unlocked}: see to it that no other process works on this run")
             work.complete(every=checkpoint_every, progress=progress)

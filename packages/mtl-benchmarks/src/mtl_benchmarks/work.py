@@ -11,11 +11,13 @@ from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.divergence import Watch
 from mtl_benchmarks.environment import Sessions
 from mtl_benchmarks.files import digest_of, exists
+from mtl_benchmarks.loading import Loading
 from mtl_benchmarks.results import RunDirectory
 from mtl_benchmarks.tables import lines, table
 from mtl_benchmarks.trainer import Progress, Trainer
 from mtl_core import (
     DamagedFileError,
+    InvalidInputError,
     NonFiniteGradientError,
     NonFiniteLossError,
     NonFiniteStateError,
@@ -37,25 +39,37 @@ class Work:
         config: the run's.
         files: its directory, which this process holds.
         say: called with what a person should know.
+        loading: how data is read ahead.
 
     Raises:
         ResultsDirectoryError: the checkpoint is damaged, of another run, or does not fit this version's objects.
     """
 
-    def __init__(self, config: RunConfig, files: RunDirectory, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: RunConfig, files: RunDirectory, say: Callable[[str], None], *, loading: Loading = Loading()
+    ) -> None:
         self.config = config
         self.files = files
         self.say: Callable[[str], None] = lambda text: say(f"{files.path}: {text}.")
-        self.trainer = Trainer(config)
-        self.watch = Watch(self.trainer)
+        # Before anything is made: a damaged checkpoint needs no model, and leaves no processes that read data.
         self.found = files.checkpoints.read(config.as_dict())
         self.identity = uuid.uuid4().hex if self.found is None else self.found.run
         self.sessions = Sessions(() if self.found is None else self.found.sessions, say=self.say)
         self.seal = files.checkpoints.seal()
         self.safe = None if self.found is None else self.found.position
         self.has_saved = False
+        self.trainer = Trainer(config, loading=loading)
+        self.watch = Watch(self.trainer)
         if self.found is not None:
-            self._load(self.found)
+            try:
+                self._load(self.found)
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """End the processes that read data."""
+        self.trainer.close()
 
     def complete(self, *, every: int | None, progress: Callable[[Progress], None] | None) -> None:
         """Do what is left to do.
@@ -93,6 +107,8 @@ class Work:
     def _load(self, found: Checkpoint) -> None:
         try:
             self.trainer.load_state_dict(found.state)
+        except InvalidInputError:
+            raise
         except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             packages = ", ".join(f"{k} {v}" for k, v in found.sessions[-1]["environment"]["packages"].items())
             raise ResultsDirectoryError(
@@ -130,19 +146,23 @@ class Work:
 
     def _save(self) -> None:
         self._refuse_non_finite()
+        state = self.trainer.state_dict()
+        if self.trainer.ranks.size > 1:
+            # Each process sees its own part of a model; the whole of it is here.
+            self._refuse_non_finite(state["model"])
         self.sessions.reached(self._position)
         digest = config_digest(self.config.as_dict())
-        checkpoint = Checkpoint(self.identity, digest, self.sessions.listed, self.trainer.state_dict())
+        checkpoint = Checkpoint(self.identity, digest, self.sessions.listed, state)
         self.seal = self.files.checkpoints.write(checkpoint, verify=not self.has_saved)
         self.has_saved, self.safe = True, self._position
 
-    def _non_finite(self) -> str:
-        names = self.watch.found()
+    def _non_finite(self, whole: Mapping[str, Any] | None = None) -> str:
+        names = self.watch.found() if whole is None else self.watch.found_in(whole)
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         return f"{', '.join(names[:5])}{more} NaN or infinite." if names else ""
 
-    def _refuse_non_finite(self) -> None:
-        bad = self._non_finite()
+    def _refuse_non_finite(self, whole: Mapping[str, Any] | None = None) -> None:
+        bad = self._non_finite(whole)
         if bad:
             self._stop(bad)
 
