@@ -63,7 +63,7 @@ def run(
     After every evaluation (and every ``checkpoint_every`` steps) a checkpoint with the model, the optimiser, the
     method, all random number generators and the position in the data is written; the one before is kept. A call that
     finds one goes on from there; on the same machine and versions its metrics equal those of an unbroken run bit for
-    bit. A complete run is only read. Tables of it that are damaged are written again from its checkpoint, and that said.
+    bit. A complete run is only read. Its tables, where damaged, are written again from its checkpoint, which is said.
 
     Args:
         config: the resolved configuration.
