@@ -32,7 +32,7 @@ import sys, time
 import torch
 from torch import nn
 import mtl_core
-from mtl_benchmarks import Benchmark, Metric, RunConfig, Training
+from mtl_benchmarks import Benchmark, Metric, OptimizerChoice, RunConfig, Training
 from mtl_benchmarks.batches import Repeated
 
 
@@ -48,7 +48,7 @@ class Long(Benchmark):
 
     @property
     def training(self):
-        return Training(epochs=self.n_epochs, batch_size=1, lr=1e-3)
+        return Training(epochs=self.n_epochs, batch_size=1, optimizer=OptimizerChoice("adam", {"lr": 1e-3}))
 
     def build(self):
         return nn.Linear(2, 2)
