@@ -17,10 +17,11 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import nets
 import torch
@@ -145,11 +146,51 @@ def measure(config: RunConfig, rounds: int) -> tuple[float, float, float]:
     return statistics.median(cpu["hand"]), ratios[0], ratios[1]
 
 
+def parts(config: RunConfig) -> dict[str, float]:
+    """Least CPU times in milliseconds of what the engine does besides the work of a step, and of an epoch by hand."""
+    with tempfile.TemporaryDirectory() as folder, seeded(0, threads=1):
+        hand = ByHand(config, Path(folder) / "state.pt")
+        engine = ByEngine(config, Path(folder) / "run")
+        for each in (hand, engine):
+            each.epoch()
+        trainer = engine.work.trainer
+        batch = trainer.batches.batch(0, 0)
+        report = step(trainer.problem, batch, trainer.optimizer, trainer.method)
+
+        def steps() -> None:
+            with patch("mtl_benchmarks.trainer.step", lambda *_, **__: report):
+                for trainer.step in range(1, 51):
+                    trainer.take_step()
+
+        def tables() -> None:
+            for name, content in engine.work._tables().items():
+                engine.files.write_table(name, content)
+
+        with patch.object(trainer.batches, "batch", lambda *_: batch):
+            found = {"each step": _least(steps) / 50}
+        found |= {"checkpoint": _least(engine.work._save), "tables": _least(tables)}
+        engine.held.close()
+        return {**found, "epoch by hand": _least(hand.epoch, 3)}
+
+
+def _least(work: Callable[[], None], times: int = 10) -> float:
+    found = []
+    for _ in range(times):
+        begin = time.process_time()
+        work()
+        found.append(1000 * (time.process_time() - begin))
+    return min(found)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--methods", nargs="+", default=["ls", "fairgrad"])
+    parser.add_argument("--parts", action="store_true", help="what the engine adds, piece by piece, on digits")
     arguments = parser.parse_args()
+    if arguments.parts:
+        print(parts(RunConfig.resolve("digits", "fairgrad", epochs=1000)))
+        return 0
     worst = 0.0
     print("| benchmark | method | by hand, CPU time | engine, CPU time | engine, wall time |\n|---|---|---|---|---|")
     for benchmark in (Choice("digits"), Choice("engine:Scenes")):
