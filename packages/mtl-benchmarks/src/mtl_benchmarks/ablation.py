@@ -20,7 +20,7 @@ from rich.table import Table
 from mtl_benchmarks.baselines import own_baselines, single_tasks
 from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.command_line import parse_choice, parse_seeds
-from mtl_benchmarks.components import PARTS, make_benchmark, method_class, resolve_benchmark
+from mtl_benchmarks.components import ADAPTERS, make_benchmark, method_class, resolve_benchmark
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.matching_lengths import lengths_of
 from mtl_benchmarks.metrics import delta_m
@@ -128,7 +128,7 @@ def _fits(variant: Variant, benchmark: Choice, method: Choice, said: Callable[[s
     problem = problem_of.problem(problem_of.build(), tasks=config.tasks)
     adapter = config.teleport.options["adapter"]
     try:
-        construct(PARTS["adapter"][adapter.name], adapter.options).attach(problem).detach()
+        construct(ADAPTERS.find(adapter.name), adapter.options).attach(problem).detach()
     except NoMatchError as error:
         said(f"{variant.name} is left out: {error}")
         return False
