@@ -11,6 +11,7 @@ from mtl_aggregators import available as available_methods
 from mtl_benchmarks.benchmarks import available as available_benchmarks
 from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.command_line.option import Option
+from mtl_benchmarks.command_line.words import Words
 from mtl_benchmarks.components import PARTS, TELEPORTS, benchmark_parts, method_class, teleport_class
 from mtl_benchmarks.options import Choice, Part, PartTable, option_arguments, option_defaults
 from mtl_benchmarks.reading import read_value
@@ -18,7 +19,7 @@ from mtl_benchmarks.signatures import Argument
 from mtl_core import InvalidParameterError, UnknownNameError
 from mtl_core.extension import plain_name
 
-__all__ = ["KINDS", "Chosen", "Kind", "choose", "parse_choice"]
+__all__ = ["KINDS", "Chosen", "Kind", "KindName", "choose", "chosen_of", "part_flag", "parse_choice"]
 
 KindName = Literal["benchmark", "method", "teleport"]
 
@@ -169,6 +170,32 @@ def choose(
         base = choice.options.get(name, (defaults or {}).get(name, known[name].name))
         chosen[name] = _chosen_part(flag, part, parts.get(flag), Choice(base) if isinstance(base, str) else base)
     return Chosen(kinds, choice, cls, chosen, frozenset(hidden))
+
+
+def chosen_of(
+    kind: KindName,
+    text: str | None,
+    base: Choice | None,
+    words: Words,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    hidden: Sequence[str] = (),
+) -> Chosen:
+    """The class for a name, with the options of the base where that is of the same class.
+
+    Args:
+        kind: what is chosen.
+        text: the name as typed; None: that of the base.
+        base: what a file chose.
+        words: as typed, for the names of parts.
+        defaults: as for :func:`choose`.
+        hidden: likewise.
+    """
+    typed = base if text is None else parse_choice(kind, text)
+    assert typed is not None
+    if text is not None and base is not None and KINDS[kind].find(typed.name) is KINDS[kind].find(base.name):
+        typed = Choice(base.name, {**base.options, **typed.options})
+    return choose(kind, typed, parts=words.given, defaults=defaults, hidden=hidden)
 
 
 def _chosen_part(flag: str, part: Part, words: Sequence[str] | None, base: Choice) -> Choice:

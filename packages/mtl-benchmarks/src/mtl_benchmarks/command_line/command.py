@@ -40,6 +40,7 @@ class Command:
         standing: the values that a shell offers for the first word that belongs to no option.
         takes_paths: whether such words are paths.
         examples: whole command lines.
+        offered: the options that a shell offers, where these are more than :attr:`options`.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Command:
     standing: Callable[[], Sequence[str]] | None = None
     takes_paths: bool = False
     examples: tuple[str, ...] = ()
+    offered: Callable[[], Sequence[Option]] | None = None
 
     def parse(self, words: Sequence[str], *, at_least: int = 0, at_most: int | None = 0) -> Parsed | None:
         """The words, read by :attr:`options`; None if help was asked for and printed.

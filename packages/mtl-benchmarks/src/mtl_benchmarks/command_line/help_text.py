@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 
@@ -12,6 +13,7 @@ __all__ = ["EXIT_CODES", "layout"]
 
 EXIT_CODES = "exit codes: 0 done, 1 a computation failed, 2 bad input or files, 130 interrupted"
 _WIDEST_USAGE = 38
+_DEFAULT = re.compile(r"\(default:[^)]*\)")  # torch's docstrings repeat what stands at the end of the line
 
 
 def layout(
@@ -47,12 +49,13 @@ def layout(
 def _line(option: Option, width: int) -> str:
     head = f"  {option.usage:<{_WIDEST_USAGE}}"
     default = "required" if option.default is REQUIRED else "" if option.default is None else _shown(option.default)
-    text = f"{option.help}{f' ({default})' if default else ''}"
+    said = _DEFAULT.sub("", option.help).strip().rstrip(".")
+    text = f"{said}{f' ({default})' if default else ''}"
     room = width - len(head) - 1
     if len(text) > room:
         # The default is what a reader looks for; the rest of the sentence is in `mtl-bench describe`.
         tail = f" ({default})" if default else ""
-        text = option.help[: max(0, room - len(tail) - 1)].rstrip(" ,;:.") + "…" + tail
+        text = said[: max(0, room - len(tail) - 1)].rstrip(" ,;:.") + "…" + tail
     return f"{head} {text}".rstrip()
 
 

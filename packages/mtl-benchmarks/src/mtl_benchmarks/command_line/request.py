@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from mtl_benchmarks.benchmark import Benchmark
-from mtl_benchmarks.benchmarks import available
-from mtl_benchmarks.command_line.choosing import KINDS, Chosen, KindName, choose, parse_choice
+from mtl_benchmarks.benchmarks import available, benchmark_class
+from mtl_benchmarks.command_line.choosing import Chosen, KindName
 from mtl_benchmarks.command_line.option import Option, read_options, refuse_unknown
 from mtl_benchmarks.command_line.training_words import TrainingWords
 from mtl_benchmarks.command_line.words import Words
@@ -21,9 +20,15 @@ from mtl_benchmarks.options import Choice
 from mtl_benchmarks.training import Training
 from mtl_core import InvalidInputError, InvalidParameterError
 
-__all__ = ["BENCHMARK_NAMES", "Request", "in_words_of", "parse_seeds", "read_request", "shared_options"]
-
-BENCHMARK_NAMES = available
+__all__ = [
+    "Request",
+    "benchmark_word",
+    "in_words_of",
+    "name_word",
+    "parse_seeds",
+    "read_request",
+    "shared_options",
+]
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -113,26 +118,35 @@ class Request:
         return self.chosen[kind].resolved(self.values)
 
     @property
-    def out(self) -> Path:
-        """Where runs are written."""
-        return Path(self.values["--out"])
+    def table(self) -> list[Option]:
+        """All options."""
+        return [option for options in self.groups.values() for option in options]
 
 
-def chosen_of(
-    kind: KindName,
-    text: str | None,
-    base: Choice | None,
-    words: Words,
-    *,
-    defaults: Mapping[str, Any] | None = None,
-    hidden: Sequence[str] = (),
-) -> Chosen:
-    """The class for a name, with the options of the base where that is of the same class."""
-    typed = base if text is None else parse_choice(kind, text)
-    assert typed is not None
-    if text is not None and base is not None and KINDS[kind].find(typed.name) is KINDS[kind].find(base.name):
-        typed = Choice(base.name, {**base.options, **typed.options})
-    return choose(kind, typed, parts=words.given, defaults=defaults, hidden=hidden)
+def benchmark_word(command: str, words: Words) -> str | None:
+    """The word that names the benchmark; None where help is asked for without one.
+
+    Raises:
+        InvalidInputError: there is none, or more than one.
+    """
+    if len(words.standing) > 1:
+        raise InvalidInputError(f"`{command}` must name one benchmark, got {' '.join(words.standing)}.")
+    if not words.standing and not words.help:
+        raise InvalidInputError(f"`{command}` must name a benchmark, got none. Valid: {', '.join(available())}.")
+    return words.standing[0] if words.standing else None
+
+
+def name_word(words: Words, flag: str, default: str | None) -> str | None:
+    """The name behind an option, or the default where it was not given.
+
+    Raises:
+        InvalidInputError: nothing stands behind it.
+    """
+    if flag not in words.given:
+        return default
+    if not words.given[flag]:
+        raise InvalidInputError(f"`{flag}` must be followed by a name, got none.")
+    return words.given[flag][0]
 
 
 def read_request(
@@ -169,11 +183,10 @@ def read_request(
     refuse_unknown(early, flags)
     benchmark, protocol = _made(picked, read_options(early, lenient), own_options, help_only=words.help)
     training = TrainingWords.of(given, base.training if base is not None else protocol)
-    teleport = chosen.get("teleport")
-    defaults = None if teleport is None else {**KINDS["benchmark"].find(picked.choice.name).teleport_options}  # type: ignore[attr-defined]
+    moved = benchmark_class(picked.choice.name).teleport_options
     groups: dict[str, Sequence[Option]] = {**own, "training": training.options()}
     for kind, each in chosen.items():
-        options = own_options if kind == "benchmark" else each.options(defaults=defaults if kind == "teleport" else None)
+        options = own_options if kind == "benchmark" else each.options(defaults=moved if kind == "teleport" else None)
         groups[f"{kind} {each.choice.name}"] = options
     table = [option for options in groups.values() for option in options]
     if words.help:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 from mtl_benchmarks.benchmarks import available, benchmark_class
-from mtl_benchmarks.command_line.choosing import KINDS, Chosen, KindName
+from mtl_benchmarks.command_line.choosing import KINDS, Chosen, KindName, chosen_of
 from mtl_benchmarks.command_line.help_text import layout
 from mtl_benchmarks.command_line.option import Option
 from mtl_benchmarks.command_line.request import (
     Request,
-    chosen_of,
+    benchmark_word,
     in_words_of,
+    name_word,
     parse_seeds,
     read_request,
     shared_options,
@@ -62,7 +63,7 @@ def parse_run(arguments: Sequence[str]) -> Plan | None:
     """
     words = split(arguments, many=MANY)
     base = _base(words)
-    name = _benchmark_name(words, base)
+    name = base.benchmark.name if base is not None and not words.standing else benchmark_word("run", words)
     if name is None:
         print(_general_help(), end="")
         return None
@@ -73,8 +74,7 @@ def parse_run(arguments: Sequence[str]) -> Plan | None:
     if words.help:
         print(_help(request), end="")
         return None
-    table = [option for options in request.groups.values() for option in options]
-    with in_words_of(table):
+    with in_words_of(request.table):
         return _plan(request)
 
 
@@ -108,26 +108,6 @@ def read_config(path: str | Path) -> RunConfig:
         raise ResultsDirectoryError(f"`--config` must hold a run, got {str(path)!r} ({found}). {way_out}") from None
 
 
-def _benchmark_name(words: Words, base: RunConfig | None) -> str | None:
-    if len(words.standing) > 1:
-        raise InvalidInputError(f"`run` must name one benchmark, got {' '.join(words.standing)}.")
-    if words.standing:
-        return words.standing[0]
-    if base is not None:
-        return base.benchmark.name
-    if words.help:
-        return None
-    raise InvalidInputError(f"`run` must name a benchmark, got none. Valid: {', '.join(available())}.")
-
-
-def _named(words: Words, flag: str, default: str | None) -> str | None:
-    if flag not in words.given:
-        return default
-    if not words.given[flag]:
-        raise InvalidInputError(f"`{flag}` must be followed by a name, got none.")
-    return words.given[flag][0]
-
-
 def _chosen(words: Words, name: str, base: RunConfig | None) -> dict[KindName, Chosen]:
     """The benchmark, the method and the teleport, if there is one."""
     before = None if base is None else base.benchmark
@@ -137,17 +117,17 @@ def _chosen(words: Words, name: str, base: RunConfig | None) -> dict[KindName, C
         raise InvalidInputError(
             f"`run` must name the benchmark of --config or none, got {name!r} and a run of {base.benchmark.name!r}."
         )
-    method = _named(words, "--method", None if base is not None else "ls")
+    method = name_word(words, "--method", None if base is not None else "ls")
     chosen: dict[KindName, Chosen] = {
         "benchmark": benchmark,
         "method": chosen_of("method", method, None if base is None else base.method, words),
     }
-    teleport = _named(words, "--teleport", None)
+    teleport = name_word(words, "--teleport", None)
     moved = None if base is None else base.teleport
     if (teleport is None and moved is None) or (teleport is not None and teleport.lower() == "none"):
         _refuse_teleport_options(words)
         return chosen
-    like = _named(words, "--teleport.like", None) is not None
+    like = name_word(words, "--teleport.like", None) is not None
     chosen["teleport"] = chosen_of(
         "teleport", teleport, moved, words, defaults=cls.teleport_options, hidden=("length",) if like else ()
     )
