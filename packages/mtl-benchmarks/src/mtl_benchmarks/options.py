@@ -87,9 +87,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str | Path)
 
 
-def option_arguments(
-    cls: type, parts: PartTable | None = None, *, given: Collection[str] = ()
-) -> dict[str, Argument]:
+def option_arguments(cls: type, parts: PartTable | None = None, *, given: Collection[str] = ()) -> dict[str, Argument]:
     """The constructor's arguments that are options, parts included.
 
     Arguments that the run provides (a generator, a seed, the wrapped method) are none, nor are those whose default is

@@ -6,6 +6,8 @@ is said in the same words everywhere.
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 import types
 import typing
@@ -161,7 +163,7 @@ def _holds_literal(kinds: Iterable[Any], value: Any) -> bool:
 def _element(kind: Any) -> Any:
     """The type of a sequence's elements; of a tuple of fixed length that of all of them together."""
     arguments = [each for each in typing.get_args(kind) if each is not Ellipsis]
-    return Union[tuple(arguments)] if arguments else Any
+    return functools.reduce(operator.or_, arguments) if arguments else Any
 
 
 def _read(kinds: Sequence[Any], text: str) -> Any:

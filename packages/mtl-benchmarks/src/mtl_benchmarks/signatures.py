@@ -38,7 +38,7 @@ class Argument:
 
 
 @cache
-def arguments_of(cls: type) -> Mapping[str, Argument]:
+def arguments_of(cls: Any) -> Mapping[str, Argument]:
     """The named arguments of a class's constructor, in order.
 
     Args:
@@ -76,7 +76,8 @@ def summary_of(cls: Any) -> str:
 
 def _scope(cls: type) -> dict[str, Any]:
     """Where the names in the constructor's annotations are known."""
-    return inspect.unwrap(cls.__init__).__globals__ if inspect.isfunction(cls.__init__) else _module(cls)
+    made: Any = inspect.getattr_static(cls, "__init__")
+    return inspect.unwrap(made).__globals__ if inspect.isfunction(made) else _module(cls)
 
 
 def _module(cls: type) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from mtl_benchmarks.signatures import Argument
 from mtl_core import InvalidParameterError, UnknownNameError
 from mtl_core.extension import plain_name
 
-__all__ = ["KINDS", "Chosen", "Kind", "KindName", "choose", "chosen_of", "part_flag", "parse_choice"]
+__all__ = ["KINDS", "Chosen", "Kind", "KindName", "choose", "chosen_of", "parse_choice", "part_flag"]
 
 KindName = Literal["benchmark", "method", "teleport"]
 

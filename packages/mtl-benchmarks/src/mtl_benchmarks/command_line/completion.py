@@ -74,7 +74,7 @@ def script(shell: str, commands: Sequence[Command]) -> str:
             action.choices = _choices(option)
             if option.path:
                 _completes(action, shtab.FILE)
-    return shtab.complete(parser, shell=shell) + "\n"  # type: ignore[arg-type]
+    return shtab.complete(parser, shell=shell) + "\n"
 
 
 def _completes(action: argparse.Action, how: Any) -> None:

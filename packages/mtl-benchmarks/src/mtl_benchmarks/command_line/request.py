@@ -1,4 +1,4 @@
-"""What ``run``, ``study`` and ``ablate`` have in common: a benchmark, what is chosen beside it, and how it is trained."""
+"""What ``run``, ``study`` and ``ablate`` share: a benchmark, what is chosen beside it, and how it is trained."""
 
 from __future__ import annotations
 

@@ -100,7 +100,9 @@ def read_config(path: str | Path) -> RunConfig:
         data = json.loads(file.read_text(encoding="utf-8"))
         return RunConfig.from_dict(data)
     except OSError as error:
-        raise ResultsDirectoryError(f"`--config` must be a file, got {str(path)!r}: {error.strerror}. {way_out}") from None
+        raise ResultsDirectoryError(
+            f"`--config` must be a file, got {str(path)!r}: {error.strerror}. {way_out}"
+        ) from None
     except InvalidInputError as error:
         raise InvalidInputError(f"`--config` {str(path)!r}: {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

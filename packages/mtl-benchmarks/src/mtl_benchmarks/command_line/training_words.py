@@ -102,7 +102,7 @@ class TrainingWords:
             ),
             Option("--precision", Precision, "of forward passes", (base and base.precision) or "float32"),
             Option("--accumulate", int, "micro-batches per step", (base and base.accumulate) or 1),
-            _span("--evaluate_every", "from one evaluation to the next", base and base.evaluate_every),
+            _span("--evaluate_every", "from one evaluation to the next", None if base is None else base.evaluate_every),
             Option(
                 "--early_stopping",
                 str,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mtl_benchmarks.benchmarks import available, benchmark_class
@@ -78,7 +78,7 @@ def _run(words: Sequence[str]) -> None:
         _ablate(request)
 
 
-def _help(name: str, about: str, groups: dict[str, Sequence[Option]]) -> str:
+def _help(name: str, about: str, groups: Mapping[str, Sequence[Option]]) -> str:
     shown = "digits" if name == "BENCHMARK" else name
     return layout(
         f"mtl-bench ablate {name} [options]",

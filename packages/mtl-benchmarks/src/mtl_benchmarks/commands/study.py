@@ -33,9 +33,7 @@ def out_options(out: str) -> list[Option]:
     return [
         Option("--out", str, "directory of the runs", out, shown="DIR", path=True),
         Option("--processes", int, "how many runs at a time", 1),
-        Option(
-            "--seeds", str, "how many from 0, or a list: 0,3,7", "5", many=True, as_typed=True, shown="INTEGER"
-        ),
+        Option("--seeds", str, "how many from 0, or a list: 0,3,7", "5", many=True, as_typed=True, shown="INTEGER"),
     ]
 
 
@@ -84,9 +82,7 @@ def _run(words: Sequence[str]) -> None:
         _study(request)
 
 
-def _help(
-    chosen: Mapping[KindName, Chosen], name: str, groups: Mapping[str, Sequence[Option]], about: str
-) -> str:
+def _help(chosen: Mapping[KindName, Chosen], name: str, groups: Mapping[str, Sequence[Option]], about: str) -> str:
     shown = name if chosen else "digits"
     return layout(
         f"mtl-bench study {name} [options]",
