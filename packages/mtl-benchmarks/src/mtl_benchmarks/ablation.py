@@ -20,13 +20,13 @@ from rich.table import Table
 from mtl_benchmarks.baselines import own_baselines, single_tasks
 from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.command_line import parse_choice, parse_seeds
+from mtl_benchmarks.comparison import Estimate, Moves, moves
 from mtl_benchmarks.components import PARTS, make_benchmark, method_class, resolve_benchmark
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.matching_lengths import lengths_of
 from mtl_benchmarks.metrics import delta_m
 from mtl_benchmarks.options import Choice, construct
 from mtl_benchmarks.pool import run_all
-from mtl_benchmarks.report import Estimate, Moves, moves
 from mtl_benchmarks.runner import RunResult
 from mtl_benchmarks.variants import PARTS_OF_ABLATION, Variant, variants
 from mtl_core import InvalidInputError, NoMatchError

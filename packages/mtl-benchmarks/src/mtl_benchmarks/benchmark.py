@@ -11,6 +11,7 @@ from torch import nn, optim
 
 from mtl_benchmarks.batches import BatchSource, Probes
 from mtl_benchmarks.metrics import Metric
+from mtl_benchmarks.published import PublishedTable
 from mtl_core import Problem
 
 __all__ = ["Benchmark", "Training"]
@@ -49,6 +50,10 @@ class Benchmark(ABC):
     """Whether Δm against models that learn one task alone makes sense here."""
     teleport_options: ClassVar[Mapping[str, Any]] = {}
     """Options of a teleport that are other than its own defaults on this problem."""
+    published: ClassVar[tuple[PublishedTable, ...]] = ()
+    """The published tables of this very experiment, whose rows stand beside the runs'."""
+    caveats: ClassVar[tuple[str, ...]] = ()
+    """What a reader of its numbers has to know, one sentence each."""
 
     @property
     @abstractmethod

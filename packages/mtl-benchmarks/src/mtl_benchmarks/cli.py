@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mtl_core import InvalidInputError, MissingExtraError, SolverError, UnknownNameError
+from mtl_core.checks import one_of
 
 __all__ = ["main"]
 
@@ -18,7 +19,7 @@ _USAGE = """usage: mtl-bench COMMAND …
   list                              benchmarks, methods and teleports
   describe NAME                     one of them: tasks, metrics, options, reference
   run BENCHMARK [options]           train; `mtl-bench run BENCHMARK --help` lists the options
-  compare RUNS… [--figures DIR]     tables over finished runs, and figures
+  compare RUNS… [--figures DIR]     tables over finished runs (--format text, markdown, csv, latex), and figures
   study BENCHMARK [options]         methods beside each other, alone and with teleports; --help lists the options
   ablate BENCHMARK [options]        what of a teleport matters, beside a random move; --help lists the options
 
@@ -106,21 +107,31 @@ def _run(arguments: Sequence[str]) -> None:
 
 
 def _compare(arguments: Sequence[str]) -> None:
-    from mtl_benchmarks.report import find_runs
+    from mtl_benchmarks.comparison import FORMATS, find_runs
     from mtl_benchmarks.session import open_console, print_report
 
     parser = argparse.ArgumentParser(prog="mtl-bench compare")
     parser.add_argument("runs", nargs="*", help="directories of runs, or of collections of runs")
     parser.add_argument("--figures", type=Path, help="write figures to this directory")
+    parser.add_argument("--format", default="text", help=f"of the tables: {', '.join(FORMATS)}")
+    parser.add_argument("--reference", help="the method that differences are taken from, as the tables label it")
     options, unknown = parser.parse_known_args(list(arguments))
     if unknown:
-        raise UnknownNameError("option", unknown[0], ["--figures"])
+        raise UnknownNameError("option", unknown[0], ["--figures", "--format", "--reference"])
     if not options.runs:
         raise InvalidInputError(
             "`compare` must be followed by directories of runs, got none, e.g. mtl-bench compare runs/*"
         )
+    one_of("--format", options.format, FORMATS)
     asked, others = find_runs(options.runs)
-    print_report(asked, open_console(), others=others, figures=options.figures)
+    print_report(
+        asked,
+        open_console(),
+        others=others,
+        figures=options.figures,
+        reference=options.reference,
+        form=options.format,
+    )
 
 
 def _study(arguments: Sequence[str]) -> None:

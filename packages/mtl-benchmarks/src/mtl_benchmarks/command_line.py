@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 
 from mtl_aggregators import available as available_methods
 from mtl_benchmarks.benchmarks import available, benchmark_class
+from mtl_benchmarks.comparison import find_runs
 from mtl_benchmarks.components import (
     PARTS,
     TELEPORTS,
@@ -26,7 +27,6 @@ from mtl_benchmarks.components import (
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.matching_lengths import matching_lengths
 from mtl_benchmarks.options import Choice, option_defaults
-from mtl_benchmarks.report import find_runs
 from mtl_core import InvalidInputError, InvalidParameterError, UnknownNameError
 from mtl_core.extension import plain_name
 

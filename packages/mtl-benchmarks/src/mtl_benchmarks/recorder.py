@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtl_benchmarks.series import TaskSeries
 from mtl_core import StepReport
 
 __all__ = ["Recorder", "conflict_statistics"]
+
+PER_TASK = frozenset({"loss", "weight", "norm", "cosine"})
+"""What is recorded of each task at every epoch, under its name and that of the task."""
 
 
 def conflict_statistics(gramians: Tensor) -> dict[str, float]:
@@ -54,6 +58,7 @@ class Recorder:
         training: one row per finished epoch: name → mean over its steps.
         events: what happened, in order, with epoch and step.
         trace: the path, one point per step.
+        series: weights, norms and cosines per task.
     """
 
     tasks: tuple[str, ...]
@@ -61,14 +66,19 @@ class Recorder:
     training: list[dict[str, float]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     trace: list[list[float]] = field(default_factory=list)
+    series: TaskSeries = field(init=False)
     _losses: list[Tensor] = field(default_factory=list)
     _gramians: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.series = TaskSeries(self.tasks)
 
     def record_step(self, report: StepReport, point: list[float] | None, *, epoch: int, step: int) -> None:
         """Keep one step. Nothing is read from the device here."""
         self._losses.append(report.losses)
         if report.gramian is not None:
             self._gramians.append(report.gramian)
+        self.series.record_step(report, step=step)
         if point is not None:
             self.trace.append(point)
         for event in report.events:
@@ -83,6 +93,7 @@ class Recorder:
         row = {f"loss_{task}": value for task, value in zip(self.tasks, losses, strict=True)}
         if len(self._gramians) == len(self._losses) and len(self.tasks) > 1:
             row |= conflict_statistics(torch.stack(self._gramians).double().cpu())
+        row |= self.series.end_epoch(self._gramians, steps=len(self._losses), epoch=len(self.training) + 1)
         self.training.append(row)
         self.history.append({split: dict(values) for split, values in evaluation.items()})
         self._losses, self._gramians = [], []
@@ -105,6 +116,7 @@ class Recorder:
             "trace": torch.tensor(self.trace, dtype=torch.float64),
             "losses": torch.stack(self._losses) if self._losses else None,
             "gramians": torch.stack(self._gramians) if self._gramians else None,
+            "series": self.series.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -114,14 +126,17 @@ class Recorder:
         self.trace = state["trace"].tolist()
         self._losses = [] if state["losses"] is None else list(state["losses"])
         self._gramians = [] if state["gramians"] is None else list(state["gramians"])
+        self.series.load_state_dict(state["series"])
 
     def metric_rows(self, metrics: Mapping[str, tuple[str, str, bool]]) -> Sequence[tuple[Any, ...]]:
         """Rows of ``metrics.csv``; ``metrics`` gives task, unit and direction of the named ones."""
         rows: list[tuple[Any, ...]] = []
         for epoch, (training, evaluation) in enumerate(zip(self.training, self.history, strict=True), start=1):
             for name, value in training.items():
-                task = name.removeprefix("loss_") if name.startswith("loss_") else ""
-                rows.append((epoch, "train", task, "loss" if task else name, "", "", value))
+                quantity, _, task = name.partition("_")
+                if quantity not in PER_TASK or task not in self.tasks:
+                    quantity, task = name, ""
+                rows.append((epoch, "train", task, quantity, "", "", value))
             for split, values in evaluation.items():
                 for name, value in values.items():
                     task, unit, better = metrics.get(name, ("", "", None))

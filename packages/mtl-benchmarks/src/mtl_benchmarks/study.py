@@ -19,13 +19,13 @@ from rich.table import Table
 from mtl_benchmarks.baselines import own_baselines
 from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.command_line import parse_choice, parse_seeds
+from mtl_benchmarks.comparison import Estimate
 from mtl_benchmarks.components import make_benchmark, method_class, resolve_benchmark
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.matching_lengths import lengths_of
 from mtl_benchmarks.metrics import delta_m
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.pool import run_all
-from mtl_benchmarks.report import Estimate
 from mtl_benchmarks.runner import RunResult
 from mtl_benchmarks.session import print_report, with_baselines
 from mtl_core.checks import one_of

@@ -123,6 +123,9 @@ class Digits(Benchmark):
         Metric("accuracy_right", "right", "%", higher_is_better=True),
         Metric("error_image", "image", "ink", higher_is_better=False),
     )
+    caveats: ClassVar[tuple[str, ...]] = (
+        "The pairs are made of 1,797 scanned digits. This is not MultiMNIST: its numbers compare with nothing else.",
+    )
 
     def __init__(
         self,
