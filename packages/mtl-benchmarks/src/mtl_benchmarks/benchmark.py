@@ -4,35 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import nn, optim
+from torch import nn
 
 from mtl_benchmarks.batches import BatchSource, Probes
-from mtl_benchmarks.metrics import Metric
+from mtl_benchmarks.metrics import Baseline, Metric
 from mtl_benchmarks.published import PublishedTable
+from mtl_benchmarks.training import Training
 from mtl_core import Problem
 
-__all__ = ["Benchmark", "Training"]
+__all__ = ["Benchmark", "Evaluation"]
 
 Evaluation = Mapping[str, Mapping[str, float]]
 """split → metric name → value, as one evaluation gives it."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """The protocol by which a benchmark is trained unless a run says otherwise.
-
-    Args:
-        epochs: passes over the training set.
-        batch_size: samples per step.
-        lr: learning rate of Adam.
-    """
-
-    epochs: int
-    batch_size: int
-    lr: float
 
 
 class Benchmark(ABC):
@@ -60,6 +45,16 @@ class Benchmark(ABC):
     def training(self) -> Training:
         """The default protocol."""
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """What :meth:`evaluate` evaluates: ``"test"``, and ``"validation"`` where a protocol may choose by it."""
+        return ("test",)
+
+    @property
+    def baselines(self) -> tuple[Baseline, ...]:
+        """Single-task values for a Δm that a protocol chooses by; none unless the protocol's paper has some."""
+        return ()
+
     @abstractmethod
     def build(self) -> nn.Module:
         """A freshly initialised model, by torch's global generator."""
@@ -82,14 +77,6 @@ class Benchmark(ABC):
         The same batches at every teleport, drawn as from an epoch that is never trained on.
         """
         return Probes(batches)
-
-    def optimizer(self, problem: Problem, *, lr: float) -> optim.Optimizer:
-        """Adam over all trainable parameters."""
-        return optim.Adam([*problem.shared, *problem.heads], lr=lr)
-
-    def reported(self, history: Sequence[Evaluation]) -> dict[str, float]:
-        """The values that stand for a run, from the evaluations after each epoch: the last test values."""
-        return dict(history[-1]["test"])
 
     @property
     def main_metric(self) -> Metric:

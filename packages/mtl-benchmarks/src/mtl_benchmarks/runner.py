@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.precision import arithmetic
 from mtl_benchmarks.randomness import seeded
 from mtl_benchmarks.results import RunDirectory
 from mtl_benchmarks.series import PAIR_HEADER, STEP_HEADER
@@ -46,15 +47,15 @@ def run(
 ) -> RunResult:
     """Train once, or finish what an earlier call with the same arguments began.
 
-    After every epoch (and every ``checkpoint_every`` steps) a checkpoint with the model, the optimiser, the method, all
-    random number generators and the position in the data replaces the one before. A call that finds one goes on
-    from there; on the same machine and versions its metrics equal those of an unbroken run bit for bit. A
+    After every evaluation (and every ``checkpoint_every`` steps) a checkpoint with the model, the optimiser, the
+    method, all random number generators and the position in the data replaces the one before. A call that finds one
+    goes on from there; on the same machine and versions its metrics equal those of an unbroken run bit for bit. A
     complete run is only read.
 
     Args:
         config: the resolved configuration.
         directory: the run's own directory.
-        checkpoint_every: steps between checkpoints within an epoch; None: at its end only.
+        checkpoint_every: steps between checkpoints on the way from one evaluation to the next; None: none there.
         progress: called after every step.
 
     Returns:
@@ -69,7 +70,8 @@ def run(
     files = RunDirectory(directory, config.as_dict())
     if files.read_result() is not None:
         return load_result(directory)
-    with files.exclusive(), seeded(config.seed, threads=config.threads):
+    precise = arithmetic(config.training.precision, device=config.device)
+    with files.exclusive(), seeded(config.seed, threads=config.threads), precise:
         state = Trainer(config)
         found = files.read_checkpoint()
         if found is not None:
@@ -78,26 +80,25 @@ def run(
         def save() -> None:
             files.write_checkpoint(state.state_dict())
 
-        while state.epoch < config.epochs:
-            state.train_epoch(save=save, every=checkpoint_every, progress=progress)
-            state.end_epoch()
+        while not state.is_finished:
+            state.advance(save=save, every=checkpoint_every, progress=progress)
             save()
             _write_tables(files, state)
         _write_tables(files, state)
         if state.recorder.trace:
             columns = [f"x{k + 1}" for k in range(len(state.recorder.trace[0]))]
             files.write_table("trace.csv", columns, state.recorder.trace)
-        values = state.benchmark.reported(state.recorder.history)
-        files.write_result({"values": values, "seconds": state.seconds, "steps": config.epochs * len(state.batches)})
+        files.write_result({"values": state.reported(), "seconds": state.seconds, "steps": state.step})
     return load_result(directory)
 
 
 def _write_tables(files: RunDirectory, state: Trainer) -> None:
     metrics = {metric.name: (metric.task, metric.unit, metric.higher_is_better) for metric in state.benchmark.metrics}
-    header = ("epoch", "split", "task", "metric", "unit", "higher_is_better", "value")
+    header = ("epoch", "step", "split", "task", "metric", "unit", "higher_is_better", "value")
     files.write_table("metrics.csv", header, state.recorder.metric_rows(metrics))
     files.write_table("steps.csv", STEP_HEADER, state.recorder.series.step_rows())
-    files.write_table("cosines.csv", PAIR_HEADER, state.recorder.series.pair_rows())
+    files.write_table("cosines.csv", PAIR_HEADER, state.recorder.pair_rows())
+    files.write_table("times.csv", ("epoch", "step", "part", "seconds"), state.recorder.time_rows())
     files.write_events(state.recorder.events)
 
 

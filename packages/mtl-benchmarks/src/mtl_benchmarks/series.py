@@ -1,7 +1,7 @@
 """Weights, norms and cosines per task over time, bounded in size whatever the length of a run.
 
-Per epoch there are means over all of its steps. Of single steps and of the cosines of pairs a thinned series is kept:
-every s-th, where s doubles each time the series is full.
+At every evaluation there are means over all steps since the one before. Of single steps and of the cosines of pairs a
+thinned series is kept: every s-th, where s doubles each time the series is full.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ T = TypeVar("T")
 
 MAX_STEPS = 1000
 """Steps of which single values are kept, at most."""
-MAX_EPOCHS = 32
-"""Epochs of which the cosines of pairs are kept, at most."""
+MAX_PAIRS = 32
+"""Evaluations up to which the cosines of pairs are kept, at most."""
 
 
 class Thinned(Generic[T]):
@@ -89,17 +89,17 @@ def _mean_cosines(gramians: Tensor) -> Tensor:
 
 @dataclass
 class TaskSeries:
-    """What a run keeps of each task over time. Nothing is read from the device before an epoch ends.
+    """What a run keeps of each task over time. Nothing is read from the device before an evaluation.
 
     Attributes:
         tasks: names of the tasks.
         steps: at single steps, [3, m] losses, weights and norms, NaN where there are none.
-        pairs: at single epochs, from 1, the cosines of pairs [m, m].
+        pairs: at single evaluations, from 0, the cosines of pairs [m, m].
     """
 
     tasks: tuple[str, ...]
     steps: Thinned[Tensor] = field(default_factory=lambda: Thinned(MAX_STEPS))
-    pairs: Thinned[Tensor] = field(default_factory=lambda: Thinned(MAX_EPOCHS))
+    pairs: Thinned[Tensor] = field(default_factory=lambda: Thinned(MAX_PAIRS))
     _weights: list[Tensor] = field(default_factory=list)
     _waiting: list[tuple[int, Tensor, Tensor | None, Tensor | None]] = field(default_factory=list)
 
@@ -114,13 +114,13 @@ class TaskSeries:
             norms = None if report.gramian is None else report.gramian.diagonal()
             self._waiting.append((step, report.losses, weights, norms))
 
-    def end_epoch(self, gramians: Sequence[Tensor], *, steps: int, epoch: int) -> dict[str, float]:
-        """Means over the epoch, named after what they are and their task.
+    def end_interval(self, gramians: Sequence[Tensor], *, steps: int, number: int) -> dict[str, float]:
+        """Means over the steps since the last evaluation, named after what they are and their task.
 
         Args:
-            gramians: those of the epoch, one per step where all of its steps had one.
-            steps: how many steps the epoch had.
-            epoch: its number, from 1.
+            gramians: of these steps, one per step where all of them had one.
+            steps: how many there were.
+            number: how many evaluations there were before.
         """
         row: dict[str, float] = {}
         if self._weights and len(self._weights) == steps:
@@ -129,8 +129,8 @@ class TaskSeries:
             stacked = torch.stack(list(gramians)).double().cpu()
             row |= self._named("norm", stacked.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt().mean(0))
             row |= self._named("cosine", _mean_cosines(stacked))
-            if self.pairs.wants(epoch - 1):
-                self.pairs.offer(epoch - 1, pair_cosines(stacked).float())
+            if self.pairs.wants(number):
+                self.pairs.offer(number, pair_cosines(stacked).float())
         self._read_waiting()
         self._weights = []
         return {name: value for name, value in row.items() if not math.isnan(value)}
@@ -147,7 +147,7 @@ class TaskSeries:
         self._waiting = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data and tensors; in the middle of an epoch too."""
+        """Plain data and tensors."""
         waiting = [(step, losses, weights, norms) for step, losses, weights, norms in self._waiting]
         return {
             "steps": {"stride": self.steps.stride, "items": list(self.steps.items)},
@@ -171,16 +171,16 @@ class TaskSeries:
                 yield (step, task, *("" if math.isnan(value) else value for value in column))
 
     def pair_rows(self) -> Iterable[tuple[Any, ...]]:
-        """Rows of ``cosines.csv``: epoch, task, other task, cosine; each pair once."""
+        """Number of the evaluation, task, other task, cosine; each pair once."""
         for place, matrix in self.pairs.items:
             for i, j in combinations(range(len(self.tasks)), 2):
                 value = float(matrix[i, j])
                 if not math.isnan(value):
-                    yield (place + 1, self.tasks[i], self.tasks[j], value)
+                    yield (place, self.tasks[i], self.tasks[j], value)
 
 
 STEP_HEADER = ("step", "task", "loss", "weight", "norm")
-PAIR_HEADER = ("epoch", "task", "other", "cosine")
+PAIR_HEADER = ("epoch", "step", "task", "other", "cosine")
 
 
 def mean_cosine_matrix(runs: Iterable[RunResult], tasks: Sequence[str]) -> list[list[float]] | None:

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtl_benchmarks.batches import Batches
-from mtl_benchmarks.benchmark import Benchmark, Evaluation, Training
+from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.benchmarks.ctr_log import CATEGORIES, DEVICES, HOURS, ClickLog, ClickWorld
 from mtl_benchmarks.benchmarks.ctr_scores import auc, log_product, ne_gain, normalised_entropy, scores
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.models.shared_tower import SharedTower
+from mtl_benchmarks.optimizers import OptimizerChoice
+from mtl_benchmarks.training import Training
 from mtl_core import InvalidParameterError, Problem
 from mtl_core.checks import in_interval, non_negative, positive_int
 
@@ -107,7 +109,7 @@ class CTR(Benchmark):
     @property
     def training(self) -> Training:
         """Two epochs of Adam with learning rate 2e-3; the rarest task begins to overfit in the third."""
-        return Training(epochs=2, batch_size=256, lr=2e-3)
+        return Training(epochs=2, batch_size=256, optimizer=OptimizerChoice("adam", {"lr": 2e-3}))
 
     @cached_property
     def _world(self) -> ClickWorld:

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtl_benchmarks.batches import Batches
-from mtl_benchmarks.benchmark import Benchmark, Evaluation, Training
+from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.models.overlay_cnn import OverlayCNN
+from mtl_benchmarks.optimizers import OptimizerChoice
+from mtl_benchmarks.training import Training
 from mtl_core import InvalidParameterError, MissingExtraError, Problem
 from mtl_core.checks import in_interval, one_of, positive, positive_int
 
@@ -154,7 +156,7 @@ class Digits(Benchmark):
     @property
     def training(self) -> Training:
         """Eight epochs of Adam with learning rate 3e-3."""
-        return Training(epochs=8, batch_size=64, lr=3e-3)
+        return Training(epochs=8, batch_size=64, optimizer=OptimizerChoice("adam", {"lr": 3e-3}))
 
     @property
     def canvas(self) -> int:
