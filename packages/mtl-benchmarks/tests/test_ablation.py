@@ -7,9 +7,9 @@ from rich.console import Console
 
 from mtl_benchmarks.ablation import Row, ablate, ablation_table
 from mtl_benchmarks.cli import main
+from mtl_benchmarks.comparison import Moves
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.options import Choice
-from mtl_benchmarks.report import Moves
 from mtl_benchmarks.variants import PARTS_OF_ABLATION, Variant, variants
 from mtl_core import InvalidInputError, UnknownNameError
 

@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from mtl_benchmarks.baselines import own_baselines, single_task_configs
+from mtl_benchmarks.comparison import Estimate, comparison_table, find_runs, group_runs, moves, moves_table
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.figures import draw_all
 from mtl_benchmarks.options import Choice
-from mtl_benchmarks.report import Estimate, comparison_table, find_runs, group_runs, moves, moves_table
 from mtl_benchmarks.results import Collection
 from mtl_benchmarks.runner import RunResult, run
 from mtl_core import MissingExtraError, ResultsDirectoryError

@@ -17,13 +17,13 @@ from rich import box
 from rich.table import Table
 
 from mtl_benchmarks.baselines import own_baselines, single_tasks
+from mtl_benchmarks.comparison import Estimate, Moves, moves
 from mtl_benchmarks.components import ADAPTERS, make_benchmark
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.matching_lengths import lengths_of
 from mtl_benchmarks.metrics import delta_m
 from mtl_benchmarks.options import Choice, construct
 from mtl_benchmarks.pool import run_all
-from mtl_benchmarks.report import Estimate, Moves, moves
 from mtl_benchmarks.runner import RunResult
 from mtl_benchmarks.study import standing_metric
 from mtl_benchmarks.variants import Variant

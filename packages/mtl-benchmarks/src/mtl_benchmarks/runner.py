@@ -11,6 +11,7 @@ from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.precision import arithmetic
 from mtl_benchmarks.randomness import seeded
 from mtl_benchmarks.results import RunDirectory
+from mtl_benchmarks.series import PAIR_HEADER, STEP_HEADER
 from mtl_benchmarks.trainer import Progress, Trainer
 from mtl_core import ResultsDirectoryError
 from mtl_core.checks import positive_int
@@ -95,6 +96,8 @@ def _write_tables(files: RunDirectory, state: Trainer) -> None:
     metrics = {metric.name: (metric.task, metric.unit, metric.higher_is_better) for metric in state.benchmark.metrics}
     header = ("epoch", "step", "split", "task", "metric", "unit", "higher_is_better", "value")
     files.write_table("metrics.csv", header, state.recorder.metric_rows(metrics))
+    files.write_table("steps.csv", STEP_HEADER, state.recorder.series.step_rows())
+    files.write_table("cosines.csv", PAIR_HEADER, state.recorder.pair_rows())
     files.write_table("times.csv", ("epoch", "step", "part", "seconds"), state.recorder.time_rows())
     files.write_events(state.recorder.events)
 

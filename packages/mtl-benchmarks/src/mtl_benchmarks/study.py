@@ -16,13 +16,13 @@ from rich import box
 from rich.table import Table
 
 from mtl_benchmarks.baselines import own_baselines, single_task_configs
+from mtl_benchmarks.comparison import Estimate
 from mtl_benchmarks.components import TELEPORTS, make_benchmark, teleport_class
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.matching_lengths import lengths_of
 from mtl_benchmarks.metrics import Metric, delta_m
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.pool import run_all
-from mtl_benchmarks.report import Estimate
 from mtl_benchmarks.runner import RunResult
 from mtl_benchmarks.session import with_baselines
 from mtl_core import InvalidParameterError

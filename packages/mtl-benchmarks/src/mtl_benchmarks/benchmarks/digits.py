@@ -128,6 +128,9 @@ class Digits(Benchmark):
         Metric("accuracy_right", "right", "%", higher_is_better=True),
         Metric("error_image", "image", "ink", higher_is_better=False),
     )
+    caveats: ClassVar[tuple[str, ...]] = (
+        "The pairs are made of 1,797 scanned digits. This is not MultiMNIST: its numbers compare with nothing else.",
+    )
 
     model_arguments: ClassVar[frozenset[str]] = frozenset({"canvas", "width", "n_classes"})
 

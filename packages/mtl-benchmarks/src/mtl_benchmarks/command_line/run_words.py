@@ -23,11 +23,11 @@ from mtl_benchmarks.command_line.request import (
 )
 from mtl_benchmarks.command_line.training_words import TrainingWords
 from mtl_benchmarks.command_line.words import Words, split
+from mtl_benchmarks.comparison import find_runs
 from mtl_benchmarks.components import resolve_method
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.matching_lengths import matching_lengths
 from mtl_benchmarks.options import Choice
-from mtl_benchmarks.report import find_runs
 from mtl_benchmarks.signatures import summary_of
 from mtl_core import InvalidInputError, ResultsDirectoryError
 

@@ -125,6 +125,7 @@ class TrainingWords:
     def _optimizer_options(self) -> list[Option]:
         own = None if self.base is None or self.base.optimizer.name != self.optimizer else self.base.optimizer.options
         shown = {**OptimizerChoice(self.optimizer).resolved().options, **(own or {})}
+        cls: Any = OptimizerChoice(self.optimizer).cls
         return [
             Option(
                 f"--optimizer.{name}",
@@ -133,7 +134,7 @@ class TrainingWords:
                 "none" if shown.get(name) is None else shown[name],
                 hidden=name not in shown,
             )
-            for name, argument in arguments_of(OptimizerChoice(self.optimizer).cls).items()
+            for name, argument in arguments_of(cls).items()
             if name not in ("params", "lr")
         ]
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from mtl_benchmarks.command_line.command import Command
 from mtl_benchmarks.command_line.option import Option
+from mtl_benchmarks.comparison import Format
 from mtl_core import InvalidInputError
 
 __all__ = ["COMMAND"]
 
 
 def _run(words: Sequence[str]) -> None:
-    from mtl_benchmarks.report import find_runs
+    from mtl_benchmarks.comparison import find_runs
     from mtl_benchmarks.session import open_console, print_report
 
     parsed = COMMAND.parse(words, at_most=None)
@@ -25,15 +26,26 @@ def _run(words: Sequence[str]) -> None:
         )
     asked, others = find_runs(parsed.standing)
     figures = parsed.values.get("--figures")
-    print_report(asked, open_console(), others=others, figures=None if figures is None else Path(figures))
+    print_report(
+        asked,
+        open_console(),
+        others=others,
+        figures=None if figures is None else Path(figures),
+        reference=parsed.values.get("--reference"),
+        form=parsed.values.get("--format", "text"),
+    )
 
 
 COMMAND = Command(
     "compare",
-    "RUNS… [--figures DIR]",
+    "RUNS… [options]",
     "tables over finished runs, and figures",
     _run,
-    options=(Option("--figures", str, "write figures to this directory", shown="DIR", path=True),),
+    options=(
+        Option("--figures", str, "write figures to this directory", shown="DIR", path=True),
+        Option("--format", Format, "of the tables", "text"),
+        Option("--reference", str, "label of the method that differences are taken from", shown="LABEL"),
+    ),
     takes_paths=True,
-    examples=("mtl-bench compare runs", "mtl-bench compare runs/digits-* --figures figures"),
+    examples=("mtl-bench compare runs", "mtl-bench compare runs/digits-* --figures figures --format markdown"),
 )
