@@ -185,7 +185,7 @@ def test_run_and_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     multi = [str(path) for path in out.glob("digits-fairgrad*")]
     assert main(["compare", *multi, "--figures", str(tmp_path / "figures")]) == 0
     printed = capsys.readouterr().out
-    assert "single" not in printed
+    assert "single left" not in printed
     assert "Δm" in printed
     assert "teleports" in printed
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"digits-learning.png", "digits-teleports.png"}

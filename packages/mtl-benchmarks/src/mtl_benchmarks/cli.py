@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_usage(), end="")
-        return DONE if words else BAD_INPUT
+        return DONE if words else _said("a command must follow, got none.", BAD_INPUT)
     if words[0] in ("--version", "-V"):
         print(_versions())
         return DONE

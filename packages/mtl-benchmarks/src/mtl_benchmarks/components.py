@@ -12,7 +12,7 @@ from mtl_benchmarks import models
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks import BENCHMARKS, benchmark_class
 from mtl_benchmarks.options import Choice, Part, PartTable, construct, option_defaults, resolve
-from mtl_benchmarks.registry import Registry
+from mtl_benchmarks.registry import Registry, defines
 from mtl_benchmarks.signatures import arguments_of
 from mtl_core import InvalidInputError, Method, Weighting
 from mtl_core.extension import is_loss_weighting, is_spec, offers, plain_name
@@ -61,7 +61,7 @@ ADAPTERS = Registry(
     "adapter",
     "mtl.adapters",
     {"lora": LoRA, "loha": LoHa, "lokr": LoKr, "oft": OFT, "dense": Dense, "peft-lora": PeftLoRA},
-    fits=lambda cls: _defines(cls, "attach"),
+    fits=lambda cls: defines(cls, "attach"),
     rule="a class with `attach`, a mtl_teleport.Adapter",
 )
 """In which directions a teleport may move the parameters."""
@@ -75,7 +75,7 @@ TRIGGERS = Registry(
         "any-mean": AnyMeanConflict,
         "majority": MajorityConflict,
     },
-    fits=lambda cls: _defines(cls, "__call__"),
+    fits=lambda cls: defines(cls, "__call__"),
     rule="a class whose objects are called with the Gramian, a mtl_teleport.Trigger",
 )
 """When a teleport happens."""
@@ -91,10 +91,6 @@ MODELS = Registry(
 
 PARTS: PartTable = {"adapter": Part(ADAPTERS), "trigger": Part(TRIGGERS)}
 """Options of a teleport that are objects."""
-
-
-def _defines(cls: type, method: str) -> bool:
-    return any(method in vars(each) for each in cls.__mro__)
 
 
 def benchmark_parts(cls: type[Benchmark]) -> PartTable:

@@ -23,6 +23,7 @@ from mtl_benchmarks.components import (
 )
 from mtl_benchmarks.options import PartTable, option_arguments, option_defaults
 from mtl_benchmarks.reading import placeholder
+from mtl_benchmarks.registry import defines
 from mtl_benchmarks.signatures import REQUIRED, summary_of
 from mtl_core import InvalidInputError, UnknownNameError
 from mtl_core.extension import is_spec, load_spec, plain_name
@@ -103,17 +104,14 @@ def _kind_of(name: str) -> _Kind | None:
         cls = load_spec("name", name)
         if isinstance(cls, type) and issubclass(cls, Benchmark):
             return _KINDS[0]
-        for registry, kind in ((TELEPORTS, _KINDS[2]), (MODELS, _KINDS[5]), (ADAPTERS, _KINDS[3])):
-            if isinstance(cls, type) and not _is_method(cls) and registry.fits(cls):
-                return kind
-        return _KINDS[1]
+        fitting = (TELEPORTS, _KINDS[2]), (ADAPTERS, _KINDS[3]), (MODELS, _KINDS[5])
+        found = (kind for registry, kind in fitting if isinstance(cls, type) and registry.fits(cls))
+        chosen = next(found, _KINDS[1])
+        # Methods of this family are torch modules, too; what tells them from networks is what a step asks them for.
+        is_method = isinstance(cls, type) and any(defines(cls, name) for name in ("weights", "step", "facts"))
+        return _KINDS[1] if chosen.name == "model" and is_method else chosen
     plain = plain_name(name)
     return next((kind for kind in _KINDS if plain in map(plain_name, kind.names())), None)
-
-
-def _is_method(cls: type) -> bool:
-    """Whether a class that is also a torch module is a method: of this house all are both."""
-    return hasattr(cls, "weights") or (hasattr(cls, "facts") and "method" not in option_arguments(cls))
 
 
 def _of_benchmark(cls: type[Benchmark]) -> list[str]:

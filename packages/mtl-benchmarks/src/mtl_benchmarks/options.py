@@ -37,6 +37,29 @@ class Part:
     made_by_owner: bool = False
     given_by_owner: frozenset[str] = frozenset()
 
+    def find(self, name: str) -> type:
+        """The class of a name, as the registry finds it.
+
+        Raises:
+            UnknownNameError: there is none.
+            InvalidInputError: it may not stand here, or does not take what the owner gives.
+        """
+        cls = self.registry.find(name)
+        missing = sorted(self.given_by_owner - set(arguments_of(cls)))
+        if missing:
+            raise InvalidParameterError(
+                f"{self.registry.kind} {name!r} must take {', '.join(missing)}, got a constructor with "
+                f"{', '.join(arguments_of(cls)) or 'no arguments'}. Whoever uses it gives it these."
+            )
+        return cls
+
+    def default_name(self, default: Any) -> str:
+        """The name of a constructor's default, or of the first class where the constructor names none."""
+        if default is None or default is REQUIRED:
+            return self.registry.names()[0]
+        cls = default if self.made_by_owner else type(default)
+        return self.registry.name_of(f"{cls.__module__}:{cls.__qualname__}", cls)
+
 
 PartTable = Mapping[str, Part]
 """Option → what it may be, for options that are parts."""
@@ -125,17 +148,12 @@ def option_defaults(cls: type, parts: PartTable | None = None, *, given: Collect
     for name, argument in option_arguments(cls, parts, given=given).items():
         if name in parts:
             part = parts[name]
-            chosen = _default_name(part, argument.default)
-            inner = option_defaults(part.registry.find(chosen), given=part.given_by_owner)
+            chosen = part.default_name(argument.default)
+            inner = option_defaults(part.find(chosen), given=part.given_by_owner)
             defaults[name] = Choice(chosen, inner)
         else:
             defaults[name] = conform(argument.annotation, argument.default)
     return defaults
-
-
-def _default_name(part: Part, default: Any) -> str:
-    wanted = default if part.made_by_owner else type(default)
-    return next((name for name, cls in part.registry.own.items() if cls is wanted), part.registry.names()[0])
 
 
 def resolve(
@@ -170,14 +188,8 @@ def _resolved_part(name: str, value: Any, part: Part) -> Choice:
     chosen = Choice(value) if isinstance(value, str) else value
     if not isinstance(chosen, Choice):
         raise InvalidParameterError(f"`{name}` must be one of {', '.join(part.registry.names())}, got {value!r}.")
-    cls = part.registry.find(chosen.name)
+    cls = part.find(chosen.name)
     own_name = part.registry.name_of(chosen.name, cls)
-    missing = sorted(part.given_by_owner - set(arguments_of(cls)))
-    if missing:
-        raise InvalidParameterError(
-            f"{name} {own_name!r} must take {', '.join(missing)}, got a constructor with "
-            f"{', '.join(arguments_of(cls)) or 'no arguments'}. Whoever uses it gives it these."
-        )
     return resolve(name, Choice(own_name, chosen.options), cls, given=part.given_by_owner)
 
 
@@ -198,7 +210,7 @@ def construct(cls: type, options: Mapping[str, Any], parts: PartTable | None = N
     for name, value in options.items():
         if isinstance(value, Choice):
             part = (parts or {})[name]
-            made = part.registry.find(value.name)
+            made = part.find(value.name)
             arguments[name] = (
                 functools.partial(made, **value.options) if part.made_by_owner else construct(made, value.options)
             )

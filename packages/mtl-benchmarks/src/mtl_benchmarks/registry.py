@@ -9,7 +9,12 @@ from typing import Any
 from mtl_core import InvalidInputError
 from mtl_core.extension import find_plugin, is_spec, plain_name, plugin_names
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "defines"]
+
+
+def defines(cls: type, method: str) -> bool:
+    """Whether a class or one of its bases defines a method of that name."""
+    return any(method in vars(each) for each in cls.__mro__)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def summary_of(cls: Any) -> str:
 
 def _scope(cls: type) -> dict[str, Any]:
     """Where the names in the constructor's annotations are known."""
-    made: Any = inspect.getattr_static(cls, "__init__")
+    made: Any = next((vars(each)["__init__"] for each in cls.__mro__ if "__init__" in vars(each)), None)
     return inspect.unwrap(made).__globals__ if inspect.isfunction(made) else _module(cls)
 
 

@@ -82,7 +82,7 @@ class Chosen:
             part, flag = table[name], part_flag(self.kind, name)
             about = f"{name} by name, or package.module:Class"
             found.append(Option(flag, str, about, chosen.name, shown="NAME", names=part.registry.names))
-            cls = part.registry.find(chosen.name)
+            cls = part.find(chosen.name)
             inner = {**option_defaults(cls, given=part.given_by_owner), **chosen.options}
             for option, argument in option_arguments(cls, given=part.given_by_owner).items():
                 found.append(_option(f"{flag}.{option}", argument, inner[option]))
@@ -116,7 +116,7 @@ class Chosen:
         owners = [
             part
             for part, chosen in self.parts.items()
-            if name in option_arguments(table[part].registry.find(chosen.name), given=table[part].given_by_owner)
+            if name in option_arguments(table[part].find(chosen.name), given=table[part].given_by_owner)
         ]
         return f"{part_flag(self.kind, owners[0])}.{name}" if len(owners) == 1 else flag
 
@@ -204,9 +204,9 @@ def _chosen_part(flag: str, part: Part, words: Sequence[str] | None, base: Choic
     if not words:
         raise InvalidParameterError(f"`{flag}` must be followed by a name, got none.")
     name, options = _split_choice(words[0], part.registry.names())
-    cls = part.registry.find(name)
+    cls = part.find(name)
     own = part.registry.name_of(name, cls)
-    same = part.registry.name_of(base.name, part.registry.find(base.name)) == own
+    same = part.registry.name_of(base.name, part.find(base.name)) == own
     given = _typed(f"{part.registry.kind} {own!r}", options, option_arguments(cls, given=part.given_by_owner))
     return Choice(own, {**(base.options if same else {}), **given})
 
@@ -251,10 +251,22 @@ def _split_choice(text: str, names: Sequence[str]) -> tuple[str, dict[str, str]]
 def _typed(
     owner: str, options: Mapping[str, str], known: Mapping[str, Argument], *, parts: PartTable | None = None
 ) -> dict[str, Any]:
+    """Options behind a colon, read; those of a part stand behind its name: ``adapter=lora,adapter.rank=3``."""
     values: dict[str, Any] = {}
+    inner: dict[str, dict[str, str]] = {}
     for name, text in options.items():
-        if name not in known:
+        part, dot, option = name.partition(".")
+        if dot and part in known and part in (parts or {}):
+            inner.setdefault(part, {})[option] = text
+        elif name not in known:
             raise UnknownNameError(f"option of {owner}", name, sorted(known))
-        is_part = name in (parts or {})
-        values[name] = Choice(text) if is_part else read_value(name, known[name].annotation, text)
+        else:
+            values[name] = text if name in (parts or {}) else read_value(name, known[name].annotation, text)
+    for name, part in (parts or {}).items():
+        if name in values or name in inner:
+            default = part.default_name(known[name].default)
+            cls = part.find(values.get(name, default))
+            own = option_arguments(cls, given=part.given_by_owner)
+            given = _typed(f"{name} {values.get(name, default)!r}", inner.get(name, {}), own)
+            values[name] = Choice(values.get(name, default), given)
     return values

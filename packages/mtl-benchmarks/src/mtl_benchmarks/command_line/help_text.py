@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from mtl_benchmarks.command_line.option import Option
@@ -34,7 +35,7 @@ def layout(
         notes: lines at the end.
     """
     width = max(60, min(shutil.get_terminal_size((100, 24)).columns, 130))
-    lines = [f"usage: {usage}", "", about]
+    lines = [f"usage: {usage}", "", *textwrap.wrap(about, width)]
     if examples:
         lines += ["", "examples:", *(f"  {example}" for example in examples)]
     for heading, options in (groups or {}).items():

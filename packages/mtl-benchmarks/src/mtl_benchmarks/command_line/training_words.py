@@ -13,6 +13,7 @@ from mtl_benchmarks.schedules import SCHEDULES, Schedule, Span
 from mtl_benchmarks.signatures import REQUIRED, arguments_of
 from mtl_benchmarks.training import REPORTED, Clip, EarlyStopping, Precision, Reported, Training
 from mtl_core import InvalidParameterError, UnknownNameError
+from mtl_core.checks import positive
 from mtl_core.extension import is_spec
 
 __all__ = ["TrainingWords", "read_span"]
@@ -170,7 +171,7 @@ class TrainingWords:
         kept = before if before.name == self.optimizer else OptimizerChoice(self.optimizer, {"lr": before.lr})
         own = {f.removeprefix("--optimizer."): v for f, v in values.items() if f.startswith("--optimizer.")}
         if "--lr" in values:
-            own["lr"] = values["--lr"]
+            own["lr"] = positive("--lr", values["--lr"])
         return replace(kept, options={**kept.options, **own}).resolved()
 
 
