@@ -124,7 +124,9 @@ def _ways(teleports: Sequence[Choice]) -> tuple[dict[str, Choice | None], bool]:
         if cls is TELEPORTS.find(CONTROL) and "length" not in choice.options:
             with_control = True
             continue
-        ways[_named(Choice(TELEPORTS.name_of(choice.name, cls), choice.options))] = choice
+        name = TELEPORTS.name_of(choice.name, cls)
+        # Options stand in the label only where two ways would have the same one: headings of tables are narrow.
+        ways[_named(Choice(name, choice.options)) if name in ways else name] = choice
     if with_control and not any(way is not None and _is_cost(way) for way in ways.values()):
         ways[COST] = Choice(COST)
     return ways, with_control
@@ -183,7 +185,8 @@ def measure_heading(config: RunConfig) -> str:
 
 
 def _named(method: Choice) -> str:
-    options = ", ".join(f"{name} {value}" for name, value in method.options.items())
+    values = {name: value.name if isinstance(value, Choice) else value for name, value in method.options.items()}
+    options = ", ".join(f"{name} {value}" for name, value in values.items())
     return f"{method.name} ({options})" if options else method.name
 
 
