@@ -4,6 +4,7 @@ from mtl_benchmarks.baselines import own_baselines, single_task_configs
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks import CTR, Digits, Toy
 from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.data_files import DataSource, ReadsFiles
 from mtl_benchmarks.metrics import Baseline, Metric, delta_m, mean_rank, ranks
 from mtl_benchmarks.optimizers import OptimizerChoice
 from mtl_benchmarks.options import Choice
@@ -27,6 +28,7 @@ __all__ = [
     "Collection",
     "Constant",
     "Cosine",
+    "DataSource",
     "Digits",
     "EarlyStopping",
     "Last",
@@ -36,6 +38,7 @@ __all__ = [
     "Plateau",
     "Progress",
     "PublishedValue",
+    "ReadsFiles",
     "RunConfig",
     "RunDirectory",
     "RunResult",
