@@ -255,9 +255,9 @@ def _typed(
     values: dict[str, Any] = {}
     inner: dict[str, dict[str, str]] = {}
     for name, text in options.items():
-        part, dot, option = name.partition(".")
-        if dot and part in known and part in (parts or {}):
-            inner.setdefault(part, {})[option] = text
+        owner_part, dot, option = name.partition(".")
+        if dot and owner_part in known and owner_part in (parts or {}):
+            inner.setdefault(owner_part, {})[option] = text
         elif name not in known:
             raise UnknownNameError(f"option of {owner}", name, sorted(known))
         else:
