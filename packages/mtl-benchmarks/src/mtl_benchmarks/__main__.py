@@ -1,4 +1,4 @@
-"""``python -m mtl_benchmarks`` is ``mtl-bench``; so ``torchrun -m mtl_benchmarks run …`` works."""
+"""``python -m mtl_benchmarks``, and ``torchrun -m mtl_benchmarks``: the command ``mtl-bench``."""
 
 from mtl_benchmarks.cli import main
 
