@@ -188,7 +188,7 @@ def test_run_and_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "single left" not in printed
     assert "Δm" in printed
     assert "teleports" in printed
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"digits-learning.png", "digits-teleports.png"}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} >= {"digits-learning.png", "digits-teleports.png"}
 
 
 def test_parse_refuses_before_anything_is_written() -> None:
