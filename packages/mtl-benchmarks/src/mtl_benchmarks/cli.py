@@ -20,6 +20,7 @@ _USAGE = """usage: mtl-bench COMMAND …
   describe NAME                     one of them: tasks, metrics, options, reference
   run BENCHMARK [options]           train; `mtl-bench run BENCHMARK --help` lists the options
   compare RUNS… [--figures DIR]     tables over finished runs (--format text, markdown, csv, latex), and figures
+  report RUNS… [--out FILE.html]    one HTML page about finished runs: protocol, tables, figures, commands
   study BENCHMARK [options]         methods beside each other, alone and with teleports; --help lists the options
   ablate BENCHMARK [options]        what of a teleport matters, beside a random move; --help lists the options
 
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "describe": _describe,
         "run": _run,
         "compare": _compare,
+        "report": _report,
         "study": _study,
         "ablate": _ablate,
     }
@@ -132,6 +134,23 @@ def _compare(arguments: Sequence[str]) -> None:
         reference=options.reference,
         form=options.format,
     )
+
+
+def _report(arguments: Sequence[str]) -> None:
+    from mtl_benchmarks.html_report import write_report
+
+    parser = argparse.ArgumentParser(prog="mtl-bench report")
+    parser.add_argument("runs", nargs="*", help="directories of runs, or of collections of runs")
+    parser.add_argument("--out", type=Path, help="the file to write; default: report.html in the first directory")
+    parser.add_argument("--reference", help="the method that differences are taken from, as the tables label it")
+    options, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        raise UnknownNameError("option", unknown[0], ["--out", "--reference"])
+    if not options.runs:
+        raise InvalidInputError(
+            "`report` must be followed by directories of runs, got none, e.g. mtl-bench report runs"
+        )
+    print(f"report: {write_report(options.runs, options.out, reference=options.reference)}")
 
 
 def _study(arguments: Sequence[str]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.observers import Observer, Watching
 from mtl_benchmarks.precision import arithmetic
 from mtl_benchmarks.randomness import seeded
 from mtl_benchmarks.results import RunDirectory
@@ -44,6 +45,7 @@ def run(
     *,
     checkpoint_every: int | None = None,
     progress: Callable[[Progress], None] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> RunResult:
     """Train once, or finish what an earlier call with the same arguments began.
 
@@ -57,6 +59,7 @@ def run(
         directory: the run's own directory.
         checkpoint_every: steps between checkpoints on the way from one evaluation to the next; None: none there.
         progress: called after every step.
+        observers: see its steps and evaluations, and cannot change its numbers; not called for a complete run.
 
     Returns:
         the complete run.
@@ -64,6 +67,7 @@ def run(
     Raises:
         ResultsDirectoryError: ``directory`` holds something else, a run with another configuration, or one that
             another process is working on.
+        ObserverError: an observer raised an error; the text says which.
     """
     if checkpoint_every is not None:
         positive_int("checkpoint_every", checkpoint_every)
@@ -80,15 +84,19 @@ def run(
         def save() -> None:
             files.write_checkpoint(state.state_dict())
 
+        watching = Watching(observers, config, files.path)
         while not state.is_finished:
-            state.advance(save=save, every=checkpoint_every, progress=progress)
+            state.advance(save=save, every=checkpoint_every, progress=watching.beside(progress))
             save()
             _write_tables(files, state)
         _write_tables(files, state)
+        files.write_table("steps.csv", STEP_HEADER, state.recorder.series.step_rows())
+        files.write_table("cosines.csv", PAIR_HEADER, state.recorder.pair_rows())
         if state.recorder.trace:
             columns = [f"x{k + 1}" for k in range(len(state.recorder.trace[0]))]
             files.write_table("trace.csv", columns, state.recorder.trace)
         files.write_result({"values": state.reported(), "seconds": state.seconds, "steps": state.step})
+        watching.finish()
     return load_result(directory)
 
 
@@ -96,8 +104,6 @@ def _write_tables(files: RunDirectory, state: Trainer) -> None:
     metrics = {metric.name: (metric.task, metric.unit, metric.higher_is_better) for metric in state.benchmark.metrics}
     header = ("epoch", "step", "split", "task", "metric", "unit", "higher_is_better", "value")
     files.write_table("metrics.csv", header, state.recorder.metric_rows(metrics))
-    files.write_table("steps.csv", STEP_HEADER, state.recorder.series.step_rows())
-    files.write_table("cosines.csv", PAIR_HEADER, state.recorder.pair_rows())
     files.write_table("times.csv", ("epoch", "step", "part", "seconds"), state.recorder.time_rows())
     files.write_events(state.recorder.events)
 

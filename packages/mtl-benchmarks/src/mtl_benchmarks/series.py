@@ -87,6 +87,14 @@ def _mean_cosines(gramians: Tensor) -> Tensor:
     return torch.where(scale > 0, inner / scale, torch.nan).clamp(-1, 1).nanmean(0)
 
 
+def _packed(kept: Thinned[Tensor]) -> dict[str, Any]:
+    return {
+        "stride": kept.stride,
+        "places": [place for place, _ in kept.items],
+        "values": torch.stack([item for _, item in kept.items]) if kept.items else None,
+    }
+
+
 @dataclass
 class TaskSeries:
     """What a run keeps of each task over time. Nothing is read from the device before an evaluation.
@@ -95,16 +103,19 @@ class TaskSeries:
         tasks: names of the tasks.
         steps: at single steps, [3, m] losses, weights and norms, NaN where there are none.
         pairs: at single evaluations, from 0, the cosines of pairs [m, m].
+        last: the report of the latest step in this process.
     """
 
     tasks: tuple[str, ...]
     steps: Thinned[Tensor] = field(default_factory=lambda: Thinned(MAX_STEPS))
     pairs: Thinned[Tensor] = field(default_factory=lambda: Thinned(MAX_PAIRS))
+    last: StepReport | None = None
     _weights: list[Tensor] = field(default_factory=list)
     _waiting: list[tuple[int, Tensor, Tensor | None, Tensor | None]] = field(default_factory=list)
 
     def record_step(self, report: StepReport, *, step: int) -> None:
         """Keep one step."""
+        self.last = report
         weights = report.weights
         if weights is not None and weights.ndim > 1:  # one weight for each group of parameters
             weights = weights.mean(0)
@@ -124,7 +135,8 @@ class TaskSeries:
         """
         row: dict[str, float] = {}
         if self._weights and len(self._weights) == steps:
-            row |= self._named("weight", torch.stack(self._weights).double().cpu().nanmean(0))
+            device = self._weights[-1].device  # those from before a restart come from the CPU
+            row |= self._named("weight", torch.stack([w.to(device) for w in self._weights]).double().cpu().nanmean(0))
         if gramians and len(gramians) == steps and len(self.tasks) > 1:
             stacked = torch.stack(list(gramians)).double().cpu()
             row |= self._named("norm", stacked.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt().mean(0))
@@ -147,22 +159,35 @@ class TaskSeries:
         self._waiting = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data and tensors."""
-        waiting = [(step, losses, weights, norms) for step, losses, weights, norms in self._waiting]
+        """Plain data and few tensors, whatever the length of the series: each tensor in a checkpoint costs time."""
+        absent = torch.full((len(self.tasks),), torch.nan, dtype=torch.float64)
+        waiting = [
+            torch.stack([absent if part is None else part.detach().cpu().double() for part in parts])
+            for _, *parts in self._waiting
+        ]
         return {
-            "steps": {"stride": self.steps.stride, "items": list(self.steps.items)},
-            "pairs": {"stride": self.pairs.stride, "items": list(self.pairs.items)},
-            "weights": list(self._weights),
-            "waiting": waiting,
+            "steps": _packed(self.steps),
+            "pairs": _packed(self.pairs),
+            "weights": torch.stack(self._weights) if self._weights else None,
+            "waiting": (
+                [step for step, *_ in self._waiting],
+                [(weights is not None, squared is not None) for _, _, weights, squared in self._waiting],
+                torch.stack(waiting) if waiting else None,
+            ),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state_dict` gave."""
         for kept, name in ((self.steps, "steps"), (self.pairs, "pairs")):
             kept.stride = state[name]["stride"]
-            kept.items = [(place, item) for place, item in state[name]["items"]]
-        self._weights = list(state["weights"])
-        self._waiting = [(step, losses, weights, norms) for step, losses, weights, norms in state["waiting"]]
+            values = state[name]["values"]
+            kept.items = [] if values is None else list(zip(state[name]["places"], values, strict=True))
+        self._weights = [] if state["weights"] is None else list(state["weights"])
+        steps, there, values = state["waiting"]
+        self._waiting = [
+            (step, found[0], found[1] if weighted else None, found[2] if measured else None)
+            for step, (weighted, measured), found in zip(steps, there, [] if values is None else values, strict=True)
+        ]
 
     def step_rows(self) -> Iterable[tuple[Any, ...]]:
         """Rows of ``steps.csv``: step, task, loss, weight, norm; empty where there is none."""

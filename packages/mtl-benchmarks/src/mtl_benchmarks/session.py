@@ -33,7 +33,7 @@ from mtl_benchmarks.runner import RunResult, run
 from mtl_benchmarks.trainer import Progress
 from mtl_core import UnknownNameError
 
-__all__ = ["execute", "open_console", "print_report", "told_apart", "with_baselines"]
+__all__ = ["checked_reference", "execute", "open_console", "print_report", "told_apart", "with_baselines"]
 
 _REFRESH = 0.2
 
@@ -132,15 +132,24 @@ def print_report(
 
 
 def _tables(comparisons: Sequence[Comparison], reference: str | None) -> list[Table]:
-    """All tables; a reference has to be a label in one of the comparisons, and is left out of those without it."""
-    labels = [group.label for comparison in comparisons for group in comparison.full]
-    if reference is not None and reference not in labels:
-        raise UnknownNameError("reference", reference, list(dict.fromkeys(labels)))
+    """All tables; a reference is left out of those comparisons in which there is none."""
+    checked_reference(comparisons, reference)
     found = []
     for comparison in comparisons:
         here = reference if any(group.label == reference for group in comparison.full) else None
         found += all_tables(comparison, reference=here)
     return found
+
+
+def checked_reference(comparisons: Sequence[Comparison], reference: str | None) -> None:
+    """Make sure that a reference is a label in one of the comparisons.
+
+    Raises:
+        UnknownNameError: it is none; lists those that exist.
+    """
+    labels = dict.fromkeys(group.label for comparison in comparisons for group in comparison.full)
+    if reference is not None and reference not in labels:
+        raise UnknownNameError("reference", reference, list(labels))
 
 
 def told_apart(comparisons: Sequence[Comparison]) -> list[str]:
