@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -69,8 +70,8 @@ class StepSeen:
         found = self._report.gramian
         return {} if found is None else self._named(found.diagonal().clamp(min=0).sqrt())
 
-    def _named(self, values: Tensor) -> dict[str, float]:
-        return dict(zip(self._report.tasks, values.detach().double().cpu().tolist(), strict=True))
+    def _named(self, values: Tensor) -> Mapping[str, float]:
+        return MappingProxyType(dict(zip(self._report.tasks, values.detach().double().cpu().tolist(), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -162,9 +163,10 @@ class Watching:
     def _tell_evaluations(self, now: Progress) -> None:
         recorder = now.recorder
         for k in range(self._told, len(recorder.history)):
-            values = {"train": dict(recorder.training[k])}
-            values |= {split: dict(found) for split, found in recorder.history[k].items()}
-            seen = EvaluationSeen(recorder.steps[k], recorder.epochs[k], values, dict(recorder.times[k]))
+            splits = {"train": recorder.training[k], **recorder.history[k]}
+            values = {split: MappingProxyType(dict(found)) for split, found in splits.items()}
+            seconds = MappingProxyType(dict(recorder.times[k]))
+            seen = EvaluationSeen(recorder.steps[k], recorder.epochs[k], MappingProxyType(values), seconds)
             self._tell(f"the evaluation at step {seen.step}", lambda observer, seen=seen: observer.evaluation(seen))  # type: ignore[misc]
         self._told = len(recorder.history)
 

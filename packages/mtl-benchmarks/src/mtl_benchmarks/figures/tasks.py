@@ -39,8 +39,8 @@ class Quantity:
 
 
 QUANTITIES: Mapping[str, Quantity] = {
-    "weight": Quantity("weight of each task", "weight (mean of the epoch)"),
-    "norm": Quantity("gradient norm of each task", "‖g‖ of the shared part (mean of the epoch)", log=True),
+    "weight": Quantity("weight of each task", "weight"),
+    "norm": Quantity("gradient norm of each task in the shared part", "gradient norm", log=True),
     "cosine": Quantity("cosine of each task's gradient with the mean gradient", "cosine with the mean", signed=True),
 }
 
@@ -176,5 +176,6 @@ def cosine_maps(comparison: Comparison) -> Figure:
     assert image is not None
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
     bar.set_label("cosine: −1 opposed, 0 unrelated, 1 aligned", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
     headed(figure, f"{comparison.title}: cosine of task gradients, mean over epochs and seeds")
     return figure

@@ -59,6 +59,7 @@ def teleport_effects(comparison: Comparison) -> Figure:
         if both:
             panel.plot([min(both), max(both)], [min(both), max(both)], color=MUTED, linewidth=0.9, label="no change")
         panel.set(title=heading, xlabel="before the teleport", ylabel="after it")
+        panel.locator_params(nbins=5)
         grid(panel)
     drifts = [[100 * event["drift"] for event in _kept(group) if event["drift"] is not None] for group in moved]
     colours = [style.colour for style in styles]
