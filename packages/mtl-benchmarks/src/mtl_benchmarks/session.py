@@ -33,7 +33,15 @@ from mtl_benchmarks.runner import RunResult, run
 from mtl_benchmarks.trainer import Progress
 from mtl_core import UnknownNameError
 
-__all__ = ["checked_reference", "execute", "open_console", "print_report", "told_apart", "with_baselines"]
+__all__ = [
+    "checked_reference",
+    "execute",
+    "open_console",
+    "planned",
+    "print_report",
+    "told_apart",
+    "with_baselines",
+]
 
 _REFRESH = 0.2
 
@@ -49,10 +57,15 @@ def with_baselines(configs: Sequence[RunConfig]) -> tuple[RunConfig, ...]:
     return (*single_tasks(configs), *configs)
 
 
+def planned(plan: Plan) -> tuple[RunConfig, ...]:
+    """The runs that a plan stands for, in the order in which they are carried out."""
+    return with_baselines(plan.configs) if plan.baselines else plan.configs
+
+
 def execute(plan: Plan, console: Console) -> list[RunResult]:
     """Run everything in the plan; runs that are complete already are read, broken-off ones finished."""
     collection = Collection(plan.out)
-    configs = with_baselines(plan.configs) if plan.baselines else plan.configs
+    configs = planned(plan)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),

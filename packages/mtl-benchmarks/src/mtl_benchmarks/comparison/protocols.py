@@ -13,9 +13,9 @@ from mtl_benchmarks.options import Choice
 
 __all__ = ["differing", "flat", "own_protocol", "protocol_of", "short_name"]
 
-_NOT_PROTOCOL = frozenset({"seed", "method", "teleport", "tasks", "threads"})
+_NOT_PROTOCOL = frozenset({"seed", "method", "teleport", "tasks", "threads", "ranks"})
 """What a comparison is about (method, teleport), what it averages over (seed), what it is told apart by beside the rest
-(tasks), and what changes nothing but the order of sums (threads)."""
+(tasks), and what changes nothing but the order of sums (threads, ranks)."""
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
