@@ -39,6 +39,8 @@ class Benchmark(ABC):
     """Whether Δm against models that learn one task alone makes sense here."""
     teleport_options: ClassVar[Mapping[str, Any]] = {}
     """Options of a teleport that are other than its own defaults on this problem."""
+    model_arguments: ClassVar[frozenset[str]] = frozenset()
+    """What the benchmark gives to its model, where its constructor takes a class of models as ``model``."""
     published: ClassVar[tuple[PublishedTable, ...]] = ()
     """The published tables of this very experiment, whose rows stand beside the runs'."""
     caveats: ClassVar[tuple[str, ...]] = ()

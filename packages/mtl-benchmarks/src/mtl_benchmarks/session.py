@@ -28,6 +28,7 @@ from mtl_benchmarks.comparison import (
 from mtl_benchmarks.comparison.protocols import short_name
 from mtl_benchmarks.components import make_benchmark
 from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.logs import make_logs
 from mtl_benchmarks.results import Collection
 from mtl_benchmarks.runner import RunResult, run
 from mtl_benchmarks.trainer import Progress
@@ -77,12 +78,12 @@ def execute(plan: Plan, console: Console) -> list[RunResult]:
     with ProgressBar(*columns, console=console, refresh_per_second=5) as bars:
         overall = bars.add_task("all runs", total=len(configs), state="")
         for config in configs:
-            results.append(_with_bar(config, collection, plan.checkpoint_every, bars))
+            results.append(_with_bar(config, collection, plan, bars))
             bars.advance(overall)
     return results
 
 
-def _with_bar(config: RunConfig, collection: Collection, checkpoint_every: int | None, bars: ProgressBar) -> RunResult:
+def _with_bar(config: RunConfig, collection: Collection, plan: Plan, bars: ProgressBar) -> RunResult:
     case = "".join(f" {key} {value}" for key, value in make_benchmark(config.benchmark).case_options().items())
     bar = bars.add_task(f"{config.benchmark.name}{case} · {config.label} · seed {config.seed}", total=None, state="")
     shown = 0.0
@@ -98,7 +99,13 @@ def _with_bar(config: RunConfig, collection: Collection, checkpoint_every: int |
             bar, total=now.total, completed=now.done, state=f"{losses}" + (f" · {moved} teleports" if moved else "")
         )
 
-    result = run(config, collection.run_path(config.name), checkpoint_every=checkpoint_every, progress=progress)
+    result = run(
+        config,
+        collection.run_path(config.name),
+        checkpoint_every=plan.checkpoint_every,
+        progress=progress,
+        observers=make_logs(plan.log),
+    )
     steps = max(1, bars.tasks[bars.task_ids.index(bar)].completed)
     bars.update(bar, total=steps, completed=steps, state="done")
     return result
