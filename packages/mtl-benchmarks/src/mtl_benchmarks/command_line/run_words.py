@@ -176,7 +176,7 @@ def own_options(
             ),
             Option("--checkpoint_every", int, "steps between checkpoints within an epoch"),
             Option(
-                "--log", Literal["csv", "tensorboard", "wandb"], "also write losses, weights, norms and metrics to it"
+                "--log", Literal["csv", "tensorboard", "wandb"], "also write losses, weights and metrics to it"
             ),
             *rest,
         ],
