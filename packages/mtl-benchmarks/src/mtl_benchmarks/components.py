@@ -83,7 +83,11 @@ TRIGGERS = Registry(
 MODELS = Registry(
     "model",
     "mtl.models",
-    {name.lower(): cls for name, cls in vars(models).items() if isinstance(cls, type) and issubclass(cls, nn.Module)},
+    {
+        name.lower(): cls
+        for name, cls in vars(models).items()
+        if isinstance(cls, type) and issubclass(cls, models.TaskModel) and cls is not models.TaskModel
+    },
     fits=lambda cls: issubclass(cls, nn.Module),
     rule="a subclass of torch.nn.Module",
 )

@@ -18,8 +18,8 @@ from mtl_benchmarks.command_line.command import Command
 from mtl_benchmarks.command_line.option import Option
 from mtl_benchmarks.command_line.training_words import TrainingWords
 from mtl_benchmarks.optimizers import optimizer_names
+from mtl_benchmarks.outcome import REPORTED
 from mtl_benchmarks.schedules import SCHEDULES
-from mtl_benchmarks.training import REPORTED
 from mtl_core import InvalidInputError
 
 __all__ = ["every_option", "script"]
