@@ -175,9 +175,7 @@ def own_options(
                 "single-task",
             ),
             Option("--checkpoint_every", int, "steps between checkpoints within an epoch"),
-            Option(
-                "--log", Literal["csv", "tensorboard", "wandb"], "also write losses, weights and metrics to it"
-            ),
+            Option("--log", Literal["csv", "tensorboard", "wandb"], "also write losses, weights and metrics to it"),
             *rest,
         ],
     }

@@ -60,6 +60,6 @@ def picture(content: bytes, caption: str) -> str:
     """A PNG file inside the page."""
     data = base64.b64encode(content).decode()
     return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{escape(caption)}">'
+        f'<figure><div class="scroll"><img src="data:image/png;base64,{data}" alt="{escape(caption)}"></div>'
         f"{element('figcaption', caption)}</figure>"
     )

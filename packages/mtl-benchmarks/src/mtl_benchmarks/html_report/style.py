@@ -47,6 +47,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .6rem
 @media (max-width: 30rem) {
   body { padding: .8rem .7rem 3rem; font-size: 15px; }
   th, td { padding: .25rem .45rem; }
+  figure img { max-width: none; width: 42rem; }
 }
 @media print {
   body { max-width: none; font-size: 10pt; padding: 0; }
