@@ -178,7 +178,10 @@ def test_run_and_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert len(paths) == 8  # two seeds of three single tasks and of the method
     assert all(Path(path, "result.json").is_file() for path in paths)
     teleports = ["--teleport", "cost", "--teleport.trigger", "any-mean", "--teleport.max_steps", "2"]
-    assert run_tiny(out, "--method", "fairgrad", "--seeds", "2", *teleports) == 0
+    assert run_tiny(out, "--method", "fairgrad", "--seeds", "2", "--log", "csv", *teleports) == 0
+    logged = [path.parents[1].name for path in out.glob("*/log/log.csv")]
+    assert len(logged) == 2  # a complete run, such as a baseline, is only read
+    assert all("cost" in name for name in logged)
     printed = capsys.readouterr().out
     assert "fairgrad + cost" in printed
     # The multi-task runs alone: their baselines are found beside them.
@@ -188,7 +191,8 @@ def test_run_and_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "single left" not in printed
     assert "Δm" in printed
     assert "teleports" in printed
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"digits-learning.png", "digits-teleports.png"}
+    kinds = ("cosine-map", "cosines", "learning", "norms", "tasks", "teleports", "time", "weights")
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [f"digits-{kind}.png" for kind in kinds]
 
 
 def test_parse_refuses_before_anything_is_written() -> None:
