@@ -62,6 +62,19 @@ class Three(Benchmark):
         return {"test": {f"error_{task}": error for task, error in zip(self.tasks, errors, strict=True)}}
 
 
+class Noisy(Three):
+    """Three lines through points that are moved at every look, by the global generator."""
+
+    name = "noisy"
+
+    def problem(self, model: nn.Module, *, tasks: Sequence[str]) -> Problem:
+        def losses(model: nn.Module, batch: Any) -> Tensor:
+            moved = self.rows + 0.1 * torch.randn(self.rows.shape)
+            return (model(moved) - self.targets).square().mean(0)
+
+        return Problem(model, losses, shared=model.get_submodule("trunk"), tasks=tuple(tasks))
+
+
 class Forty(Three):
     """Forty lines."""
 

@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 @pytest.fixture
 def config(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     monkeypatch.syspath_prepend(HERE)
-    return RunConfig.resolve("many_lines:Three", "rlw", epochs=3)  # draws random weights
+    return RunConfig.resolve("many_lines:Noisy", "rlw", epochs=3)  # every loss and every weight is drawn
 
 
 class Keeps(Observer):
