@@ -76,8 +76,9 @@ class Workers:
             for _, pipe in self._started:
                 give(pipe)
             while busy:
-                for pipe in wait(list(busy)):
-                    assert isinstance(pipe, Connection)
+                for ready in wait(list(busy)):
+                    assert isinstance(ready, Connection)
+                    pipe = ready
                     error, value = pipe.recv()
                     if error is not None:
                         raise error
