@@ -5,11 +5,12 @@ from __future__ import annotations
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks.ctr import CTR
 from mtl_benchmarks.benchmarks.digits import Digits
+from mtl_benchmarks.benchmarks.qm9 import QM9
 from mtl_benchmarks.benchmarks.toy import Toy
 from mtl_core import InvalidInputError
 from mtl_core.extension import find_plugin, is_spec, plain_name, plugin_names
 
-__all__ = ["CTR", "GROUP", "Digits", "Toy", "available", "benchmark_class", "own_benchmarks"]
+__all__ = ["CTR", "GROUP", "QM9", "Digits", "Toy", "available", "benchmark_class", "own_benchmarks"]
 
 GROUP = "mtl.benchmarks"
 """The entry point group under which other packages bring benchmarks."""
@@ -17,7 +18,7 @@ GROUP = "mtl.benchmarks"
 
 def own_benchmarks() -> dict[str, type[Benchmark]]:
     """The benchmarks of this package, by name."""
-    return {cls.name: cls for cls in (CTR, Digits, Toy)}
+    return {cls.name: cls for cls in (CTR, QM9, Digits, Toy)}
 
 
 def available() -> list[str]:
@@ -25,7 +26,7 @@ def available() -> list[str]:
 
     Example:
         >>> available()
-        ['ctr', 'digits', 'toy']
+        ['ctr', 'digits', 'qm9', 'toy']
     """
     return sorted({*own_benchmarks(), *plugin_names(GROUP)})
 
