@@ -19,6 +19,8 @@ def test_public_names() -> None:
         "Digits",
         "EarlyStopping",
         "Last",
+        "LoadedBatches",
+        "Loading",
         "MeanOfLast",
         "Metric",
         "OptimizerChoice",

@@ -16,6 +16,7 @@ from mtl_core.checks import positive_int
 __all__ = [
     "BatchSource",
     "Batches",
+    "OwnPart",
     "Part",
     "Parts",
     "Probes",
@@ -103,6 +104,26 @@ def part_of(source: BatchSource[Any], epoch: int, index: int, part: Part) -> Sha
             f"{type(source).__name__}. Batches and LoadedBatches have it."
         )
     return source.part(epoch, index, part)
+
+
+class OwnPart(Generic[B]):
+    """The batches of a source, of each of which one process takes its part.
+
+    Args:
+        batches: the source.
+        part: which part.
+    """
+
+    def __init__(self, batches: BatchSource[B], part: Part) -> None:
+        self._batches = batches
+        self._part = part
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def batch(self, epoch: int, index: int) -> Share[B]:
+        """The part of the batch."""
+        return part_of(self._batches, epoch, index, self._part)
 
 
 def weighted_rows(rows: Tensor, part: Part) -> tuple[Tensor, float]:

@@ -13,6 +13,7 @@ import torch
 from mtl_benchmarks.components import make_benchmark, make_method, resolve_benchmark, resolve_method, resolve_teleport
 from mtl_benchmarks.optimizers import OptimizerChoice
 from mtl_benchmarks.options import Choice
+from mtl_benchmarks.ranks import current_ranks
 from mtl_benchmarks.selection import Selection
 from mtl_benchmarks.training import Precision, Training
 from mtl_core import InvalidParameterError, UnknownNameError
@@ -35,6 +36,7 @@ class RunConfig:
         heads: which gradient the heads follow, see ``mtl_core.step``.
         device: where to compute.
         threads: torch's CPU threads; part of the configuration because sums depend on it.
+        ranks: processes that train together, for the same reason.
     """
 
     benchmark: Choice
@@ -46,6 +48,7 @@ class RunConfig:
     heads: Literal["unit", "weighted"]
     device: str
     threads: int
+    ranks: int = 1
 
     @classmethod
     def resolve(
@@ -67,6 +70,7 @@ class RunConfig:
         heads: Literal["unit", "weighted"] = "unit",
         device: str = "cpu",
         threads: int = 1,
+        ranks: int | None = None,
     ) -> RunConfig:
         """A configuration from names and whatever options differ from the defaults.
 
@@ -86,7 +90,8 @@ class RunConfig:
             max_norm: clip the gradient of the shared parameters to this norm, whatever the protocol clips.
             heads: see ``mtl_core.step``.
             device: as torch names it.
-            threads: torch's CPU threads.
+            threads: torch's CPU threads, of each process.
+            ranks: processes that train together; None: those of torch's default process group, or one.
 
         Raises:
             UnknownNameError: a benchmark, method, teleport, task or option that does not exist; lists those that do.
@@ -127,6 +132,7 @@ class RunConfig:
             heads=one_of("heads", heads, ("unit", "weighted")),
             device=_checked_device(device),
             threads=positive_int("threads", threads),
+            ranks=current_ranks().size if ranks is None else positive_int("ranks", ranks),
         )
         config.check()
         return config
@@ -147,6 +153,10 @@ class RunConfig:
             raise InvalidParameterError(
                 f"`precision` must be 'float32', 'bf16' or 'fp16' on the device {self.device!r}, got 'tf32', which is "
                 "a way of CUDA devices."
+            )
+        if self.training.sharding == "fsdp" and self.ranks == 1:
+            raise InvalidParameterError(
+                "`sharding` must be 'none' in a single process, got 'fsdp'. Start several by torchrun."
             )
 
     def as_dict(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from mtl_benchmarks.metrics import Metric, delta_m
 from mtl_benchmarks.training import Training
 from mtl_core import InvalidParameterError, UnknownNameError
 
-__all__ = ["VALIDATION", "Selection", "learned_metrics"]
+__all__ = ["VALIDATION", "Selection", "learned_metrics", "learned_values"]
 
 VALIDATION = "validation"
 """Name of the split on which schedules, early stopping and the choice of an epoch look."""
@@ -22,6 +22,15 @@ _DELTA_M = "delta_m"
 def learned_metrics(benchmark: Benchmark, tasks: Sequence[str]) -> tuple[Metric, ...]:
     """The metrics of tasks that are trained, and those that belong to no single task."""
     return tuple(m for m in benchmark.metrics if m.task not in benchmark.tasks or m.task in tasks)
+
+
+def learned_values(benchmark: Benchmark, tasks: Sequence[str], evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """An evaluation without the metrics of tasks that are not trained."""
+    unlearned = {m.name for m in benchmark.metrics} - {m.name for m in learned_metrics(benchmark, tasks)}
+    return {
+        split: {name: value for name, value in values.items() if name not in unlearned}
+        for split, values in evaluation.items()
+    }
 
 
 class Selection:

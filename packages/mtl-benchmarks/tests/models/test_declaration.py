@@ -157,6 +157,22 @@ def test_a_method_and_a_teleport_fit(built: tuple[TaskModel, object]) -> None:
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["hard sharing", "cross-stitch", "nine layers", "mpnn"])
+def test_features_are_where_all_heads_start(name: str) -> None:
+    """Given to collect, they give the same gradients as the losses alone."""
+    torch.manual_seed(0)
+    make, batch = MODELS[name]
+    model = make().eval()  # batch statistics would move between the two passes
+    expected = mtl_core.collect(losses(model, batch()), model.shared_parameters()).matrix
+    features = model.features(batch())  # type: ignore[operator]
+    each = features if isinstance(features, dict) else dict.fromkeys(model.tasks, features)
+    heads = model.get_submodule("heads")
+    found = {task: (heads.get_submodule(task)(each[task]) - 0.3).square().mean() for task in model.tasks}
+    own = [p for task in model.tasks for p in model.task_parameters(task)]
+    rows = mtl_core.collect(found, model.shared_parameters(), features=features, heads=own).matrix
+    torch.testing.assert_close(rows, expected)
+
+
 class Wrong(TaskModel):
     def __init__(self) -> None:
         super().__init__(("a", "b"))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mtl_benchmarks.models import MPNN, EdgeConvolution, GraphMPNN, Graphs, GroupedMolecules, MoleculeGroup, SetToSet
 from mtl_benchmarks.models.declaration import count
 from mtl_core import InvalidInputError, MissingExtraError, Problem, collect
+from mtl_teleport import LoRA
 
 TASKS = ("a", "b")
 
@@ -177,6 +178,13 @@ def test_tasks_may_be_differentiated_together() -> None:
         for k in (1, 2)
     ]
     torch.testing.assert_close(*rows)
+
+
+def test_a_teleport_may_move_the_papers_two_layers_alone() -> None:
+    model = MPNN(TASKS, width=8, hidden=12)
+    problem = Problem(model, lambda *_: {}, shared=model.shared_parameters(), tasks=TASKS)
+    session = LoRA(targets=["lin0", "lin1"]).attach(problem, generator=torch.Generator().manual_seed(0))
+    assert set(session.delta()) == {"lin0.weight", "lin1.weight"}
 
 
 def test_half_precision_by_autocast() -> None:

@@ -296,6 +296,15 @@ def test_initialisation() -> None:
             assert not p.detach().any()
 
 
+def test_a_task_does_not_reach_anothers_attention() -> None:
+    model = SegNetMTAN(width=1 / 32)
+    loss = model(images().float())["depth"].sum()
+    others = [p for task in ("semantic", "normal") for p in model.encoder_att[task].parameters()]
+    assert all(g is None for g in torch.autograd.grad(loss, others, retain_graph=True, allow_unused=True))
+    own = list(model.encoder_att["depth"].parameters())
+    assert all(g is not None for g in torch.autograd.grad(loss, own, allow_unused=True))
+
+
 # --- outputs and bad input -------------------------------------------------------------------------------------------
 
 

@@ -36,7 +36,7 @@ class CrossStitch(TaskModel):
         InvalidInputError: the towers do not have equally many stages.
 
     References:
-        Misra et al., *Cross-stitch Networks for Multi-task Learning*, CVPR 2016, section 3.1.
+        Misra et al., *Cross-stitch Networks for Multi-task Learning*, CVPR 2016, equation 1.
 
     Example:
         >>> def tower():

@@ -50,7 +50,7 @@ class DSelectKGate(nn.Module):
 
     References:
         Hazimeh et al., *DSelect-k: Differentiable Selection in the Mixture of Experts with Applications to Multi-Task
-        Learning*, NeurIPS 2021, equations 2 to 5, and appendix B for ``n`` that is no power of two.
+        Learning*, NeurIPS 2021.
 
     Example:
         >>> gate = DSelectKGate(4, k=2)

@@ -25,8 +25,7 @@ class MMoE(TaskModel):
         gate_inputs: channels of the input, which the gates read.
 
     References:
-        Ma et al., *Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts*, KDD 2018,
-        equations 5 to 7.
+        Ma et al., *Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts*, KDD 2018.
 
     Example:
         >>> import torch

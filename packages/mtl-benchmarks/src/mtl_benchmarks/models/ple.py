@@ -68,7 +68,7 @@ class PLE(TaskModel):
 
     References:
         Tang et al., *Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for Personalized
-        Recommendations*, RecSys 2020, equations 1 to 6.
+        Recommendations*, RecSys 2020.
 
     Example:
         >>> import torch
@@ -142,7 +142,7 @@ class CGC(PLE):
         n_own: experts per task; with none this is a mixture whose experts are all shared.
 
     References:
-        Tang et al., *Progressive Layered Extraction (PLE)*, RecSys 2020, section 4.1.
+        Tang et al., *Progressive Layered Extraction (PLE)*, RecSys 2020.
 
     Example:
         >>> import torch
