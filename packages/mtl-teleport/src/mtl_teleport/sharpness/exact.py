@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from mtl_teleport.double_backward import check_functions
 from mtl_teleport.sharpness.estimate import Estimate, Sharpness, Slopes
-from mtl_teleport.sharpness.point import Point, norm
+from mtl_teleport.sharpness.point import Point, flat, norm
 from mtl_teleport.sharpness.task_slopes import task_slopes
 
 __all__ = ["ExactSharpness"]
@@ -56,16 +58,34 @@ class ExactSharpness(Sharpness):
         found = task_slopes(point, retain_graph=True)
         gain, gradients = _differentiable(point)
 
+        # The one holder of the gradients from here on. They are as large as the parameters, and go one by one.
+        square: Tensor = _HalfSquare.apply(point.session.conditions.loss_scale != 1.0, *gradients)  # type: ignore[no-untyped-call]
+        del gradients
+
         def directions() -> tuple[Tensor, Tensor]:
-            seeds = [g.detach() for g in gradients]
-            products = point.session.differentiate_all(gradients, point.inputs, at=point.values, seeds=seeds)
-            # As large as the parameters, and not needed again; this function lives on until the next point.
-            gradients.clear()
-            del seeds
-            upward = point.pull_back(products)
+            # By the adapter's own tensors, so that no parameter's gradient outlives its way through the chain rule.
+            products = point.session.differentiate(square, point.session.trainable, at=point.values, retain_graph=False)
+            upward = flat(products)
             return upward / _or_one(gain).to(upward), found.rows
 
         return Slopes(gain, directions, found.gramian)
+
+
+class _HalfSquare(torch.autograd.Function):
+    """Half the squared norm of tensors, which are its derivative; they are let go as soon as it is taken."""
+
+    @staticmethod
+    def forward(ctx: Any, is_scaled: bool, *tensors: Tensor) -> Tensor:
+        ctx.is_scaled = is_scaled
+        ctx.tensors = [tensor.detach() for tensor in tensors]
+        return norm(ctx.tensors).square() / 2
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        found, ctx.tensors = ctx.tensors, []
+        if ctx.is_scaled:
+            found = [tensor * gradients[0].to(tensor) for tensor in found]
+        return (None, *found)
 
 
 def _differentiable(point: Point) -> tuple[Tensor, list[Tensor]]:
