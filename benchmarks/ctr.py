@@ -59,7 +59,7 @@ def train(benchmark: CTR, name: str, seed: int, epochs: int) -> tuple[dict[str, 
     model = benchmark.build()
     problem = benchmark.problem(model, tasks=benchmark.tasks)
     protocol = benchmark.training
-    optimizer = benchmark.optimizer(problem, lr=protocol.lr)
+    optimizer = protocol.optimizer.build(problem)
     batches = benchmark.batches(batch_size=protocol.batch_size, seed=seed, device="cpu")
     method = METHODS[name](torch.Generator().manual_seed(seed))
     shares = []

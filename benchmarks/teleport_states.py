@@ -111,7 +111,7 @@ def states(choice: Choice, *, wanted: int, seeds: Sequence[int], gap: int, probe
         torch.manual_seed(seed)
         model = benchmark.build()
         problem = benchmark.problem(model, tasks=benchmark.tasks)
-        optimizer = benchmark.optimizer(problem, lr=protocol.lr)
+        optimizer = protocol.optimizer.build(problem)
         source = benchmark.batches(batch_size=protocol.batch_size, seed=seed, device="cpu")
         found, last = 0, -gap
         share = math.ceil(wanted / len(seeds))

@@ -32,6 +32,8 @@ ALLOWED = {
     ("mtl_core", "__getattr__"): "likewise",
     ("mtl_core", "__module__"): "of any value in another package's module, for an error text",
     ("mtl_core", "__notes__"): "an exception has it only after add_note",
+    ("mtl_core", "param_groups"): "of what the user gave as an optimiser, before anything relies on it",
+    ("mtl_core", "step"): "likewise",
     ("mtl_aggregators", "facts"): "of a class, not of a method: a class is one only if it declares them as a property",
     ("mtl_teleport", "__getitem__"): "whether what the user gave can be indexed, be it a list or a loader's data set",
     ("mtl_teleport", "__name__"): "of the user's callable, for a report; a partial has none",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,11 +15,6 @@ from mtl_aggregators import (
 )
 from mtl_core import InvalidParameterError
 from mtl_core.extension import gramian_of
-from mtl_core.testing import jacobian_of
-
-
-def random_rows(n_tasks: int, seed: int) -> np.ndarray:
-    return jacobian_of("generic", n_tasks=n_tasks, n_parameters=6, spread=2.0, seed=seed).numpy()
 
 
 def rows(*values: list[float]) -> Tensor:
@@ -29,7 +24,7 @@ def rows(*values: list[float]) -> Tensor:
 AXES = rows([3.0, 0.0], [0.0, 1.0])
 
 
-def test_aligned_gradients_are_orthogonal_and_equally_long() -> None:
+def test_aligned_gradients_are_orthogonal_and_equally_long(random_rows: Callable[..., Any]) -> None:
     matrix = torch.from_numpy(random_rows(4, 1))
     aligned = torch.stack([AlignedMTL(preference=row)(matrix) for row in torch.eye(4).tolist()])
     gramian = gramian_of(aligned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,18 +19,6 @@ from mtl_aggregators import (
 from mtl_core import InvalidInputError, InvalidParameterError
 
 
-def trunk_problem() -> tuple[mtl_core.Problem, Tensor, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    trunk = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 5))
-    model = torch.nn.ModuleDict({"trunk": trunk, "head": torch.nn.Linear(5, 3)})
-
-    def losses(model: Any, x: Tensor) -> Tensor:
-        return (model["head"](model["trunk"](x)) - torch.tensor([0.0, 1.0, -1.0])).square().mean(dim=0)
-
-    problem = mtl_core.Problem(model, losses, shared=model["trunk"], tasks=("a", "b", "c"))
-    return problem, torch.randn(12, 4), torch.optim.SGD(model.parameters(), lr=0.05)
-
-
 def rows(*values: list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
@@ -37,7 +26,7 @@ def rows(*values: list[float]) -> Tensor:
 AXES = rows([3.0, 0.0], [0.0, 1.0])
 
 
-def test_average_of_weights() -> None:
+def test_average_of_weights(trunk_problem: Callable[..., Any]) -> None:
     method = CRMOGM(MGDA(), alpha=0.75)
     assert method.weights(torch.eye(2)).tolist() == [0.5, 0.5]
     second = method.weights(torch.diag(torch.tensor([1.0, 3.0])))

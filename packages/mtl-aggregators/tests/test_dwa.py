@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from mtl_aggregators import (
     DWA,
@@ -15,24 +15,11 @@ from mtl_aggregators import (
 from mtl_core import InvalidInputError, InvalidParameterError
 
 
-def weights_of(method: Any, losses: list[float] | Tensor, present: list[bool] | None = None) -> list[float]:
-    """The derivative of the method's scalar by each loss."""
-    leaf = torch.as_tensor(losses, dtype=torch.float64).clone().requires_grad_()
-    scalar = method(leaf) if present is None else method(leaf, present=torch.tensor(present))
-    found: list[float] = torch.autograd.grad(scalar, leaf)[0].tolist()
-    return found
-
-
 def close(*expected: float) -> Any:
     return pytest.approx(list(expected), rel=1e-6, abs=1e-12)
 
 
-def seen(method: Any, *batches: list[float]) -> None:
-    for batch in batches:
-        method.after_step(torch.tensor(batch), lambda batch=batch: torch.tensor(batch) * 0.9)  # type: ignore[misc]
-
-
-def test_dwa_by_epochs() -> None:
+def test_dwa_by_epochs(weights_of: Callable[..., Any], seen: Callable[..., Any]) -> None:
     method = DWA(temperature=1.0)
     with pytest.raises(InvalidInputError, match="`start_epoch` must be called"):
         method(torch.ones(2))
@@ -51,7 +38,7 @@ def test_dwa_by_epochs() -> None:
     assert weights_of(method, [7.0, 7.0]) == close(1.0, 1.0)
 
 
-def test_dwa_by_windows() -> None:
+def test_dwa_by_windows(weights_of: Callable[..., Any], seen: Callable[..., Any]) -> None:
     method = DWA(variant="window", window=2, temperature=1.0)
     seen(method, [2.0, 2.0], [2.0, 2.0], [1.0, 2.0])
     assert weights_of(method, [1.0, 1.0]) == [1.0, 1.0]

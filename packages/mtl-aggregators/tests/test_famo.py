@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from mtl_aggregators import (
     FAMO,
@@ -18,19 +18,11 @@ from mtl_aggregators import (
 from mtl_core import InvalidInputError, InvalidParameterError
 
 
-def weights_of(method: Any, losses: list[float] | Tensor, present: list[bool] | None = None) -> list[float]:
-    """The derivative of the method's scalar by each loss."""
-    leaf = torch.as_tensor(losses, dtype=torch.float64).clone().requires_grad_()
-    scalar = method(leaf) if present is None else method(leaf, present=torch.tensor(present))
-    found: list[float] = torch.autograd.grad(scalar, leaf)[0].tolist()
-    return found
-
-
 def close(*expected: float) -> Any:
     return pytest.approx(list(expected), rel=1e-6, abs=1e-12)
 
 
-def test_famo_learns_from_the_logarithms() -> None:
+def test_famo_learns_from_the_logarithms(weights_of: Callable[..., Any]) -> None:
     method = FAMO(gamma=0.0, lr=0.1)
     before, after = torch.tensor([1.0, 1.0]), torch.tensor([0.5, 1.0])
     method.after_step(before, lambda: after)
@@ -91,7 +83,9 @@ def test_famo_refuses_after_the_update_too() -> None:
         (FAMO(bound=[0.0, 2.0]), [1.0, 3.0], [0.5, 0.5]),
     ],
 )
-def test_weights_by_hand(method: Any, losses: list[float], expected: list[float]) -> None:
+def test_weights_by_hand(
+    method: Any, losses: list[float], expected: list[float], weights_of: Callable[..., Any]
+) -> None:
     assert weights_of(method, losses) == close(*expected)
 
 

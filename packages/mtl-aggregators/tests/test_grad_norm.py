@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import mtl_core
 from mtl_aggregators import (
     GradNorm,
     make,
 )
-from mtl_core import InvalidInputError, InvalidParameterError
-
-
-def trunk_problem() -> tuple[mtl_core.Problem, Tensor, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    trunk = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 5))
-    model = torch.nn.ModuleDict({"trunk": trunk, "head": torch.nn.Linear(5, 3)})
-
-    def losses(model: Any, x: Tensor) -> Tensor:
-        return (model["head"](model["trunk"](x)) - torch.tensor([0.0, 1.0, -1.0])).square().mean(dim=0)
-
-    problem = mtl_core.Problem(model, losses, shared=model["trunk"], tasks=("a", "b", "c"))
-    return problem, torch.randn(12, 4), torch.optim.SGD(model.parameters(), lr=0.05)
+from mtl_core import DetachedLossError, InvalidInputError, InvalidParameterError, Problem, step
 
 
 class TestGradNorm:
@@ -44,7 +33,7 @@ class TestGradNorm:
         assert float(weights[0]) > 1.05 > float(weights[1])
         assert float(weights.sum()) == pytest.approx(2.0)
 
-    def test_only_the_last_shared_layer_is_measured(self) -> None:
+    def test_only_the_last_shared_layer_is_measured(self, trunk_problem: Callable[..., Any]) -> None:
         problem, batch, optimizer = trunk_problem()
         seen: list[Tensor] = []
 
@@ -61,7 +50,7 @@ class TestGradNorm:
         with pytest.raises(InvalidParameterError, match="`layer` must"):
             mtl_core.step(problem, batch, optimizer, GradNorm(layer="trunk.9"))
 
-    def test_the_update_is_the_weighted_sum(self) -> None:
+    def test_the_update_is_the_weighted_sum(self, trunk_problem: Callable[..., Any]) -> None:
         problem, batch, optimizer = trunk_problem()
         method = GradNorm()
         mtl_core.step(problem, batch, optimizer, method)
@@ -91,3 +80,18 @@ class TestGradNorm:
 def test_bad_hyper_parameters(name: str, parameters: dict[str, Any]) -> None:
     with pytest.raises(InvalidParameterError, match=f"`{next(iter(parameters))}` must"):
         make(name, **parameters)
+
+
+def test_a_layer_that_some_task_goes_past_is_named() -> None:
+    model = nn.ModuleDict({"low": nn.Linear(2, 2), "high": nn.Linear(2, 2), "a": nn.Linear(2, 1), "b": nn.Linear(2, 1)})
+
+    def losses(model: Any, x: Tensor) -> dict[str, Tensor]:
+        z = model["low"](x)
+        return {"a": model["a"](z).square().mean() + 1, "b": model["b"](model["high"](z)).square().mean() + 1}
+
+    problem = Problem(model, losses, shared=[model["low"], model["high"]], tasks=("a", "b"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(DetachedLossError, match=r"`layer` must be.*got high.weight, high.bias.*\['a'\]") as caught:
+        step(problem, torch.ones(3, 2), optimizer, GradNorm())
+    assert caught.value.tasks == ("a",)
+    assert step(problem, torch.ones(3, 2), optimizer, GradNorm(layer="low")).weights is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,27 +19,10 @@ from mtl_aggregators import (
 )
 from mtl_core import InvalidInputError, InvalidParameterError
 from mtl_core.extension import gramian_of
-from mtl_core.testing import jacobian_of
 
 
 def rows(*values: list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
-
-
-def random_rows(n_tasks: int, seed: int) -> np.ndarray:
-    return jacobian_of("generic", n_tasks=n_tasks, n_parameters=6, spread=2.0, seed=seed).numpy()
-
-
-def trunk_problem() -> tuple[mtl_core.Problem, Tensor, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    trunk = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 5))
-    model = torch.nn.ModuleDict({"trunk": trunk, "head": torch.nn.Linear(5, 3)})
-
-    def losses(model: Any, x: Tensor) -> Tensor:
-        return (model["head"](model["trunk"](x)) - torch.tensor([0.0, 1.0, -1.0])).square().mean(dim=0)
-
-    problem = mtl_core.Problem(model, losses, shared=model["trunk"], tasks=("a", "b", "c"))
-    return problem, torch.randn(12, 4), torch.optim.SGD(model.parameters(), lr=0.05)
 
 
 AXES = rows([3.0, 0.0], [0.0, 1.0])
@@ -52,14 +36,14 @@ def test_gradvac_turns_towards_its_target() -> None:
     assert found.tolist() == pytest.approx([1.75, 1.75])
 
 
-def test_gradvac_starts_as_pcgrad() -> None:
+def test_gradvac_starts_as_pcgrad(random_rows: Callable[..., Any]) -> None:
     jacobian = torch.from_numpy(random_rows(5, 3))
     first, second = (torch.Generator().manual_seed(7) for _ in range(2))
     ours = GradVac(generator=first, beta=0.0)(jacobian)
     assert ours.tolist() == pytest.approx(PCGrad(generator=second)(jacobian).tolist())
 
 
-def test_gradvac_in_groups() -> None:
+def test_gradvac_in_groups(trunk_problem: Callable[..., Any]) -> None:
     problem, batch, optimizer = trunk_problem()
     assert GroupedGradVac.of(problem).sizes == (30, 35)
     assert GroupedGradVac.of(problem, per="parameter").sizes == (24, 6, 30, 5)

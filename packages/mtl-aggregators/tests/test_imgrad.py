@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,7 +20,6 @@ from mtl_aggregators import (
 from mtl_aggregators.solvers import ball_dual, fair_residual
 from mtl_core import InvalidParameterError
 from mtl_core.extension import gramian_of
-from mtl_core.testing import jacobian_of
 
 
 def rows(*values: list[float]) -> Tensor:
@@ -30,13 +29,9 @@ def rows(*values: list[float]) -> Tensor:
 AXES = rows([3.0, 0.0], [0.0, 1.0])
 
 
-def random_rows(n_tasks: int, seed: int) -> np.ndarray:
-    return jacobian_of("generic", n_tasks=n_tasks, n_parameters=6, spread=2.0, seed=seed).numpy()
-
-
 class TestIMGrad:
     @pytest.mark.parametrize("measure", ["pm", "lm", "dc"])
-    def test_on_cagrad_it_solves_the_weighed_dual(self, measure: Any) -> None:
+    def test_on_cagrad_it_solves_the_weighed_dual(self, measure: Any, random_rows: Callable[..., Any]) -> None:
         for seed in range(5):
             gramian = gramian_of(torch.from_numpy(random_rows(4, seed)))
             method = IMGrad(CAGrad(c=0.5), measure=measure)
@@ -48,7 +43,9 @@ class TestIMGrad:
                 assert weights.tolist() == pytest.approx((0.25 + 0.5 * step).tolist())
 
     @pytest.mark.parametrize("alpha", [0.5, 1.0, 3.0])
-    def test_on_fair_methods_it_solves_the_weighed_equation(self, alpha: float) -> None:
+    def test_on_fair_methods_it_solves_the_weighed_equation(
+        self, alpha: float, random_rows: Callable[..., Any]
+    ) -> None:
         gramian = gramian_of(torch.from_numpy(random_rows(4, 0)))
         method = IMGrad(FairGrad(alpha=alpha))
         weights = method.weights(gramian).numpy()

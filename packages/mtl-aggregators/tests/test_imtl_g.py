@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,11 +14,6 @@ from mtl_aggregators import (
     ConFIG,
 )
 from mtl_core.extension import gramian_of
-from mtl_core.testing import jacobian_of
-
-
-def random_rows(n_tasks: int, seed: int) -> np.ndarray:
-    return jacobian_of("generic", n_tasks=n_tasks, n_parameters=6, spread=2.0, seed=seed).numpy()
 
 
 def rows(*values: list[float]) -> Tensor:
@@ -28,7 +23,7 @@ def rows(*values: list[float]) -> Tensor:
 AXES = rows([3.0, 0.0], [0.0, 1.0])
 
 
-def test_equal_projections() -> None:
+def test_equal_projections(random_rows: Callable[..., Any]) -> None:
     for seed in range(10):
         matrix = torch.from_numpy(random_rows(4, seed))
         unit = matrix / matrix.norm(dim=1, keepdim=True)

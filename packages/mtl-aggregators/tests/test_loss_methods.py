@@ -67,14 +67,6 @@ STATEFUL: dict[str, Callable[[], Any]] = {
 ALL = {**FACTORIES, **STATEFUL}
 
 
-def weights_of(method: Any, losses: list[float] | Tensor, present: list[bool] | None = None) -> list[float]:
-    """The derivative of the method's scalar by each loss."""
-    leaf = torch.as_tensor(losses, dtype=torch.float64).clone().requires_grad_()
-    scalar = method(leaf) if present is None else method(leaf, present=torch.tensor(present))
-    found: list[float] = torch.autograd.grad(scalar, leaf)[0].tolist()
-    return found
-
-
 def started(factory: Callable[[], Any]) -> Any:
     method = factory()
     if callable(getattr(method, "start_epoch", None)):
@@ -86,13 +78,8 @@ def close(*expected: float) -> Any:
     return pytest.approx(list(expected), rel=1e-6, abs=1e-12)
 
 
-def seen(method: Any, *batches: list[float]) -> None:
-    for batch in batches:
-        method.after_step(torch.tensor(batch), lambda batch=batch: torch.tensor(batch) * 0.9)  # type: ignore[misc]
-
-
 @pytest.mark.parametrize("name", FACTORIES)
-def test_declared_scale_at_losses_of_one(name: str) -> None:
+def test_declared_scale_at_losses_of_one(name: str, weights_of: Callable[..., Any]) -> None:
     for n_tasks in (1, 2, 5):
         method = started(FACTORIES[name])
         total = sum(weights_of(method, [1.0] * n_tasks))
@@ -101,7 +88,7 @@ def test_declared_scale_at_losses_of_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in FACTORIES if started(FACTORIES[name]).facts.homogeneity is not None])
 @given(losses=drawn_losses(low=1e-1, high=1e3), factor=st.sampled_from([1e-1, 0.3, 7.0, 1e3]))
-def test_declared_homogeneity(name: str, losses: Tensor, factor: float) -> None:
+def test_declared_homogeneity(name: str, losses: Tensor, factor: float, weights_of: Callable[..., Any]) -> None:
     # The update is J^T w: with losses and gradients scaled by s, it grows by s times what the weights grow by.
     method, twin = started(FACTORIES[name]), started(FACTORIES[name])
     degree = method.facts.homogeneity
@@ -111,7 +98,9 @@ def test_declared_homogeneity(name: str, losses: Tensor, factor: float) -> None:
 
 @pytest.mark.parametrize("name", [name for name in FACTORIES if not name.startswith("RLW")])
 @given(losses=drawn_losses(low=1e-3, high=1e3), seed=st.integers(0, 100))
-def test_order_of_the_tasks_does_not_matter(name: str, losses: Tensor, seed: int) -> None:
+def test_order_of_the_tasks_does_not_matter(
+    name: str, losses: Tensor, seed: int, weights_of: Callable[..., Any]
+) -> None:
     order = torch.randperm(len(losses), generator=torch.Generator().manual_seed(seed))
     plain = torch.tensor(weights_of(started(FACTORIES[name]), losses))
     moved = torch.tensor(weights_of(started(FACTORIES[name]), losses[order]))
@@ -119,7 +108,7 @@ def test_order_of_the_tasks_does_not_matter(name: str, losses: Tensor, seed: int
 
 
 @pytest.mark.parametrize("name", FACTORIES)
-def test_absent_tasks(name: str) -> None:
+def test_absent_tasks(name: str, weights_of: Callable[..., Any]) -> None:
     method = started(FACTORIES[name])
     if not method.takes_present:
         assert name in ("COSMOS", "PBI")
@@ -240,7 +229,7 @@ def test_scaling_and_accumulation_change_nothing(name: str, heads: Any) -> None:
             assert torch.allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_the_number_of_tasks_may_not_change() -> None:
+def test_the_number_of_tasks_may_not_change(seen: Callable[..., Any]) -> None:
     for method in (UW(), IMTLL(), FAMO()):
         seen(method, [1.0, 2.0])
         with pytest.raises(InvalidInputError, match="as before, got 3"):

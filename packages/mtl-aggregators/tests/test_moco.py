@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,18 +25,6 @@ def rows(*values: list[float]) -> Tensor:
 AXES = rows([3.0, 0.0], [0.0, 1.0])
 
 
-def trunk_problem() -> tuple[mtl_core.Problem, Tensor, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    trunk = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 5))
-    model = torch.nn.ModuleDict({"trunk": trunk, "head": torch.nn.Linear(5, 3)})
-
-    def losses(model: Any, x: Tensor) -> Tensor:
-        return (model["head"](model["trunk"](x)) - torch.tensor([0.0, 1.0, -1.0])).square().mean(dim=0)
-
-    problem = mtl_core.Problem(model, losses, shared=model["trunk"], tasks=("a", "b", "c"))
-    return problem, torch.randn(12, 4), torch.optim.SGD(model.parameters(), lr=0.05)
-
-
 def test_both_variants_of_moco() -> None:
     paper, libmtl = MoCo(beta=0.5, gamma=0.1), MoCo(beta=0.5, gamma=0.1, variant="libmtl")
     losses = torch.tensor([2.0, 1.0])
@@ -50,7 +39,7 @@ def test_both_variants_of_moco() -> None:
 
 
 @pytest.mark.parametrize("method", [MoCo(), MoCo(variant="libmtl"), DBMTL()])
-def test_methods_with_losses_step(method: Any) -> None:
+def test_methods_with_losses_step(method: Any, trunk_problem: Callable[..., Any]) -> None:
     problem, batch, optimizer = trunk_problem()
     before = problem.losses(batch).values.detach().sum()
     for _ in range(20):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import cvxpy as cp
 import numpy as np
 import pytest
 import torch
@@ -16,19 +16,6 @@ from mtl_aggregators import (
 )
 from mtl_aggregators.solvers import least_distance
 from mtl_core import InvalidInputError, InvalidParameterError
-from mtl_core.testing import jacobian_of
-
-
-def random_rows(n_tasks: int, seed: int) -> np.ndarray:
-    return jacobian_of("generic", n_tasks=n_tasks, n_parameters=6, spread=2.0, seed=seed).numpy()
-
-
-def nearest(rows_: np.ndarray, target: np.ndarray, demanded: np.ndarray) -> np.ndarray:
-    """The point nearest to ``target`` with ``J x >= h``, by cvxpy."""
-    x = cp.Variable(len(target))
-    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - target)), [rows_ @ x >= demanded])
-    problem.solve(solver=cp.CLARABEL)
-    return np.asarray(x.value)
 
 
 def rows(*values: list[float]) -> Tensor:
@@ -39,7 +26,7 @@ AXES = rows([3.0, 0.0], [0.0, 1.0])
 
 
 @pytest.mark.parametrize("n_tasks", [2, 3, 5])
-def test_pcd_against_cvxpy(n_tasks: int) -> None:
+def test_pcd_against_cvxpy(n_tasks: int, random_rows: Callable[..., Any], nearest: Callable[..., Any]) -> None:
     for seed in range(5):
         matrix = random_rows(n_tasks, seed)
         unit = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)

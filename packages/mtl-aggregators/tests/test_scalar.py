@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import mtl_aggregators
 from mtl_aggregators import (
@@ -22,14 +22,6 @@ from mtl_aggregators import (
     UW,
 )
 from mtl_core import InvalidInputError, InvalidParameterError
-
-
-def weights_of(method: Any, losses: list[float] | Tensor, present: list[bool] | None = None) -> list[float]:
-    """The derivative of the method's scalar by each loss."""
-    leaf = torch.as_tensor(losses, dtype=torch.float64).clone().requires_grad_()
-    scalar = method(leaf) if present is None else method(leaf, present=torch.tensor(present))
-    found: list[float] = torch.autograd.grad(scalar, leaf)[0].tolist()
-    return found
 
 
 def close(*expected: float) -> Any:
@@ -83,7 +75,7 @@ def test_a_geometric_mean_does_not_leave_its_range() -> None:
     assert float(torch.prod(losses)) == 0.0
 
 
-def test_random_weights() -> None:
+def test_random_weights(weights_of: Callable[..., Any]) -> None:
     for distribution in ("normal", "dirichlet"):
         method = RLW(distribution=distribution)  # type: ignore[arg-type]
         draws = torch.tensor([weights_of(method, [1.0, 1.0, 1.0]) for _ in range(2000)])
@@ -98,7 +90,7 @@ def test_random_weights() -> None:
     assert weights_of(RLW(generator=torch.Generator().manual_seed(3)), [1.0, 2.0]) == close(*softmax.tolist())
 
 
-def test_settings_keep_their_digits() -> None:
+def test_settings_keep_their_digits(weights_of: Callable[..., Any]) -> None:
     assert weights_of(LS(weights=[0.1, 0.7]), [1.0, 1.0]) == [0.1, 0.7]
     assert FAMO(bound=[0.1]).bound.tolist() == [0.1]
 
@@ -111,7 +103,9 @@ def test_settings_keep_their_digits() -> None:
         (GLS(), [2.0, 8.0], [1.0, 0.25]),  # 4 / (2 * 2), 4 / (2 * 8)
     ],
 )
-def test_weights_by_hand(method: Any, losses: list[float], expected: list[float]) -> None:
+def test_weights_by_hand(
+    method: Any, losses: list[float], expected: list[float], weights_of: Callable[..., Any]
+) -> None:
     assert weights_of(method, losses) == close(*expected)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from mtl_aggregators import (
     STCH,
@@ -15,24 +15,11 @@ from mtl_aggregators import (
 from mtl_core import InvalidInputError, InvalidParameterError
 
 
-def weights_of(method: Any, losses: list[float] | Tensor, present: list[bool] | None = None) -> list[float]:
-    """The derivative of the method's scalar by each loss."""
-    leaf = torch.as_tensor(losses, dtype=torch.float64).clone().requires_grad_()
-    scalar = method(leaf) if present is None else method(leaf, present=torch.tensor(present))
-    found: list[float] = torch.autograd.grad(scalar, leaf)[0].tolist()
-    return found
-
-
 def close(*expected: float) -> Any:
     return pytest.approx(list(expected), rel=1e-6, abs=1e-12)
 
 
-def seen(method: Any, *batches: list[float]) -> None:
-    for batch in batches:
-        method.after_step(torch.tensor(batch), lambda batch=batch: torch.tensor(batch) * 0.9)  # type: ignore[misc]
-
-
-def test_stch_warms_up() -> None:
+def test_stch_warms_up(weights_of: Callable[..., Any], seen: Callable[..., Any]) -> None:
     method = STCH(mu=0.5, variant="warmup", warmup_epochs=1)
     with pytest.raises(InvalidInputError, match="`start_epoch` must be called"):
         method(torch.ones(2))
@@ -61,7 +48,9 @@ def test_stch_warms_up() -> None:
         (STCH(mu=1.0, weights=[1.0, 1.0], reference=[1.0, 0.0]), [1.0 + math.log(3.0), 0.0], [0.75, 0.25]),
     ],
 )
-def test_weights_by_hand(method: Any, losses: list[float], expected: list[float]) -> None:
+def test_weights_by_hand(
+    method: Any, losses: list[float], expected: list[float], weights_of: Callable[..., Any]
+) -> None:
     assert weights_of(method, losses) == close(*expected)
 
 

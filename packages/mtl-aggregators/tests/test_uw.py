@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from mtl_aggregators import (
     IMTLL,
@@ -16,24 +16,11 @@ from mtl_aggregators import (
 from mtl_core import InvalidInputError, InvalidParameterError
 
 
-def weights_of(method: Any, losses: list[float] | Tensor, present: list[bool] | None = None) -> list[float]:
-    """The derivative of the method's scalar by each loss."""
-    leaf = torch.as_tensor(losses, dtype=torch.float64).clone().requires_grad_()
-    scalar = method(leaf) if present is None else method(leaf, present=torch.tensor(present))
-    found: list[float] = torch.autograd.grad(scalar, leaf)[0].tolist()
-    return found
-
-
 def close(*expected: float) -> Any:
     return pytest.approx(list(expected), rel=1e-6, abs=1e-12)
 
 
-def seen(method: Any, *batches: list[float]) -> None:
-    for batch in batches:
-        method.after_step(torch.tensor(batch), lambda batch=batch: torch.tensor(batch) * 0.9)  # type: ignore[misc]
-
-
-def test_trained_scales_follow_their_gradient() -> None:
+def test_trained_scales_follow_their_gradient(weights_of: Callable[..., Any], seen: Callable[..., Any]) -> None:
     # At s = 0 the gradients are (1 - L)/2 and L - 1; the first step of Adam has length lr.
     for method, sign in ((UW(lr=0.1), 1.0), (IMTLL(lr=0.1), -1.0)):
         seen(method, [4.0, 0.5])
@@ -42,7 +29,7 @@ def test_trained_scales_follow_their_gradient() -> None:
     assert weights_of(UW(), [1.0]) == [0.5]
 
 
-def test_trained_scales_start_where_they_are_told() -> None:
+def test_trained_scales_start_where_they_are_told(weights_of: Callable[..., Any], seen: Callable[..., Any]) -> None:
     # λ = e^{-s}/2, and e^s.
     assert weights_of(UW(start=-0.5), [1.0, 3.0]) == close(math.exp(0.5) / 2, math.exp(0.5) / 2)
     assert weights_of(UW(start=[0.0, 1.0]), [1.0, 3.0]) == close(0.5, math.exp(-1.0) / 2)
@@ -59,7 +46,9 @@ def test_trained_scales_start_where_they_are_told() -> None:
 
 
 @pytest.mark.parametrize(("factory", "weight"), [(UW, 0.5), (IMTLL, 1.0)])
-def test_trained_scales_bring_losses_to_one(factory: Any, weight: float) -> None:
+def test_trained_scales_bring_losses_to_one(
+    factory: Any, weight: float, weights_of: Callable[..., Any], seen: Callable[..., Any]
+) -> None:
     method = factory(lr=0.05)
     for _ in range(1500):
         seen(method, [4.0, 0.5])
@@ -72,7 +61,9 @@ def test_trained_scales_bring_losses_to_one(factory: Any, weight: float) -> None
         (UW(), [2.0, 5.0], [0.5, 0.5]),
     ],
 )
-def test_weights_by_hand(method: Any, losses: list[float], expected: list[float]) -> None:
+def test_weights_by_hand(
+    method: Any, losses: list[float], expected: list[float], weights_of: Callable[..., Any]
+) -> None:
     assert weights_of(method, losses) == close(*expected)
 
 

@@ -6,6 +6,7 @@ from mtl_benchmarks.cli import main
 from mtl_benchmarks.command_line import parse_run, parse_seeds
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.options import Choice
+from mtl_benchmarks.training import Clip
 from mtl_core import InvalidInputError, InvalidParameterError
 
 TINY = [
@@ -54,7 +55,7 @@ def test_options_reach_the_objects() -> None:
     )
     assert plan is not None
     first, second = plan.configs
-    assert (first.seed, second.seed, first.max_norm) == (0, 1, 1.0)
+    assert (first.seed, second.seed, first.training.clip) == (0, 1, Clip(max_norm=1.0))
     assert (first.method.name, first.method.options["alpha"]) == ("fairgrad", 2.0)
     assert first.teleport is not None
     assert first.teleport.options["max_steps"] == 4

@@ -15,7 +15,9 @@ def test_defaults_are_filled_in() -> None:
     assert config.teleport.options["adapter"].name == "lora"
     assert config.teleport.options["adapter"].options["rank"] == 5
     assert config.tasks == ("left", "right", "image")
-    assert config.epochs == 8
+    assert config.training.epochs == 8
+    assert config.training.optimizer.options["lr"] == 3e-3
+    assert config.training.optimizer.options["betas"] == [0.9, 0.999]
 
 
 def test_a_benchmark_may_have_its_own_teleport_defaults() -> None:
@@ -52,7 +54,7 @@ def test_names_differ_with_every_option() -> None:
 def test_single_task() -> None:
     config = RunConfig.resolve("digits", "fairgrad", "cost", seed=2, epochs=4)
     single = config.single_task("image")
-    assert (single.label, single.teleport, single.seed, single.epochs) == ("single image", None, 2, 4)
+    assert (single.label, single.teleport, single.seed, single.training.epochs) == ("single image", None, 2, 4)
     assert single == RunConfig.resolve("digits", "nashmtl", seed=2, epochs=4).single_task("image")
 
 

@@ -9,6 +9,7 @@ from mtl_aggregators import MARIGOLD, AuxiliaryWeights, Bilevel, MainTasks
 from mtl_benchmarks import CTR, Choice, Collection, RunConfig, run
 from mtl_benchmarks.benchmarks.ctr import auc, ne_gain, normalised_entropy
 from mtl_benchmarks.models import SharedTower
+from mtl_benchmarks.optimizers import OptimizerChoice
 from mtl_core import InvalidInputError, InvalidParameterError, step
 
 SMALL = {"n_train": 2000, "n_test": 4000, "n_users": 100, "n_ads": 30, "width": 8, "embedding": 4}
@@ -125,7 +126,7 @@ def test_a_batch_without_clicks_lacks_a_task() -> None:
     log = ctr.data("train")
     silent = log.rows(torch.arange(len(log))[log.click == 0][:50])
     assert problem.losses(silent).tasks == ("click", "conv", "distill")
-    optimizer = ctr.optimizer(problem, lr=1e-3)
+    optimizer = OptimizerChoice("adam", {"lr": 1e-3}).build(problem)
     for mode in ({}, {"lookahead": "fused"}):
         report = step(problem, silent, optimizer, MARIGOLD(**mode))  # type: ignore[arg-type]
         assert report.weights is not None
@@ -161,7 +162,7 @@ def test_learning_beats_the_base_rate_and_not_the_oracle() -> None:
     torch.manual_seed(0)
     model = ctr.build()
     problem = ctr.problem(model, tasks=ctr.tasks)
-    optimizer = ctr.optimizer(problem, lr=5e-3)
+    optimizer = OptimizerChoice("adam", {"lr": 5e-3}).build(problem)
     batches = ctr.batches(batch_size=256, seed=0, device="cpu")
     for index in range(len(batches)):
         step(problem, batches.batch(0, index), optimizer, lambda jacobian: jacobian.sum(0))
@@ -177,7 +178,7 @@ def test_auxiliary_learning() -> None:
     ctr = CTR(**SMALL)
     torch.manual_seed(0)
     problem = ctr.problem(ctr.build(), tasks=ctr.tasks)
-    optimizer = ctr.optimizer(problem, lr=2e-3)
+    optimizer = OptimizerChoice("adam", {"lr": 2e-3}).build(problem)
     method = Bilevel(upper=MainTasks("click"), weights=AuxiliaryWeights(["distill"], lr=1e-2), lookahead="fused")
     batches = ctr.batches(batch_size=256, seed=0, device="cpu")
     for index in range(len(batches)):

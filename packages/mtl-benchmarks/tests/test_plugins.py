@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 import mtl_core
-from mtl_benchmarks import Benchmark, Metric, Training
+from mtl_benchmarks import Benchmark, Metric, OptimizerChoice, Training
 from mtl_benchmarks.batches import Batches
 from mtl_core.extension import Wrapper, gramian_of
 
@@ -55,7 +55,7 @@ class Halves(Benchmark):
 
     @property
     def training(self):
-        return Training(epochs=2, batch_size=4, lr=0.1)
+        return Training(epochs=2, batch_size=4, optimizer=OptimizerChoice("adam", {"lr": 0.1}))
 
     def build(self):
         return nn.ModuleDict({"trunk": nn.Linear(1, 3), "left": nn.Linear(3, 1), "right": nn.Linear(3, 1)})

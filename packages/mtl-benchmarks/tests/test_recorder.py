@@ -51,7 +51,7 @@ def test_epoch_means_and_round_trip() -> None:
     again.load_state_dict(recorder.state_dict())
     for each in (recorder, again):
         each.record_step(report([2.0, 5.0], [[1.0, 0.0], [0.0, 1.0]]), [0.25], epoch=0, step=1)
-        each.end_epoch({"test": {"error": 0.1}})
+        each.end_interval({"test": {"error": 0.1}}, epoch=1, step=2, rates={"lr": 0.5})
     assert recorder.training == again.training
     assert recorder.training[0]["loss_a"] == 1.5
     assert recorder.training[0]["loss_b"] == 4.0
@@ -63,5 +63,5 @@ def test_absent_tasks_and_missing_gramians_do_not_count() -> None:
     recorder = Recorder(("a", "b"))
     recorder.record_step(report([1.0, float("nan")], [[1.0], [0.0]]), None, epoch=0, step=0)
     recorder.record_step(report([3.0, 4.0], None), None, epoch=0, step=1)
-    recorder.end_epoch({"test": {}})
+    recorder.end_interval({"test": {}}, epoch=1, step=2, rates={})
     assert recorder.training == [{"loss_a": 2.0, "loss_b": 4.0}]

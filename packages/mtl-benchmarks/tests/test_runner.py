@@ -123,7 +123,7 @@ run(config, {str(tmp_path / "killed")!r}, checkpoint_every=7)
         assert not (tmp_path / "killed" / "result.json").exists()
         state = RunDirectory.existing(tmp_path / "killed").read_checkpoint()
         assert state is not None
-        reached = 30 * state["epoch"] + state["index"]
+        reached = state["step"]
         assert reached > position
         position = reached
     assert content(run(config, tmp_path / "killed")) == content(whole)
@@ -170,13 +170,13 @@ def test_metrics_are_tidy_and_name_their_direction(tmp_path: Path) -> None:
     assert (last["accuracy_left"]["unit"], last["accuracy_left"]["higher_is_better"]) == ("%", "true")
     assert (last["error_image"]["task"], last["error_image"]["higher_is_better"]) == ("image", "false")
     training = {row["metric"] for row in rows if row["split"] == "train"}
-    assert training == {"loss", "weak_conflict", "dominated_conflict", "min_cosine", "gradient_norm", "imbalance"}
+    assert training == {"loss", "weak_conflict", "dominated_conflict", "min_cosine", "gradient_norm", "imbalance", "lr"}
 
 
 def test_single_task_run_reports_its_task_alone(tmp_path: Path) -> None:
     result = run(tiny("ls", tasks=["right"]), tmp_path)
     assert set(result.values) == {"accuracy_right"}
-    assert {row["metric"] for row in RunDirectory.existing(tmp_path).read_metrics()} == {"loss", "accuracy_right"}
+    assert {row["metric"] for row in RunDirectory.existing(tmp_path).read_metrics()} == {"loss", "lr", "accuracy_right"}
 
 
 def test_toy_run_records_its_path(tmp_path: Path) -> None:

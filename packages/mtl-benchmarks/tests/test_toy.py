@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mtl_aggregators import make
 from mtl_benchmarks.benchmarks.toy import STARTS, Point, Toy, objectives, optimum
+from mtl_benchmarks.optimizers import OptimizerChoice
 from mtl_core import InvalidParameterError, step
 
 LOWER = 5e-6
@@ -105,7 +106,7 @@ def test_methods_go_down_from_the_easy_start(name: str, parameters: dict[str, fl
     toy = Toy(start=1)
     model = toy.build()
     problem = toy.problem(model, tasks=toy.tasks)
-    optimizer, method = toy.optimizer(problem, lr=0.05), make(name, **parameters)
+    optimizer, method = OptimizerChoice("adam", {"lr": 0.05}).build(problem), make(name, **parameters)
     before = toy.evaluate(model, device="cpu")["test"]["distance"]
     for _ in range(300):
         step(problem, None, optimizer, method)

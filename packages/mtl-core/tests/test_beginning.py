@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from mtl_core import InvalidInputError, MicroBatches, NonFiniteGradientError, NonFiniteLossError, Problem, collect, step
@@ -135,6 +137,46 @@ def test_wrappers_at_every_depth(wrap: str, where: str, when: str) -> None:
     put(model)
     with pytest.raises(InvalidInputError, match=expected + f" at '{where}"):
         step(problem, torch.ones(1, 2), torch.optim.SGD(model.parameters(), lr=0.1), Equal())
+
+
+@pytest.fixture
+def one_rank() -> Iterator[None]:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.usefixtures("one_rank")
+def test_data_parallelism_without_a_wrapper(when: str) -> None:
+    """Composable data parallelism leaves the module where it is and changes its class."""
+    from torch.distributed._composable import replicate
+
+    problem, batch = small_problem()
+    trunk: Any = problem.model.trunk
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)
+
+    def again() -> Problem:
+        return Problem(problem.model, lambda model, x: model(x), shared=trunk, tasks=problem.tasks)
+
+    replicate(trunk)
+    begin = again if when == "before" else lambda: step(problem, batch, optimizer, Equal())
+    with pytest.raises(InvalidInputError, match=r"got DDP at 'trunk'.*Leave out replicate\(\)"):
+        begin()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_that_are_not_made_yet(kind: str) -> None:
+    model = nn.Sequential(nn.LazyLinear(3), nn.Tanh(), nn.Linear(3, 2))
+    problem = Problem(model, lambda model, x: model(x).square().mean(0), shared=model, tasks=("a", "b"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(InvalidInputError, match=r"parameters must be made.*got 0\.weight, 0\.bias.*model\(batch\)"):
+        step(problem, torch.ones(2, 4), optimizer, KINDS[kind]())
+    model(torch.ones(2, 4))
+    before = values(model)
+    step(problem, torch.ones(2, 4), optimizer, KINDS[kind]())
+    assert not unmoved(model, before)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import mtl_core
 import mtl_core.testing
@@ -98,6 +99,13 @@ def test_errors_say_what_to_do() -> None:
         (checks.non_negative, -1e-9, "must not be negative"),
         (checks.positive_int, 1.0, "must be a whole number of at least 1, got 1.0"),
         (checks.positive_int, True, "must be a whole number of at least 1, got True"),
+        (checks.boolean, 1, "must be True or False, got 1"),
+        (checks.boolean, "no", "must be True or False, got 'no'"),
+        (checks.generator, 0, "must be a torch.Generator, got int"),
+        (checks.names, "ab", "must be distinct names in a sequence, got 'ab'"),
+        (checks.names, ("a", "a"), "must be distinct names"),
+        (checks.names, (), "must be distinct names"),
+        (checks.names, 3, "must be distinct names in a sequence, got 3"),
     ],
 )
 def test_checks_refuse(check: object, value: object, message: str) -> None:
@@ -111,3 +119,9 @@ def test_checks_return_what_they_are_given() -> None:
     assert checks.non_negative("c", 0) == 0.0
     assert checks.in_interval("c", 1, 0, 1) == 1.0
     assert checks.one_of("c", "a", ("a", "b")) == "a"
+    assert checks.boolean("c", False) is False
+    assert checks.names("c", ["a", "b"]) == ("a", "b")
+    assert checks.names("c", None) is None
+    generator = torch.Generator()
+    assert checks.generator("c", generator) is generator
+    assert isinstance(checks.generator("c", None), torch.Generator)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import mtl_core
 from mtl_core import Problem
-from mtl_teleport import COST, AnyMeanConflict, Dense, DominatedConflict, LoRA, TeleportReport
+from mtl_teleport import COST, AnyMeanConflict, Dense, DominatedConflict, LoRA, TeleportReport, presets
 from mtl_teleport.history import modulated
 from mtl_teleport.objective import Objective, balance_weights
 from mtl_teleport.sharpness import Point, RandomSharpness
@@ -255,7 +255,7 @@ class TestPresets:
         unset = {
             name
             for name in inspect.signature(COST).parameters
-            if f"{name}=" not in text and name not in ("method", "lr", "conflict_weight")
+            if f"{name}=" not in text and name not in presets._BOTH and name not in ("method", "lr", "conflict_weight")
         }
         assert unset == set()
 

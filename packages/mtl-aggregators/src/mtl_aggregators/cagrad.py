@@ -61,9 +61,9 @@ class CAGrad(GramianMethod):
     ) -> None:
         super().__init__(backend=backend)
         self.c = checks.non_negative("c", c)
-        default: Rescale = "c2" if paper_scale else "none"
+        self.paper_scale = checks.boolean("paper_scale", paper_scale)
+        default: Rescale = "c2" if self.paper_scale else "none"
         self.rescale: Rescale = default if rescale is None else checks.one_of("rescale", rescale, ("none", "c", "c2"))
-        self.paper_scale = bool(paper_scale)
 
     @property
     def divisor(self) -> float:

@@ -51,7 +51,7 @@ class DBMTL(LossAwareMethod):
         super().__init__()
         self.beta = checks.in_interval("beta", beta, 0.0, 1.0, "[)")
         self.beta_sigma = checks.non_negative("beta_sigma", beta_sigma)
-        self.log_losses = bool(log_losses)
+        self.log_losses = checks.boolean("log_losses", log_losses)
         self._steps = 0
         self._running: Tensor | None = None
 

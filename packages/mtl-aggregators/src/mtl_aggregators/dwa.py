@@ -68,7 +68,7 @@ class DWA(LossMethod):
         self.variant = checks.one_of("variant", variant, ("epoch", "window"))
         self.window = checks.positive_int("window", window)
         self.temperature = checks.positive("temperature", temperature)
-        self.paper_scale = bool(paper_scale)
+        self.paper_scale = checks.boolean("paper_scale", paper_scale)
         self.reset()
 
     def reset(self) -> None:

@@ -65,7 +65,7 @@ class FairGrad(GramianMethod):
         self.alpha = checks.positive("alpha", alpha)
         self.variant = checks.one_of("variant", variant, ("paper", "released"))
         self.ridge = checks.positive("ridge", ridge)
-        self.paper_scale = bool(paper_scale)
+        self.paper_scale = checks.boolean("paper_scale", paper_scale)
         if self.variant == "released" and backend == "auto":
             self.backend = "host"
 

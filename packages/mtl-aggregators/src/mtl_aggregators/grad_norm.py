@@ -16,6 +16,7 @@ from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.bases.parameters import same_tasks
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import (
+    DetachedLossError,
     InvalidInputError,
     InvalidParameterError,
     MicroBatches,
@@ -83,7 +84,7 @@ class GradNorm(GramianMethod):
         super().__init__()
         self.alpha = checks.non_negative("alpha", alpha)
         self._adam = Adam(lr=lr)
-        self.layer = None if layer is None else ((layer,) if isinstance(layer, str) else tuple(layer))
+        self.layer = checks.names("layer", (layer,) if isinstance(layer, str) else layer)
         self.task_weights: Tensor | None = None
         self._initial: Tensor | None = None
 
@@ -142,6 +143,7 @@ class GradNorm(GramianMethod):
 
         Raises:
             InvalidInputError: ``batch`` is in micro-batches.
+            DetachedLossError: a task's loss does not depend on the layer.
             InvalidParameterError: no shared parameter has the name given as ``layer``.
         """
         options = StepOptions() if options is None else options
@@ -161,7 +163,15 @@ class GradNorm(GramianMethod):
     ) -> Tensor:
         """The weights ``[m]`` of this step, from the gradients of one layer."""
         alone = replace(options, scaler=None, keep="jacobian", chunk_size=None)
-        gradients = collect_problem(problem, losses, options=alone, retain_graph=True, by=measured)
+        try:
+            gradients = collect_problem(problem, losses, options=alone, retain_graph=True, by=measured)
+        except DetachedLossError as error:
+            names = [name for name, p in problem.named_shared.items() if any(p is q for q in measured)]
+            raise DetachedLossError(
+                f"`layer` must be one that every task's loss depends on, got {', '.join(names)}. Name another, or mend "
+                f"the loss: {error}",
+                tasks=error.tasks,
+            ) from error
         gramian = checked_gramian(problem, batch, gradients, options)
         known = gradients.losses.detach().to("cpu", torch.float64)
         with together(options.group):

@@ -11,7 +11,7 @@ from torch import Tensor
 from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.jacobian_method import JacobianMethod
 from mtl_aggregators.bases.parameters import match_tasks, one_per_task
-from mtl_core import InvalidParameterError
+from mtl_core import InvalidParameterError, checks
 
 __all__ = ["GradDrop"]
 
@@ -56,7 +56,7 @@ class GradDrop(JacobianMethod):
             if vector.ndim != 1 or not bool(((vector >= 0.0) & (vector <= 1.0)).all()):
                 raise InvalidParameterError(f"`leak` must be one number in [0, 1] per task, got {leak!r}.")
             self.leak = vector
-        self.generator = torch.Generator() if generator is None else generator
+        self.generator = checks.generator("generator", generator)
 
     @property
     def facts(self) -> Facts:

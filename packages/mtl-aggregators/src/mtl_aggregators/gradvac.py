@@ -121,7 +121,7 @@ class GradVac(GramianMethod):
     def __init__(self, *, beta: float = 0.01, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.beta = checks.in_interval("beta", beta, 0.0, 1.0)
-        self.generator = torch.Generator() if generator is None else generator
+        self.generator = checks.generator("generator", generator)
         self._targets: Vector | None = None
 
     @property
@@ -183,7 +183,7 @@ class GroupedGradVac(JacobianMethod):
             raise InvalidParameterError("`sizes` must hold at least one group's number of columns, got none.")
         self.sizes = tuple(checks.positive_int("sizes", size) for size in sizes)
         self.beta = checks.in_interval("beta", beta, 0.0, 1.0)
-        self.generator = torch.Generator() if generator is None else generator
+        self.generator = checks.generator("generator", generator)
         self._targets: Vector | None = None
 
     @classmethod

@@ -59,7 +59,7 @@ class MGDA(GramianMethod):
         super().__init__(backend=backend)
         self.normalization = checks.one_of("normalization", normalization, ("none", "l2", "loss", "loss+"))
         self.takes_losses = normalization in ("loss", "loss+")
-        self.paper_scale = bool(paper_scale)
+        self.paper_scale = checks.boolean("paper_scale", paper_scale)
         if self.takes_losses:
             self.backend = "host" if backend == "auto" else self.backend
 

@@ -69,7 +69,7 @@ class NashMTL(GramianMethod):
         self.solver = checks.one_of("solver", solver, ("newton", "ccp"))
         self._held = HeldWeights("update_weights_every", update_weights_every, "NashMTL")
         self.ridge = checks.positive("ridge", ridge)
-        self.paper_scale = bool(paper_scale)
+        self.paper_scale = checks.boolean("paper_scale", paper_scale)
         if backend == "auto" and (solver == "ccp" or self.update_weights_every > 1):
             self.backend = "host"
         if solver == "ccp":

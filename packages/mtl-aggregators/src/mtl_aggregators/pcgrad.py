@@ -45,7 +45,7 @@ class PCGrad(GramianMethod):
     def __init__(self, *, reduction: Literal["sum", "mean"] = "sum", generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.reduction = checks.one_of("reduction", reduction, ("sum", "mean"))
-        self.generator = torch.Generator() if generator is None else generator
+        self.generator = checks.generator("generator", generator)
 
     @property
     def facts(self) -> Facts:

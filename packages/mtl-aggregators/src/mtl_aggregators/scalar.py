@@ -183,7 +183,7 @@ class RLW(LossMethod):
     ) -> None:
         super().__init__()
         self.distribution = checks.one_of("distribution", distribution, ("normal", "dirichlet"))
-        self.generator = torch.Generator() if generator is None else generator
+        self.generator = checks.generator("generator", generator)
 
     @property
     def facts(self) -> Facts:

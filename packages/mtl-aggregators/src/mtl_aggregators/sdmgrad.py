@@ -69,7 +69,7 @@ class SDMGrad(ThreeBatchMethod):
         self.n_iters = checks.positive_int("n_iters", n_iters)
         self.lr = checks.positive("lr", lr)
         self.momentum = checks.in_interval("momentum", momentum, 0.0, 1.0, "[)")
-        self.paper_scale = bool(paper_scale)
+        self.paper_scale = checks.boolean("paper_scale", paper_scale)
         self.preference: Tensor | None = None
         if preference is not None:
             vector = weight_vector("preference", preference)

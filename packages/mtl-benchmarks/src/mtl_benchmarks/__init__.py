@@ -1,16 +1,21 @@
 """Benchmarks, training runs that resume exactly, metrics and reports for multi-task optimisation."""
 
 from mtl_benchmarks.baselines import own_baselines, single_task_configs
-from mtl_benchmarks.benchmark import Benchmark, Training
+from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks import CTR, Digits, Toy
 from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.loading import LoadedBatches, Loading
 from mtl_benchmarks.metrics import Baseline, Metric, delta_m, mean_rank, ranks
+from mtl_benchmarks.optimizers import OptimizerChoice
 from mtl_benchmarks.options import Choice
+from mtl_benchmarks.outcome import Best, EarlyStopping, Last, MeanOfLast
 from mtl_benchmarks.pool import run_all
 from mtl_benchmarks.published import PublishedValue, printed_baselines, published_table, published_values
 from mtl_benchmarks.results import Collection, RunDirectory
 from mtl_benchmarks.runner import RunResult, load_result, run
+from mtl_benchmarks.schedules import Constant, Cosine, Plateau, Span, StepDecay
 from mtl_benchmarks.trainer import Progress
+from mtl_benchmarks.training import Clip, Training
 
 __version__ = "0.2.0"
 
@@ -18,15 +23,28 @@ __all__ = [
     "CTR",
     "Baseline",
     "Benchmark",
+    "Best",
     "Choice",
+    "Clip",
     "Collection",
+    "Constant",
+    "Cosine",
     "Digits",
+    "EarlyStopping",
+    "Last",
+    "LoadedBatches",
+    "Loading",
+    "MeanOfLast",
     "Metric",
+    "OptimizerChoice",
+    "Plateau",
     "Progress",
     "PublishedValue",
     "RunConfig",
     "RunDirectory",
     "RunResult",
+    "Span",
+    "StepDecay",
     "Toy",
     "Training",
     "delta_m",

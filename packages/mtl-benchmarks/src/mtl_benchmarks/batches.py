@@ -3,18 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy
 import torch
 from torch import Tensor
 
+from mtl_core import InvalidInputError
 from mtl_core.checks import positive_int
 
-__all__ = ["BatchSource", "Batches", "Probes", "Repeated"]
+__all__ = [
+    "BatchSource",
+    "Batches",
+    "OwnPart",
+    "Part",
+    "Parts",
+    "Probes",
+    "Repeated",
+    "Share",
+    "generator_of",
+    "mixed_seed",
+    "order_of",
+    "part_of",
+    "weighted_rows",
+]
 
 B = TypeVar("B")
 B_co = TypeVar("B_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several parts of something, such as a batch that several processes or micro-batches divide.
+
+    Args:
+        index: which, from 0.
+        count: of how many.
+
+    Example:
+        >>> [Part(k, 3).bounds(7) for k in range(3)]
+        [(0, 2), (2, 4), (4, 7)]
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def bounds(self, n: int) -> tuple[int, int]:
+        """Where this part of ``n`` things in a row begins and ends; parts differ by at most one thing."""
+        return n * self.index // self.count, n * (self.index + 1) // self.count
+
+
+@dataclass(frozen=True)
+class Share(Generic[B]):
+    r"""A part of a batch, with what its mean losses count for in the mean over equally many parts.
+
+    Attributes:
+        batch: the part.
+        weight: its samples times the number of parts, over the samples of the whole batch, so that
+            :math:`\tfrac1n \sum_p w_p L_p` is the mean over all samples. A part that would be empty repeats a sample
+            of the batch and has weight 0.
+    """
+
+    batch: B
+    weight: float
 
 
 class BatchSource(Protocol[B_co]):
@@ -27,6 +79,57 @@ class BatchSource(Protocol[B_co]):
     def batch(self, epoch: int, index: int) -> B_co:
         """Batch ``index`` of ``epoch``, the same at every call."""
         ...
+
+
+@runtime_checkable
+class Parts(Protocol):
+    """What a batch source offers if its batches can be divided among processes and micro-batches."""
+
+    def part(self, epoch: int, index: int, part: Part) -> Share[Any]:
+        """A part of batch ``index`` of ``epoch``; all of them together are the samples of that batch."""
+        ...
+
+
+def part_of(source: BatchSource[Any], epoch: int, index: int, part: Part) -> Share[Any]:
+    """A part of a batch.
+
+    Raises:
+        InvalidInputError: the source cannot divide its batches.
+    """
+    if part.count == 1:
+        return Share(source.batch(epoch, index), 1.0)
+    if not isinstance(source, Parts):
+        raise InvalidInputError(
+            f"`batches` must have part(epoch, index, part) to be divided into {part.count} parts, got "
+            f"{type(source).__name__}. Batches and LoadedBatches have it."
+        )
+    return source.part(epoch, index, part)
+
+
+class OwnPart(Generic[B]):
+    """The batches of a source, of each of which one process takes its part.
+
+    Args:
+        batches: the source.
+        part: which part.
+    """
+
+    def __init__(self, batches: BatchSource[B], part: Part) -> None:
+        self._batches = batches
+        self._part = part
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def batch(self, epoch: int, index: int) -> Share[B]:
+        """The part of the batch."""
+        return part_of(self._batches, epoch, index, self._part)
+
+
+def weighted_rows(rows: Tensor, part: Part) -> tuple[Tensor, float]:
+    """The sample numbers of a part and its weight; see :class:`Share`."""
+    begin, end = part.bounds(len(rows))
+    return (rows[begin:end] if end > begin else rows[:1]), (end - begin) * part.count / len(rows)
 
 
 class Batches(Generic[B]):
@@ -64,10 +167,18 @@ class Batches(Generic[B]):
 
     def batch(self, epoch: int, index: int) -> B:
         """Batch ``index`` of ``epoch``, the same at every call."""
+        return self._fetch(self._rows(epoch, index), generator_of(self._seed, epoch, index + 1))
+
+    def part(self, epoch: int, index: int, part: Part) -> Share[B]:
+        """A part of that batch. What ``fetch`` draws differs from what it draws for the whole batch."""
+        rows, weight = weighted_rows(self._rows(epoch, index), part)
+        generator = generator_of(self._seed, epoch, index + 1, part.index, part.count)
+        return Share(self._fetch(rows, generator), weight)
+
+    def _rows(self, epoch: int, index: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, torch.randperm(self._n_samples, generator=_generator(self._seed, epoch)))
-        rows = self._order[1][index * self._batch_size : (index + 1) * self._batch_size]
-        return self._fetch(rows, _generator(self._seed, epoch, index + 1))
+            self._order = (epoch, order_of(self._n_samples, self._seed, epoch))
+        return self._order[1][index * self._batch_size : (index + 1) * self._batch_size]
 
 
 class Probes(Generic[B]):
@@ -96,8 +207,21 @@ class Repeated(Generic[B]):
         """The one batch."""
         return self._batch
 
+    def part(self, epoch: int, index: int, part: Part) -> Share[B]:
+        """The one batch."""
+        return Share(self._batch, 1.0)
 
-def _generator(seed: int, epoch: int, index: int = 0) -> torch.Generator:
-    # torch's CPU generator reads the low 32 bits of its seed only, so the three numbers are mixed into as many.
-    state = numpy.random.SeedSequence([seed, epoch, index]).generate_state(1)
-    return torch.Generator().manual_seed(int(state[0]))
+
+def order_of(n_samples: int, seed: int, epoch: int) -> Tensor:
+    """The order of the samples in an epoch, ``[n_samples]`` int64."""
+    return torch.randperm(n_samples, generator=generator_of(seed, epoch, 0))
+
+
+def mixed_seed(*numbers: int) -> int:
+    """One seed of 32 bits from several numbers: torch's CPU generator reads no more bits of its seed than these."""
+    return int(numpy.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def generator_of(*numbers: int) -> torch.Generator:
+    """A generator seeded by several numbers."""
+    return torch.Generator().manual_seed(mixed_seed(*numbers))

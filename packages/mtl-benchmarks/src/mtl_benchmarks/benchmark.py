@@ -4,34 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn, optim
+from torch import nn
 
-from mtl_benchmarks.batches import BatchSource, Probes
-from mtl_benchmarks.metrics import Metric
-from mtl_core import Problem
+from mtl_benchmarks.batches import BatchSource, Part, Probes
+from mtl_benchmarks.metrics import Baseline, Metric
+from mtl_benchmarks.tally import Tallies
+from mtl_benchmarks.training import Training
+from mtl_core import InvalidInputError, Problem
 
-__all__ = ["Benchmark", "Training"]
+if TYPE_CHECKING:  # its import takes a second, and only a sharded model needs it
+    from torch.distributed.device_mesh import DeviceMesh
+
+__all__ = ["Benchmark", "Evaluation"]
 
 Evaluation = Mapping[str, Mapping[str, float]]
 """split → metric name → value, as one evaluation gives it."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """The protocol by which a benchmark is trained unless a run says otherwise.
-
-    Args:
-        epochs: passes over the training set.
-        batch_size: samples per step.
-        lr: learning rate of Adam.
-    """
-
-    epochs: int
-    batch_size: int
-    lr: float
 
 
 class Benchmark(ABC):
@@ -55,6 +44,16 @@ class Benchmark(ABC):
     def training(self) -> Training:
         """The default protocol."""
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """What :meth:`evaluate` evaluates: ``"test"``, and ``"validation"`` where a protocol may choose by it."""
+        return ("test",)
+
+    @property
+    def baselines(self) -> tuple[Baseline, ...]:
+        """Single-task values for a Δm that a protocol chooses by; none unless the protocol's paper has some."""
+        return ()
+
     @abstractmethod
     def build(self) -> nn.Module:
         """A freshly initialised model, by torch's global generator."""
@@ -67,9 +66,39 @@ class Benchmark(ABC):
     def batches(self, *, batch_size: int, seed: int, device: str) -> BatchSource[Any]:
         """The training set."""
 
-    @abstractmethod
     def evaluate(self, model: nn.Module, *, device: str) -> Evaluation:
-        """Every metric on every evaluated split; leaves the model in the mode it found it in."""
+        """Every metric on every evaluated split; leaves the model in the mode it found it in.
+
+        A benchmark has this, or ``tally`` and ``metrics_from`` (:class:`~mtl_benchmarks.tally.Tallies`), which several
+        processes can divide.
+
+        Raises:
+            InvalidInputError: it has neither.
+        """
+        if not isinstance(self, Tallies):
+            raise InvalidInputError(
+                f"benchmark {self.name!r} must have `evaluate`, or `tally` and `metrics_from`, got neither."
+            )
+        return self.metrics_from(self.tally(model, device=device, part=Part()))
+
+    def shard(self, model: nn.Module, mesh: DeviceMesh) -> None:
+        """Spread the model's parameters over the processes of a mesh, where a protocol asks for it.
+
+        Every submodule directly below the model, and below containers, becomes a unit of ``fully_shard``; the model
+        itself does not, because losses often call its submodules one by one. A unit is whole during its own forward
+        and backward pass.
+
+        Args:
+            model: freshly built.
+            mesh: of one dimension.
+        """
+        from torch.distributed.fsdp import fully_shard
+
+        for child in model.children():
+            if isinstance(child, nn.ModuleDict | nn.ModuleList):
+                self.shard(child, mesh)
+            elif any(True for _ in child.parameters()):
+                fully_shard(child, mesh=mesh)
 
     def probe_batches(self, batches: BatchSource[Any]) -> Iterable[Any] | None:
         """Batches on which a teleport holds the losses; None: on the step's own batch alone.
@@ -77,14 +106,6 @@ class Benchmark(ABC):
         The same batches at every teleport, drawn as from an epoch that is never trained on.
         """
         return Probes(batches)
-
-    def optimizer(self, problem: Problem, *, lr: float) -> optim.Optimizer:
-        """Adam over all trainable parameters."""
-        return optim.Adam([*problem.shared, *problem.heads], lr=lr)
-
-    def reported(self, history: Sequence[Evaluation]) -> dict[str, float]:
-        """The values that stand for a run, from the evaluations after each epoch: the last test values."""
-        return dict(history[-1]["test"])
 
     @property
     def main_metric(self) -> Metric:

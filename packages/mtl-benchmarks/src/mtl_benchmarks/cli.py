@@ -92,13 +92,21 @@ def _describe(arguments: Sequence[str]) -> None:
 
 def _run(arguments: Sequence[str]) -> None:
     from mtl_benchmarks.command_line import parse_run
-    from mtl_benchmarks.session import execute, open_console, print_report
+    from mtl_benchmarks.ranks import joined
+    from mtl_benchmarks.runner import run
+    from mtl_benchmarks.session import execute, open_console, planned, print_report
 
-    plan = parse_run(arguments)
-    if plan is None:
-        return
-    console = open_console()
-    results = execute(plan, console)
+    with joined() as ranks:
+        plan = parse_run(arguments)
+        if plan is None:
+            return
+        if not ranks.is_first:
+            for config in planned(plan):
+                run(config, plan.out)  # takes part in it, and touches no file
+            return
+        console = open_console()
+        with ranks.leading():
+            results = execute(plan, console)
     print_report(results, console)
     for result in results:
         # Plain lines, so that a path is never wrapped and other programs can read it.

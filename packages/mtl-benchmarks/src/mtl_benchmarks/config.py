@@ -11,9 +11,13 @@ from typing import Any, Literal
 import torch
 
 from mtl_benchmarks.components import make_benchmark, make_method, resolve_benchmark, resolve_method, resolve_teleport
+from mtl_benchmarks.optimizers import OptimizerChoice
 from mtl_benchmarks.options import Choice
+from mtl_benchmarks.ranks import current_ranks
+from mtl_benchmarks.selection import Selection
+from mtl_benchmarks.training import Precision, Training
 from mtl_core import InvalidParameterError, UnknownNameError
-from mtl_core.checks import one_of, positive, positive_int
+from mtl_core.checks import one_of, positive_int
 
 __all__ = ["RunConfig"]
 
@@ -28,13 +32,11 @@ class RunConfig:
         teleport: what moves the parameters when gradients conflict, or None.
         tasks: the tasks that are trained; one of them alone is a single-task run.
         seed: of the initialisation, the order of the data, the method and the teleports.
-        epochs: passes over the training set.
-        batch_size: samples per step.
-        lr: learning rate.
+        training: the protocol, with every option of the optimiser.
         heads: which gradient the heads follow, see ``mtl_core.step``.
-        max_norm: clipping of the shared gradient, or None.
         device: where to compute.
         threads: torch's CPU threads; part of the configuration because sums depend on it.
+        ranks: processes that train together, for the same reason.
     """
 
     benchmark: Choice
@@ -42,13 +44,11 @@ class RunConfig:
     teleport: Choice | None
     tasks: tuple[str, ...]
     seed: int
-    epochs: int
-    batch_size: int
-    lr: float
+    training: Training
     heads: Literal["unit", "weighted"]
-    max_norm: float | None
     device: str
     threads: int
+    ranks: int = 1
 
     @classmethod
     def resolve(
@@ -59,13 +59,18 @@ class RunConfig:
         *,
         tasks: Sequence[str] | None = None,
         seed: int = 0,
+        training: Training | None = None,
         epochs: int | None = None,
+        steps: int | None = None,
         batch_size: int | None = None,
         lr: float | None = None,
-        heads: Literal["unit", "weighted"] = "unit",
+        optimizer: str | OptimizerChoice | None = None,
+        precision: Precision | None = None,
         max_norm: float | None = None,
+        heads: Literal["unit", "weighted"] = "unit",
         device: str = "cpu",
         threads: int = 1,
+        ranks: int | None = None,
     ) -> RunConfig:
         """A configuration from names and whatever options differ from the defaults.
 
@@ -75,13 +80,18 @@ class RunConfig:
             teleport: name, or name with options; None or ``"none"``: no teleports.
             tasks: subset of the benchmark's tasks, in its order; None: all.
             seed: not negative.
-            epochs: None: as the benchmark's protocol says.
-            batch_size: None: as the benchmark's protocol says.
-            lr: None: as the benchmark's protocol says.
+            training: the protocol; None: the benchmark's.
+            epochs: in place of the protocol's length.
+            steps: likewise, in updates.
+            batch_size: in place of the protocol's.
+            lr: in place of the protocol's, for all parameters that no group of it gives their own.
+            optimizer: in place of the protocol's; a name keeps the learning rate.
+            precision: in place of the protocol's.
+            max_norm: clip the gradient of the shared parameters to this norm, whatever the protocol clips.
             heads: see ``mtl_core.step``.
-            max_norm: see ``mtl_core.step``.
             device: as torch names it.
-            threads: torch's CPU threads.
+            threads: torch's CPU threads, of each process.
+            ranks: processes that train together; None: those of torch's default process group, or one.
 
         Raises:
             UnknownNameError: a benchmark, method, teleport, task or option that does not exist; lists those that do.
@@ -89,7 +99,7 @@ class RunConfig:
 
         Example:
             >>> config = RunConfig.resolve("toy", Choice("cagrad", {"c": 0.5}), seed=1)
-            >>> config.method.options["c"], config.epochs, config.label
+            >>> config.method.options["c"], config.training.epochs, config.label
             (0.5, 50, 'cagrad')
         """
         chosen = resolve_benchmark(_choice(benchmark))
@@ -102,7 +112,15 @@ class RunConfig:
             raise InvalidParameterError(f"`tasks` must name at least one of {problem.tasks}, got none.")
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise InvalidParameterError(f"`seed` must be a whole number of at least 0, got {seed!r}.")
-        default = problem.training
+        protocol = (problem.training if training is None else training).altered(
+            epochs=epochs,
+            steps=steps,
+            batch_size=batch_size,
+            lr=lr,
+            optimizer=optimizer,
+            precision=precision,
+            max_norm=max_norm,
+        )
         move = None if teleport is None else _choice(teleport)
         config = cls(
             benchmark=chosen,
@@ -110,16 +128,36 @@ class RunConfig:
             teleport=None if move is None or move.name == "none" else resolve_teleport(move, chosen),
             tasks=tuple(task for task in problem.tasks if task in wanted),
             seed=seed,
-            epochs=positive_int("epochs", default.epochs if epochs is None else epochs),
-            batch_size=positive_int("batch_size", default.batch_size if batch_size is None else batch_size),
-            lr=positive("lr", default.lr if lr is None else lr),
+            training=protocol,
             heads=one_of("heads", heads, ("unit", "weighted")),
-            max_norm=None if max_norm is None else positive("max_norm", max_norm),
             device=_checked_device(device),
             threads=positive_int("threads", threads),
+            ranks=current_ranks().size if ranks is None else positive_int("ranks", ranks),
         )
-        make_method(config.method, config.teleport, seed=config.seed)  # the constructors know which values are allowed
+        config.check()
         return config
+
+    def check(self) -> None:
+        """Make sure of what is known only by making the parts: values, metrics that are watched, a clipping function.
+
+        Raises:
+            UnknownNameError: a metric that does not exist.
+            InvalidParameterError: a value out of range.
+        """
+        # The constructors know which values are allowed.
+        make_method(self.method, self.teleport, seed=self.seed)
+        Selection(make_benchmark(self.benchmark), self.tasks, self.training)
+        if self.training.clip is not None:
+            self.training.clip.for_step()
+        if self.training.precision == "tf32" and torch.device(self.device).type != "cuda":
+            raise InvalidParameterError(
+                f"`precision` must be 'float32', 'bf16' or 'fp16' on the device {self.device!r}, got 'tf32', which is "
+                "a way of CUDA devices."
+            )
+        if self.training.sharding == "fsdp" and self.ranks == 1:
+            raise InvalidParameterError(
+                "`sharding` must be 'none' in a single process, got 'fsdp'. Start several by torchrun."
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for a file."""
@@ -127,6 +165,7 @@ class RunConfig:
         data["benchmark"], data["method"] = self.benchmark.as_dict(), self.method.as_dict()
         data["teleport"] = None if self.teleport is None else self.teleport.as_dict()
         data["tasks"] = list(self.tasks)
+        data["training"] = self.training.as_dict()
         return data
 
     @classmethod
@@ -136,6 +175,7 @@ class RunConfig:
         values["benchmark"], values["method"] = Choice.from_dict(data["benchmark"]), Choice.from_dict(data["method"])
         values["teleport"] = None if data["teleport"] is None else Choice.from_dict(data["teleport"])
         values["tasks"] = tuple(data["tasks"])
+        values["training"] = Training.from_dict(data["training"])
         return cls(**values)
 
     @property

@@ -86,10 +86,7 @@ def _describe_benchmark(name: str) -> str:
         unit = f" [{metric.unit}]" if metric.unit else ""
         lines.append(f"  {metric.name}{unit}, of {metric.task}, {direction}")
     if REQUIRED not in option_defaults(cls).values():
-        training = cls().training
-        lines.append(
-            f"protocol: {training.epochs} epochs, batches of {training.batch_size}, Adam with lr {training.lr:g}"
-        )
+        lines.append(f"protocol: {cls().training.in_words()}")
     lines.append(_options(cls, "benchmark"))
     return "\n".join(lines)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import torch
 
-__all__ = ["random_state", "seeded", "set_random_state"]
+__all__ = ["random_state", "seeded", "seeded_globally", "set_random_state"]
 
 
 def random_state() -> dict[str, Any]:
@@ -48,3 +48,26 @@ def seeded(seed: int, *, threads: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads_before)
         set_random_state(before)
+
+
+@contextmanager
+def seeded_globally(seed: int, *, keep: bool) -> Iterator[None]:
+    """Let what draws from the generators of Python, numpy and torch's CPU draw the same here as anywhere.
+
+    Args:
+        seed: of 32 bits.
+        keep: whether the generators are afterwards as they were before, which a process that only reads data can do
+            without.
+    """
+    before = (random.getstate(), numpy.random.get_state(), torch.get_rng_state()) if keep else None
+    random.seed(seed)
+    numpy.random.seed(seed)
+    # Not torch.manual_seed, which seeds GPUs too.
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        if before is not None:
+            random.setstate(before[0])
+            numpy.random.set_state(before[1])
+            torch.set_rng_state(before[2])

@@ -11,7 +11,12 @@ from torch import Tensor
 
 from mtl_core import StepReport
 
-__all__ = ["Recorder", "conflict_statistics"]
+__all__ = ["TIMES", "Recorder", "conflict_statistics"]
+
+TIMES = ("data", "forward", "backward", "teleports", "evaluation")
+"""What a run's time is spent on: waiting for batches, forward passes, the rest of the steps (differentiating, the
+method's own computation, the update), teleports, evaluations. Times of this process: an accelerator works behind them,
+and what it has not finished shows where the process next waits for it."""
 
 
 def conflict_statistics(gramians: Tensor) -> dict[str, float]:
@@ -50,8 +55,11 @@ class Recorder:
 
     Attributes:
         tasks: names of the tasks.
-        history: one evaluation per finished epoch: split → metric → value.
-        training: one row per finished epoch: name → mean over its steps.
+        history: one evaluation each time there was one: split → metric → value.
+        training: one row per evaluation: name → mean over the steps since the one before, and the learning rate.
+        times: one row per evaluation: what the time since the one before was spent on → seconds.
+        epochs: the epoch in which each evaluation stands, from 1.
+        steps: the steps taken at each evaluation.
         events: what happened, in order, with epoch and step.
         trace: the path, one point per step.
     """
@@ -59,10 +67,14 @@ class Recorder:
     tasks: tuple[str, ...]
     history: list[dict[str, dict[str, float]]] = field(default_factory=list)
     training: list[dict[str, float]] = field(default_factory=list)
+    times: list[dict[str, float]] = field(default_factory=list)
+    epochs: list[int] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     trace: list[list[float]] = field(default_factory=list)
     _losses: list[Tensor] = field(default_factory=list)
     _gramians: list[Tensor] = field(default_factory=list)
+    _seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIMES, 0.0))
 
     def record_step(self, report: StepReport, point: list[float] | None, *, epoch: int, step: int) -> None:
         """Keep one step. Nothing is read from the device here."""
@@ -74,22 +86,59 @@ class Recorder:
         for event in report.events:
             self.events.append({"epoch": epoch, "step": step, **event.as_dict(), "kind": event.kind})
 
-    def end_epoch(self, evaluation: Mapping[str, Mapping[str, float]]) -> None:
-        """Reduce the steps of the epoch to their means and keep the evaluation.
+    def record_times(self, *, data: float, forward: float, whole: float, teleports: float) -> None:
+        """Keep what a step's time was spent on.
 
-        Conflict is described only where every step of the epoch had its Gramian.
+        Args:
+            data: seconds until its batch was there.
+            forward: of it in forward passes.
+            whole: of the step itself.
+            teleports: of it in teleports, the forward passes of which are theirs.
+        """
+        if teleports:
+            forward = 0.0
+        own = self._seconds
+        own["data"] += data
+        own["forward"] += forward
+        own["backward"] += max(0.0, whole - forward - teleports)
+        own["teleports"] += teleports
+
+    def record_evaluation(self, seconds: float) -> None:
+        """Keep how long an evaluation took."""
+        self._seconds["evaluation"] += seconds
+
+    def end_interval(
+        self,
+        evaluation: Mapping[str, Mapping[str, float]],
+        *,
+        epoch: int,
+        step: int,
+        rates: Mapping[str, float],
+    ) -> None:
+        """Reduce the steps since the last evaluation to their means, and keep the evaluation.
+
+        Conflict is described only where every one of these steps had its Gramian.
+
+        Args:
+            evaluation: split → metric → value.
+            epoch: in which it stands, from 1.
+            step: steps taken.
+            rates: learning rates of the optimiser's groups.
         """
         losses = torch.stack(self._losses).double().cpu().nanmean(0).tolist()
         row = {f"loss_{task}": value for task, value in zip(self.tasks, losses, strict=True)}
         if len(self._gramians) == len(self._losses) and len(self.tasks) > 1:
             row |= conflict_statistics(torch.stack(self._gramians).double().cpu())
-        self.training.append(row)
+        self.training.append({**row, **rates})
         self.history.append({split: dict(values) for split, values in evaluation.items()})
-        self._losses, self._gramians = [], []
+        self.times.append(self._seconds)
+        self.epochs.append(epoch)
+        self.steps.append(step)
+        self._losses, self._gramians, self._seconds = [], [], dict.fromkeys(TIMES, 0.0)
 
     @property
     def last_losses(self) -> list[float]:
-        """The losses of the latest step of this epoch; waits for the device."""
+        """The losses of the latest step since the last evaluation; waits for the device."""
         return self._losses[-1].tolist() if self._losses else []
 
     def n_events(self, *, accepted: bool) -> int:
@@ -101,29 +150,45 @@ class Recorder:
         return {
             "history": list(self.history),
             "training": list(self.training),
+            "times": list(self.times),
+            "epochs": list(self.epochs),
+            "steps": list(self.steps),
             "events": list(self.events),
             "trace": torch.tensor(self.trace, dtype=torch.float64),
             "losses": torch.stack(self._losses) if self._losses else None,
             "gramians": torch.stack(self._gramians) if self._gramians else None,
+            "seconds": dict(self._seconds),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state_dict` gave."""
         self.history, self.training = list(state["history"]), list(state["training"])
+        self.times, self.epochs, self.steps = list(state["times"]), list(state["epochs"]), list(state["steps"])
         self.events = list(state["events"])
         self.trace = state["trace"].tolist()
         self._losses = [] if state["losses"] is None else list(state["losses"])
         self._gramians = [] if state["gramians"] is None else list(state["gramians"])
+        self._seconds = dict(state["seconds"])
 
     def metric_rows(self, metrics: Mapping[str, tuple[str, str, bool]]) -> Sequence[tuple[Any, ...]]:
         """Rows of ``metrics.csv``; ``metrics`` gives task, unit and direction of the named ones."""
         rows: list[tuple[Any, ...]] = []
-        for epoch, (training, evaluation) in enumerate(zip(self.training, self.history, strict=True), start=1):
+        for k, (training, evaluation) in enumerate(zip(self.training, self.history, strict=True)):
+            place = (self.epochs[k], self.steps[k])
             for name, value in training.items():
                 task = name.removeprefix("loss_") if name.startswith("loss_") else ""
-                rows.append((epoch, "train", task, "loss" if task else name, "", "", value))
+                rows.append((*place, "train", task, "loss" if task else name, "", "", value))
             for split, values in evaluation.items():
                 for name, value in values.items():
                     task, unit, better = metrics.get(name, ("", "", None))
-                    rows.append((epoch, split, task, name, unit, "" if better is None else str(better).lower(), value))
+                    shown = "" if better is None else str(better).lower()
+                    rows.append((*place, split, task, name, unit, shown, value))
         return rows
+
+    def time_rows(self) -> Sequence[tuple[int, int, str, float]]:
+        """Rows of ``times.csv``: epoch, step, what time was spent on, seconds."""
+        return [
+            (self.epochs[k], self.steps[k], part, seconds)
+            for k, row in enumerate(self.times)
+            for part, seconds in row.items()
+        ]

@@ -158,7 +158,8 @@ class RunDirectory:
     ``mtl-bench.json``        marker with the format version
     ``config.json``           the resolved configuration
     ``environment.json``      versions and hardware of the process that began the run
-    ``metrics.csv``           epoch, split, task, metric, unit, higher_is_better, value
+    ``metrics.csv``           epoch, step, split, task, metric, unit, higher_is_better, value
+    ``times.csv``             epoch, step, part, seconds: what the time since the evaluation before was spent on
     ``events.jsonl``          one object per teleport: epoch, step and what the method reported
     ``trace.csv``             one row per step, where the benchmark records a path
     ``checkpoint.pt``         everything a restart needs; the other tables are written from it

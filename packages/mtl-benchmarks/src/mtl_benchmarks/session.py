@@ -19,7 +19,7 @@ from mtl_benchmarks.results import Collection
 from mtl_benchmarks.runner import RunResult, run
 from mtl_benchmarks.trainer import Progress
 
-__all__ = ["execute", "open_console", "print_report", "with_baselines"]
+__all__ = ["execute", "open_console", "planned", "print_report", "with_baselines"]
 
 _REFRESH = 0.2
 
@@ -35,10 +35,15 @@ def with_baselines(configs: Sequence[RunConfig]) -> tuple[RunConfig, ...]:
     return (*single_tasks(configs), *configs)
 
 
+def planned(plan: Plan) -> tuple[RunConfig, ...]:
+    """The runs that a plan stands for, in the order in which they are carried out."""
+    return with_baselines(plan.configs) if plan.baselines else plan.configs
+
+
 def execute(plan: Plan, console: Console) -> list[RunResult]:
     """Run everything in the plan; runs that are complete already are read, broken-off ones finished."""
     collection = Collection(plan.out)
-    configs = with_baselines(plan.configs) if plan.baselines else plan.configs
+    configs = planned(plan)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),

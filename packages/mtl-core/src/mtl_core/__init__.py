@@ -37,9 +37,10 @@ from mtl_core.errors import (
 )
 from mtl_core.frequency import TaskSampling, UpdateEvery
 from mtl_core.gradients import collect
+from mtl_core.micro_batches import MicroBatches
 from mtl_core.monitor import ConflictMonitor, EpochConflict
 from mtl_core.per_task import collect_per_task
-from mtl_core.problem import MicroBatches, Problem
+from mtl_core.problem import Problem
 from mtl_core.protocols import Aggregator, LossWeighting, Method, Weighting
 from mtl_core.report import Event, Note, SkippedUpdate, StepOptions, StepReport
 from mtl_core.stepping import step

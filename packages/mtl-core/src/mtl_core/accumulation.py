@@ -10,8 +10,9 @@ from mtl_core.collecting.heads import HeadGradients
 from mtl_core.collecting.store import DenseStore
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.evaluation import evaluate_without_graph
+from mtl_core.micro_batches import MicroBatches
 from mtl_core.preservation import preserved
-from mtl_core.problem import MicroBatches, Problem
+from mtl_core.problem import Problem
 
 __all__ = ["Accumulator", "mean_losses"]
 

@@ -8,7 +8,7 @@ set on any of them, every rank raises the same error.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,8 +23,7 @@ __all__ = ["agree", "gather_texts", "together"]
 _NOTE = "Every rank of the process group raised this error."
 
 
-@contextmanager
-def together(group: dist.ProcessGroup | None) -> Iterator[None]:
+def together(group: dist.ProcessGroup | None) -> AbstractContextManager[None]:
     """Do something on every rank, and raise on all of them what it raised on one.
 
     Args:
@@ -33,9 +32,15 @@ def together(group: dist.ProcessGroup | None) -> Iterator[None]:
     Raises:
         Exception: the error of the first rank that has one, of its type, with the rank named in its text.
     """
-    if group is None:
-        yield
-        return
+    return _ALONE if group is None else _all_or_none(group)
+
+
+_ALONE = nullcontext()
+"""What one process does together with itself: one for all, since making one takes longer than entering it."""
+
+
+@contextmanager
+def _all_or_none(group: dist.ProcessGroup) -> Iterator[None]:
     failure: Exception | None = None
     try:
         yield

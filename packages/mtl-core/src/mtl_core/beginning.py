@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
+from torch.nn.parameter import is_lazy
 
 from mtl_core.agreement import together
-from mtl_core.distributed import broadcast_buffers_, is_sharded
+from mtl_core.distributed import broadcast_buffers_
 from mtl_core.errors import InvalidInputError
+from mtl_core.listing import Listing, modules_of
 from mtl_core.optimizers import (
     inner_optimizer,
     parameters_of,
@@ -52,7 +54,7 @@ class Guard:
         self._optimizer = optimizer
         self._method = method
         self._gradients = [(p, p.grad) for p in parameters_of(problem, optimizer)]
-        self.trace = Trace(problem.model)
+        self.trace = Trace(problem.model, problem.listing)
         self._memory = _memory_of(method)
         self._scaler = options.scaler
         self._scaler_state = None if options.scaler is None else _state_of(options.scaler)
@@ -128,12 +130,14 @@ def _memory_of(method: object) -> Callable[[], None]:
 
 
 def _memory_of_module(method: nn.Module) -> Callable[[], None]:
-    extra = [
-        (module, module.get_extra_state())
-        for module in method.modules()
-        if type(module).get_extra_state is not nn.Module.get_extra_state
-    ]
-    tensors = [(tensor, tensor.detach().clone()) for tensor in (*method.parameters(), *method.buffers())]
+    extra: list[tuple[nn.Module, Any]] = []
+    held: dict[int, Tensor] = {}
+    for _, module in modules_of(method):
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            extra.append((module, module.get_extra_state()))
+        for own in (module._parameters, module._buffers):
+            held.update([(id(tensor), tensor) for tensor in own.values() if tensor is not None] if own else ())
+    tensors = [(tensor, tensor.detach().clone()) for tensor in held.values()]
 
     def restore() -> None:
         for module, state in extra:
@@ -170,7 +174,8 @@ def guarded(problem: Problem, optimizer: Any, method: object, options: StepOptio
     if outer is not None:
         yield outer
         return
-    with problem.listed_once():
+    problem.list_now()
+    try:
         guard = Guard(problem, optimizer, method, options)
         problem.under_way = guard
         try:
@@ -179,8 +184,9 @@ def guarded(problem: Problem, optimizer: Any, method: object, options: StepOptio
         except BaseException:
             guard.undo()
             raise
-        finally:
-            problem.under_way = None
+    finally:
+        problem.under_way = None
+        problem.forget_listing()
 
 
 def begin(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) -> tuple[Note, ...]:
@@ -234,22 +240,30 @@ def _refuse_surroundings(problem: Problem) -> None:
     if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
         where = "torch.inference_mode()" if torch.is_inference_mode_enabled() else "torch.no_grad()"
         raise InvalidInputError(f"gradients must be enabled for a training step, got {where}. Step outside of it.")
-    if not problem.looked_through:
-        # Once: a model is wrapped between making the problem and the first step, if at all.
-        refuse_wrapped(problem.model)
-        problem.looked_through = True
-    if is_sharded(problem.shared):
+    listing = problem.listing
+    refuse_wrapped(listing.modules)
+    _refuse_uninitialized(listing)
+    if problem.is_sharded:
         return  # the sharding's own hooks are meant
-    hooked = [name for name, p in problem.named_trainable.items() if p._post_accumulate_grad_hooks]
+    hooked = [name for name, p in listing.named_trainable.items() if p._post_accumulate_grad_hooks]
     if hooked:
         raise InvalidInputError(
             "parameters must be left alone until the step's gradients are complete, got a hook after accumulation on "
             f"{', '.join(hooked[:4])}, which a backward pass of one task would run and another method's would not. "
             "Remove it (handle.remove()), and clip by step(max_norm=, clip=) and update by the optimiser given to step."
         )
-    made = [name for name, p in problem.named_trainable.items() if p.is_inference()]
+    made = [name for name, p in listing.named_trainable.items() if p.is_inference()]
     if made:
         raise InvalidInputError(
             f"parameters must not be made in inference mode to be trained, got {', '.join(made[:4])}. Make the model "
             "outside of torch.inference_mode()."
+        )
+
+
+def _refuse_uninitialized(listing: Listing) -> None:
+    lazy = [name for name, p in listing.named_trainable.items() if is_lazy(p)]
+    if lazy:
+        raise InvalidInputError(
+            f"parameters must be made before the first step, got {', '.join(lazy[:4])} of lazy modules. Call "
+            "model(batch) once, which gives them their shapes."
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -12,14 +12,17 @@ from torch import Tensor
 from mtl_core.errors import InvalidInputError, InvalidJacobianError, InvalidParameterError, NonScalarLossError
 
 __all__ = [
+    "boolean",
     "finite",
     "finite_jacobian",
+    "generator",
     "gramian",
     "in_interval",
     "instance",
     "is_gramian",
     "is_jacobian",
     "jacobian",
+    "names",
     "non_negative",
     "one_of",
     "positive",
@@ -41,6 +44,44 @@ def instance(name: str, value: Any) -> Any:
             f"`{name}` must be an instance, got the class {value.__name__}. Give {value.__name__}()."
         )
     return value
+
+
+def boolean(name: str, value: bool) -> bool:
+    """Return ``value`` if it is true or false, and no other thing that would count as one of them.
+
+    Raises:
+        InvalidParameterError: otherwise.
+    """
+    if value is not True and value is not False:
+        raise InvalidParameterError(f"`{name}` must be True or False, got {value!r}.")
+    return value
+
+
+def generator(name: str, value: torch.Generator | None) -> torch.Generator:
+    """Return ``value`` if it is a generator of random numbers, and a new one if it is ``None``.
+
+    Raises:
+        InvalidParameterError: otherwise.
+    """
+    if value is not None and not isinstance(value, torch.Generator):
+        raise InvalidParameterError(
+            f"`{name}` must be a torch.Generator, got {type(value).__name__}. Give torch.Generator().manual_seed(seed)."
+        )
+    return torch.Generator() if value is None else value
+
+
+def names(name: str, value: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return ``value`` as a tuple if it is a sequence of distinct names, or ``None``.
+
+    Raises:
+        InvalidParameterError: otherwise.
+    """
+    if value is None:
+        return None
+    found = tuple(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Tensor)) else ()
+    if not found or not all(isinstance(entry, str) for entry in found) or len(set(found)) != len(found):
+        raise InvalidParameterError(f"`{name}` must be distinct names in a sequence, got {value!r}.")
+    return found
 
 
 def finite(name: str, value: float) -> float:

@@ -13,10 +13,11 @@ from mtl_core.accumulation import Accumulator
 from mtl_core.agreement import together
 from mtl_core.collecting.backward import full_losses
 from mtl_core.collecting.task_gradients import TaskGradients
-from mtl_core.distributed import is_sharded, shard_group
+from mtl_core.distributed import shard_group
 from mtl_core.errors import InvalidInputError
 from mtl_core.gradients import check_group, differentiate
-from mtl_core.problem import MicroBatches, Problem
+from mtl_core.micro_batches import MicroBatches
+from mtl_core.problem import Problem
 from mtl_core.report import StepOptions
 from mtl_core.task_losses import TaskLosses
 
@@ -25,7 +26,7 @@ __all__ = ["accumulate", "collect_batch", "collect_problem", "ranks_of"]
 
 def ranks_of(problem: Problem, options: StepOptions) -> dist.ProcessGroup | None:
     """The ranks that make a step together: those of the group, or those that a sharded model lies on."""
-    return shard_group(problem.shared) if is_sharded(problem.shared) else options.group
+    return shard_group(problem.shared) if problem.is_sharded else options.group
 
 
 def collect_batch(
@@ -99,7 +100,7 @@ def accumulate(problem: Problem, parts: MicroBatches, *, options: StepOptions | 
             "sum is "
             "not the sum of the Gramians."
         )
-    if is_sharded(problem.shared):
+    if problem.is_sharded:
         raise InvalidInputError(
             "micro-batches need whole parameters, got sharded ones: their gradients are averaged by hooks of whole "
             "backward passes. Give one batch, or replicate the model."
@@ -150,7 +151,7 @@ def _collect_here(
 
 
 def _averaged(problem: Problem, gradients: TaskGradients, options: StepOptions) -> TaskGradients:
-    if options.group is not None and not is_sharded(problem.shared):
+    if options.group is not None and not problem.is_sharded:
         gradients.average(options.group, scattered=options.keep == "scattered")
     return gradients
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mtl_core.agreement import gather_texts
 from mtl_core.collecting.graph import Joint, roots_of
-from mtl_core.distributed import is_sharded
 from mtl_core.errors import NonFiniteGradientError, NonFiniteLossError
-from mtl_core.problem import MicroBatches, Problem
+from mtl_core.micro_batches import MicroBatches
+from mtl_core.problem import Problem
 
 __all__ = ["refuse_broken"]
 
@@ -43,7 +43,7 @@ def refuse_broken(
     guard = problem.under_way
     # Not of a sharded model: its gradients come from the sharding's own hooks, which autograd.grad does not call.
     with nullcontext() if guard is None else guard.trace.lent():
-        losses, gradients = _broken(problem, batch) if not is_sharded(problem.shared) else ([], [])
+        losses, gradients = _broken(problem, batch) if not problem.is_sharded else ([], [])
     if ranks is not None:
         mine = json.dumps([losses, gradients]) if losses or gradients else ""
         # Every rank calls, also one that found nothing: the exchange is collective, and all raise the same text.

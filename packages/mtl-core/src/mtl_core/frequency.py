@@ -102,7 +102,9 @@ class TaskSampling(Wrapper):
     def __init__(self, method: AnyMethod, *, n_tasks: int, generator: torch.Generator | None = None) -> None:
         super().__init__(method)
         self.n_tasks = checks.positive_int("n_tasks", n_tasks)
-        self._sampler = torch.Generator().manual_seed(0) if generator is None else generator
+        self._sampler = checks.generator("generator", generator)
+        if generator is None:
+            self._sampler.manual_seed(0)
         if offers(method, Method):
             raise InvalidInputError(
                 f"`method` must leave the step to TaskSampling, got {type(method).__name__}, which owns its step. "

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
 from mtl_core.errors import NoMatchError
 
-__all__ = ["placed"]
+__all__ = ["LossModule", "placed"]
 
 
 @contextmanager
@@ -61,3 +62,16 @@ def placed(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
         # The other way round: a module that is registered twice is placed twice, and its first entry is its own.
         for owner, attribute, parameter in reversed(before):
             owner[attribute] = parameter
+
+
+class LossModule(nn.Module):
+    """The model and its losses as one module, so that ``functional_call`` reaches every parameter of the model."""
+
+    def __init__(self, model: nn.Module, losses: Callable[[nn.Module, Any], Any]) -> None:
+        super().__init__()
+        self.model = model
+        self._losses = losses
+
+    def forward(self, batch: Any) -> Any:
+        """What the user's function returns."""
+        return self._losses(self.model, batch)

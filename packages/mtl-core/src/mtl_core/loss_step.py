@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,8 @@ from mtl_core.diagnosis import refuse_broken
 from mtl_core.distributed import is_sharded, mean_over_tasks_present_, sum_over_ranks_
 from mtl_core.errors import InvalidInputError
 from mtl_core.gradient_step import finish
-from mtl_core.problem import MicroBatches, Problem
+from mtl_core.micro_batches import MicroBatches
+from mtl_core.problem import Problem
 from mtl_core.protocols import HasUnitWeights, offers
 from mtl_core.report import StepOptions, StepReport
 from mtl_core.task_losses import TaskLosses
@@ -37,13 +39,13 @@ class _Values:
 
     Attributes:
         full: ``[m]``, detached, NaN for an absent task.
-        share: the factor ``[m]`` of each part's loss in the mean over parts and ranks.
+        share: the factor ``[m]`` of each part's loss in the mean over parts and ranks; ``None`` where it is 1.
         present: positions of the tasks that are there.
         ready: the losses with their graph, where the batch is not in parts.
     """
 
     full: Tensor
-    share: Tensor
+    share: Tensor | None
     present: list[int]
     ready: TaskLosses | None
 
@@ -67,7 +69,7 @@ def loss_step(
         losses: those of the batch, if they are evaluated already.
     """
     ranks = ranks_of(problem, options)
-    sharded = is_sharded(problem.shared)
+    sharded = problem.is_sharded
     # Before the collective mean below: a rank that raised in its losses would leave the others waiting there.
     with together(ranks):
         seen = _evaluate(problem, batch, losses)
@@ -92,8 +94,8 @@ def loss_step(
     parameters = (*problem.shared, *problem.heads)
     touched = [p.grad is not None for p in parameters]
     somewhere = None if ranks is None or sharded else _sum_gradients(parameters, touched, ranks)
-    weights = _check(problem, batch, seen, weights, somewhere, options, ranks)
-    skipped = (*problem.frozen_names, *(n for n, p in problem.named_shared.items() if p.grad is None))
+    _check(problem, batch, seen, somewhere, options, ranks)
+    skipped = (*problem.frozen_names, *[n for n, p in problem.named_shared.items() if p.grad is None])
     undone = conclude(problem, batch, optimizer, method, seen.full, options, ranks)
     return StepReport(seen.full, weights, None, problem.tasks, (*undone, *events_of(method)), skipped)
 
@@ -106,7 +108,7 @@ def _evaluate(problem: Problem, batch: Any, losses: TaskLosses | None) -> _Value
         ready = problem.losses(batch) if losses is None else losses
         _check_graph(problem, ready)
         full = ready.full(float("nan")).detach()
-        seen = _Values(full, torch.ones_like(full), list(ready.index), ready)
+        seen = _Values(full, None, list(ready.index), ready)
     # On a device, reading the losses now would wait for it; they are read with the gradients' flag, in `_check`.
     if is_on_host(seen.full):
         check_finite_losses(seen.full, problem.tasks, seen.present)
@@ -114,7 +116,7 @@ def _evaluate(problem: Problem, batch: Any, losses: TaskLosses | None) -> _Value
 
 
 def _check_graph(problem: Problem, losses: TaskLosses) -> None:
-    if not problem.graph_checked and not is_sharded(problem.shared):
+    if not problem.graph_checked and not problem.is_sharded:
         check_attached(losses.outputs, losses.tasks, problem.shared)
         problem.graph_checked = losses.is_complete
 
@@ -123,7 +125,10 @@ def _over_ranks(seen: _Values, ranks: dist.ProcessGroup, *, sharded: bool) -> _V
     # The weights must come from the same losses on every rank, or ranks would make different updates.
     full, counts = mean_over_tasks_present_(seen.full, seen.present, ranks)
     # The hooks of a sharded model take the mean over ranks themselves.
-    share = seen.share if sharded else seen.share / counts.to(seen.share).clamp(min=1.0)
+    share = seen.share
+    if not sharded:
+        among = 1.0 / counts.to(full).clamp(min=1.0)
+        share = among if share is None else share * among
     return _Values(full, share, [i for i, count in enumerate(counts.tolist()) if count], seen.ready)
 
 
@@ -155,8 +160,11 @@ def _differentiate(
         values = losses.values
         if values.dtype in (torch.float16, torch.bfloat16):
             values = values.float()  # the loss scale would make a half-precision loss overflow
-        ones = pick(seen.share, losses.index).to(values.dtype)
-        own = pick(weights, losses.index).to(values.dtype) * ones
+        own = pick(weights, losses.index).to(values.dtype)
+        ones = torch.ones_like(own)
+        if seen.share is not None:
+            ones = pick(seen.share, losses.index).to(values.dtype)
+            own = own * ones
         if options.scaler is not None:
             own, ones = options.scaler.scale(own), options.scaler.scale(ones)
         if sharded:
@@ -197,45 +205,44 @@ def _check(
     problem: Problem,
     batch: Any,
     seen: _Values,
-    weights: Tensor,
     somewhere: Tensor | None,
     options: StepOptions,
     ranks: dist.ProcessGroup | None,
-) -> Tensor:
-    """Read losses, weights and one flag in one small copy, and refuse what is not finite before the update.
-
-    Returns:
-        the weights.
-    """
+) -> None:
+    """Read losses and one flag in one small copy, and refuse what is not finite before the update."""
     parameters = (*problem.shared, *problem.heads)
-    # Counts of ranks and the flag travel in the same tensor as the losses; half precision would round them.
-    full = seen.full.to(torch.promote_types(seen.full.dtype, torch.float32))
-    flag = torch.zeros((), dtype=torch.float64, device=full.device)
     # Under a scaler an overflow of the gradients is skipped by it; it looks at every gradient itself.
-    if options.check_gradients and not options.is_scaled:
-        flag = finite_flag([p.grad for p in parameters if p.grad is not None]).to(full.device)
-        if ranks is not None and is_sharded(problem.shared):
+    written = [p.grad for p in parameters if p.grad is not None]
+    flag: Tensor | None = None
+    if written and options.check_gradients and not options.is_scaled:
+        flag = finite_flag(written)
+        if ranks is not None and problem.is_sharded:
             sum_over_ranks_([flag], ranks)
-    counts = [] if somewhere is None else [somewhere.to(full)]
-    host = torch.cat([full, weights.to(full), flag.to(full).reshape(1), *counts]).cpu()
-    m = problem.n_tasks
-    losses = host[:m].tolist()
-    if any(not _finite(losses[i]) for i in seen.present):
+    losses, is_clean, counts = _read(seen.full, flag, somewhere)
+    if not all(map(math.isfinite, [losses[i] for i in seen.present])):
         if ranks is None:
-            check_finite_losses(host[:m], problem.tasks, seen.present)
+            check_finite_losses(seen.full, problem.tasks, seen.present)
         refuse_broken(problem, batch, ranks)
-    if not bool(torch.isfinite(host[2 * m])) and _is_broken(parameters):
+    if not is_clean and _is_broken(parameters):
         refuse_broken(problem, batch, ranks)
     if somewhere is not None:
         # Zero in place of no gradient would let weight decay and momentum move what no rank has a task for.
-        for parameter, count in zip(parameters, host[2 * m + 1 :].tolist(), strict=True):
+        for parameter, count in zip(parameters, counts, strict=True):
             if not count:
                 parameter.grad = None
-    return weights
 
 
-def _finite(value: float) -> bool:
-    return value - value == 0.0
+def _read(full: Tensor, flag: Tensor | None, somewhere: Tensor | None) -> tuple[list[float], bool, list[float]]:
+    """The losses as numbers, whether the flag is finite, and the counts of ranks."""
+    if is_on_host(full) and (flag is None or is_on_host(flag)) and (somewhere is None or is_on_host(somewhere)):
+        counts = [] if somewhere is None else somewhere.tolist()
+        return full.tolist(), flag is None or math.isfinite(float(flag)), counts
+    # Counts of ranks and the flag travel in the same tensor as the losses; half precision would round them.
+    like = full.to(torch.promote_types(full.dtype, torch.float32))
+    parts = [like, like.new_zeros(1) if flag is None else flag.to(like).reshape(1)]
+    host = torch.cat(parts if somewhere is None else [*parts, somewhere.to(like)]).cpu().tolist()
+    m = len(full)
+    return host[:m], math.isfinite(host[m]), host[m + 1 :]
 
 
 def _is_broken(parameters: Sequence[Tensor]) -> bool:

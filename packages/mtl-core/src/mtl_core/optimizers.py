@@ -153,8 +153,9 @@ def uncovered(problem: Problem, optimizer: Any) -> tuple[str, ...]:
         InvalidInputError: it holds none of them.
     """
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    missing = tuple(name for name, p in problem.named_trainable.items() if id(p) not in held)
-    if missing and len(missing) == len(problem.named_trainable):
+    trainable = problem.named_trainable
+    missing = tuple([name for name, p in trainable.items() if id(p) not in held])
+    if missing and len(missing) == len(trainable):
         raise InvalidInputError(
             f"`optimizer` must hold parameters of the problem, got {len(held)} others and none of "
             f"{', '.join(missing[:4])}{', …' if len(missing) > 4 else ''}. Make it from problem.model.parameters(), "
@@ -167,5 +168,5 @@ def parameters_of(problem: Problem, optimizer: Any) -> Sequence[Tensor]:
     """Every tensor whose ``.grad`` a step may touch: the problem's own and the optimiser's others, each once."""
     found: dict[int, Tensor] = {id(p): p for p in problem.named_trainable.values()}
     for group in optimizer.param_groups:
-        found.update((id(p), p) for p in group["params"])
+        found.update([(id(p), p) for p in group["params"]])
     return tuple(found.values())

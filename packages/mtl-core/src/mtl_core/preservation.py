@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from mtl_core.listing import Listing
+
 __all__ = ["RandomState", "Trace", "preserved"]
 
 
@@ -37,16 +39,13 @@ class Trace:
 
     Args:
         model: the model whose present state is remembered.
+        listing: its buffers, where they are known already.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, listing: Listing | None = None) -> None:
         self._model = model
-        self._buffers: list[tuple[dict[str, Tensor | None], str, Tensor, Tensor]] = [
-            (module._buffers, name, buffer, buffer.detach().clone())
-            for module in model.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
+        places = Listing(model, {}).buffers if listing is None else listing.buffers
+        self._buffers = [(owner, name, buffer, buffer.detach().clone()) for owner, name, buffer in places]
         self._random = RandomState(model)
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -18,49 +18,13 @@ from mtl_core.errors import (
     NoLossesError,
     NoSharedParametersError,
 )
+from mtl_core.functional import LossModule
+from mtl_core.listing import Listing, all_shared, first_duplicate, modules_of
 from mtl_core.shared_parameters import SharedSpec, places_of, resolve_shared
 from mtl_core.task_losses import TaskLosses, read_returned
 from mtl_core.wrapped_models import refuse_wrapped
 
-__all__ = ["MicroBatches", "Problem", "ProblemView"]
-
-
-class MicroBatches:
-    """Parts of one batch, to be passed one after the other: ``step(problem, MicroBatches(parts), ...)``.
-
-    The step is that of the whole batch, where the parts are of equal size: the Gramian is that of the accumulated
-    gradients, not a sum of the parts' Gramians. A loss weighting costs one forward pass without a graph per part, which
-    tells the losses of the whole batch, and then one forward and one backward pass per part.
-
-    Args:
-        parts: batches as the problem's losses take them.
-
-    Raises:
-        InvalidInputError: there is none.
-    """
-
-    def __init__(self, parts: Iterable[Any]) -> None:
-        self.parts = tuple(parts)
-        if not self.parts:
-            raise InvalidInputError("`parts` must hold at least one batch, got none.")
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.parts)
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-
-class _LossModule(nn.Module):
-    """The model and its losses as one module, so that ``functional_call`` reaches every parameter of the model."""
-
-    def __init__(self, model: nn.Module, losses: Callable[[nn.Module, Any], Any]) -> None:
-        super().__init__()
-        self.model = model
-        self._losses = losses
-
-    def forward(self, batch: Any) -> Any:
-        return self._losses(self.model, batch)
+__all__ = ["Problem", "ProblemView"]
 
 
 class Problem:
@@ -86,7 +50,6 @@ class Problem:
             they are evaluated.
         under_way: what undoes the step that is being made, if one is.
         told: the parameters of which it was said that no optimiser holds them.
-        looked_through: whether the model was looked through for wrappers since it was given, which a first step does.
 
     Raises:
         NoLossesError: ``tasks`` is empty.
@@ -124,7 +87,7 @@ class Problem:
                 f"`losses` must be a function losses(model, batch), got {type(losses).__name__}. It is called anew in "
                 "every step."
             )
-        refuse_wrapped(model)
+        refuse_wrapped(modules_of(model))
         if isinstance(tasks, str):
             raise InvalidInputError(f"`tasks` must be a sequence of names, got the single string {tasks!r}.")
         self.tasks: tuple[str, ...] = tuple(tasks)
@@ -134,7 +97,7 @@ class Problem:
             raise InvalidInputError(f"`tasks` must be distinct, got {self.tasks}.")
         self.model = model
         self._loss_fn = losses
-        self._loss_module = _LossModule(model, losses)
+        self._loss_module = LossModule(model, losses)
         # By owner and attribute: sharding, for one, puts other Parameter objects in their places.
         self._places = places_of(model, resolve_shared(model, shared))
         self._duplicate: tuple[str, str] | Literal[False] | None = False  # False: not looked yet
@@ -142,8 +105,7 @@ class Problem:
         self.differentiates = False
         self.under_way: Any = None
         self.told: set[tuple[str, ...]] = set()
-        self.looked_through = False
-        self._listed: dict[str, Any] | None = None
+        self._now: Listing | None = None
         self._depth = 0
         self._hooks: OrderedDict[int, Callable[[Any], object]] = OrderedDict()
         if not self.shared:
@@ -163,50 +125,40 @@ class Problem:
         """Number ``m`` of tasks."""
         return len(self.tasks)
 
-    def _all_shared(self) -> dict[str, nn.Parameter]:
-        return {name: getattr(owner, attribute) for name, (owner, attribute) in self._places.items()}
+    def list_now(self) -> None:
+        """Look through the model once, instead of at each question; its parameters must then stay the same objects.
 
-    @contextmanager
-    def listed_once(self) -> Iterator[None]:
-        """Find the parameters once for a while, instead of at each question; they must stay the same objects.
-
-        Walking a deep model takes longer than some of what a step does with its parameters. A sharded model is always
-        walked, since a forward pass puts other objects in the places of its parameters.
+        A sharded model is always looked through anew, since a forward pass puts other objects in the places of its
+        parameters.
         """
-        before, self._listed = self._listed, None if is_sharded(self.shared) else {}
-        try:
-            yield
-        finally:
-            self._listed = before
+        found = Listing(self.model, self._places)
+        self._now = None if is_sharded(found.shared) else found
 
-    def _found(self, what: str, find: Callable[[], Any]) -> Any:
-        if self._listed is None:
-            return find()
-        if what not in self._listed:
-            self._listed[what] = find()
-        return self._listed[what]
+    def forget_listing(self) -> None:
+        """Look through the model at each question again."""
+        self._now = None
+
+    @property
+    def listing(self) -> Listing:
+        """The model's modules, parameters and buffers."""
+        return Listing(self.model, self._places) if self._now is None else self._now
 
     @property
     def named_shared(self) -> dict[str, nn.Parameter]:
         """The shared parameters that are trainable now, by their name in the model."""
-        found: dict[str, nn.Parameter] = self._found(
-            "named_shared", lambda: {name: p for name, p in self._all_shared().items() if p.requires_grad}
-        )
-        return found
+        if self._now is not None:
+            return self._now.named_shared
+        return {name: p for name, p in all_shared(self._places).items() if p.requires_grad}
 
     @property
     def shared(self) -> tuple[nn.Parameter, ...]:
         """The shared parameters that are trainable now, in the model's order."""
-        found: tuple[nn.Parameter, ...] = self._found("shared", lambda: tuple(self.named_shared.values()))
-        return found
+        return tuple(self.named_shared.values()) if self._now is None else self._now.shared
 
     @property
     def named_trainable(self) -> dict[str, nn.Parameter]:
         """Every parameter of the model that is trainable now, shared or of a head, by its name in the model."""
-        found: dict[str, nn.Parameter] = self._found(
-            "named_trainable", lambda: {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        )
-        return found
+        return self.listing.named_trainable
 
     @property
     def shared_names(self) -> tuple[str, ...]:
@@ -216,18 +168,19 @@ class Problem:
     @property
     def frozen_names(self) -> tuple[str, ...]:
         """Names of the shared parameters that are frozen now."""
-        return tuple(name for name, p in self._all_shared().items() if not p.requires_grad)
+        found = all_shared(self._places) if self._now is None else self._now.all_shared
+        return tuple([name for name, p in found.items() if not p.requires_grad])
 
     @property
     def heads(self) -> tuple[nn.Parameter, ...]:
         """Every other trainable parameter of the model."""
+        return self.listing.heads
 
-        def find() -> tuple[nn.Parameter, ...]:
-            shared = {id(p) for p in self._all_shared().values()}
-            return tuple(p for p in self.named_trainable.values() if id(p) not in shared)
-
-        found: tuple[nn.Parameter, ...] = self._found("heads", find)
-        return found
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the shared parameters are shards of a model that lies on several ranks."""
+        # Within a step on a listing they are not, or there would be none.
+        return self._now is None and is_sharded(self.shared)
 
     def register_report_hook(self, hook: Callable[[Any], object]) -> RemovableHandle:
         """Have a function called with the report of every step of this problem, e.g. to log it.
@@ -277,6 +230,8 @@ class Problem:
             parameters: tensors to use in place of the model's own, by qualified name. The model is not touched, and the
                 result is differentiable with respect to them. A parameter tied under several names is replaced under
                 all of them.
+                A model that recomputes activations in the backward pass would read its own parameters there: evaluate
+                it within ``mtl_core.extension.placed``, backward pass included, instead.
 
         Returns:
             The losses of the tasks that are present, with the graph that leads to them.
@@ -289,7 +244,7 @@ class Problem:
                 losses.
         """
         if parameters is None:
-            sharded = is_sharded(self.shared)
+            sharded = self.is_sharded
             returned = self._loss_fn(self.model, batch)
             if sharded:
                 reshard(self.model)
@@ -305,7 +260,7 @@ class Problem:
             DuplicateModuleError: one submodule is registered under two names, which ``functional_call`` corrupts.
         """
         if self._duplicate is False:
-            self._duplicate = _first_duplicate(self.model)
+            self._duplicate = first_duplicate(self.model)
             scripted = [name for name, m in self.model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
             if scripted:
                 self._duplicate = False
@@ -342,12 +297,3 @@ class ProblemView(Problem):
     def losses(self, batch: Any, *, parameters: Mapping[str, Tensor] | None = None) -> TaskLosses:
         """The losses of the view."""
         return self._transform(self._under.losses(batch, parameters=parameters))
-
-
-def _first_duplicate(model: nn.Module) -> tuple[str, str] | None:
-    seen: dict[int, str] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if id(module) in seen:
-            return seen[id(module)], name
-        seen[id(module)] = name
-    return None

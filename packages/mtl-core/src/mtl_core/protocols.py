@@ -221,18 +221,18 @@ def offers(method: object, protocol: type[P]) -> TypeGuard[P]:
         >>> offers(Weights(), TakesLosses), offers(Weights(), CountsEpochs)
         (True, False)
     """
-    kind: Any = protocol
-    return all(_has(method, name) and getattr(method, name) is not None for name in _members(kind))
-
-
-def _has(method: object, name: str) -> bool:
+    wanted: Any = protocol
     kind = type(method)
-    if hasattr(kind, name) or name in getattr(method, "__dict__", ()):
-        return True
-    # A module's own look-up finds parameters and submodules only, and builds an error text where it fails.
-    if not hasattr(kind, "__getattr__") or kind.__getattr__ is nn.Module.__getattr__:
-        return False
-    return hasattr(method, name)
+    for name in _members(wanted):
+        if not hasattr(kind, name) and name not in getattr(method, "__dict__", ()):
+            # A module's own look-up finds parameters and submodules only, and builds an error text where it fails.
+            if not hasattr(kind, "__getattr__") or kind.__getattr__ is nn.Module.__getattr__:
+                return False
+            if not hasattr(method, name):
+                return False
+        if getattr(method, name) is None:
+            return False
+    return True
 
 
 def check_method(method: Any) -> Any:

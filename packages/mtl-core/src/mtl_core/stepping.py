@@ -21,7 +21,7 @@ from mtl_core.protocols import AnyMethod, Method, is_loss_weighting, offers
 from mtl_core.report import Clip, Keep, StepOptions, StepReport
 from mtl_core.task_losses import TaskLosses
 
-__all__ = ["make_step", "step", "step_from_losses"]
+__all__ = ["step", "step_from_losses"]
 
 
 def step(
@@ -107,36 +107,27 @@ def step(
         reversible=reversible,
     )
     with guarded(problem, optimizer, method, options), problem.reporting() as report_to_hooks:
-        report = make_step(problem, batch, optimizer, method, options)
+        report = _step_of(problem, batch, optimizer, method, options)
     report_to_hooks(report)
     return report
 
 
-def make_step(
+def _step_of(
     problem: Problem,
     batch: Any,
     optimizer: optim.Optimizer,
     method: AnyMethod | Callable[[Tensor], Tensor],
     options: StepOptions,
 ) -> StepReport:
-    """The step of any method, without telling the problem's hooks of it.
-
-    Args:
-        problem: the problem.
-        batch: what its losses take, or ``MicroBatches`` of it.
-        optimizer: the optimiser.
-        method: the method.
-        options: the step's options.
-    """
+    """The step of any method, within ``guarded`` and without telling the problem's hooks of it."""
     if offers(method, Method):
         return _delegate(method.step, problem, batch, optimizer, options)
-    with guarded(problem, optimizer, method, options):
-        notes = begin(problem, optimizer, options)
-        if is_loss_weighting(method):  # one weight per loss is the same one for every layer, whatever `per`
-            report = loss_step(problem, batch, optimizer, method, options)
-        else:
-            gradients = collect_batch(problem, batch, options=options)
-            report = finish(problem, batch, optimizer, method, gradients, options=options)
+    notes = begin(problem, optimizer, options)
+    if is_loss_weighting(method):  # one weight per loss is the same one for every layer, whatever `per`
+        report = loss_step(problem, batch, optimizer, method, options)
+    else:
+        gradients = collect_batch(problem, batch, options=options)
+        report = finish(problem, batch, optimizer, method, gradients, options=options)
     return replace(report, events=(*notes, *report.events)) if notes else report
 
 

@@ -10,11 +10,12 @@ import torch.distributed as dist
 from torch import Tensor, optim
 
 from mtl_core.agreement import together
-from mtl_core.distributed import is_sharded, mean_over_tasks_present_, reshard
+from mtl_core.distributed import mean_over_tasks_present_, reshard
 from mtl_core.errors import InvalidInputError
 from mtl_core.evaluation import evaluate_without_graph
+from mtl_core.micro_batches import MicroBatches
 from mtl_core.optimizers import inner_optimizer
-from mtl_core.problem import MicroBatches, Problem
+from mtl_core.problem import Problem
 from mtl_core.protocols import LearnsAfterStep, ReportsEvents, offers
 from mtl_core.report import Event, SkippedUpdate, StepOptions
 
@@ -54,7 +55,7 @@ def conclude(
 
 def _update(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) -> tuple[SkippedUpdate, ...]:
     scaler = options.scaler
-    if is_sharded(problem.shared):
+    if problem.is_sharded:
         reshard(problem.model)
     if scaler is not None:
         scaler.unscale_(optimizer)

@@ -15,6 +15,23 @@ __all__ = ["Presets"]
 T = TypeVar("T")
 
 
+_BOTH: dict[str, Any] = {
+    "max_probe_batches": None,
+    "rounds": 2,
+    "max_steps": None,
+    "search": "penalty",
+    "sharpness": "random",
+    "probes": 5,
+    "radius": 1e-4,
+    "units": "absolute",
+    "aim": None,
+    "max_drift": None,
+    "backtracks": 0,
+    "mode": "eval",
+}
+"""What text and released code have in common."""
+
+
 class Presets:
     """The two named sets of settings of ``COST``."""
 
@@ -73,29 +90,18 @@ class Presets:
             max_per_epoch=max_per_epoch,
             steps_per_epoch=steps_per_epoch,
             probe_batches=probe_batches,
-            max_probe_batches=None,
             reference="batch",
-            rounds=2,
-            max_steps=None,
-            search="penalty",
-            sharpness="random",
-            probes=5,
-            radius=1e-4,
             probe_norm="global",
             probe_noise="shared",
             probe_maximum="mean",
             probe_gradient="both",
             balance="paper",
-            units="absolute",
             drift_weight=1.0,
             gain_weight=gain_weight,
-            aim=None,
-            max_drift=None,
-            backtracks=0,
-            mode="eval",
             htr="paper",
             own_step="update",
             seed=seed,
+            **_BOTH,
         )
 
     @classmethod
@@ -159,27 +165,16 @@ class Presets:
             max_per_epoch=max_per_epoch,
             steps_per_epoch=steps_per_epoch,
             probe_batches=probe_batches,
-            max_probe_batches=None,
             reference="loader",
-            rounds=2,
-            max_steps=None,
-            search="penalty",
-            sharpness="random",
-            probes=5,
-            radius=1e-4,
             probe_norm="tensor",
             probe_noise="all",
             probe_maximum="task",
             probe_gradient="unperturbed",
             balance="released",
-            units="absolute",
             drift_weight=10.0,
             gain_weight=0.5,
-            aim=None,
-            max_drift=None,
-            backtracks=0,
-            mode="eval",
             htr="betas",
             own_step="skip",
             seed=seed,
+            **_BOTH,
         )

@@ -16,7 +16,7 @@ from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.bases.loss_checks import check_losses, refuse_not_finite
 from mtl_aggregators.bases.parameters import match_tasks, one_per_task
 from mtl_aggregators.solvers.solution import Vector
-from mtl_core import InvalidInputError
+from mtl_core import InvalidInputError, checks
 
 __all__ = ["LossMethod", "TrainedLossMethod", "above", "softmax"]
 
@@ -81,7 +81,7 @@ class LossMethod(nn.Module, ABC):
 
     def __init__(self, *, tasks: Sequence[str] | None = None) -> None:
         super().__init__()
-        self.tasks = None if tasks is None else tuple(tasks)
+        self.tasks = checks.names("tasks", tasks)
 
     @property
     @abstractmethod

@@ -12,8 +12,17 @@ from torch import Tensor, nn, optim
 from torch.utils import _pytree as pytree
 
 from mtl_aggregators.bases.facts import Facts
-from mtl_core import InvalidInputError, MicroBatches, Problem, StepOptions, StepReport, step
-from mtl_core.extension import FixedWeights, begin, checked_gramian, collect_batch, guarded, together
+from mtl_core import (
+    InvalidInputError,
+    MicroBatches,
+    NonFiniteGradientError,
+    Problem,
+    StepOptions,
+    StepReport,
+    TaskGradients,
+    step,
+)
+from mtl_core.extension import FixedWeights, begin, checked_gramian, collect_batch, finish, guarded, together
 
 __all__ = ["ThreeBatchMethod", "ThreeBatches", "in_threes"]
 
@@ -108,29 +117,40 @@ class ThreeBatchMethod(nn.Module, ABC):
             notes = begin(problem, optimizer, options)
             with together(options.group):
                 three = batch if isinstance(batch, ThreeBatches) else split_batch(batch)
-            weights = self._weigh_batches(problem, three, options)
-            report = step(problem, three.update, optimizer, FixedWeights(weights), **vars(options))
+            report = self._step_on(three, problem, optimizer, options)
         return replace(report, events=(*notes, *report.events))
 
-    def _weigh_batches(self, problem: Problem, three: ThreeBatches, options: StepOptions) -> Tensor:
-        """The weights ``[m]`` from the first two batches."""
-        # Their heads' gradients are not used, and need not be looked at.
+    def _step_on(
+        self, three: ThreeBatches, problem: Problem, optimizer: optim.Optimizer, options: StepOptions
+    ) -> StepReport:
+        # The heads' gradients of the first two are not used, and need not be looked at.
         alone = replace(options, check_gradients=False)
-        left = collect_batch(problem, three.left, options=alone)
-        left.drop_heads()
-        right = collect_batch(problem, three.right, options=alone)
-        right.drop_heads()
-        # In blocks of columns, so that no float64 copy of a Jacobian is made.
-        cross = torch.zeros(problem.n_tasks, problem.n_tasks, dtype=torch.float64, device=left.matrix.device)
-        for one, other in zip(left.matrix.split(_COLUMNS, dim=1), right.matrix.split(_COLUMNS, dim=1), strict=True):
-            cross.addmm_(one.double(), other.double().T)
-        host = cross.cpu()
-        if not bool(torch.isfinite(host).all()):
-            for part, gradients in ((three.left, left), (three.right, right)):
-                checked_gramian(problem, part, gradients, options)  # says whose it is
-        del left, right
+        found = [collect_batch(problem, part, options=alone) for part in three[:2]]
+        for gradients in found:
+            gradients.drop_heads()
+        cross = _cross(*found)
+        if not bool(torch.isfinite(cross).all()):
+            for part, gradients in zip(three[:2], found, strict=True):
+                try:
+                    checked_gramian(problem, part, gradients, options)  # says whose it is
+                except NonFiniteGradientError:
+                    if not options.is_scaled:
+                        raise
+                    # The scale has grown too large for this part: the step is skipped, as where the update overflows.
+                    return finish(problem, part, optimizer, FixedWeights(), gradients, options=options)
+        del gradients, found
         with together(options.group):
-            return self.weigh(host)
+            weights = self.weigh(cross)
+        return step(problem, three.update, optimizer, FixedWeights(weights), **vars(options))
+
+
+def _cross(left: TaskGradients, right: TaskGradients) -> Tensor:
+    r"""The matrix :math:`J_1 J_2^\top` ``[m, m]`` in float64, on the CPU."""
+    cross = torch.zeros(left.n_tasks, left.n_tasks, dtype=torch.float64, device=left.matrix.device)
+    # In blocks of columns, so that no float64 copy of a Jacobian is made.
+    for one, other in zip(left.matrix.split(_COLUMNS, dim=1), right.matrix.split(_COLUMNS, dim=1), strict=True):
+        cross.addmm_(one.double(), other.double().T)
+    return cross.cpu()
 
 
 _COLUMNS = 1 << 16

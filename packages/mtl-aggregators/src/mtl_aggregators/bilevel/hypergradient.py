@@ -9,7 +9,7 @@ from torch import Tensor, optim
 
 from mtl_aggregators.bilevel.objectives import Outcome, Upper
 from mtl_core import InvalidInputError, MicroBatches, Problem, StepOptions, TaskLosses
-from mtl_core.extension import RandomState, check_finite_losses, preserved
+from mtl_core.extension import RandomState, check_finite_losses, placed, preserved
 
 __all__ = ["exact_hypergradient", "single_process"]
 
@@ -79,10 +79,20 @@ def exact_hypergradient(
             step = gradient * factor if id(p) in shared else gradient
             moved[name] = p.detach() - rate * step
         random.restore()
-        after = _full(problem.losses(batch, parameters=moved))
-        known = before.detach().to("cpu", torch.float64)
-        outcome = Outcome(problem.tasks, known, after.to("cpu", torch.float64), leaf.detach())
-        (hyper,) = torch.autograd.grad(upper(outcome), leaf, materialize_grads=True)
+        problem.check_functional()
+        # The heads' own step does not depend on the weights where heads='unit'.
+        points = {name: value.detach().requires_grad_(value.requires_grad) for name, value in moved.items()}
+        weighed = [name for name, value in moved.items() if value.requires_grad]
+        # Two backward passes, each with the parameters of its own graph in place: a model that recomputes activations
+        # reads them again, and in one pass would read the same ones for both graphs.
+        with placed(problem.model, points):
+            after = _full(problem.losses(batch))
+            known = before.detach().to("cpu", torch.float64)
+            outcome = Outcome(problem.tasks, known, after.to("cpu", torch.float64), leaf.detach())
+            if not weighed:
+                return torch.zeros_like(leaf), outcome
+            slopes = torch.autograd.grad(upper(outcome), [points[name] for name in weighed], materialize_grads=True)
+        (hyper,) = torch.autograd.grad([moved[name] for name in weighed], leaf, slopes, materialize_grads=True)
     return hyper, Outcome(outcome.tasks, outcome.before, outcome.after.detach(), outcome.weights)
 
 

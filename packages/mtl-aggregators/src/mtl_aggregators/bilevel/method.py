@@ -123,7 +123,7 @@ class Bilevel(nn.Module):
         self.estimate = checks.one_of("estimate", estimate, get_args(Estimate))
         self.hypergradient = checks.one_of("hypergradient", hypergradient, ("zeroth_order", "exact"))
         self.radius = checks.positive("radius", radius)
-        self.generator = torch.Generator() if generator is None else generator
+        self.generator = checks.generator("generator", generator)
         if lookahead == "trial" and probe == "next":
             raise InvalidParameterError(
                 "`probe='next'` needs lookahead='fused', got 'trial': a step that is taken back has no next one."

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtl_benchmarks.batches import Batches
-from mtl_benchmarks.benchmark import Benchmark, Evaluation, Training
+from mtl_benchmarks.batches import Batches, Part
+from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.benchmarks.ctr_log import CATEGORIES, DEVICES, HOURS, ClickLog, ClickWorld
 from mtl_benchmarks.benchmarks.ctr_scores import auc, log_product, ne_gain, normalised_entropy, scores
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.models.shared_tower import SharedTower
+from mtl_benchmarks.optimizers import OptimizerChoice
+from mtl_benchmarks.tally import Rows, Tally
+from mtl_benchmarks.training import Training
 from mtl_core import InvalidParameterError, Problem
 from mtl_core.checks import in_interval, non_negative, positive_int
 
@@ -104,7 +107,7 @@ class CTR(Benchmark):
     @property
     def training(self) -> Training:
         """Two epochs of Adam with learning rate 2e-3; the rarest task begins to overfit in the third."""
-        return Training(epochs=2, batch_size=256, lr=2e-3)
+        return Training(epochs=2, batch_size=256, optimizer=OptimizerChoice("adam", {"lr": 2e-3}))
 
     @cached_property
     def _world(self) -> ClickWorld:
@@ -159,17 +162,24 @@ class CTR(Benchmark):
         return Batches(lambda rows, generator: data.rows(rows.to(device)), len(data), batch_size=batch_size, seed=seed)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, *, device: str) -> Evaluation:
+    def tally(self, model: nn.Module, *, device: str, part: Part) -> Tally:
+        """The logits of a part of the test set: the area under a curve needs all of them side by side."""
+        data = self.data("test")
+        begin, end = part.bounds(len(data))
+        was_training = model.training
+        model.eval()
+        logits: dict[str, Tensor] = model(data.fields[begin:end].to(device))
+        model.train(was_training)
+        return {"test": {name: Rows(found.double()) for name, found in logits.items()}}
+
+    def metrics_from(self, tally: Tally) -> Evaluation:
         """Normalised entropy and area under the curve of every task, over the whole test set.
 
         Those of ``conv_click`` are over the clicked impressions; the teacher's scores are no labels, and have no area.
         """
-        data = self.data("test").to(device)
-        was_training = model.training
-        model.eval()
-        logits: dict[str, Tensor] = {name: found.double() for name, found in model(data.fields).items()}
-        model.train(was_training)
-        return {"test": scores(logits, data)}
+        rows = cast("Mapping[str, Rows]", tally["test"])
+        logits = {name: found.values for name, found in rows.items()}
+        return {"test": scores(logits, self.data("test").to(str(logits["click"].device)))}
 
     def oracle(self) -> dict[str, float]:
         """What the true probabilities score on the test set: the bound for any model, but for sampling."""

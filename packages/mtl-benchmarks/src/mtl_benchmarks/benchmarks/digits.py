@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtl_benchmarks.batches import Batches
-from mtl_benchmarks.benchmark import Benchmark, Evaluation, Training
+from mtl_benchmarks.batches import Batches, Part
+from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.models.overlay_cnn import OverlayCNN
+from mtl_benchmarks.optimizers import OptimizerChoice
+from mtl_benchmarks.tally import Rows, Tally
+from mtl_benchmarks.training import Training
 from mtl_core import InvalidParameterError, MissingExtraError, Problem
 from mtl_core.checks import in_interval, one_of, positive, positive_int
 
-__all__ = ["Digits", "OverlaidDigits", "overlay"]
+__all__ = ["Digits", "OverlaidDigits", "Split", "overlay"]
 
 _SIDE = 8
 _N_CLASSES = 10
 _TRAIN_SHARE = 2 / 3
+_VALIDATION_SHARE = 1 / 5
+
+Split = Literal["train", "validation", "test"]
+"""A set of pairs; no digit is in two of them."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class OverlaidDigits:
     def __len__(self) -> int:
         return len(self.left)
 
-    def rows(self, rows: Tensor) -> OverlaidDigits:
+    def rows(self, rows: Tensor | slice) -> OverlaidDigits:
         """The chosen pairs."""
         return OverlaidDigits(self.images[rows], self.left[rows], self.right[rows], self.sources[rows])
 
@@ -102,6 +109,8 @@ class Digits(Benchmark):
     Args:
         n_train: pairs in the training set.
         n_test: pairs in the test set.
+        n_validation: pairs in a validation set; where there is one, it is made of a fifth of the digits for training,
+            which the training set then does without.
         shift: offset of the right digit in pixels, 0 to 8; less is harder, 8 puts them corner to corner.
         width: channels of the network's first convolution.
         class_balance: how often class 9 is drawn for training, relative to class 0, in (0, 1]; those between
@@ -129,6 +138,7 @@ class Digits(Benchmark):
         *,
         n_train: int = 6000,
         n_test: int = 2000,
+        n_validation: int = 0,
         shift: int = 4,
         width: int = 8,
         class_balance: float = 1.0,
@@ -138,6 +148,7 @@ class Digits(Benchmark):
     ) -> None:
         self.n_train = positive_int("n_train", n_train)
         self.n_test = positive_int("n_test", n_test)
+        self.n_validation = positive_int("n_validation", n_validation) if n_validation else 0
         self.shift = int(in_interval("shift", shift, 0, _SIDE))
         self.width = positive_int("width", width)
         self.class_balance = in_interval("class_balance", class_balance, 0, 1)
@@ -146,35 +157,44 @@ class Digits(Benchmark):
         self.reconstruction = one_of("reconstruction", reconstruction, ("sum", "mean"))
         self.reconstruction_weight = positive("reconstruction_weight", reconstruction_weight)
         self.data_seed = data_seed
-        self._data: dict[str, OverlaidDigits] = {}
+        self._data: dict[Split, OverlaidDigits] = {}
+
+    @property
+    def splits(self) -> tuple[Literal["validation", "test"], ...]:
+        """The test set, and the validation set where there is one."""
+        return ("validation", "test") if self.n_validation else ("test",)
 
     @property
     def training(self) -> Training:
         """Eight epochs of Adam with learning rate 3e-3."""
-        return Training(epochs=8, batch_size=64, lr=3e-3)
+        return Training(epochs=8, batch_size=64, optimizer=OptimizerChoice("adam", {"lr": 3e-3}))
 
     @property
     def canvas(self) -> int:
         """Side of the images in pixels."""
         return _SIDE + self.shift
 
-    def data(self, split: Literal["train", "test"]) -> OverlaidDigits:
+    def data(self, split: Split) -> OverlaidDigits:
         """The pairs of a split, drawn once and the same at every call."""
         if split not in self._data:
             self._data[split] = self._draw(split)
         return self._data[split]
 
-    def _draw(self, split: Literal["train", "test"]) -> OverlaidDigits:
+    def _draw(self, split: Split) -> OverlaidDigits:
         images, classes = _scanned_digits()
         generator = torch.Generator().manual_seed(self.data_seed)
         order = torch.randperm(len(classes), generator=generator)
         n_train_sources = round(_TRAIN_SHARE * len(classes))
+        n_held = round(_VALIDATION_SHARE * n_train_sources) if self.n_validation else 0
+        wanted = torch.ones(_N_CLASSES)
         if split == "train":
-            pool, n_pairs = order[:n_train_sources], self.n_train
+            pool, n_pairs = order[: n_train_sources - n_held], self.n_train
             wanted = self.class_balance ** (torch.arange(_N_CLASSES) / (_N_CLASSES - 1))
+        elif split == "validation":
+            pool, n_pairs = order[n_train_sources - n_held : n_train_sources], self.n_validation
+            generator.manual_seed(self.data_seed + 2)
         else:
             pool, n_pairs = order[n_train_sources:], self.n_test
-            wanted = torch.ones(_N_CLASSES)
             generator.manual_seed(self.data_seed + 1)
         present = torch.bincount(classes[pool], minlength=_N_CLASSES)
         weight = (wanted / present)[classes[pool]]
@@ -216,22 +236,36 @@ class Digits(Benchmark):
         return Batches(lambda rows, generator: data.rows(rows.to(device)), len(data), batch_size=batch_size, seed=seed)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, *, device: str) -> Evaluation:
-        """Accuracies in percent and the root mean squared error per pixel (full ink is 1), over the whole test set."""
-        data = self.data("test").to(device)
+    def tally(self, model: nn.Module, *, device: str, part: Part) -> Tally:
+        """Pairs whose digits were read right, and squared errors of the pixels (full ink is 1), per split."""
         was_training = model.training
         model.eval()
-        output: dict[str, Tensor] = model(data.images)
+        found: dict[str, dict[str, Tensor | Rows]] = {}
+        for split in self.splits:
+            begin, end = part.bounds(len(self.data(split)))
+            found[split] = _counts(model, self.data(split).rows(slice(begin, end)).to(device))
         model.train(was_training)
-        error = (output["image"] - data.images.flatten(1)).double().square().mean()
+        return found
 
-        def accuracy(logits: Tensor, classes: Tensor) -> float:
-            return 100 * float((logits.argmax(1) == classes).double().mean())
-
+    def metrics_from(self, tally: Tally) -> Evaluation:
+        """Accuracies in percent and the root mean squared error per pixel, over whole splits."""
         return {
-            "test": {
-                "accuracy_left": accuracy(output["left"], data.left),
-                "accuracy_right": accuracy(output["right"], data.right),
-                "error_image": float(error.sqrt()),
+            split: {
+                "accuracy_left": 100 * float(row["left"] / row["pairs"]),
+                "accuracy_right": 100 * float(row["right"] / row["pairs"]),
+                "error_image": float((row["squared"] / row["pixels"]).sqrt()),
             }
+            for split, row in cast("Mapping[str, Mapping[str, Tensor]]", tally).items()
         }
+
+
+def _counts(model: nn.Module, data: OverlaidDigits) -> dict[str, Tensor | Rows]:
+    output: dict[str, Tensor] = model(data.images)
+    squared = (output["image"] - data.images.flatten(1)).double().square()
+    return {
+        "left": (output["left"].argmax(1) == data.left).double().sum(),
+        "right": (output["right"].argmax(1) == data.right).double().sum(),
+        "pairs": torch.tensor(float(len(data)), dtype=torch.float64),
+        "squared": squared.sum(),
+        "pixels": torch.tensor(float(squared.numel()), dtype=torch.float64),
+    }

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mtl_benchmarks.batches import BatchSource, Repeated
-from mtl_benchmarks.benchmark import Benchmark, Evaluation, Training
+from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.metrics import Metric
+from mtl_benchmarks.optimizers import OptimizerChoice
+from mtl_benchmarks.training import Training
 from mtl_core import InvalidParameterError, Problem
 from mtl_core.checks import positive, positive_int
 
@@ -176,7 +178,7 @@ class Toy(Benchmark):
     @property
     def training(self) -> Training:
         """50,000 steps of Adam with learning rate 1e-3."""
-        return Training(epochs=50, batch_size=1, lr=1e-3)
+        return Training(epochs=50, batch_size=1, optimizer=OptimizerChoice("adam", {"lr": 1e-3}))
 
     def cases(self) -> Sequence[Benchmark]:
         """One run per start."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
+from mtl_benchmarks.models.declaration import TaskModel
 from mtl_core.checks import positive_int
 
 __all__ = ["OverlayCNN"]
 
 
-class OverlayCNN(nn.Module):
+class OverlayCNN(TaskModel):
     """Two convolutions and a linear layer as the trunk, two linear classifiers and a decoder as heads.
 
     No normalisation layers: a loss is a function of the parameters and the batch alone.
@@ -29,7 +32,7 @@ class OverlayCNN(nn.Module):
     """
 
     def __init__(self, *, canvas: int = 12, width: int = 8, n_classes: int = 10) -> None:
-        super().__init__()
+        super().__init__(("left", "right", "image"))
         positive_int("canvas", canvas)
         positive_int("width", width)
         pooled = canvas // 2 // 2
@@ -48,6 +51,10 @@ class OverlayCNN(nn.Module):
         self.left = nn.Linear(n_features, n_classes)
         self.right = nn.Linear(n_features, n_classes)
         self.decoder = nn.Linear(n_features, canvas * canvas)
+
+    def task_modules(self, task: str) -> Sequence[nn.Module]:
+        """The task's classifier, or the decoder."""
+        return (self.decoder if task == "image" else self.get_submodule(task),)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """All three outputs for images [b, 1, canvas, canvas]."""

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from mtl_benchmarks.models.declaration import TaskModel
 from mtl_core.checks import positive_int
 
 __all__ = ["SharedTower"]
 
 
-class SharedTower(nn.Module):
+class SharedTower(TaskModel):
     """One embedding table per field, two shared layers, and a linear output per head.
 
     Args:
@@ -31,7 +32,7 @@ class SharedTower(nn.Module):
     def __init__(
         self, cardinalities: Mapping[str, int], *, heads: Sequence[str], embedding: int = 8, width: int = 64
     ) -> None:
-        super().__init__()
+        super().__init__(heads)
         positive_int("embedding", embedding)
         positive_int("width", width)
         self.trunk = nn.Sequential(
@@ -42,6 +43,10 @@ class SharedTower(nn.Module):
             nn.ReLU(),
         )
         self.heads = nn.ModuleDict({name: nn.Linear(width, 1) for name in heads})
+
+    def task_modules(self, task: str) -> Sequence[nn.Module]:
+        """The output of that name."""
+        return (self.heads[task],)
 
     def forward(self, fields: Tensor) -> dict[str, Tensor]:
         """Logits ``[b]`` per head for fields ``[b, n_fields]``."""

@@ -67,11 +67,12 @@ def sequential_rows(
     for k, root in enumerate(roots_of(outputs)):
         # The tasks' graphs share the trunk, so that only the last pass may free it.
         found = _grad(root, (*shared, *heads), retain_graph or k < len(names) - 1)
-        if all(g is None for g in found[: len(shared)]):
+        row = found[: len(shared)]
+        if not any(g is not None for g in row):
             # All detached tasks are named in one error, after the loop.
             detached.append(names[k])
             continue
-        store.row(k, found[: len(shared)])
+        store.row(k, row)
         head_rows.append(found[len(shared) :])
     refuse_detached(detached, "shared parameters")
     return head_rows
@@ -121,16 +122,17 @@ def head_gradients(
     """
     at_features: list[Row] = []
     head_rows: list[Row] = []
-    for root, places in zip(roots_of(outputs), owned, strict=True):
-        found = _grad(root, (*features, *(heads[k] for k in places)), True)
+    detached: list[str] = []
+    for name, root, places in zip(names, roots_of(outputs), owned, strict=True):
+        found = _grad(root, (*features, *[heads[k] for k in places]), True)
         at_features.append(found[: len(features)])
+        if not any(g is not None for g in at_features[-1]):
+            detached.append(name)
         row: list[Tensor | None] = [None] * len(heads)
         for k, gradient in zip(places, found[len(features) :], strict=True):
             row[k] = gradient
         head_rows.append(tuple(row))
-    refuse_detached(
-        [name for name, row in zip(names, at_features, strict=True) if all(g is None for g in row)], "features"
-    )
+    refuse_detached(detached, "features")
     return at_features, head_rows
 
 
@@ -150,15 +152,16 @@ def feature_rows(
     for start in range(0, len(names), chunk_size):
         part = at_features[start : start + chunk_size]
         keep = retain_graph or start + chunk_size < len(names)
-        # A feature that none of these tasks uses would be differentiated with zeros only.
-        used = [j for j in range(len(features)) if any(row[j] is not None for row in part)]
-        starts = [features[j] for j in used]
-        # Without batching, which not every operation allows, and which costs time where there is one task.
+        # A feature that none of these tasks uses would be differentiated with zeros only. Without batching, which not
+        # every operation allows, and which costs time where there is one task.
         if len(part) == 1:
-            own = [g for g in part[0] if g is not None]
-            row = torch.autograd.grad(starts, shared, own, retain_graph=keep, allow_unused=True)
+            pairs = [(z, g) for z, g in zip(features, part[0], strict=True) if g is not None]
+            before, own = zip(*pairs, strict=True)
+            row = torch.autograd.grad(before, shared, own, retain_graph=keep, allow_unused=True)
             store.row(start, row)
             continue
+        used = [j for j in range(len(features)) if any(row[j] is not None for row in part)]
+        starts = [features[j] for j in used]
         seeds = [
             torch.stack([torch.zeros_like(features[j]) if (g := row[j]) is None else g for row in part]) for j in used
         ]

@@ -9,7 +9,7 @@ from torch import Tensor
 __all__ = ["cancels", "gramian_of", "weighted_sum"]
 
 _BLOCK = 1 << 19
-"""Elements of a Jacobian that are converted to float64 at a time: 4 MiB, which stays in a core's cache."""
+"""Elements that are converted to float64 at a time for a weighted sum: 4 MiB, which stays in a core's cache."""
 
 
 def gramian_of(jacobian: Tensor) -> Tensor:
@@ -24,41 +24,47 @@ def gramian_of(jacobian: Tensor) -> Tensor:
     Returns:
         float64 ``[m, m]``, exactly symmetric.
     """
-    n_tasks, size = jacobian.shape
+    n_tasks = len(jacobian)
     matrix = jacobian.detach()
-    block = max(1, _BLOCK // n_tasks)
     if matrix.is_cpu and matrix.numel() <= _FEW and n_tasks * matrix.numel() <= _SMALL:
         # In numpy, as in `cancels`: its calls are shorter, and a contiguous matrix times itself comes out symmetric.
         array = matrix.double().contiguous().numpy()
         with np.errstate(all="ignore"):  # what is not finite is found, and named, by whoever reads the Gramian
             return torch.from_numpy(array.dot(array.T))
-    if matrix.dtype == torch.float64:
-        gramian = matrix @ matrix.T
-    elif size <= block:
-        wide = _wide(matrix)
-        gramian = wide @ wide.T
-    else:
-        gramian = torch.zeros(n_tasks, n_tasks, dtype=torch.float64, device=matrix.device)
-        for start in range(0, size, block):
-            wide = _wide(matrix[:, start : start + block])
-            gramian.addmm_(wide, wide.T)
+    gramian = matrix @ matrix.T if matrix.dtype == torch.float64 else _in_blocks(matrix)
     return (gramian + gramian.T).mul_(0.5)
 
 
-def _wide(block: Tensor) -> Tensor:
-    """A block ``[m, b]`` in float64."""
-    if block.is_cpu and len(block) >= _TALL:
-        # MKL multiplies a tall matrix by itself in half the time that a flat one takes.
-        return block.T.to(torch.float64, memory_format=torch.contiguous_format).T
-    return block.double()
+def _in_blocks(matrix: Tensor) -> Tensor:
+    """The product of a matrix ``[m, d]`` with itself, block by block of its columns in float64."""
+    n_tasks, size = matrix.shape
+    # MKL multiplies a tall matrix by itself in half the time that a flat one takes.
+    tall = matrix.is_cpu and n_tasks >= _TALL
+    width = min(size, max(1, (_BLOCK if not matrix.is_cpu else _TALL_BLOCK if tall else _FLAT_BLOCK) // n_tasks))
+    if width == size:
+        wide = matrix.T.to(torch.float64, memory_format=torch.contiguous_format).T if tall else matrix.double()
+        return wide @ wide.T
+    shape = (width, n_tasks) if tall else (n_tasks, width)
+    # One buffer for all blocks: memory that is fresh for each costs more than the product of a few rows.
+    buffer = torch.empty(shape, dtype=torch.float64, device=matrix.device)
+    wide = buffer.T if tall else buffer
+    gramian = torch.zeros(n_tasks, n_tasks, dtype=torch.float64, device=matrix.device)
+    for block in torch.split(matrix, width, dim=1):
+        part = wide[:, : block.shape[1]]
+        part.copy_(block)
+        gramian.addmm_(part, part.T)
+    return gramian
 
 
+_TALL = 6
+"""Rows from which a block's columns are laid out one after another on the CPU."""
+_TALL_BLOCK = 1 << 18
+_FLAT_BLOCK = 1 << 16
+"""Elements that are converted to float64 at a time on the CPU, by measurement."""
 _FEW = 1 << 15
 """Elements up to which numpy's shorter calls outweigh its slower product of few rows."""
 _SMALL = 1 << 18
 """Products up to which numpy's BLAS keeps to the calling thread."""
-_TALL = 6
-"""Rows from which a block's columns are laid out one after another on the CPU."""
 
 
 def weighted_sum(jacobian: Tensor, weights: Tensor, gramian: Tensor | None = None) -> Tensor:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
@@ -88,11 +90,45 @@ def reached_by_any(outputs: Outputs, targets: Sequence[Tensor]) -> list[bool]:
             if child is not None and child not in seen:
                 seen.add(child)
                 stack.append(child)
-    return [_node(target) in seen for target in targets]
+    return [node in seen for node in _nodes(targets)]
 
 
 def _node(tensor: Tensor) -> Node:
     return get_gradient_edge(tensor).node
+
+
+def _edge(tensor: Tensor) -> tuple[Node, int]:
+    """The node that made a tensor, and which of its outputs the tensor is: those of a split are told apart by it."""
+    (found,) = _edges((tensor,))
+    return found
+
+
+def _start_edge(root: Tensor | GradientEdge | Joint) -> tuple[Node, int]:
+    if isinstance(root, GradientEdge):
+        return root.node, root.output_nr
+    return _edge(root.losses if isinstance(root, Joint) else root)
+
+
+def _edges(tensors: Iterable[Tensor]) -> list[tuple[Node, int]]:
+    """As ``_edge``, for many; leaves have a node of their own, which only a view shows.
+
+    ``get_gradient_edge`` switches gradients on and off for every leaf: for a small model that took as long as a
+    backward pass.
+    """
+    found: list[tuple[Node, int]] = []
+    with torch.enable_grad():
+        for tensor in tensors:
+            made: Any = tensor.grad_fn
+            if made is None:
+                view: Any = tensor.view_as(tensor)
+                made = view.grad_fn.next_functions[0][0]
+            found.append((made, tensor.output_nr))
+    return found
+
+
+def _nodes(tensors: Iterable[Tensor]) -> list[Node]:
+    """The node at which the gradient by each tensor arrives."""
+    return [node for node, _ in _edges(tensors)]
 
 
 def _start_of(root: Tensor | GradientEdge | Joint) -> Node:
@@ -105,7 +141,7 @@ def _reach(roots: Sequence[Root], targets: Sequence[Tensor]) -> list[bool]:
     """Whether the graph of each root leads to some target."""
     # Kept from root to root, so that the shared trunk is walked once, not once a task. The stack is explicit because a
     # recursion would meet Python's limit in deep models.
-    known: dict[Node, bool] = {_node(t): True for t in targets}
+    known: dict[Node, bool] = dict.fromkeys(_nodes(targets), True)
     reached = []
     for root in roots:
         if root is None:
@@ -153,27 +189,31 @@ def heads_above(
         InvalidInputError: naming the tasks whose loss reaches the shared parameters past the features.
     """
     # A feature may itself be a shared parameter: then it is an end of the heads and no way past the features.
-    ends = {_node(z) for z in features}
-    trunk = {_node(p) for p in shared} - ends
-    places = {_node(h): k for k, h in enumerate(heads) if h.requires_grad}
+    numbers = [k for k, h in enumerate(heads) if h.requires_grad]
+    edges = _edges([*features, *shared, *[heads[k] for k in numbers]])
+    below = len(features) + len(shared)
+    ends = set(edges[: len(features)])
+    trunk = set(edges[len(features) : below]) - ends
+    places = dict(zip(edges[below:], numbers, strict=True))
     found: list[list[int]] = []
     past: list[str] = []
     for name, root in zip(names, roots_of(outputs), strict=True):
-        stack = [] if root is None else [_start_of(root)]
         # Ends count as seen, so that the walk stops at them and leaves the trunk alone.
-        seen = set(stack) | ends
+        seen = set(ends)
+        stack = [] if root is None else [edge for edge in (_start_edge(root),) if edge not in seen]
+        seen.update(stack)
         own: list[int] = []
         while stack:
-            node = stack.pop()
-            if node in trunk:
+            edge = stack.pop()
+            if edge in trunk:
                 past.append(name)
                 break
-            if node in places:
-                own.append(places[node])
-            for child, _ in node.next_functions:
-                if child is not None and child not in seen:
-                    seen.add(child)
-                    stack.append(child)
+            if edge in places:
+                own.append(places[edge])
+            for child, output in edge[0].next_functions:
+                if child is not None and (child, output) not in seen:
+                    seen.add((child, output))
+                    stack.append((child, output))
         found.append(own)
     if past:
         raise InvalidInputError(
@@ -203,11 +243,11 @@ def cut_of(features: Sequence[Tensor], outputs: Outputs, shared: Sequence[Tensor
     if len(features) < 2:
         _refuse_compiled(features, outputs)
         return tuple(features)
-    nodes = {_node(z): i for i, z in enumerate(features)}
-    trunk = {_node(p) for p in shared}
+    edges = {edge: i for i, edge in enumerate(_edges(features))}
+    trunk = set(_edges(shared))
     kept: list[Tensor] = []
     for i, z in enumerate(features):
-        above, beside = _ends(z, nodes, trunk)
+        above, beside = _ends(z, edges, trunk)
         # One that depends on others and on nothing else of the trunk is dropped: the others' gradients carry its part.
         if not above:
             kept.append(z)
@@ -221,24 +261,24 @@ def cut_of(features: Sequence[Tensor], outputs: Outputs, shared: Sequence[Tensor
     return tuple(kept)
 
 
-def _ends(feature: Tensor, nodes: dict[Node, int], trunk: set[Node]) -> tuple[set[int], bool]:
+def _ends(feature: Tensor, edges: dict[tuple[Node, int], int], trunk: set[tuple[Node, int]]) -> tuple[set[int], bool]:
     """Which other features one is computed from, and whether it reaches a shared parameter past them."""
-    start = _node(feature)
+    start = _edge(feature)
     above: set[int] = set()
     beside = False
-    stack = [child for child, _ in start.next_functions if child is not None]
+    stack = [(child, output) for child, output in start[0].next_functions if child is not None]
     seen = set(stack)
     while stack:
-        node = stack.pop()
-        if node in nodes and nodes[node] != nodes[start]:
+        edge = stack.pop()
+        if edge in edges:
             # Not through it: what lies beyond is the other feature's own way to the trunk.
-            above.add(nodes[node])
+            above.add(edges[edge])
             continue
-        beside |= node in trunk
-        for child, _ in node.next_functions:
-            if child is not None and child not in seen:
-                seen.add(child)
-                stack.append(child)
+        beside |= edge in trunk
+        for child, output in edge[0].next_functions:
+            if child is not None and (child, output) not in seen:
+                seen.add((child, output))
+                stack.append((child, output))
     return above, beside
 
 
@@ -246,7 +286,7 @@ def _refuse_compiled(features: Sequence[Tensor], outputs: Outputs) -> None:
     """Make sure that the losses are computed from the features, and not beside them in one compiled graph."""
     # A compiled graph is one node with several outputs. Where losses and features are outputs of the same node, no
     # backward pass can start at the one and stop at the other.
-    made = {_node(z) for z in features if _node(z).name().startswith("CompiledFunction")}
+    made = {node for node in _nodes(features) if node.name().startswith("CompiledFunction")}
     if made and any(root is not None and _start_of(root) in made for root in roots_of(outputs)):
         raise InvalidInputError(
             "`features` must lie between the trunk and the losses, got features and losses that leave one compiled "
@@ -286,7 +326,7 @@ _BATCHED = frozenset(
 def batches_well(starts: Sequence[Tensor], most: int) -> bool:
     """Whether the graph below ``starts`` knows only operations that batch, and gradients of ``most`` entries in all."""
     entries = 0
-    stack = [_node(start) for start in starts]
+    stack = _nodes(starts)
     seen: set[Node] = set()
     while stack:
         node = stack.pop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -142,9 +143,10 @@ class TaskGradients:
         """
         host = self._host
         check_finite_losses(host.losses, self.tasks, self.present_somewhere)
-        if not bool(torch.isfinite(host.gramian).all()):
-            diagonal = host.gramian.diagonal()
-            self._refuse([i for i in range(self.n_tasks) if not bool(torch.isfinite(diagonal[i]))], "")
+        # A sum is finite only where all entries are.
+        if not math.isfinite(float(host.gramian.sum())) and not bool(torch.isfinite(host.gramian).all()):
+            diagonal = host.gramian.diagonal().tolist()
+            self._refuse([i for i in range(self.n_tasks) if not math.isfinite(diagonal[i])], "")
         if host.broken_heads:
             self._refuse(host.broken_heads, " of the heads")
         return host.gramian
@@ -170,10 +172,11 @@ class TaskGradients:
             self._somewhere = None
         counts = None if self.counts is None else packed[:, m + 1].tolist()
         broken: list[int] = []
-        if self._head_flags is not None and not bool(torch.isfinite(packed[:, -1]).all()):
+        flags = [] if self._head_flags is None else packed[:, -1].tolist()
+        if not all(map(math.isfinite, flags)):
             # The flag may also stand for a sum that overflowed. Other ranks cannot be asked: there it is believed.
             own = self._heads.broken() if self.group is None else None
-            broken = [i for i in range(m) if not bool(torch.isfinite(packed[i, -1])) and (own is None or i in own)]
+            broken = [i for i in range(m) if not math.isfinite(flags[i]) and (own is None or i in own)]
         return _Host(packed[:, :m].contiguous(), packed[:, m], counts, broken)
 
     def _refuse(self, broken: list[int], where: str) -> None:
@@ -191,7 +194,7 @@ class TaskGradients:
             shards: the ranks over which they are spread, if they are.
         """
         if self._heads.parameters and self._head_flags is None:
-            self._head_flags = torch.stack([flag.to(torch.float64) for flag in self._heads.flags()])
+            self._head_flags = self._heads.flags()
             if shards is not None:
                 sum_over_ranks_([self._head_flags], shards)
 
@@ -248,7 +251,7 @@ class TaskGradients:
             raise InvalidInputError(
                 f"`weights` must hold one weight per task, shape ({self.n_tasks},), got {tuple(weights.shape)}."
             )
-        if is_on_host(weights) and not bool(torch.isfinite(weights).all()):
+        if is_on_host(weights) and not all(map(math.isfinite, weights.tolist())):
             raise InvalidInputError(f"`weights` must be finite, got {weights.tolist()}.")
         return weights.detach()
 

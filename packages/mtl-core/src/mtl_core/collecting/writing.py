@@ -26,7 +26,7 @@ def as_grad(parameter: Tensor, gradient: Tensor) -> Tensor:
     if gradient.layout != torch.strided:
         return gradient if gradient.dtype == parameter.dtype else gradient.to(parameter.dtype)
     shaped = gradient.view(parameter.shape) if gradient.shape != parameter.shape else gradient
-    wanted = _strides(parameter)
+    wanted = parameter.stride() if parameter.is_contiguous() else _strides(parameter)
     if shaped.stride() == wanted and shaped.dtype == parameter.dtype:
         return shaped
     found = torch.empty_strided(parameter.shape, wanted, dtype=parameter.dtype, device=parameter.device)

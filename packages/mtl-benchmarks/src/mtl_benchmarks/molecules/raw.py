@@ -1,0 +1,135 @@
+"""QM9 from the raw files that ``torch_geometric.datasets.QM9`` downloads: ``gdb9.sdf`` and its two tables.
+
+The files are read without RDKit and without torch-geometric. Atoms, positions and bonds come from the SD file in the
+order of the file, as PyG reads it unsanitised; the numbers of the targets are converted as PyG converts them.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from mtl_benchmarks.molecules.store import ELEMENTS, Molecules
+from mtl_benchmarks.molecules.units import HARTREE, KCAL_PER_MOL
+from mtl_core import InvalidInputError
+
+__all__ = ["RAW_FILES", "find_raw", "read_raw"]
+
+RAW_FILES = ("gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt")
+"""What PyG keeps in ``raw/``, of the archives ``qm9.zip`` (MoleculeNet) and figshare's file 3195404."""
+
+_ENERGIES = ("zpve", "u0", "u298", "h298", "g298")
+_ATOMISED = ("u0_atom", "u298_atom", "h298_atom", "g298_atom")
+_COLUMNS = ["A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", *_ENERGIES, "cv", *_ATOMISED]
+_FACTORS = [1.0] * 5 + [HARTREE] * 3 + [1.0] + [HARTREE] * 5 + [1.0] + [KCAL_PER_MOL] * 4
+_HEADER_LINES = 9
+"""Of ``uncharacterized.txt``, before the molecules whose geometry is not that of their SMILES."""
+
+
+def find_raw(root: Path) -> list[Path]:
+    """The three files in ``root`` or ``root/raw``.
+
+    Raises:
+        InvalidInputError: one is missing.
+    """
+    for folder in (root / "raw", root):
+        files = [folder / name for name in RAW_FILES]
+        missing = [file.name for file in files if not file.is_file()]
+        if not missing:
+            return files
+        if len(missing) < len(files):
+            raise InvalidInputError(
+                f"`root` must hold {', '.join(RAW_FILES)}, got {str(folder)!r} without {', '.join(missing)}."
+            )
+    raise InvalidInputError(
+        f"`root` must hold {', '.join(RAW_FILES)}, got {str(root)!r}, which has none of them, nor a folder raw with "
+        "them. torch_geometric.datasets.QM9(root) downloads them."
+    )
+
+
+def read_raw(root: str | Path) -> Molecules:
+    """All characterised molecules.
+
+    Raises:
+        InvalidInputError: a file is missing or cannot be read, or the SD file and its table differ in length.
+    """
+    structures, table, skipped = find_raw(Path(root))
+    left_out = _uncharacterised(skipped)
+    targets = list(_targets(table))
+    found = list(_structures(structures))
+    if len(found) != len(targets):
+        raise InvalidInputError(
+            f"{structures.name} and {table.name} must list the same molecules, got {len(found)} and {len(targets)}. "
+            "One of the two is cut off: fetch it again."
+        )
+    beyond = [number for number in left_out if not 1 <= number <= len(found)]
+    if beyond:
+        raise InvalidInputError(
+            f"{skipped.name} must name molecules from 1 to {len(found)}, got {beyond[0]}. It belongs to other files."
+        )
+    kept = [index for index in range(len(found)) if index + 1 not in left_out]
+    return Molecules.pack(
+        [index + 1 for index in kept],
+        [found[index][0] for index in kept],
+        [found[index][1] for index in kept],
+        [found[index][2] for index in kept],
+        [targets[index] for index in kept],
+    )
+
+
+def _uncharacterised(file: Path) -> frozenset[int]:
+    words = [line.split() for line in file.read_text().splitlines()[_HEADER_LINES:]]
+    return frozenset(int(line[0]) for line in words if len(line) > 1 and line[0].isdecimal())
+
+
+def _targets(file: Path) -> Iterator[list[float]]:
+    """Rows in the order of ``TARGETS``: PyG moves A, B and C to the end."""
+    with file.open(newline="") as lines:
+        reader = csv.reader(lines)
+        header = next(reader, [])
+        if header[1:] != _COLUMNS:
+            raise InvalidInputError(
+                f"{file.name} must have the columns mol_id, {', '.join(_COLUMNS)}, got {', '.join(header) or 'none'}."
+            )
+        for row in reader:
+            try:
+                values = [factor * float(word) for factor, word in zip(_FACTORS, row[1:], strict=True)]
+            except ValueError as error:
+                raise InvalidInputError(f"{file.name}, line {reader.line_num}, cannot be read: {error}.") from None
+            yield values[3:] + values[:3]
+
+
+_Structure = tuple[list[int], list[list[float]], list[tuple[int, int, int]]]
+
+
+def _structures(file: Path) -> Iterator[_Structure]:
+    """The molecules of an SD file in the V2000 form: three lines of heading, counts, atoms, bonds, ``$$$$``."""
+    lines: list[str] = []
+    number = 0
+    with file.open() as text:
+        for line in text:
+            if line.startswith("$$$$"):
+                number += 1
+                yield _structure(lines, f"{file.name}, molecule {number},")
+                lines = []
+            else:
+                lines.append(line)
+    if any(line.strip() for line in lines):
+        raise InvalidInputError(f"{file.name} must end with $$$$, got a last molecule that is cut off. Fetch it again.")
+
+
+def _structure(lines: list[str], where: str) -> _Structure:
+    try:
+        n_atoms, n_bonds = int(lines[3][0:3]), int(lines[3][3:6])
+        atoms, bonds = lines[4 : 4 + n_atoms], lines[4 + n_atoms : 4 + n_atoms + n_bonds]
+        if len(atoms) != n_atoms or len(bonds) != n_bonds:
+            raise ValueError(f"{n_atoms} atoms and {n_bonds} bonds are announced, and fewer follow")
+        places = [[float(line[k : k + 10]) for k in (0, 10, 20)] for line in atoms]
+        elements = [ELEMENTS.index(line[31:34].strip()) for line in atoms]
+        pairs = [(int(line[0:3]) - 1, int(line[3:6]) - 1, int(line[6:9])) for line in bonds]
+        if any(not (0 <= one < n_atoms and 0 <= other < n_atoms and 1 <= kind <= 4) for one, other, kind in pairs):
+            raise ValueError("a bond names an atom that is not there, or a kind that is not 1 to 4")
+    except (IndexError, ValueError) as error:
+        raise InvalidInputError(f"{where} cannot be read: {error}.") from None
+    return elements, places, pairs

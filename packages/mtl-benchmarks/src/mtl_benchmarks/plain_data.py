@@ -1,0 +1,97 @@
+"""Frozen dataclasses as plain data, for a file, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, ClassVar, TypeVar
+
+from mtl_core import InvalidParameterError, UnknownNameError
+
+__all__ = ["PlainData", "is_plain", "read_fields", "read_kind"]
+
+T = TypeVar("T", bound="PlainData")
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is made of numbers, truth values, texts, None, and sequences and mappings of such.
+
+    Example:
+        >>> is_plain([0.9, 0.999]), is_plain(object())
+        (True, False)
+    """
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and is_plain(each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return all(is_plain(each) for each in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _as_plain(value: Any) -> Any:
+    if isinstance(value, PlainData):
+        return value.as_dict()
+    if isinstance(value, Mapping):
+        return {key: _as_plain(each) for key, each in value.items()}
+    return [_as_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+class PlainData:
+    """A frozen dataclass that is written to a file and read back.
+
+    A class that is one of several in its place says which by ``kind``. A class with fields that are such objects
+    themselves reads them back in its own ``from_dict``.
+    """
+
+    kind: ClassVar[str] = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for a file."""
+        own = {field.name: _as_plain(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
+        return {"kind": self.kind, **own} if self.kind else own
+
+    @classmethod
+    def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
+        """What :meth:`as_dict` gave; fields that are left out have their defaults.
+
+        Raises:
+            InvalidParameterError: it is no mapping, or a value is out of range.
+            UnknownNameError: it has an entry that is not known.
+        """
+        return cls(**read_fields(cls, data))
+
+
+def read_fields(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a mapping that are fields of a class.
+
+    Raises:
+        InvalidParameterError: it is no mapping.
+        UnknownNameError: it has an entry that is no field.
+    """
+    if not isinstance(data, Mapping):
+        raise InvalidParameterError(f"`{cls.__name__}` must be read from a mapping, got {data!r}.")
+    known = [field.name for field in fields(cls)]
+    own = {key: value for key, value in data.items() if key != "kind"}
+    for key in own:
+        if key not in known:
+            raise UnknownNameError(f"entry of {cls.__name__}", key, known)
+    return own
+
+
+def read_kind(what: str, kinds: Sequence[type[T]], data: Any) -> Any:
+    """An object of one of several classes, which ``data["kind"]`` names.
+
+    Args:
+        what: the entry's name, for messages.
+        kinds: the classes.
+        data: plain data.
+
+    Raises:
+        InvalidParameterError: it has no ``kind``.
+        UnknownNameError: its ``kind`` is none of the classes'.
+    """
+    if not isinstance(data, Mapping) or "kind" not in data:
+        raise InvalidParameterError(f"`{what}` must be a mapping with a `kind`, got {data!r}.")
+    for cls in kinds:
+        if cls.kind == data["kind"]:
+            return cls.from_dict(data)
+    raise UnknownNameError(what, str(data["kind"]), [cls.kind for cls in kinds])

@@ -1,0 +1,150 @@
+"""Reading the folders of NYUv2 and CityScapes, whoever wrote them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy
+import torch
+from torch import Tensor
+
+from mtl_benchmarks.scenes.layout import SceneLayout, Scenes
+from mtl_core.checks import one_of
+from mtl_core.errors import InvalidInputError
+
+__all__ = ["SceneFolder", "folder_problems"]
+
+Split = Literal["train", "val"]
+_SHOWN = 3  # names in a message; a folder that was unpacked wrongly has hundreds
+
+
+class SceneFolder:
+    """The pictures and maps under ``ROOT/{train,val}/{image,label,depth,normal}/{0,1,2,…}.npy``.
+
+    Headers of all files are read at the start, so that a missing or truncated file is found before a run begins; the
+    numbers are read when they are asked for. ``val`` is what the papers test on; they have no validation set.
+
+    Args:
+        root: the data set's folder.
+        split: which part of it.
+        layout: which data set it is.
+
+    Attributes:
+        size: height and width of the pictures.
+
+    Raises:
+        InvalidInputError: files are missing, misnumbered, truncated or differently shaped; all that is wrong is named.
+    """
+
+    def __init__(self, root: str | Path, split: Split, layout: SceneLayout) -> None:
+        one_of("split", split, ("train", "val"))
+        self.folder, self.layout = Path(root) / split, layout
+        problems = folder_problems(root, split, layout)
+        if problems:
+            raise InvalidInputError(
+                f"`root` must hold {layout.name} as .npy files, got {len(problems)} problem(s):\n"
+                + "\n".join(f"- {problem}" for problem in problems)
+            )
+        self._n = len(_numbers(self.folder / "image")[0])
+        self.size: tuple[int, int] = tuple(_header(self.folder / "image" / "0.npy").shape[:2])
+
+    def __len__(self) -> int:
+        return self._n
+
+    def read(self, index: int) -> Scenes:
+        """One picture with its maps, as a batch of one.
+
+        Raises:
+            InvalidInputError: a label is no whole number from −1 to the number of classes, or a number is not finite.
+        """
+        if not 0 <= index < self._n:
+            raise InvalidInputError(f"`index` must be from 0 to {self._n - 1}, got {index}.")
+        labels = self._map(self.layout.labels, index)
+        valid = (labels == labels.round()) & (labels >= -1) & (labels < self.layout.n_classes)
+        if not bool(valid.all()):
+            raise InvalidInputError(
+                f"{self._path(self.layout.labels, index)}: labels must be whole numbers from -1 to "
+                f"{self.layout.n_classes - 1}, got {float(labels[~valid][0]):g}."
+            )
+        image, depth = (self._map(folder, index).movedim(-1, 0)[None] for folder in ("image", "depth"))
+        normals = self._map("normal", index).movedim(-1, 0)[None] if self.layout.normals else None
+        return Scenes.of(image, labels[None].long(), depth, normals)
+
+    def load(self, indices: Iterable[int]) -> Scenes:
+        """Several pictures with their maps, in this order."""
+        return Scenes.stack([self.read(index) for index in indices])
+
+    def _path(self, folder: str, index: int) -> Path:
+        return self.folder / folder / f"{index}.npy"
+
+    def _map(self, folder: str, index: int) -> Tensor:
+        path = self._path(folder, index)
+        try:
+            found = numpy.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InvalidInputError(f"{path} must be a readable .npy file, got: {error}") from error
+        values = torch.from_numpy(found.astype(numpy.float32))
+        if not bool(torch.isfinite(values).all()):
+            raise InvalidInputError(f"{path} must hold finite numbers, got NaN or infinity.")
+        return values
+
+
+def folder_problems(root: str | Path, split: Split, layout: SceneLayout) -> list[str]:
+    """What is wrong with a split's files, each with the file's name; empty where a run can begin.
+
+    Args:
+        root: the data set's folder; it need not exist.
+        split: which part of it.
+        layout: which data set it is.
+    """
+    folder = Path(root) / split
+    missing = [str(folder / name) for name in layout.folders if not (folder / name).is_dir()]
+    if missing:
+        return [f"{path}: there is no such folder" for path in missing]
+    numbers, problems = _numbers(folder / "image")
+    if not numbers and not problems:
+        return [f"{folder / 'image'}: there is no .npy file"]
+    for name in layout.folders:
+        found, misnamed = _numbers(folder / name)
+        problems += [f"{folder / name / wrong}: must be named by a number, as 0.npy" for wrong in _few(misnamed)]
+        expected = set(range(max(len(numbers), max(found, default=-1) + 1)))
+        problems += [f"{folder / name / f'{k}.npy'}: is missing" for k in _few(sorted(expected - set(found)))]
+    return problems or _shape_problems(folder, layout, len(numbers))
+
+
+def _numbers(folder: Path) -> tuple[list[int], list[str]]:
+    """The numbers that name the files, in order, and the names that are no such numbers."""
+    names = sorted(path.name for path in folder.glob("*.npy"))
+    wrong = [name for name in names if not name[:-4].isdecimal() or name[:-4] != str(int(name[:-4]))]
+    return sorted(int(name[:-4]) for name in names if name not in wrong), wrong
+
+
+def _few(items: list[Any]) -> list[Any]:
+    return items[:_SHOWN]
+
+
+def _header(path: Path) -> Any:
+    """The file as an array that is not read yet; numpy refuses one that is shorter than its header says."""
+    return numpy.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _shape_problems(folder: Path, layout: SceneLayout, n: int) -> list[str]:
+    problems: list[str] = []
+    size: tuple[int, ...] | None = None
+    for name, channels in layout.folders.items():
+        found: list[str] = []
+        for k in range(n):
+            path = folder / name / f"{k}.npy"
+            try:
+                array = _header(path)
+            except (OSError, ValueError, EOFError) as error:
+                found.append(f"{path}: cannot be read: {error}")
+                continue
+            size = size or tuple(array.shape[:2])
+            expected = size if channels is None else (*size, channels)
+            if array.shape != expected or array.dtype.kind not in "fiu":
+                found.append(f"{path}: must be numbers of shape {expected}, got {array.dtype} of {array.shape}")
+        problems += _few(found)
+    return problems
