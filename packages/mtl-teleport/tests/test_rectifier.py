@@ -42,10 +42,18 @@ def test_no_zeros_by_its_input() -> None:
     assert _zeros_of_a_second_derivative(rectified) == 0
 
 
-@pytest.mark.parametrize(("layer", "own"), [(nn.ReLU(), True), (nn.ReLU(inplace=True), False), (nn.ReLU6(), False)])
-def test_layers(layer: nn.Module, own: bool) -> None:
+@pytest.mark.parametrize(
+    ("layer", "size", "own"),
+    [
+        (nn.ReLU(), 1 << 17, True),
+        (nn.ReLU(), (1 << 17) - 1, False),
+        (nn.ReLU(inplace=True), 1 << 17, False),
+        (nn.ReLU6(), 1 << 17, False),
+    ],
+)
+def test_layers(layer: nn.Module, size: int, own: bool) -> None:
     with lean_rectifiers(layer):
-        y = layer(torch.randn(3, requires_grad=True) * 2.0)
+        y = layer(torch.randn(size, requires_grad=True) * 2.0)
     assert y.grad_fn is not None
     assert (y.grad_fn.name() == "_ForwardBackward") is own
     assert "forward" not in vars(layer)

@@ -19,7 +19,9 @@ __all__ = ["lean_rectifiers", "rectified"]
 
 
 def lean_rectifiers(model: nn.Module) -> AbstractContextManager[None]:
-    """For a while, a model's rectifiers compute ``rectified``; those that write over their input are left alone.
+    """For a while, a model's rectifiers of many activations compute ``rectified``.
+
+    Those that write over their input are left alone.
 
     Args:
         model: the model.
@@ -27,8 +29,12 @@ def lean_rectifiers(model: nn.Module) -> AbstractContextManager[None]:
     return computed_by(model, (nn.ReLU,), {functional.relu: _own})
 
 
+_MANY = 1 << 17
+"""Activations from which on it pays: on an MLP of half as many per layer a search took 5 % more time, for 0.5 MiB."""
+
+
 def _own(input: Tensor, inplace: bool = False) -> Tensor | None:
-    return None if inplace else rectified(input)
+    return None if inplace or input.numel() < _MANY else rectified(input)
 
 
 def rectified(x: Tensor) -> Tensor:
