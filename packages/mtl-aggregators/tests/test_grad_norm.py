@@ -95,3 +95,14 @@ def test_a_layer_that_some_task_goes_past_is_named() -> None:
         step(problem, torch.ones(3, 2), optimizer, GradNorm())
     assert caught.value.tasks == ("a",)
     assert step(problem, torch.ones(3, 2), optimizer, GradNorm(layer="low")).weights is not None
+
+
+@pytest.mark.parametrize("factor", [0.3, 1 / 3, 1e-7, 2.0**-40, 1e7])
+@pytest.mark.parametrize("angle", [0.1, 0.3839, 1.4717, 2.5])
+def test_norms_that_differ_by_rounding_alone_leave_the_weights_alone(angle: float, factor: float) -> None:
+    other = torch.tensor(angle, dtype=torch.float64)
+    jacobian = factor * torch.stack([torch.stack([other.cos(), other.sin()]), torch.tensor([0.6, 0.8]).double()])
+    method = GradNorm()
+    for _ in range(3):
+        weights = method.weights(jacobian @ jacobian.T, losses=torch.ones(2, dtype=torch.float64))
+        assert weights.tolist() == [1.0, 1.0]

@@ -38,6 +38,9 @@ from mtl_core.extension import (
 
 __all__ = ["GradNorm"]
 
+_ROUNDING = 1e-12
+"""Relative difference of a norm and its target that float64 sums of squares leave: 1e-16 times the root of millions."""
+
 
 class GradNorm(GramianMethod):
     r"""Gradient normalisation: trained weights that keep the weighted gradient norms in a ratio of training rates.
@@ -131,7 +134,10 @@ class GradNorm(GramianMethod):
         norms = norms / size
         rates = ratios / ratios[present].mean()
         targets = (weights * norms)[present].mean() * rates.pow(self.alpha)
-        slope = torch.sign(weights * norms - targets) * norms
+        gap = weights * norms - targets
+        # A norm that meets its target has slope 0, a subgradient of |·| there. Adam's first step has full length whatever
+        # the slope, so the sign of a gap that is rounding alone would move the weights by all of the learning rate.
+        slope = torch.where(gap.abs() <= _ROUNDING * targets, torch.zeros_like(gap), torch.sign(gap)) * norms
         trained = self._adam.step(weights.numpy(), slope.numpy(), present.numpy())
         moved = torch.from_numpy(trained).clamp(min=1e-6)
         return moved * (len(moved) / moved.sum())
