@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -100,8 +101,8 @@ def test_a_layer_that_some_task_goes_past_is_named() -> None:
 @pytest.mark.parametrize("factor", [0.3, 1 / 3, 1e-7, 2.0**-40, 1e7])
 @pytest.mark.parametrize("angle", [0.1, 0.3839, 1.4717, 2.5])
 def test_norms_that_differ_by_rounding_alone_leave_the_weights_alone(angle: float, factor: float) -> None:
-    other = torch.tensor(angle, dtype=torch.float64)
-    jacobian = factor * torch.stack([torch.stack([other.cos(), other.sin()]), torch.tensor([0.6, 0.8]).double()])
+    rows = [[math.cos(angle), math.sin(angle)], [0.6, 0.8]]
+    jacobian = factor * torch.tensor(rows, dtype=torch.float64)
     method = GradNorm()
     for _ in range(3):
         weights = method.weights(jacobian @ jacobian.T, losses=torch.ones(2, dtype=torch.float64))

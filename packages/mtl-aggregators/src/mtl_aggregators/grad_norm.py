@@ -135,8 +135,8 @@ class GradNorm(GramianMethod):
         rates = ratios / ratios[present].mean()
         targets = (weights * norms)[present].mean() * rates.pow(self.alpha)
         gap = weights * norms - targets
-        # A norm that meets its target has slope 0, a subgradient of |·| there. Adam's first step has full length whatever
-        # the slope, so the sign of a gap that is rounding alone would move the weights by all of the learning rate.
+        # A norm that meets its target has slope 0, a subgradient of |·| there. Adam's first step has full length
+        # whatever the slope: the sign of a gap that is rounding alone would move the weights by the learning rate.
         slope = torch.where(gap.abs() <= _ROUNDING * targets, torch.zeros_like(gap), torch.sign(gap)) * norms
         trained = self._adam.step(weights.numpy(), slope.numpy(), present.numpy())
         moved = torch.from_numpy(trained).clamp(min=1e-6)
