@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -21,9 +23,11 @@ from mtl_core import (
     SkippedUpdate,
     StepOptions,
     StepReport,
+    TaskGradients,
     Weighting,
     step,
 )
+from mtl_core.extension import begin, collect_batch, finish
 from mtl_core.testing import TwoLayers, reference_jacobian, small_problem
 
 
@@ -420,3 +424,36 @@ def test_hooks_hear_of_each_step_once() -> None:
     handle.remove()
     step(problem, batch, optimizer, Fixed(1.0, 1.0))
     assert len(seen) == 3
+
+
+class TestGradientsAreUsedUp:
+    def _made(self, keep: Literal["jacobian", "gramian"]) -> tuple[TaskGradients, list[bool]]:
+        """The gradients after a step that was finished from them, and what was gone when the optimiser stepped."""
+        problem, batch = small_problem(2)
+        optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)
+        options = StepOptions(keep=keep)
+        begin(problem, optimizer, options)
+        gradients = collect_batch(problem, batch, options=options)
+        held = [weakref.ref(gradients.matrix)] if keep == "jacobian" else []
+        gone: list[bool] = []
+        optimizer.register_step_pre_hook(lambda *_: gone.extend(ref() is None for ref in held))
+        finish(problem, batch, optimizer, Fixed(0.5, 0.5), gradients, options=options)
+        return gradients, gone
+
+    def test_before_the_optimiser_steps(self) -> None:
+        assert self._made("jacobian")[1] == [True]
+
+    @pytest.mark.parametrize("keep", ["jacobian", "gramian"])
+    def test_and_refused_afterwards(self, keep: Literal["jacobian", "gramian"]) -> None:
+        gradients, _ = self._made(keep)
+        for read in (lambda: gradients.matrix, lambda: gradients.mean, lambda: gradients.combine(torch.ones(2))):
+            with pytest.raises(InvalidInputError, match="has let go of them"):
+                read()
+        with pytest.raises(InvalidInputError, match="has let go of them"):
+            gradients.rescale(torch.tensor(2.0))
+
+    def test_what_stays(self) -> None:
+        gradients, _ = self._made("jacobian")
+        assert torch.isfinite(gradients.losses).all()
+        assert gradients.host_gramian.shape == (2, 2)
+        assert gradients.untouched == ()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from mtl_teleport import Dense, LoRA
 from mtl_teleport.adapters import Adapter, AdapterSession
 from mtl_teleport.conditions import Conditions
 from mtl_teleport.sharpness import AscentSharpness, ExactSharpness, Point, RandomSharpness, Sharpness
+from mtl_teleport.sharpness.exact import HalfSquare
 
 R = torch.tensor([0.5, 1.5], dtype=torch.float64)
 
@@ -294,3 +296,27 @@ def test_the_radius_of_each_estimate() -> None:
     """The paper's for random perturbations; that of sharpness-aware minimisation for a step of ascent."""
     assert RandomSharpness().radius == 1e-4
     assert AscentSharpness().radius == 0.05
+
+
+def test_a_scaled_search_sees_the_same() -> None:
+    session, x = _session(LoRA(rank=2))
+    expected = ExactSharpness().slopes(_at(session, x)).directions()
+    session.conditions = Conditions(loss_scale=1024.0)
+    for found, one in zip(ExactSharpness().slopes(_at(session, x)).directions(), expected, strict=True):
+        torch.testing.assert_close(found, one)
+
+
+def test_gradients_go_one_by_one_in_the_second_differentiation() -> None:
+    x = torch.randn(5, requires_grad=True)
+    doubled = x * 2.0
+    first, second = doubled.sin(), doubled.cos()  # the last operation is differentiated first
+    expected = (2.0 * (first * doubled.cos() - second * doubled.sin())).detach()
+    last = weakref.ref(second.untyped_storage())
+    square = HalfSquare.apply(torch.ones(()), False, first, second)  # type: ignore[no-untyped-call]
+    gone: list[bool] = []
+    first.register_hook(lambda gradient: gone.append(last() is None))
+    del second
+    assert last() is not None
+    (found,) = torch.autograd.grad(square, x)
+    assert gone == [True]
+    torch.testing.assert_close(found, expected)

@@ -39,7 +39,7 @@ def finish(
         batch: the batch, for methods that look at the losses again after the update.
         optimizer: the optimiser, its gradients cleared.
         method: a weighting, loss weighting, aggregator or callable (a ``Method`` owns its step and has no second half).
-        gradients: from ``collect_batch``.
+        gradients: from ``collect_batch``; used up: they are gone before the optimiser's step.
         options: the step's options.
 
     Returns:
@@ -65,6 +65,9 @@ def finish(
         assert weights is not None
         gradients.assign_combination(weights, factor=factor)
     gradients.assign_heads(weights if options.heads == "weighted" else None)
+    # The optimiser needs room of its own, and the callers of this function hold on to what they have given.
+    del vector
+    gradients.drop()
     undone = conclude(problem, batch, optimizer, method, gradients.losses, options, ranks)
     events: tuple[Event, ...] = (*(Note(text) for text in gradients.notes), *undone, *events_of(method))
     return StepReport(gradients.losses, weights, host, problem.tasks, events, _skipped(problem, gradients))

@@ -6,21 +6,22 @@ peak: on the SegNet-like net of ``benchmarks/teleport.py`` 27 of 91 MiB.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+
+from mtl_teleport.layers import computed_by
 
 __all__ = ["batch_norm", "lean_batch_norm"]
 
 
-@contextmanager
-def lean_batch_norm(model: nn.Module) -> Iterator[None]:
+_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def lean_batch_norm(model: nn.Module) -> AbstractContextManager[None]:
     """For a while, a model's batch norm layers that use a batch's own statistics compute ``batch_norm`` of this module.
 
     With running statistics torch's own is left in place: its second derivative is elementwise there. Layers of a class
@@ -29,40 +30,7 @@ def lean_batch_norm(model: nn.Module) -> Iterator[None]:
     Args:
         model: the model.
     """
-    # A layer's own `forward` and no mode around the whole model: `torch.autograd.grad` suspends every mode, and what a
-    # checkpoint recomputes in a backward pass was torch's batch norm then, with another number of saved tensors.
-    layers = [m for m in model.modules() if type(m) in _LAYERS and "forward" not in vars(m)]
-    for layer in layers:
-        layer.forward = partial(_forward, layer)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
-_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-
-def _forward(layer: nn.Module, x: Tensor) -> Tensor:
-    with _Instead():
-        found: Tensor = type(layer).forward(layer, x)
-    return found
-
-
-class _Instead(TorchFunctionMode):
-    """While active, ``functional.batch_norm`` is that of this module where it can be."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Call ``func``, or what stands in its place."""
-        kwargs = kwargs or {}
-        if func is functional.batch_norm:
-            found = _own(*args, **kwargs)
-            if found is not None:
-                return found
-        return func(*args, **kwargs)
+    return computed_by(model, _LAYERS, {functional.batch_norm: _own})
 
 
 def _own(

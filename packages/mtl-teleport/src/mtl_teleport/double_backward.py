@@ -12,6 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mtl_core import InvalidInputError
 from mtl_teleport.batch_norm import lean_batch_norm
+from mtl_teleport.convolution import lean_convolutions
+from mtl_teleport.rectifier import lean_rectifiers
 
 __all__ = ["check_functions", "told_what_to_do", "twice_differentiable"]
 
@@ -25,6 +27,7 @@ def twice_differentiable(
     """Evaluate a model by operations that can be differentiated twice, where torch has several to choose from.
 
     The fused kernels of attention and cuDNN's recurrent layers cannot; the same functions by plain operations can.
+    Batch norm, convolutions and rectifiers have second derivatives of this package, which need less memory.
 
     Args:
         model: the model.
@@ -34,7 +37,8 @@ def twice_differentiable(
         if around is not None:
             stack.enter_context(around())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(lean_batch_norm(model))
+        for lean in (lean_batch_norm, lean_convolutions, lean_rectifiers):
+            stack.enter_context(lean(model))
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
             cudnn = torch.backends.cudnn
             stack.enter_context(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -15,9 +16,9 @@ from mtl_core.collecting.rows import GradientRows
 from mtl_core.collecting.sparse import SparseRows
 from mtl_core.collecting.writing import put, write_vector
 from mtl_core.distributed import sum_over_ranks_
-from mtl_core.errors import InvalidJacobianError
+from mtl_core.errors import InvalidInputError, InvalidJacobianError
 
-__all__ = ["DenseStore", "GradientStore"]
+__all__ = ["DenseStore", "DroppedStore", "GradientStore"]
 
 
 class GradientStore(ABC):
@@ -270,3 +271,34 @@ class DenseStore(GradientStore):
         self.forget_rows()
         sum_over_ranks_([matrix], group)
         matrix.mul_(share.to(matrix.dtype).unsqueeze(1))
+
+
+class DroppedStore(GradientStore):
+    """Gradients that were used up: which parameters they touched is known still, and nothing else."""
+
+    @property
+    def matrix(self) -> NoReturn:
+        """There is none.
+
+        Raises:
+            InvalidInputError: always, as from all that asks for the gradients.
+        """
+        self._refuse()
+
+    def gramian(self) -> NoReturn:
+        """There is none."""
+        self._refuse()
+
+    def combine(self, weights: Tensor, gramian: Tensor | None) -> NoReturn:
+        """There is none."""
+        self._refuse()
+
+    def rescale(self, factor: Tensor) -> NoReturn:
+        """There are none."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise InvalidInputError(
+            "`gradients` must be there to be read, got those of a step that was made, which has let go of them. Read "
+            "them before the step, or collect them again."
+        )

@@ -14,7 +14,7 @@ from torch import Tensor
 from mtl_core.collecting.backward import check_finite_losses, is_on_host
 from mtl_core.collecting.heads import HeadGradients
 from mtl_core.collecting.scattered import ScatteredStore
-from mtl_core.collecting.store import DenseStore, GradientStore
+from mtl_core.collecting.store import DenseStore, DroppedStore, GradientStore
 from mtl_core.distributed import sum_over_ranks_
 from mtl_core.errors import InvalidInputError, NonFiniteGradientError
 
@@ -360,6 +360,15 @@ class TaskGradients:
         """Forget the heads' gradients, which frees their memory."""
         self._heads = HeadGradients((), (), self.present, self.n_tasks)
         self._head_flags = None
+
+    def drop(self) -> None:
+        """Let go of the gradients, or the graph that makes them, which frees their memory.
+
+        Losses, the Gramian if it was asked for, and which parameters were touched stay.
+        """
+        self._settle()
+        self._store = DroppedStore(self.parameters, self.n_tasks, self._store.touched)
+        self.drop_heads()
 
     def _settle(self) -> None:
         """Make sure that it is known which parameters some rank touches; it travels with the Gramian."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from mtl_teleport.sharpness.estimate import Estimate, Sharpness, Slopes
 from mtl_teleport.sharpness.point import Point, norm
 from mtl_teleport.sharpness.task_slopes import task_slopes
 
-__all__ = ["ExactSharpness"]
+__all__ = ["ExactSharpness", "HalfSquare"]
 
 
 class ExactSharpness(Sharpness):
@@ -55,17 +57,40 @@ class ExactSharpness(Sharpness):
         check_functions(point.combination(point.weights))
         found = task_slopes(point, retain_graph=True)
         gain, gradients = _differentiable(point)
+        # The one holder of the gradients from here on, which are as large as the parameters: held in a list, they
+        # would outlive the second differentiation, of which each is needed only where it begins.
+        is_scaled = point.session.conditions.loss_scale != 1.0
+        square: Tensor = HalfSquare.apply(gain, is_scaled, *gradients)  # type: ignore[no-untyped-call]
+        del gradients
 
         def directions() -> tuple[Tensor, Tensor]:
-            seeds = [g.detach() for g in gradients]
-            products = point.session.differentiate_all(gradients, point.inputs, at=point.values, seeds=seeds)
-            # As large as the parameters, and not needed again; this function lives on until the next point.
-            gradients.clear()
-            del seeds
+            products = point.session.differentiate(square, point.inputs, at=point.values, retain_graph=False)
             upward = point.pull_back(products)
             return upward / _or_one(gain).to(upward), found.rows
 
         return Slopes(gain, directions, found.gramian)
+
+
+class HalfSquare(torch.autograd.Function):
+    """Half the squared norm of tensors, which are its derivative, and which are let go as they are handed over.
+
+    A pass through it frees each tensor once the operation that made it has been differentiated.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gain: Tensor, is_scaled: bool, *tensors: Tensor) -> Tensor:
+        """From the norm, whether the pass starts from anything but 1, and the tensors."""
+        ctx.is_scaled = is_scaled
+        ctx.tensors = [tensor.detach() for tensor in tensors]
+        return gain.square() / 2
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        """The tensors; once at most."""
+        found, ctx.tensors = ctx.tensors, []
+        if ctx.is_scaled:
+            found = [tensor * gradients[0].to(tensor) for tensor in found]
+        return (None, None, *found)
 
 
 def _differentiable(point: Point) -> tuple[Tensor, list[Tensor]]:
