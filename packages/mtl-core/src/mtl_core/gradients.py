@@ -21,14 +21,13 @@ from mtl_core.collecting.backward import (
     is_on_host,
     sequential_rows,
 )
+from mtl_core.collecting.cut import cut_of, heads_above
 from mtl_core.collecting.deferred import DeferredStore, through_features, weighted_backward
 from mtl_core.collecting.flat import Row
 from mtl_core.collecting.graph import (
     Outputs,
     batches_well,
     check_attached,
-    cut_of,
-    heads_above,
     is_compiled,
     reached_by_any,
 )

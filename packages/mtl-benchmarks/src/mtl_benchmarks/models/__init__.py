@@ -8,8 +8,9 @@ from mtl_benchmarks.models.edge_convolution import EdgeConvolution
 from mtl_benchmarks.models.graph_mpnn import GraphMPNN
 from mtl_benchmarks.models.grouped_molecules import Graphs, GroupedMolecules, MoleculeGroup
 from mtl_benchmarks.models.hard_sharing import HardSharing
+from mtl_benchmarks.models.message_passing import QM9_TARGETS
 from mtl_benchmarks.models.mmoe import MMoE
-from mtl_benchmarks.models.mpnn import MPNN, QM9_TARGETS
+from mtl_benchmarks.models.mpnn import MPNN
 from mtl_benchmarks.models.mtan import MTAN
 from mtl_benchmarks.models.overlay_cnn import OverlayCNN
 from mtl_benchmarks.models.ple import CGC, PLE

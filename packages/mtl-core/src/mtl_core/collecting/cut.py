@@ -1,0 +1,131 @@
+"""Where a backward pass is cut in two: at the features, between the heads and the trunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from mtl_core.collecting.graph import Outputs, edge_of, edges_of, nodes_of, roots_of, start_edge, start_of
+from mtl_core.errors import InvalidInputError
+
+__all__ = ["cut_of", "heads_above"]
+
+
+def heads_above(
+    outputs: Outputs,
+    names: Sequence[str],
+    features: Sequence[Tensor],
+    shared: Sequence[Tensor],
+    heads: Sequence[Tensor],
+) -> list[list[int]]:
+    """Which of the heads' parameters each loss depends on, between it and the features.
+
+    Raises:
+        InvalidInputError: naming the tasks whose loss reaches the shared parameters past the features.
+    """
+    # A feature may itself be a shared parameter: then it is an end of the heads and no way past the features.
+    numbers = [k for k, h in enumerate(heads) if h.requires_grad]
+    edges = edges_of([*features, *shared, *[heads[k] for k in numbers]])
+    below = len(features) + len(shared)
+    ends = set(edges[: len(features)])
+    trunk = set(edges[len(features) : below]) - ends
+    places = dict(zip(edges[below:], numbers, strict=True))
+    found: list[list[int]] = []
+    past: list[str] = []
+    for name, root in zip(names, roots_of(outputs), strict=True):
+        # Ends count as seen, so that the walk stops at them and leaves the trunk alone.
+        seen = set(ends)
+        stack = [] if root is None else [edge for edge in (start_edge(root),) if edge not in seen]
+        seen.update(stack)
+        own: list[int] = []
+        while stack:
+            edge = stack.pop()
+            if edge in trunk:
+                past.append(name)
+                break
+            if edge in places:
+                own.append(places[edge])
+            for child, output in edge[0].next_functions:
+                if child is not None and (child, output) not in seen:
+                    seen.add((child, output))
+                    stack.append((child, output))
+        found.append(own)
+    if past:
+        raise InvalidInputError(
+            "`features` must be the only way from the shared parameters to the losses, got another way for tasks "
+            f"{past}. "
+            "Give in addition the tensor by which they get past, as it leaves the trunk, or leave `features` out."
+        )
+    return found
+
+
+def cut_of(features: Sequence[Tensor], outputs: Outputs, shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The features through which a backward pass may be cut in two, none of them computed from another.
+
+    The gradient by a feature counts what reaches it through the others. Where one of them is computed from another, its
+    part would go through the trunk a second time. One that depends on the trunk by others only adds nothing to the cut
+    and is left out.
+
+    Args:
+        features: the trunk's outputs, each once.
+        outputs: the losses, for the diagnosis of a compiled model.
+        shared: the shared parameters.
+
+    Raises:
+        InvalidInputError: one feature depends on another and, besides, on the trunk by a way of its own; or the losses
+            leave one compiled graph together with the features.
+    """
+    if len(features) < 2:
+        _refuse_compiled(features, outputs)
+        return tuple(features)
+    edges = {edge: i for i, edge in enumerate(edges_of(features))}
+    trunk = set(edges_of(shared))
+    kept: list[Tensor] = []
+    for i, z in enumerate(features):
+        above, beside = _ends(z, edges, trunk)
+        # One that depends on others and on nothing else of the trunk is dropped: the others' gradients carry its part.
+        if not above:
+            kept.append(z)
+        elif beside:
+            raise InvalidInputError(
+                f"`features` must not be computed from one another, got entry {i}, which depends on "
+                f"entries {sorted(above)} and on the trunk besides: its part of the gradient would count twice. Give "
+                "the tensors that leave the trunk, before they are combined, or leave `features` out."
+            )
+    _refuse_compiled(kept, outputs)
+    return tuple(kept)
+
+
+def _ends(feature: Tensor, edges: dict[tuple[Node, int], int], trunk: set[tuple[Node, int]]) -> tuple[set[int], bool]:
+    """Which other features one is computed from, and whether it reaches a shared parameter past them."""
+    start = edge_of(feature)
+    above: set[int] = set()
+    beside = False
+    stack = [(child, output) for child, output in start[0].next_functions if child is not None]
+    seen = set(stack)
+    while stack:
+        edge = stack.pop()
+        if edge in edges:
+            # Not through it: what lies beyond is the other feature's own way to the trunk.
+            above.add(edges[edge])
+            continue
+        beside |= edge in trunk
+        for child, output in edge[0].next_functions:
+            if child is not None and (child, output) not in seen:
+                seen.add((child, output))
+                stack.append((child, output))
+    return above, beside
+
+
+def _refuse_compiled(features: Sequence[Tensor], outputs: Outputs) -> None:
+    """Make sure that the losses are computed from the features, and not beside them in one compiled graph."""
+    # A compiled graph is one node with several outputs. Where losses and features are outputs of the same node, no
+    # backward pass can start at the one and stop at the other.
+    made = {node for node in nodes_of(features) if node.name().startswith("CompiledFunction")}
+    if made and any(root is not None and start_of(root) in made for root in roots_of(outputs)):
+        raise InvalidInputError(
+            "`features` must lie between the trunk and the losses, got features and losses that leave one compiled "
+            "graph together. Compile the trunk alone and compute the heads and losses outside, or leave `features` out."
+        )
