@@ -84,7 +84,7 @@ def ablate(
         return RunConfig.resolve(benchmark, method, teleport, seed=seed, epochs=epochs)
 
     def train(configs: Sequence[RunConfig]) -> list[RunResult]:
-        return run_all(configs, out, processes=processes, progress=lambda result: said(_told(result)))
+        return run_all(configs, out, processes=processes, progress=lambda result: said(_told(result)), say=said)
 
     def matched(variant: Variant, seed: int) -> Choice | None:
         assert variant.like is not None
@@ -224,7 +224,7 @@ def main(arguments: Sequence[str], console: Console) -> None:
             out=options.out,
             epochs=options.epochs,
             processes=options.processes,
-            progress=lambda line: console.print(f"  {line}", highlight=False),
+            progress=lambda line: console.print(f"  {line}", markup=False, highlight=False),
         )
         title = f"{' '.join(words)}: {options.method}, and what of a teleport matters; {len(seeds)} seeds"
         metric = problem.main_metric

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mtl_core import InvalidInputError, MissingExtraError, SolverError, UnknownNameError
+from mtl_core import InvalidInputError, MissingExtraError, NonFiniteStateError, SolverError, UnknownNameError
 
 __all__ = ["main"]
 
@@ -50,13 +50,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InvalidInputError, MissingExtraError) as error:
         print(f"mtl-bench: {error}", file=sys.stderr)
         return 2
-    except SolverError as error:
+    except (SolverError, NonFiniteStateError) as error:
         print(f"mtl-bench: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Whoever read the output has stopped. What Python would flush at its end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        print(f"mtl-bench: {_system(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("mtl-bench: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
     return 0
+
+
+def _system(error: OSError) -> str:
+    """What the system says of a file that is none of a run's, such as a figure or a module."""
+    what = "a file" if error.filename is None else repr(os.fspath(error.filename))
+    return f"{what} must be usable, got {error.strerror or error}. See to it, and give the same command again."
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from mtl_benchmarks.options import Choice
 from mtl_benchmarks.report import Moves, moves
 from mtl_benchmarks.runner import RunResult
 from mtl_benchmarks.session import execute, open_console, print_report, with_baselines
-from mtl_core import InvalidInputError, MissingExtraError
+from mtl_core import InvalidInputError, MissingExtraError, NonFiniteStateError
 
 __all__ = ["main"]
 
@@ -40,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InvalidInputError, MissingExtraError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
+    except NonFiniteStateError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

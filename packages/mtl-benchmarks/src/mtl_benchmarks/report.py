@@ -16,9 +16,10 @@ from scipy.special import stdtrit
 from mtl_benchmarks.baselines import own_baselines
 from mtl_benchmarks.components import make_benchmark
 from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.files import entries, exists
+from mtl_benchmarks.marker import LOCK, MARKER, kind_of
 from mtl_benchmarks.metrics import Metric, delta_m, mean_rank
-from mtl_benchmarks.results import MARKER
-from mtl_benchmarks.runner import RunResult, load_result
+from mtl_benchmarks.runner import RunResult, distinct, load_result
 from mtl_core import ResultsDirectoryError
 
 __all__ = ["Estimate", "Group", "Moves", "comparison_table", "find_runs", "group_runs", "moves", "moves_table"]
@@ -146,10 +147,11 @@ def find_runs(paths: Iterable[str | Path], *, siblings: bool = True) -> tuple[li
     beside: dict[Path, RunResult] = {}
     for given in paths:
         path = Path(given)
-        if (path / "config.json").is_file():
+        kind = kind_of(path)
+        if kind == "run":
             asked[path.resolve()] = load_result(path)
             parent = path.resolve().parent
-        elif (path / MARKER).is_file():
+        elif kind == "collection":
             parent = path.resolve()
             for directory in _complete(parent):
                 asked[directory] = load_result(directory)
@@ -164,13 +166,13 @@ def find_runs(paths: Iterable[str | Path], *, siblings: bool = True) -> tuple[li
 
 
 def _complete(collection: Path) -> list[Path]:
-    return sorted(
-        path for path in collection.iterdir() if (path / "result.json").is_file() and (path / MARKER).is_file()
-    )
+    found = [collection / name for name in entries(collection) if exists(collection / name / "result.json")]
+    # One that has lost its marker is refused where it is read, and not passed over.
+    return [path for path in found if exists(path / MARKER) or exists(path / LOCK)]
 
 
 def group_runs(runs: Sequence[RunResult], *, others: Sequence[RunResult] = ()) -> list[Group]:
-    """Group runs that differ in their seed alone.
+    """Group runs that differ in their seed alone. A copy of a run counts once: it is no second seed.
 
     Args:
         runs: complete runs.
@@ -178,9 +180,12 @@ def group_runs(runs: Sequence[RunResult], *, others: Sequence[RunResult] = ()) -
 
     Returns:
         Groups in the order of their first runs, single-task groups last.
+
+    Raises:
+        ResultsDirectoryError: two runs of one configuration and seed have other values.
     """
     grouped: dict[str, list[RunResult]] = {}
-    for run in runs:
+    for run in distinct(runs):
         grouped.setdefault(run.config.digest(with_seed=False), []).append(run)
     members = sorted(grouped.values(), key=lambda group: group[0].config.is_single_task)
     labels = _labels([group[0].config for group in members])

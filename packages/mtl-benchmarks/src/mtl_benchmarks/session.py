@@ -16,7 +16,7 @@ from mtl_benchmarks.components import make_benchmark
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.report import comparison_table, group_runs, moves_table
 from mtl_benchmarks.results import Collection
-from mtl_benchmarks.runner import RunResult, run
+from mtl_benchmarks.runner import RunResult, distinct, run
 from mtl_benchmarks.trainer import Progress
 
 __all__ = ["execute", "open_console", "planned", "print_report", "with_baselines"]
@@ -26,8 +26,9 @@ _REFRESH = 0.2
 
 def open_console() -> Console:
     """A console as wide as the terminal; where the output goes to a file or pipe, wide enough for the tables."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
+    # Names and paths are printed as they are: brackets in them are no mark-up, and :words: no pictures.
+    console = Console(markup=False, emoji=False)
+    return console if console.is_terminal else Console(width=200, markup=False, emoji=False)
 
 
 def with_baselines(configs: Sequence[RunConfig]) -> tuple[RunConfig, ...]:
@@ -76,7 +77,12 @@ def _with_bar(config: RunConfig, collection: Collection, checkpoint_every: int |
             bar, total=now.total, completed=now.done, state=f"{losses}" + (f" · {moved} teleports" if moved else "")
         )
 
-    result = run(config, collection.run_path(config.name), checkpoint_every=checkpoint_every, progress=progress)
+    def say(text: str) -> None:
+        bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    result = run(
+        config, collection.run_path(config.name), checkpoint_every=checkpoint_every, progress=progress, say=say
+    )
     steps = max(1, bars.tasks[bars.task_ids.index(bar)].completed)
     bars.update(bar, total=steps, completed=steps, state="done")
     return result
@@ -89,7 +95,11 @@ def print_report(
     others: Sequence[RunResult] = (),
     figures: Path | None = None,
 ) -> None:
-    """One table per benchmark and case; figures of all of them if a directory is given."""
+    """One table per benchmark and case; figures of all of them if a directory is given. Copies of a run count once."""
+    given, runs = runs, distinct(runs)
+    for copy in given:
+        if not any(copy is run for run in runs):
+            console.print(f"counted once: {copy.directory} is a copy of another run", markup=False, soft_wrap=True)
     for title, members in by_problem(runs).items():
         pool = [run for run in others if _problem(run.config) == title]
         groups = group_runs(members, others=pool)

@@ -67,6 +67,7 @@ def study(
     epochs: int | None = None,
     processes: int = 1,
     progress: Callable[[RunResult], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[list[StudyRow], list[RunResult]]:
     """Train every method with every seed on one case of a benchmark; complete runs are only read.
 
@@ -79,6 +80,7 @@ def study(
         epochs: None: as the benchmark's protocol says.
         processes: how many runs at a time.
         progress: called with each result.
+        say: called with what a person should know, see ``run``; None: a warning.
 
     Returns:
         one row per method, and all runs, the single-task ones first.
@@ -95,7 +97,7 @@ def study(
 
     planned = {(k, way or ALONE, s): resolve(m, way, s) for way in ways for k, m in enumerate(methods) for s in seeds}
     first = with_baselines(list(planned.values()))
-    runs = run_all(first, out, processes=processes, progress=progress)
+    runs = run_all(first, out, processes=processes, progress=progress, say=say)
     by_name = {result.config.name: result for result in runs}
     found = {key: by_name[config.name] for key, config in planned.items()}
     if CONTROL in wanted:
@@ -106,7 +108,7 @@ def study(
                 # Where nothing moved there is nothing to match, and the control is the method alone.
                 move = Choice(CONTROL, {"length": lengths}) if lengths else None
                 controls[k, CONTROL, seed] = resolve(method, move, seed)
-        moved = run_all(list(controls.values()), out, processes=processes, progress=progress)
+        moved = run_all(list(controls.values()), out, processes=processes, progress=progress, say=say)
         runs += [run for run in moved if run.config.name not in by_name]
         found |= dict(zip(controls, moved, strict=True))
     baselines = own_baselines(next(iter(planned.values())), runs)
@@ -199,7 +201,7 @@ def main(arguments: Sequence[str], console: Console) -> None:
         nonlocal done
         done += 1
         line = f"  {done}: {result.config.label}, seed {result.config.seed}: {result.seconds:.1f} s"
-        console.print(line, highlight=False)
+        console.print(line, markup=False, highlight=False)
 
     found: list[tuple[str, list[StudyRow]]] = []
     for case in problem.cases():
@@ -213,6 +215,7 @@ def main(arguments: Sequence[str], console: Console) -> None:
             epochs=options.epochs,
             processes=options.processes,
             progress=progress,
+            say=lambda text: console.print(f"  {text}", markup=False, highlight=False, soft_wrap=True),
         )
         print_report([run for run in runs if run.config.teleport is None or run.config.teleport.name == COST], console)
         found.append((f"{' '.join(words)}, {len(seeds)} seeds", rows))
