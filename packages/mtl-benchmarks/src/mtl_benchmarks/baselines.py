@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from mtl_benchmarks.components import make_benchmark
 from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.copies import distinct
 from mtl_benchmarks.metrics import Baseline
-from mtl_benchmarks.runner import RunResult, distinct
+from mtl_benchmarks.runner import RunResult
 
 __all__ = ["own_baselines", "single_task_configs", "single_tasks"]
 
@@ -41,7 +42,7 @@ def own_baselines(config: RunConfig, runs: Iterable[RunResult]) -> tuple[Baselin
     """
     wanted = {single.digest(with_seed=False): single for single in single_task_configs(config)}
     found: dict[str, list[RunResult]] = {digest: [] for digest in wanted}
-    for run in distinct(runs):
+    for run in distinct(runs)[0]:
         digest = run.config.digest(with_seed=False)
         if digest in found:
             found[digest].append(run)

@@ -237,8 +237,11 @@ class RunDirectory:
 
     def read_metrics(self) -> list[dict[str, str]]:
         """The rows of ``metrics.csv`` written so far."""
-        rows = self._rows("metrics.csv")
-        return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]] if rows else []
+        return self._named_rows("metrics.csv")
+
+    def read_cosines(self) -> list[dict[str, str]]:
+        """The rows of ``cosines.csv`` written so far."""
+        return self._named_rows("cosines.csv")
 
     def read_trace(self) -> list[list[float]]:
         """The recorded path, one row per step, or nothing."""
@@ -246,6 +249,10 @@ class RunDirectory:
             return [[float(cell) for cell in row] for row in self._rows("trace.csv")[1:]]
         except ValueError as error:
             raise damaged(self.path / "trace.csv", str(error)) from None
+
+    def _named_rows(self, name: str) -> list[dict[str, str]]:
+        rows = self._rows(name)
+        return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]] if rows else []
 
     def _rows(self, name: str) -> list[list[str]]:
         file = self.path / name

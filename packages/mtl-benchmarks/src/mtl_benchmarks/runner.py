@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from mtl_benchmarks.checkpoint import config_digest
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.following import follow
 from mtl_benchmarks.loading import Loading
+from mtl_benchmarks.observers import Observer, Watching
 from mtl_benchmarks.precision import arithmetic
 from mtl_benchmarks.randomness import seeded
 from mtl_benchmarks.ranks import current_ranks
@@ -23,7 +24,7 @@ from mtl_benchmarks.work import Work
 from mtl_core import DamagedFileError, InvalidParameterError, ResultsDirectoryError
 from mtl_core.checks import positive_int
 
-__all__ = ["RunResult", "distinct", "load_result", "run"]
+__all__ = ["RunResult", "load_result", "run", "warn"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def run(
     *,
     checkpoint_every: int | None = None,
     progress: Callable[[Progress], None] | None = None,
+    observers: Sequence[Observer] = (),
     loading: Loading = Loading(),
     say: Callable[[str], None] | None = None,
 ) -> RunResult:
@@ -70,6 +72,7 @@ def run(
         directory: the run's own directory.
         checkpoint_every: steps between checkpoints on the way from one evaluation to the next; None: none there.
         progress: called after every step.
+        observers: see its steps and evaluations, and cannot change its numbers; not called for a complete run.
         loading: how data is read ahead, where a benchmark reads it sample by sample; what reads ends with the run.
         say: called with what a person should know, such as other versions than before the restart; None: a warning.
 
@@ -80,6 +83,7 @@ def run(
     touches the directory.
 
     Raises:
+        ObserverError: an observer raised an error; the text says which.
         InvalidParameterError: the configuration is one of another number of processes.
         ResultsDirectoryError: ``directory`` holds something else, a run with another configuration, one that another
             process is working on, or a damaged file; or it cannot be read or written. The text names the file.
@@ -99,7 +103,7 @@ def run(
         found: RunResult = follow(config, ranks, loading)
         return found
     with ranks.leading():
-        result = _run_first(config, directory, checkpoint_every, progress, loading, say or warn)
+        result = _run_first(config, directory, checkpoint_every, progress, loading, observers, say or warn)
         ranks.say("end")
     shared: RunResult = ranks.share(result)
     return shared
@@ -111,11 +115,13 @@ def _run_first(
     checkpoint_every: int | None,
     progress: Callable[[Progress], None] | None,
     loading: Loading,
+    observers: Sequence[Observer],
     say: Callable[[str], None],
 ) -> RunResult:
     files, settings = RunDirectory(directory), config.as_dict()
     if not _is_complete(files, settings):
         precise = arithmetic(config.training.precision, device=config.device)
+        watching = Watching(observers, config, files.path)
         with (
             files.working(settings) as unlocked,
             seeded(config.seed, threads=config.threads),
@@ -124,7 +130,8 @@ def _run_first(
         ):
             if unlocked is not None:
                 work.say(f"{unlocked}: see to it that no other process works on this run")
-            work.complete(every=checkpoint_every, progress=progress)
+            work.complete(every=checkpoint_every, progress=watching.beside(progress))
+            watching.finish()
     return load_result(directory)
 
 
@@ -164,30 +171,6 @@ def load_result(directory: str | Path) -> RunResult:
         result["run"],
         tuple(result["notes"]),
     )
-
-
-def distinct(runs: Iterable[RunResult]) -> list[RunResult]:
-    """Runs without copies of each other: of those with one configuration, seed included, the first.
-
-    The same training done twice gives the same values, and is no second seed.
-
-    Raises:
-        ResultsDirectoryError: two runs of one configuration have other values, so that one of them must be left out.
-    """
-    found: dict[str, RunResult] = {}
-    for result in runs:
-        first = found.setdefault(config_digest(result.config.as_dict()), result)
-        if _exact(first.values) != _exact(result.values):
-            raise ResultsDirectoryError(
-                f"`runs` must hold one run of each configuration and seed, got two of {result.config.label}, seed "
-                f"{result.config.seed}, with other values: {str(first.directory)!r} and {str(result.directory)!r}. "
-                "Leave one of them out."
-            )
-    return list(found.values())
-
-
-def _exact(values: Mapping[str, float]) -> dict[str, str]:
-    return {name: repr(value) for name, value in values.items()}  # so that NaN equals itself
 
 
 def warn(text: str) -> None:

@@ -13,7 +13,15 @@ from mtl_benchmarks.files import damaged
 
 __all__ = ["TABLES", "events_from", "lines", "rows_from", "table"]
 
-TABLES = ("metrics.csv", "times.csv", "events.jsonl", "trace.csv", "environment.json")
+TABLES = (
+    "metrics.csv",
+    "times.csv",
+    "steps.csv",
+    "cosines.csv",
+    "events.jsonl",
+    "trace.csv",
+    "environment.json",
+)
 """Names of the files that are written from the checkpoint and vouched for by the result."""
 
 

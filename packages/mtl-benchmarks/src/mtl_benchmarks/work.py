@@ -13,6 +13,7 @@ from mtl_benchmarks.environment import Sessions
 from mtl_benchmarks.files import digest_of, exists
 from mtl_benchmarks.loading import Loading
 from mtl_benchmarks.results import RunDirectory
+from mtl_benchmarks.series import PAIR_HEADER, STEP_HEADER
 from mtl_benchmarks.tables import lines, table
 from mtl_benchmarks.trainer import Progress, Trainer
 from mtl_core import (
@@ -193,6 +194,8 @@ class Work:
         found = {
             "metrics.csv": table(header, recorder.metric_rows(metrics)),
             "times.csv": table(("epoch", "step", "part", "seconds"), recorder.time_rows()),
+            "steps.csv": table(STEP_HEADER, recorder.series.step_rows()),
+            "cosines.csv": table(PAIR_HEADER, recorder.pair_rows()),
             "events.jsonl": lines(recorder.events),
             "environment.json": self.sessions.table(),
         }
