@@ -20,8 +20,9 @@ from mtl_benchmarks.command_line import parse_run
 from mtl_benchmarks.commands import COMMANDS, find_command
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.options import Choice
+from mtl_benchmarks.outcome import Best, EarlyStopping, MeanOfLast
 from mtl_benchmarks.schedules import Cosine, Plateau, Span, StepDecay
-from mtl_benchmarks.training import Best, Clip, EarlyStopping, MeanOfLast
+from mtl_benchmarks.training import Clip
 from mtl_core import NonFiniteLossError, SolverError
 
 SMALL = "--benchmark.n_train 64 --benchmark.n_test 40 --benchmark.width 2 --epochs 1 --batch_size 16"

@@ -70,3 +70,9 @@ def test_refusals() -> None:
         resolve("thing", Choice("thing", {"needed": 1, "part": "nothing"}), Thing, PARTS)
     with pytest.raises(InvalidParameterError, match="`part` must be one of"):
         resolve("thing", Choice("thing", {"needed": 1, "part": 3}), Thing, PARTS)
+
+
+def test_a_whole_number_is_the_number_it_is_written_as() -> None:
+    for written in (2, 2.0):
+        found = resolve("thing", Choice("thing", {"needed": 1, "factor": written}), Thing, PARTS).options
+        assert (found["factor"], type(found["factor"]), type(found["needed"])) == (2.0, float, int)

@@ -62,6 +62,8 @@ class RunDirectory:
     ``environment.json``        the sessions that worked on the run: versions, hardware, from where to where
     ``metrics.csv``             epoch, step, split, task, metric, unit, higher_is_better, value
     ``times.csv``               epoch, step, part, seconds: what the time since the evaluation before was spent on
+    ``steps.csv``               step, task, loss, weight, norm, of a thinned series of steps
+    ``cosines.csv``             epoch, step, task, other task, cosine of their gradients, of a thinned series
     ``events.jsonl``            one object per teleport: epoch, step and what the method reported
     ``trace.csv``               one row per step, where the benchmark records a path
     ``checkpoint.pt``           everything a restart needs; the other tables are written from it
@@ -238,6 +240,16 @@ class RunDirectory:
     def read_metrics(self) -> list[dict[str, str]]:
         """The rows of ``metrics.csv`` written so far."""
         return self._named_rows("metrics.csv")
+
+    def read_sessions(self) -> list[dict[str, Any]]:
+        """The processes that worked on the run: when each began, its environment, from where to where it went."""
+        file = self.path / "environment.json"
+        if not exists(file):
+            return []
+        try:
+            return [dict(session) for session in json.loads(read(file))]
+        except (ValueError, TypeError) as error:
+            raise damaged(file, f"content that cannot be read ({type(error).__name__})") from None
 
     def read_cosines(self) -> list[dict[str, str]]:
         """The rows of ``cosines.csv`` written so far."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtl_benchmarks.checkpoint import config_digest
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.following import follow
 from mtl_benchmarks.loading import Loading

@@ -109,6 +109,7 @@ def _with_bar(config: RunConfig, collection: Collection, plan: Plan, bars: Progr
         checkpoint_every=plan.checkpoint_every,
         progress=progress,
         observers=make_logs(plan.log),
+        loading=plan.loading,
         say=say,
     )
     steps = max(1, bars.tasks[bars.task_ids.index(bar)].completed)

@@ -26,6 +26,7 @@ from mtl_benchmarks.command_line.words import Words, split
 from mtl_benchmarks.comparison import find_runs
 from mtl_benchmarks.components import resolve_method
 from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.loading import Loading
 from mtl_benchmarks.matching_lengths import matching_lengths
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.signatures import summary_of
@@ -47,6 +48,7 @@ class Plan:
         baselines: whether the single-task runs of the same seeds belong to it.
         checkpoint_every: steps between checkpoints within an epoch.
         log: what every run is also written to, by the names of ``mtl_benchmarks.logs``.
+        loading: how data that is read sample by sample is read ahead.
     """
 
     configs: tuple[RunConfig, ...]
@@ -54,6 +56,7 @@ class Plan:
     baselines: bool
     checkpoint_every: int | None
     log: tuple[str, ...] = ()
+    loading: Loading = Loading()
 
 
 def parse_run(arguments: Sequence[str]) -> Plan | None:
@@ -175,6 +178,8 @@ def own_options(
                 "single-task",
             ),
             Option("--checkpoint_every", int, "steps between checkpoints within an epoch"),
+            Option("--workers", int, "processes that read data ahead, where it is read sample by sample", 0),
+            Option("--prefetch", int, "batches that each of them reads ahead", 2),
             Option("--log", Literal["csv", "tensorboard", "wandb"], "also write losses, weights and metrics to it"),
             *rest,
         ],
@@ -206,6 +211,7 @@ def _plan(request: Request) -> Plan:
         values.get("--baselines", "single-task") == "single-task",
         values.get("--checkpoint_every"),
         (values["--log"],) if values.get("--log") else (),
+        Loading(workers=values.get("--workers", 0), prefetch=values.get("--prefetch", 2)),
     )
 
 

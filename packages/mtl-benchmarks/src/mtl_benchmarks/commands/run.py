@@ -23,7 +23,7 @@ def _run(words: Sequence[str]) -> None:
             return
         if not ranks.is_first:
             for config in planned(plan):
-                run(config, plan.out)  # takes part in it, and touches no file
+                run(config, plan.out, loading=plan.loading)  # takes part in it, and touches no file
             return
         console = open_console()
         with ranks.leading():

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from mtl_benchmarks.comparison import Comparison, compare, find_runs, incomplete_runs
 from mtl_benchmarks.copies import distinct
-from mtl_benchmarks.files import write_atomically
 from mtl_benchmarks.figures import png
 from mtl_benchmarks.figures.gallery import toy_pictures
+from mtl_benchmarks.files import write_atomically
 from mtl_benchmarks.html_report.elements import element, picture
 from mtl_benchmarks.html_report.sections import commands, comparison_section, environments, runs_section
 from mtl_benchmarks.html_report.style import STYLE

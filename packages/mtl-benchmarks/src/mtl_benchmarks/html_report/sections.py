@@ -13,6 +13,7 @@ from mtl_benchmarks.comparison.protocols import differing, flat, short_name
 from mtl_benchmarks.components import make_benchmark
 from mtl_benchmarks.figures import pictures_of, png
 from mtl_benchmarks.html_report.elements import bullets, element, facts, picture, preformatted, table_of
+from mtl_benchmarks.results import RunDirectory
 from mtl_benchmarks.runner import RunResult
 
 __all__ = ["caveats", "commands", "comparison_section", "environments", "runs_section"]
@@ -82,17 +83,20 @@ def caveats(comparison: Comparison) -> list[str]:
     return found
 
 
-def _environment(run: RunResult) -> dict[str, Any]:
-    file = run.directory / "environment.json"
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+def _environments(run: RunResult) -> list[dict[str, Any]]:
+    """That of every process that worked on the run."""
+    return [session["environment"] for session in RunDirectory.existing(run.directory).read_sessions()]
 
 
 def _versions(runs: Iterable[RunResult]) -> dict[str, tuple[dict[str, Any], list[RunResult]]]:
     """Environments without what was typed, each once, with their runs."""
     found: dict[str, tuple[dict[str, Any], list[RunResult]]] = {}
     for run in runs:
-        kept = {key: value for key, value in _environment(run).items() if key not in ("argv", "threads")}
-        found.setdefault(json.dumps(kept, sort_keys=True), (kept, []))[1].append(run)
+        for environment in _environments(run):
+            kept = {key: value for key, value in environment.items() if key not in ("argv", "threads")}
+            members = found.setdefault(json.dumps(kept, sort_keys=True), (kept, []))[1]
+            if run not in members:
+                members.append(run)
     return found
 
 
@@ -110,7 +114,7 @@ def environments(runs: Sequence[RunResult]) -> str:
 def commands(runs: Sequence[RunResult]) -> str:
     """What was typed, as recorded, and how to repeat a single run."""
     typed = dict.fromkeys(
-        shlex.join(map(str, argv)) for argv in (_environment(run).get("argv") for run in runs) if argv
+        shlex.join(map(str, environment["argv"])) for run in runs for environment in _environments(run)
     )
     parts = ['<section id="commands">', element("h2", "Commands to repeat")]
     if typed:
