@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -122,9 +123,25 @@ def pytest(session: nox.Session, *arguments: str) -> None:
     session.run("python", "-m", "pytest", "-n", "auto", "--maxprocesses", "4", *arguments, env=env)
 
 
+def provide_browser(session: nox.Session) -> None:
+    """A Chromium for the tests that look at the HTML report: the system's, or Debian's where it can be installed.
+
+    Without either these tests are skipped, and say so.
+    """
+    if any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):
+        return
+    if shutil.which("apt-get") is None or not hasattr(os, "geteuid") or os.geteuid() != 0:
+        session.log("no Chromium here, and no right to install it: the HTML report is not opened in a browser")
+        return
+    for arguments in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+        session.run("apt-get", "--quiet", *arguments, external=True, silent=True, success_codes=[0, 100])
+
+
 def run_tests(session: nox.Session, package: str, torch: str = TORCH) -> None:
     """Install a package, those below it and its test group; run its tests and the examples in its docstrings."""
     install(session, LADDER[package], *group("test"), *group("test", f"packages/{package}"), torch=torch)
+    if package == "mtl-benchmarks":
+        provide_browser(session)
     pytest(session, f"packages/{package}", *session.posargs)
 
 

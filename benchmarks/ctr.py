@@ -24,7 +24,7 @@ import torch
 from mtl_aggregators import FAMO, LS, MARIGOLD, MGDA, AuxiliaryWeights, Bilevel, MainTasks
 from mtl_benchmarks import CTR
 from mtl_benchmarks.benchmarks.ctr import ne_gain
-from mtl_benchmarks.report import Estimate
+from mtl_benchmarks.comparison import Estimate
 from mtl_core import step
 
 

@@ -31,7 +31,7 @@ from mtl_benchmarks import Choice
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.command_line import parse_choice, parse_seeds
 from mtl_benchmarks.components import make_benchmark, resolve_benchmark
-from mtl_benchmarks.figures import _figure, _save
+from mtl_benchmarks.figures.drawing import new_figure, save
 from mtl_core import Problem, mean_cosines
 from mtl_core.extension import collect_problem
 from mtl_teleport import COST, DominatedConflict, RandomTeleport
@@ -209,7 +209,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> Path:
         "smallest cosine after": ("cosine after", "other cosine after", 1.0),
         "drift [%]": ("drift", "other drift", 100.0),
     }
-    figure = _figure(figsize=(11, 3.6))
+    figure = new_figure(11, 3.6)
     for number, (heading, (own, other, factor)) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, 3, number)
         for side, name in enumerate((own, other)):
@@ -229,7 +229,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> Path:
     axes.set_xticks(range(1, len(kinds) + 1), kinds, fontsize=8)
     axes.axhline(1.0, color="grey", linewidth=0.8)
     axes.set_title("norm of the mean gradient, after / before", fontsize=9)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def main() -> int:

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from mtl_benchmarks import Choice, RunConfig, RunDirectory, RunResult
 from mtl_benchmarks.benchmarks.toy import optimum
-from mtl_benchmarks.figures import toy_trajectories
+from mtl_benchmarks.figures import save, toy_trajectories
 from mtl_benchmarks.matching_lengths import lengths_of
 from mtl_benchmarks.pool import run_all
 
@@ -131,7 +131,8 @@ def main() -> int:
         "LS + COST, ascent": ascending,
         "LS + random moves": moved,
     }
-    figure = toy_trajectories({name: runs for name, runs in rows.items() if runs}, options.out / "figures" / "toy.png")
+    drawn = toy_trajectories({name: runs for name, runs in rows.items() if runs})
+    figure = save(drawn, options.out / "figures" / "toy.png")
 
     def reached(results: Sequence[RunResult]) -> str:
         steps = [step for step in map(arrival, results) if step is not None]

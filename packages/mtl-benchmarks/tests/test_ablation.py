@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mtl_benchmarks.ablation import Row, ablate, ablation_table, main
+from mtl_benchmarks.ablation import Row, ablate, ablation_table
+from mtl_benchmarks.cli import main
+from mtl_benchmarks.comparison import Moves
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.options import Choice
-from mtl_benchmarks.report import Moves
 from mtl_benchmarks.variants import PARTS_OF_ABLATION, Variant, variants
 from mtl_core import InvalidInputError, UnknownNameError
 
@@ -43,7 +44,7 @@ def test_the_control_moves_as_far_as_what_it_matches(tmp_path: Path) -> None:
         ],
         seeds=(0, 1),
         out=tmp_path / "runs",
-        epochs=2,
+        settings={"epochs": 2},
     )
     assert [row.name for row in rows] == ["alone", "cost", "random"]
     assert all(set(row.measure) == {0, 1} for row in rows)
@@ -68,7 +69,7 @@ def test_an_adapter_without_a_weight_is_left_out(tmp_path: Path) -> None:
         variants(["adapters"]),
         seeds=(0,),
         out=tmp_path / "runs",
-        epochs=1,
+        settings={"epochs": 1},
         progress=said.append,
     )
     assert [row.name for row in rows] == ["alone", "default", "adapter dense", "random move, same lengths"]
@@ -86,7 +87,7 @@ def test_a_run_with_each_adapter(name: str, tmp_path: Path) -> None:
         [Variant("alone", None), Variant(name, Choice("cost", always))],
         seeds=(0,),
         out=tmp_path / "runs",
-        epochs=1,
+        settings={"epochs": 1},
     )
     assert rows[1].moves is not None
     assert rows[1].moves.accepted >= 1
@@ -112,10 +113,10 @@ def test_table_by_hand() -> None:
         ablation_table([], title="none")
 
 
-def test_the_command(tmp_path: Path) -> None:
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    words = ["digits", "--parts", "sharpness", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path / "runs")]
-    main(words, console)
-    printed = console.export_text()
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["ablate", "digits", "--method", "fairgrad", "--method.alpha", "2", "--parts", "sharpness", "--seeds", "1"]
+    tiny = ["--benchmark.n_train", "96", "--benchmark.n_test", "32", "--tasks", "left", "image", "--epochs", "1"]
+    assert main([*words, *tiny, "--out", str(tmp_path / "runs")]) == 0
+    printed = capsys.readouterr().out
     for row in variants(["sharpness"]):
         assert row.name in printed

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtl_benchmarks import analysis
+from mtl_benchmarks.figures import analysis
 from mtl_core import ConflictMonitor, InvalidInputError, InvalidParameterError, Problem, StepReport, step
 from mtl_teleport import COST, RandomTeleport, TeleportReport
 from mtl_teleport.triggers import Trigger

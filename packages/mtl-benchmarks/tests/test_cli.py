@@ -87,7 +87,7 @@ def test_seeds() -> None:
     assert parse_seeds("4, 1,4") == (4, 1)
     assert parse_seeds("[7]") == (7,)
     for text in ("0", "x", "", "-1", "1.5"):
-        with pytest.raises(InvalidParameterError, match="`seeds` must"):
+        with pytest.raises(InvalidParameterError, match="`--seeds` must"):
             parse_seeds(text)
 
 
@@ -96,7 +96,7 @@ def test_seeds() -> None:
     [
         ("", "usage: mtl-bench"),
         ("trane", "unknown command 'trane'. Valid: list, describe, run, compare"),
-        ("list more", "without further arguments"),
+        ("list more", "without further words"),
         ("describe", "followed by a name"),
         ("describe fairgard", "Did you mean 'fairgrad'?"),
         ("run", "must name a benchmark, got none. Valid: ctr, digits, toy"),
@@ -108,7 +108,7 @@ def test_seeds() -> None:
         ("run digits --teleport cost --teleport.adapter lara", "unknown adapter 'lara'"),
         (
             "run digits --teleport random --teleport.length 1 --teleport.adapter lora",
-            "unknown option of teleport 'random' 'adapter'",
+            "`--teleport.adapter` must belong to teleport 'random'",
         ),
         ("run digits --teleport random", "teleport.length"),
         ("run digits --teleport.trigger weak", "must come with --teleport"),
@@ -118,10 +118,10 @@ def test_seeds() -> None:
             "unknown option '--method.alpa'. Did you mean '--method.alpha'?",
         ),
         ("run digits --method fairgrad --method.alpha much", "`--method.alpha`"),
-        ("run digits --method fairgrad --method.alpha -1", "`alpha` must be positive"),
-        ("run digits --benchmark.shift 9", "`shift` must lie in [0, 8]"),
-        ("run digits --seeds none", "`seeds` must"),
-        ("run digits --device gpu", "`device` must"),
+        ("run digits --method fairgrad --method.alpha -1", "`--method.alpha` must be positive"),
+        ("run digits --benchmark.shift 9", "`--benchmark.shift` must lie in [0, 8]"),
+        ("run digits --seeds none", "`--seeds` must"),
+        ("run digits --device gpu", "`--device` must"),
         ("run digits --baselines some", "`--baselines`"),
         ("compare", "followed by directories"),
         ("compare nowhere", "'nowhere'"),
@@ -153,8 +153,8 @@ def test_list_and_describe(capsys: pytest.CaptureFixture[str]) -> None:
     for name, expected in (
         ("digits", "accuracy_left [%], of left, higher is better"),
         ("fairgrad", "Ban and Ji"),
-        ("cost", "--teleport.adapter (lora)"),
-        ("lora", "--teleport.adapter.rank (5)"),
+        ("cost", "--teleport.adapter NAME (lora)"),
+        ("lora", "--teleport.adapter.rank INTEGER (5)"),
     ):
         assert main(["describe", name]) == 0
         assert expected in capsys.readouterr().out
@@ -178,17 +178,21 @@ def test_run_and_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert len(paths) == 8  # two seeds of three single tasks and of the method
     assert all(Path(path, "result.json").is_file() for path in paths)
     teleports = ["--teleport", "cost", "--teleport.trigger", "any-mean", "--teleport.max_steps", "2"]
-    assert run_tiny(out, "--method", "fairgrad", "--seeds", "2", *teleports) == 0
+    assert run_tiny(out, "--method", "fairgrad", "--seeds", "2", "--log", "csv", *teleports) == 0
+    logged = [path.parents[1].name for path in out.glob("*/log/log.csv")]
+    assert len(logged) == 2  # a complete run, such as a baseline, is only read
+    assert all("cost" in name for name in logged)
     printed = capsys.readouterr().out
     assert "fairgrad + cost" in printed
     # The multi-task runs alone: their baselines are found beside them.
     multi = [str(path) for path in out.glob("digits-fairgrad*")]
     assert main(["compare", *multi, "--figures", str(tmp_path / "figures")]) == 0
     printed = capsys.readouterr().out
-    assert "single" not in printed
+    assert "single left" not in printed
     assert "Δm" in printed
     assert "teleports" in printed
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"digits-learning.png", "digits-teleports.png"}
+    kinds = ("cosine-map", "cosines", "learning", "norms", "tasks", "teleports", "time", "weights")
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [f"digits-{kind}.png" for kind in kinds]
 
 
 def test_parse_refuses_before_anything_is_written() -> None:

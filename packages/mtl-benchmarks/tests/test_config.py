@@ -70,7 +70,7 @@ def test_method_names_are_normalised() -> None:
         (("digits", "ls", "jump"), {}, "cost, none, random"),
         (("digits", Choice("fairgrad", {"alpa": 1.0})), {}, "alpha"),
         ((Choice("digits", {"widht": 1}),), {}, "width"),
-        (("digits", "ls", Choice("cost", {"adapter": "lara"})), {}, "lora, loha, lokr, oft, dense"),
+        (("digits", "ls", Choice("cost", {"adapter": "lara"})), {}, "dense, loha, lokr, lora, oft"),
         (("digits", "ls", Choice("cost", {"adapter": Choice("lora", {"rang": 1})})), {}, "rank"),
         (("digits",), {"tasks": ["middle"]}, "left, right, image"),
     ],

@@ -138,7 +138,7 @@ class Broken(Exception):
 
 
 def content(path: Path) -> tuple[bytes, str]:
-    state = torch.load(path / "checkpoint.pt", weights_only=True)
+    state = torch.load(path / "checkpoint.pt", weights_only=True)["state"]
     return (path / "metrics.csv").read_bytes(), repr(state["model"]) + repr(state["random"])
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,13 @@ def test_lengths_are_those_of_the_accepted_moves() -> None:
     found = RunResult(config, Path(), {}, events, 0.0)
     assert lengths_of(found) == [0.5, 0.25]
     assert matching_lengths([found], benchmark=config.benchmark, method=config.method, seed=0) == [0.5, 0.25]
+    copy = replace(found, directory=Path("copy"))
+    assert matching_lengths([found, copy], benchmark=config.benchmark, method=config.method, seed=0) == [0.5, 0.25]
     with pytest.raises(InvalidInputError, match="seed 1, and the same options, got 0"):
         matching_lengths([found], benchmark=config.benchmark, method=config.method, seed=1)
+    other = replace(found, config=replace(config, max_norm=1.0))
     with pytest.raises(InvalidInputError, match="got 2"):
-        matching_lengths([found, found], benchmark=config.benchmark, method=config.method, seed=0)
+        matching_lengths([found, other], benchmark=config.benchmark, method=config.method, seed=0)
     still = RunResult(config, Path(), {}, events[1:2], 0.0)
     with pytest.raises(InvalidInputError, match="with teleports, got none"):
         matching_lengths([still], benchmark=config.benchmark, method=config.method, seed=0)

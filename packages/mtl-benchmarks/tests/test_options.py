@@ -1,11 +1,13 @@
 import pytest
 import torch
 
-from mtl_benchmarks.options import REQUIRED, Choice, construct, option_defaults, resolve
+from mtl_benchmarks.options import Choice, Part, construct, option_defaults, resolve
+from mtl_benchmarks.registry import Registry
+from mtl_benchmarks.signatures import REQUIRED
 from mtl_core import InvalidParameterError, UnknownNameError
 
 
-class Part:
+class Piece:
     def __init__(self, *, size: int = 3) -> None:
         self.size = size
 
@@ -23,7 +25,7 @@ class Thing:
         factor: float = 1.5,
         lengths: tuple[float, ...] = (1.0, 2.0),
         needed: int,
-        part: Part | Other | None = None,
+        part: Piece | Other | None = None,
         thing: object = object(),
         generator: torch.Generator | None = None,
     ) -> None:
@@ -31,14 +33,14 @@ class Thing:
         self.part, self.thing, self.generator = part, thing, generator
 
 
-PARTS = {"part": {"part": Part, "other": Other}}
+PARTS = {"part": Part(Registry("part", "mtl.no_such_parts", {"part": Piece, "other": Other}))}
 
 
 def test_defaults() -> None:
     found = option_defaults(Thing, PARTS)
     assert found == {
         "factor": 1.5,
-        "lengths": (1.0, 2.0),
+        "lengths": [1.0, 2.0],
         "needed": REQUIRED,
         "part": Choice("part", {"size": 3}),
     }
@@ -64,7 +66,13 @@ def test_refusals() -> None:
         resolve("thing", Choice("thing"), Thing, PARTS)
     with pytest.raises(UnknownNameError, match="Did you mean 'factor'"):
         resolve("thing", Choice("thing", {"needed": 1, "facto": 1}), Thing, PARTS)
-    with pytest.raises(UnknownNameError, match="part, other"):
+    with pytest.raises(UnknownNameError, match="other, part"):
         resolve("thing", Choice("thing", {"needed": 1, "part": "nothing"}), Thing, PARTS)
     with pytest.raises(InvalidParameterError, match="`part` must be one of"):
         resolve("thing", Choice("thing", {"needed": 1, "part": 3}), Thing, PARTS)
+
+
+def test_a_whole_number_is_the_number_it_is_written_as() -> None:
+    for written in (2, 2.0):
+        found = resolve("thing", Choice("thing", {"needed": 1, "factor": written}), Thing, PARTS).options
+        assert (found["factor"], type(found["factor"]), type(found["needed"])) == (2.0, float, int)

@@ -15,7 +15,7 @@ import pytest
 from mtl_benchmarks.benchmarks import available, benchmark_class
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.command_line import parse_choice, parse_run
-from mtl_benchmarks.components import resolve_method, resolve_teleport, teleports
+from mtl_benchmarks.components import TELEPORTS, resolve_method, resolve_teleport
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.runner import load_result, run
@@ -140,7 +140,7 @@ def test_entry_points_are_names_like_any_other(installed: Path, spelling: str) -
     assert config.teleport == Choice("nudge", {"by": 0.01})
     assert config.name.startswith("halves-inversenorm-nudge-seed0-")
     assert available() == ["ctr", "digits", "halves", "toy"]
-    assert teleports() == ["cost", "random", "nudge"]
+    assert TELEPORTS.names() == ["cost", "random", "nudge"]
     with pytest.raises(UnknownNameError, match="Did you mean 'halves'"):
         benchmark_class("halve")
 
@@ -165,10 +165,10 @@ def test_options_on_the_command_line_come_from_the_signatures(others: Path) -> N
         parse_run(["digits", "--method", "others:InverseNorm", "--method.powr", "2"])
 
 
-def test_choices_of_studies() -> None:
-    assert parse_choice("others:Mine") == Choice("others:Mine")
-    assert parse_choice("a.b:Mine:c=1,d=none") == Choice("a.b:Mine", {"c": 1, "d": None})
-    assert parse_choice("digits:shift=2") == Choice("digits", {"shift": 2})
+def test_choices_of_studies(others: Path) -> None:
+    assert parse_choice("method", "others:InverseNorm") == Choice("others:InverseNorm")
+    assert parse_choice("method", "others:InverseNorm:power=1") == Choice("others:InverseNorm", {"power": 1.0})
+    assert parse_choice("benchmark", "digits:shift=2") == Choice("digits", {"shift": 2})
 
 
 @pytest.mark.parametrize(
@@ -201,11 +201,11 @@ def test_list_and_describe(
     for line in ("Weights of one over the norm", "Two lines through", "Moves the shared parameters"):
         assert line in listed
     for name, line in {
-        "others:Halves": "--benchmark.n_train (12)",
+        "others:Halves": "--benchmark.n_train INTEGER (12)",
         "halves": "error_left, of left, lower is better",
         "others:InverseNorm": "power: float = 1.0",
         "inverse-norm": "facts: none declared",
-        "others:Nudge": "--teleport.by (0.01)",
+        "others:Nudge": "--teleport.by NUMBER (0.01)",
         "nudge": "teleport nudge: Moves",
     }.items():
         assert main(["describe", name]) == 0

@@ -118,7 +118,7 @@ def history(path: Path) -> torch.Tensor:
 def model(path: Path) -> torch.Tensor:
     state = RunDirectory.existing(path).read_checkpoint()
     assert state is not None
-    return torch.cat([tensor.flatten().double() for tensor in state["model"].values()])
+    return torch.cat([tensor.flatten().double() for tensor in state.state["model"].values()])
 
 
 TELEPORT = Choice("cost", {"trigger": "weak", "max_steps": 2})
@@ -195,7 +195,7 @@ def test_all_processes_evaluate_with_the_running_statistics_of_the_first(
     network = benchmark.build()
     state = RunDirectory.existing(folder / "whole" / "norm").read_checkpoint()
     assert state is not None
-    network.load_state_dict(state["model"])
+    network.load_state_dict(state.state["model"])
     assert outcomes[0]["norm whole"] == pytest.approx(benchmark.evaluate(network, device="cpu")["test"], rel=1e-12)
 
 

@@ -45,8 +45,9 @@ def content(result: RunResult | Path) -> dict[str, object]:
         {key: value for key, value in event.items() if key != "seconds"}
         for event in RunDirectory.existing(path).read_events()
     ]
-    state = RunDirectory.existing(path).read_checkpoint()
-    assert state is not None
+    checkpoint = RunDirectory.existing(path).read_checkpoint()
+    assert checkpoint is not None
+    state = checkpoint.state
     tensors = {name: tensor.tolist() for name, tensor in state["model"].items()}
     values = json.loads((path / "result.json").read_text())["values"]
     return {
@@ -123,7 +124,7 @@ run(config, {str(tmp_path / "killed")!r}, checkpoint_every=7)
         assert not (tmp_path / "killed" / "result.json").exists()
         state = RunDirectory.existing(tmp_path / "killed").read_checkpoint()
         assert state is not None
-        reached = state["step"]
+        reached = state.position["step"]
         assert reached > position
         position = reached
     assert content(run(config, tmp_path / "killed")) == content(whole)

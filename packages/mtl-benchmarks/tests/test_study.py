@@ -6,15 +6,17 @@ import pytest
 from rich.console import Console
 
 from mtl_benchmarks.baselines import own_baselines
+from mtl_benchmarks.cli import main
 from mtl_benchmarks.command_line import parse_choice
+from mtl_benchmarks.command_line.choosing import KindName
 from mtl_benchmarks.matching_lengths import lengths_of
 from mtl_benchmarks.metrics import delta_m
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.pool import run_all
 from mtl_benchmarks.results import RunDirectory
 from mtl_benchmarks.runner import RunResult
-from mtl_benchmarks.study import StudyRow, main, study, study_table
-from mtl_core import InvalidInputError, InvalidParameterError, UnknownNameError
+from mtl_benchmarks.study import StudyRow, study, study_table
+from mtl_core import InvalidParameterError, UnknownNameError
 
 DIGITS = Choice("digits", {"n_train": 192, "n_test": 64})
 
@@ -48,7 +50,7 @@ def test_every_way_of_every_method_with_a_control_as_long_as_cost(tmp_path: Path
         seeds=(3, 5),
         out=tmp_path / "runs",
         teleports=("random",),
-        epochs=4,
+        settings={"epochs": 4},
         progress=seen.append,
     )
     assert [row.name for row in rows] == ["ls", "cagrad (c 0.5)"]
@@ -71,7 +73,7 @@ def test_every_way_of_every_method_with_a_control_as_long_as_cost(tmp_path: Path
 
 def test_a_benchmark_without_single_tasks_shows_its_main_metric(tmp_path: Path) -> None:
     toy = Choice("toy", {"start": 1})
-    rows, runs = study(toy, [Choice("ls")], seeds=(0,), out=tmp_path / "runs", epochs=1)
+    rows, runs = study(toy, [Choice("ls")], seeds=(0,), out=tmp_path / "runs", settings={"epochs": 1})
     assert [run.config.method.name for run in runs] == ["ls"]
     assert rows[0].measure["none"][0] == runs[0].values["distance"]
 
@@ -79,43 +81,52 @@ def test_a_benchmark_without_single_tasks_shows_its_main_metric(tmp_path: Path) 
 @pytest.mark.slow
 def test_runs_in_other_processes_are_the_same(tmp_path: Path) -> None:
     chosen = [Choice("ls"), Choice("rlw")]
-    alone, _ = study(DIGITS, chosen, seeds=(0,), out=tmp_path / "one", epochs=1)
-    beside, runs = study(DIGITS, chosen, seeds=(0,), out=tmp_path / "two", epochs=1, processes=2)
+    alone, _ = study(DIGITS, chosen, seeds=(0,), out=tmp_path / "one", settings={"epochs": 1})
+    beside, runs = study(DIGITS, chosen, seeds=(0,), out=tmp_path / "two", settings={"epochs": 1}, processes=2)
     assert [row.measure for row in alone] == [row.measure for row in beside]
     again = run_all([run.config for run in runs], tmp_path / "two", processes=2)
     assert [run.directory for run in again] == [run.directory for run in runs]
     assert all(RunDirectory.existing(run.directory).read_result() for run in again)
 
 
-def test_the_command(tmp_path: Path) -> None:
-    console = Console(width=160, record=True)
-    words = ["toy:start=1", "--methods", "ls", "cagrad:c=0.5", "--seeds", "2", "--epochs", "1"]
-    main([*words, "--out", str(tmp_path / "runs")], console)
-    text = console.export_text()
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["study", "toy:start=1", "--methods", "ls", "cagrad:c=0.5", "--seeds", "2", "--epochs", "1"]
+    assert main([*words, "--out", str(tmp_path / "runs")]) == 0
+    text = capsys.readouterr().out
     assert "cagrad (c 0.5)" in text
     assert "toy start 1, 2 seeds" in text
     assert len(list((tmp_path / "runs").glob("*/result.json"))) == 4
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("kind", "text", "expected"),
     [
-        ("digits", Choice("digits")),
-        ("digits:shift=2,width=4", Choice("digits", {"shift": 2, "width": 4})),
-        ("famo:bound=-25.5", Choice("famo", {"bound": -25.5})),
-        ("x:a=true,b=none,c=word,d=1e-3", Choice("x", {"a": True, "b": None, "c": "word", "d": 1e-3})),
+        ("benchmark", "digits", Choice("digits")),
+        ("benchmark", "digits:shift=2,width=4", Choice("digits", {"shift": 2, "width": 4})),
+        ("method", "famo:bound=-25.5", Choice("famo", {"bound": -25.5})),
+        ("method", "famo:bound=[1, 2],gamma=none", Choice("famo", {"bound": [1.0, 2.0], "gamma": None})),
+        ("method", "cagrad:c=1,paper_scale=true", Choice("cagrad", {"c": 1.0, "paper_scale": True})),
     ],
 )
-def test_choices_in_words(text: str, expected: Choice) -> None:
-    assert parse_choice(text) == expected
+def test_choices_in_words(kind: KindName, text: str, expected: Choice) -> None:
+    found = parse_choice(kind, text)
+    assert found == expected
+    assert [type(value) for value in found.options.values()] == [type(value) for value in expected.options.values()]
 
 
-def test_bad_input(tmp_path: Path) -> None:
+def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InvalidParameterError, match="name:option=value"):
-        parse_choice("cagrad:c")
-    with pytest.raises(UnknownNameError, match="mgda"):
-        main(["digits", "--methods", "mgdaa"], Console())
-    with pytest.raises(InvalidInputError, match="`teleports` must be one of"):
+        parse_choice("method", "cagrad:c")
+    with pytest.raises(UnknownNameError, match="Did you mean 'c'"):
+        parse_choice("method", "cagrad:cc=1")
+    with pytest.raises(InvalidParameterError, match="`c` must be a number, got 'much'"):
+        parse_choice("method", "cagrad:c=much")
+    assert main(["study", "digits", "--methods", "mgdaa"]) == 2
+    assert "Did you mean 'mgda'" in capsys.readouterr().err
+    with pytest.raises(UnknownNameError, match="unknown teleport 'jump'"):
         study(DIGITS, [Choice("ls")], seeds=(0,), out=tmp_path, teleports=("jump",))
+    with pytest.raises(InvalidParameterError, match="`methods` and `seeds` must not be empty"):
+        study(DIGITS, [], seeds=(0,), out=tmp_path)
     with pytest.raises(InvalidParameterError, match="`processes` must be"):
         run_all([], tmp_path, processes=0)
+    assert list(tmp_path.iterdir()) == []

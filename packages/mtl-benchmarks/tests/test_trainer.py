@@ -67,8 +67,9 @@ def broken_everywhere(config: RunConfig, path: Path) -> None:
 
 def content(path: Path) -> dict[str, Any]:
     """What has to be the same however often a run was broken off: all but the times."""
-    state = RunDirectory.existing(path).read_checkpoint()
-    assert state is not None
+    checkpoint = RunDirectory.existing(path).read_checkpoint()
+    assert checkpoint is not None
+    state = checkpoint.state
     recorder = {name: value for name, value in state["recorder"].items() if name not in ("times", "seconds", "events")}
     return {
         "metrics": (path / "metrics.csv").read_bytes(),

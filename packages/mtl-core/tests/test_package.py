@@ -15,6 +15,7 @@ def test_public_names() -> None:
     assert sorted(mtl_core.__all__) == [
         "Aggregator",
         "ConflictMonitor",
+        "DamagedFileError",
         "DetachedLossError",
         "DuplicateModuleError",
         "EpochConflict",
@@ -31,6 +32,7 @@ def test_public_names() -> None:
         "NoSharedParametersError",
         "NonFiniteGradientError",
         "NonFiniteLossError",
+        "NonFiniteStateError",
         "NonScalarLossError",
         "Note",
         "Problem",

@@ -4,13 +4,21 @@ from mtl_benchmarks.baselines import own_baselines, single_task_configs
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks import CTR, Digits, Toy
 from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.data_files import DataSource, ReadsFiles
 from mtl_benchmarks.loading import LoadedBatches, Loading
 from mtl_benchmarks.metrics import Baseline, Metric, delta_m, mean_rank, ranks
+from mtl_benchmarks.observers import EvaluationSeen, Observer, ObserverError, RunStart, StepSeen
 from mtl_benchmarks.optimizers import OptimizerChoice
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.outcome import Best, EarlyStopping, Last, MeanOfLast
 from mtl_benchmarks.pool import run_all
-from mtl_benchmarks.published import PublishedValue, printed_baselines, published_table, published_values
+from mtl_benchmarks.published import (
+    PublishedTable,
+    PublishedValue,
+    printed_baselines,
+    published_table,
+    published_values,
+)
 from mtl_benchmarks.results import Collection, RunDirectory
 from mtl_benchmarks.runner import RunResult, load_result, run
 from mtl_benchmarks.schedules import Constant, Cosine, Plateau, Span, StepDecay
@@ -29,22 +37,30 @@ __all__ = [
     "Collection",
     "Constant",
     "Cosine",
+    "DataSource",
     "Digits",
     "EarlyStopping",
+    "EvaluationSeen",
     "Last",
     "LoadedBatches",
     "Loading",
     "MeanOfLast",
     "Metric",
+    "Observer",
+    "ObserverError",
     "OptimizerChoice",
     "Plateau",
     "Progress",
+    "PublishedTable",
     "PublishedValue",
+    "ReadsFiles",
     "RunConfig",
     "RunDirectory",
     "RunResult",
+    "RunStart",
     "Span",
     "StepDecay",
+    "StepSeen",
     "Toy",
     "Training",
     "delta_m",

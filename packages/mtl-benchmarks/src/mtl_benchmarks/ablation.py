@@ -7,31 +7,29 @@ default did, seed by seed and move by move: a variant that gains no more than it
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from mtl_benchmarks.baselines import own_baselines, single_tasks
-from mtl_benchmarks.benchmarks import benchmark_class
-from mtl_benchmarks.command_line import parse_choice, parse_seeds
-from mtl_benchmarks.components import PARTS, make_benchmark, method_class, resolve_benchmark
+from mtl_benchmarks.comparison import Estimate, Moves, moves
+from mtl_benchmarks.components import ADAPTERS, make_benchmark
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.matching_lengths import lengths_of
 from mtl_benchmarks.metrics import delta_m
 from mtl_benchmarks.options import Choice, construct
 from mtl_benchmarks.pool import run_all
-from mtl_benchmarks.report import Estimate, Moves, moves
 from mtl_benchmarks.runner import RunResult
-from mtl_benchmarks.variants import PARTS_OF_ABLATION, Variant, variants
+from mtl_benchmarks.study import standing_metric
+from mtl_benchmarks.variants import Variant
 from mtl_core import InvalidInputError, NoMatchError
 
-__all__ = ["Row", "ablate", "ablation_table", "main"]
+__all__ = ["Row", "ablate", "ablation_table"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def ablate(
     *,
     seeds: Sequence[int],
     out: str | Path,
-    epochs: int | None = None,
+    settings: Mapping[str, Any] | None = None,
     processes: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> list[Row]:
@@ -70,7 +68,7 @@ def ablate(
         chosen: the variants, with those that others are to match.
         seeds: of the runs.
         out: the collection of runs.
-        epochs: None: as the benchmark's protocol says.
+        settings: what else ``RunConfig.resolve`` takes, the same for all runs: ``tasks``, ``epochs`` and so on.
         processes: how many runs at a time.
         progress: called with a line of text after each run.
 
@@ -78,13 +76,14 @@ def ablate(
         one row per variant; one whose adapter finds nothing to adapt in this benchmark's model is left out.
     """
     said = progress or (lambda line: None)
-    chosen = [variant for variant in chosen if _fits(variant, benchmark, method, said)]
 
     def resolve(teleport: Choice | None, seed: int) -> RunConfig:
-        return RunConfig.resolve(benchmark, method, teleport, seed=seed, epochs=epochs)
+        return RunConfig.resolve(benchmark, method, teleport, seed=seed, **(settings or {}))
+
+    chosen = [variant for variant in chosen if _fits(variant, lambda move: resolve(move, seeds[0]), said)]
 
     def train(configs: Sequence[RunConfig]) -> list[RunResult]:
-        return run_all(configs, out, processes=processes, progress=lambda result: said(_told(result)))
+        return run_all(configs, out, processes=processes, progress=lambda result: said(_told(result)), say=said)
 
     def matched(variant: Variant, seed: int) -> Choice | None:
         assert variant.like is not None
@@ -95,7 +94,7 @@ def ablate(
 
     singles = train(single_tasks([resolve(None, seed) for seed in seeds]))
     baselines = own_baselines(resolve(None, seeds[0]), singles)
-    standing = make_benchmark(benchmark).main_metric
+    standing = standing_metric(resolve(None, seeds[0]))
     trained: dict[tuple[str, int], RunResult] = {}
     for waits in (False, True):
         keys = [(variant, seed) for variant in chosen if (variant.like is not None) == waits for seed in seeds]
@@ -118,17 +117,17 @@ def _told(result: RunResult) -> str:
     return f"{result.config.label}, seed {result.config.seed}: {result.seconds:.1f} s"
 
 
-def _fits(variant: Variant, benchmark: Choice, method: Choice, said: Callable[[str], None]) -> bool:
+def _fits(variant: Variant, resolve: Callable[[Choice | None], RunConfig], said: Callable[[str], None]) -> bool:
     """Whether the variant's adapter, if it names one, can be attached to the benchmark's model; says why not."""
     if variant.teleport is None or "adapter" not in variant.teleport.options:
         return True
-    config = RunConfig.resolve(benchmark, method, variant.teleport)
+    config = resolve(variant.teleport)
     assert config.teleport is not None
     problem_of = make_benchmark(config.benchmark)
     problem = problem_of.problem(problem_of.build(), tasks=config.tasks)
     adapter = config.teleport.options["adapter"]
     try:
-        construct(PARTS["adapter"][adapter.name], adapter.options).attach(problem).detach()
+        construct(ADAPTERS.find(adapter.name), adapter.options).attach(problem).detach()
     except NoMatchError as error:
         said(f"{variant.name} is left out: {error}")
         return False
@@ -191,43 +190,3 @@ def _moved(found: Moves | None) -> list[str]:
         f"{found.mean_norm[0]:.3g} → {found.mean_norm[1]:.3g}",
         f"{100 * found.drift:.2g}",
     ]
-
-
-def main(arguments: Sequence[str], console: Console) -> None:
-    """The words after ``mtl-bench ablate``: train what is missing, print the tables.
-
-    Raises:
-        InvalidInputError: a name or number that does not fit.
-    """
-    parser = argparse.ArgumentParser(prog="mtl-bench ablate", description=__doc__)
-    parser.add_argument("benchmark", help="such as digits, or toy:start=0")
-    parser.add_argument("--method", default="ls", help="the method alone and under every teleport")
-    parser.add_argument("--parts", nargs="+", default=list(PARTS_OF_ABLATION), help=", ".join(PARTS_OF_ABLATION))
-    parser.add_argument("--seeds", default="5", help="how many seeds from 0, or a list such as 0,3,7")
-    parser.add_argument("--epochs", type=int, help="default: the benchmark's protocol")
-    parser.add_argument("--processes", type=int, default=1, help="how many runs at a time")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="directory of the runs")
-    options = parser.parse_args(list(arguments))
-    asked, method = parse_choice(options.benchmark), parse_choice(options.method)
-    benchmark_class(asked.name)
-    method_class(method.name)
-    chosen, seeds = variants(options.parts), parse_seeds(options.seeds)
-    benchmark = resolve_benchmark(asked)
-    problem = make_benchmark(benchmark)
-    for case in problem.cases():
-        words = [benchmark.name, *(f"{key} {value}" for key, value in case.case_options().items())]
-        rows = ablate(
-            Choice(benchmark.name, {**benchmark.options, **case.case_options()}),
-            method,
-            chosen,
-            seeds=seeds,
-            out=options.out,
-            epochs=options.epochs,
-            processes=options.processes,
-            progress=lambda line: console.print(f"  {line}", highlight=False),
-        )
-        title = f"{' '.join(words)}: {options.method}, and what of a teleport matters; {len(seeds)} seeds"
-        metric = problem.main_metric
-        own = f"{metric.name} {'↑' if metric.higher_is_better else '↓'}"
-        heading = "Δm % ↓" if problem.has_single_task_runs else own
-        console.print(ablation_table(rows, title=title, heading=heading))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from mtl_benchmarks.components import make_benchmark
 from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.copies import distinct
 from mtl_benchmarks.metrics import Baseline
 from mtl_benchmarks.runner import RunResult
 
@@ -34,14 +35,14 @@ def own_baselines(config: RunConfig, runs: Iterable[RunResult]) -> tuple[Baselin
 
     Args:
         config: a multi-task run.
-        runs: complete runs, among them the single-task ones; others are passed over.
+        runs: complete runs, among them the single-task ones; others are passed over, and copies count once.
 
     Returns:
         One baseline per metric of the trained tasks, or none at all if a task has no single-task run.
     """
     wanted = {single.digest(with_seed=False): single for single in single_task_configs(config)}
     found: dict[str, list[RunResult]] = {digest: [] for digest in wanted}
-    for run in runs:
+    for run in distinct(runs)[0]:
         digest = run.config.digest(with_seed=False)
         if digest in found:
             found[digest].append(run)

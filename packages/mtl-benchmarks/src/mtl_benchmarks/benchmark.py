@@ -10,6 +10,7 @@ from torch import nn
 
 from mtl_benchmarks.batches import BatchSource, Part, Probes
 from mtl_benchmarks.metrics import Baseline, Metric
+from mtl_benchmarks.published import PublishedTable
 from mtl_benchmarks.tally import Tallies
 from mtl_benchmarks.training import Training
 from mtl_core import InvalidInputError, Problem
@@ -38,6 +39,12 @@ class Benchmark(ABC):
     """Whether Δm against models that learn one task alone makes sense here."""
     teleport_options: ClassVar[Mapping[str, Any]] = {}
     """Options of a teleport that are other than its own defaults on this problem."""
+    model_arguments: ClassVar[frozenset[str]] = frozenset()
+    """What the benchmark gives to its model, where its constructor takes a class of models as ``model``."""
+    published: ClassVar[tuple[PublishedTable, ...]] = ()
+    """The published tables of this very experiment, whose rows stand beside the runs'."""
+    caveats: ClassVar[tuple[str, ...]] = ()
+    """What a reader of its numbers has to know, one sentence each."""
 
     @property
     @abstractmethod

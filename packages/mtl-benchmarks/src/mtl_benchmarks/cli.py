@@ -2,67 +2,133 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from mtl_core import InvalidInputError, MissingExtraError, SolverError, UnknownNameError
+from mtl_benchmarks.command_line.help_text import EXIT_CODES
+from mtl_benchmarks.commands import COMMANDS, find_command
+from mtl_core import (
+    InvalidInputError,
+    MissingExtraError,
+    NonFiniteGradientError,
+    NonFiniteLossError,
+    NonFiniteStateError,
+    RankError,
+    SolverError,
+)
 
 __all__ = ["main"]
 
-_USAGE = """usage: mtl-bench COMMAND …
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-  list                              benchmarks, methods and teleports
-  describe NAME                     one of them: tasks, metrics, options, reference
-  run BENCHMARK [options]           train; `mtl-bench run BENCHMARK --help` lists the options
-  compare RUNS… [--figures DIR]     tables over finished runs, and figures
-  study BENCHMARK [options]         methods beside each other, alone and with teleports; --help lists the options
-  ablate BENCHMARK [options]        what of a teleport matters, beside a random move; --help lists the options
-
-NAME is one of `mtl-bench list`, or package.module:Class for a benchmark, method or teleport of your own.
-
-example: mtl-bench run digits --method fairgrad --method.alpha 2 --teleport cost --seeds 3
-"""
+TRACEBACK = "MTL_BENCH_TRACEBACK"
+"""Name of the environment variable that asks for the whole traceback of an error that has no words of its own."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0 done, 1 a computation failed, 2 bad input."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_USAGE, end="")
-        return 0 if arguments else 2
-    commands = {
-        "list": _list,
-        "describe": _describe,
-        "run": _run,
-        "compare": _compare,
-        "study": _study,
-        "ablate": _ablate,
-    }
+    """Run the command; returns the exit code: 0 done, 1 a computation failed, 2 bad input or files, 130 interrupted.
+
+    Whatever goes wrong is one line on the standard error stream.
+
+    Args:
+        argv: the words after ``mtl-bench``; None: those of this process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        if arguments[0] not in commands:
-            raise UnknownNameError("command", arguments[0], commands)
         with _modules_beside_the_command():
-            commands[arguments[0]](arguments[1:])
+            return _run(words)
+    except (SolverError, RankError, NonFiniteLossError, NonFiniteGradientError, NonFiniteStateError) as error:
+        return _said(error, FAILED)
     except (InvalidInputError, MissingExtraError) as error:
-        print(f"mtl-bench: {error}", file=sys.stderr)
-        return 2
-    except SolverError as error:
-        print(f"mtl-bench: {error}", file=sys.stderr)
-        return 1
+        return _said(error, BAD_INPUT)
     except KeyboardInterrupt:
-        print("mtl-bench: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
-    return 0
+        return _said("interrupted; the same command goes on from the last checkpoint.", INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; without this Python complains once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        # What the system says of a file that is none of a run's, such as a figure or a module.
+        what = "a file" if error.filename is None else repr(os.fspath(error.filename))
+        wrong = error.strerror or error
+        return _said(f"{what} must be usable, got {wrong}. See to it, and give the same command again.", BAD_INPUT)
+    except Exception as error:  # noqa: BLE001 - the last door: code of others may raise anything
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        return _said(f"{_place(error)}{type(error).__name__}: {error}. {TRACEBACK}=1 shows the traceback.", FAILED)
+
+
+def _run(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_usage(), end="")
+        return DONE if words else _said("a command must follow, got none.", BAD_INPUT)
+    if words[0] in ("--version", "-V"):
+        print(_versions())
+        return DONE
+    find_command(words[0]).run(words[1:])
+    return DONE
+
+
+def _said(what: object, code: int) -> int:
+    print(f"mtl-bench: {' '.join(str(what).split())}", file=sys.stderr)
+    return code
+
+
+def _place(error: Exception) -> str:
+    """File and line where an error arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}: " if frames else ""
+
+
+def _usage() -> str:
+    lines = ["usage: mtl-bench COMMAND …", ""]
+    for name in COMMANDS:
+        command = find_command(name)
+        lines.append(f"  {f'{name} {command.usage}':<36}{command.summary}")
+    lines += [
+        "",
+        "NAME and BENCHMARK are names of `mtl-bench list`, or package.module:Class of your own.",
+        "mtl-bench COMMAND --help says more about one; mtl-bench --version prints versions.",
+        "",
+        "examples:",
+        "  mtl-bench run digits --method fairgrad --method.alpha 2 --teleport cost --seeds 3",
+        "  mtl-bench compare runs",
+        "",
+        EXIT_CODES,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _versions() -> str:
+    import torch
+
+    import mtl_aggregators
+    import mtl_benchmarks
+    import mtl_core
+    import mtl_teleport
+
+    packages = (mtl_benchmarks, mtl_core, mtl_aggregators, mtl_teleport)
+    named = [f"{package.__name__.replace('_', '-')} {package.__version__}" for package in packages]
+    return f"{named[0]} ({', '.join(named[1:])}, torch {torch.__version__}, Python {sys.version.split()[0]})"
+
+
+def _system(error: OSError) -> str:
+    """What the system says of a file that is none of a run's, such as a figure or a module."""
+    what = "a file" if error.filename is None else repr(os.fspath(error.filename))
+    return f"{what} must be usable, got {error.strerror or error}. See to it, and give the same command again."
 
 
 @contextlib.contextmanager
 def _modules_beside_the_command() -> Iterator[None]:
     """Let ``mine:Method`` be found in the current directory, as ``python -m`` does and a console script does not."""
-    here = os.getcwd()
+    try:
+        here = os.getcwd()
+    except OSError:  # a directory that was removed beneath the process
+        yield
+        return
     if here in sys.path or "" in sys.path:
         yield
         return
@@ -71,84 +137,3 @@ def _modules_beside_the_command() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(here)
-
-
-def _list(arguments: Sequence[str]) -> None:
-    from mtl_benchmarks.description import overview
-    from mtl_benchmarks.session import open_console
-
-    _no_more("list", arguments)
-    open_console().print(overview())
-
-
-def _describe(arguments: Sequence[str]) -> None:
-    from mtl_benchmarks.description import describe
-
-    if not arguments:
-        raise InvalidInputError("`describe` must be followed by a name, got none. `mtl-bench list` shows the names.")
-    _no_more("describe", arguments[1:])
-    print(describe(arguments[0]))
-
-
-def _run(arguments: Sequence[str]) -> None:
-    from mtl_benchmarks.command_line import parse_run
-    from mtl_benchmarks.ranks import joined
-    from mtl_benchmarks.runner import run
-    from mtl_benchmarks.session import execute, open_console, planned, print_report
-
-    with joined() as ranks:
-        plan = parse_run(arguments)
-        if plan is None:
-            return
-        if not ranks.is_first:
-            for config in planned(plan):
-                run(config, plan.out)  # takes part in it, and touches no file
-            return
-        console = open_console()
-        with ranks.leading():
-            results = execute(plan, console)
-    print_report(results, console)
-    for result in results:
-        # Plain lines, so that a path is never wrapped and other programs can read it.
-        print(f"run: {result.directory}")
-
-
-def _compare(arguments: Sequence[str]) -> None:
-    from mtl_benchmarks.report import find_runs
-    from mtl_benchmarks.session import open_console, print_report
-
-    parser = argparse.ArgumentParser(prog="mtl-bench compare")
-    parser.add_argument("runs", nargs="*", help="directories of runs, or of collections of runs")
-    parser.add_argument("--figures", type=Path, help="write figures to this directory")
-    options, unknown = parser.parse_known_args(list(arguments))
-    if unknown:
-        raise UnknownNameError("option", unknown[0], ["--figures"])
-    if not options.runs:
-        raise InvalidInputError(
-            "`compare` must be followed by directories of runs, got none, e.g. mtl-bench compare runs/*"
-        )
-    asked, others = find_runs(options.runs)
-    print_report(asked, open_console(), others=others, figures=options.figures)
-
-
-def _study(arguments: Sequence[str]) -> None:
-    from mtl_benchmarks.session import open_console
-    from mtl_benchmarks.study import main as study
-
-    study(arguments, open_console())
-
-
-def _ablate(arguments: Sequence[str]) -> None:
-    from mtl_benchmarks.ablation import main as ablate
-    from mtl_benchmarks.session import open_console
-
-    ablate(arguments, open_console())
-
-
-def _no_more(command: str, arguments: Sequence[str]) -> None:
-    if arguments:
-        raise InvalidInputError(f"`{command}` must stand without further arguments, got {' '.join(arguments)}.")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

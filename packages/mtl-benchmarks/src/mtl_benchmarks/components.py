@@ -1,19 +1,21 @@
-"""From names to objects: which benchmarks, methods and teleports there are, and how a run makes one."""
+"""From names to objects: which benchmarks, methods, teleports and parts there are, and how a run makes one."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
 from mtl_aggregators import registry
+from mtl_benchmarks import models
 from mtl_benchmarks.benchmark import Benchmark
-from mtl_benchmarks.benchmarks import benchmark_class, own_benchmarks
-from mtl_benchmarks.options import Choice, PartTable, construct, option_defaults, resolve
+from mtl_benchmarks.benchmarks import BENCHMARKS, benchmark_class
+from mtl_benchmarks.options import Choice, Part, PartTable, construct, option_defaults, resolve
+from mtl_benchmarks.registry import Registry, defines
+from mtl_benchmarks.signatures import arguments_of
 from mtl_core import InvalidInputError, Method, Weighting
-from mtl_core.extension import find_plugin, is_loss_weighting, is_spec, offers, plain_name, plugin_names
+from mtl_core.extension import is_loss_weighting, is_spec, offers, plain_name
 from mtl_teleport import (
     COST,
     OFT,
@@ -30,9 +32,12 @@ from mtl_teleport import (
 )
 
 __all__ = [
+    "ADAPTERS",
+    "MODELS",
     "PARTS",
     "TELEPORTS",
-    "TELEPORT_GROUP",
+    "TRIGGERS",
+    "benchmark_parts",
     "make_benchmark",
     "make_method",
     "method_class",
@@ -40,30 +45,61 @@ __all__ = [
     "resolve_method",
     "resolve_teleport",
     "teleport_class",
-    "teleports",
 ]
 
-TELEPORTS: Mapping[str, type] = {"cost": COST, "random": RandomTeleport}
-"""What of this package may move the parameters when gradients conflict."""
+TELEPORTS = Registry(
+    "teleport",
+    "mtl.teleports",
+    {"cost": COST, "random": RandomTeleport},
+    fits=lambda cls: "method" in arguments_of(cls),
+    rule="a class whose constructor takes the wrapped method as `method`, such as a mtl_core.extension.Wrapper",
+    reserved=("none",),
+)
+"""What may move the parameters when gradients conflict."""
 
-TELEPORT_GROUP = "mtl.teleports"
-"""The entry point group under which other packages bring teleports."""
+ADAPTERS = Registry(
+    "adapter",
+    "mtl.adapters",
+    {"lora": LoRA, "loha": LoHa, "lokr": LoKr, "oft": OFT, "dense": Dense, "peft-lora": PeftLoRA},
+    fits=lambda cls: defines(cls, "attach"),
+    rule="a class with `attach`, a mtl_teleport.Adapter",
+)
+"""In which directions a teleport may move the parameters."""
 
-PARTS: PartTable = {
-    "adapter": {"lora": LoRA, "loha": LoHa, "lokr": LoKr, "oft": OFT, "dense": Dense, "peft-lora": PeftLoRA},
-    "trigger": {
+TRIGGERS = Registry(
+    "trigger",
+    "mtl.triggers",
+    {
         "dominated": DominatedConflict,
         "weak": WeakConflict,
         "any-mean": AnyMeanConflict,
         "majority": MajorityConflict,
     },
-}
-"""Options that are objects, by the names of their classes."""
+    fits=lambda cls: defines(cls, "__call__"),
+    rule="a class whose objects are called with the Gramian, a mtl_teleport.Trigger",
+)
+"""When a teleport happens."""
+
+MODELS = Registry(
+    "model",
+    "mtl.models",
+    {
+        name.lower(): cls
+        for name, cls in vars(models).items()
+        if isinstance(cls, type) and issubclass(cls, models.TaskModel) and cls is not models.TaskModel
+    },
+    fits=lambda cls: issubclass(cls, nn.Module),
+    rule="a subclass of torch.nn.Module",
+)
+"""Networks, for benchmarks that let theirs be chosen."""
+
+PARTS: PartTable = {"adapter": Part(ADAPTERS), "trigger": Part(TRIGGERS)}
+"""Options of a teleport that are objects."""
 
 
-def teleports() -> list[str]:
-    """Names of the teleports: of this package, then of those that bring some under ``mtl.teleports``."""
-    return [*TELEPORTS, *(name for name in plugin_names(TELEPORT_GROUP) if name not in TELEPORTS)]
+def benchmark_parts(cls: type[Benchmark]) -> PartTable:
+    """Options of a benchmark that are objects: the model, where its constructor takes one."""
+    return {"model": Part(MODELS, made_by_owner=True, given_by_owner=cls.model_arguments)}
 
 
 def method_class(name: str) -> type:
@@ -86,36 +122,22 @@ def teleport_class(name: str) -> type:
         UnknownNameError: there is no such teleport; lists those that exist.
         InvalidInputError: another package brings it, and it cannot be imported or wraps no method.
     """
-    own = None if is_spec(name) else TELEPORTS.get(plain_name(name))
-    if own is not None:
-        return own
-    found = find_plugin("teleport", name, TELEPORT_GROUP, [*TELEPORTS, "none"])
-    if not isinstance(found, type) or "method" not in inspect.signature(found).parameters:
-        raise InvalidInputError(
-            f"teleport {name!r} must be a class whose constructor takes the wrapped method as `method`, got {found!r}. "
-            "mtl_core.extension.Wrapper is such a class."
-        )
-    return found
-
-
-def _registered(name: str, own: Mapping[str, Callable[..., Any]], cls: type) -> str:
-    """One name for one class, so that a run is the same however its parts were spelt."""
-    for known, each in own.items():
-        if each is cls:
-            return known
-    return name if is_spec(name) else plain_name(name)
+    return TELEPORTS.find(name)
 
 
 def resolve_benchmark(choice: Choice) -> Choice:
     """The benchmark with all its options, under its registered name."""
     cls = benchmark_class(choice.name)
-    return resolve("benchmark", Choice(_registered(choice.name, own_benchmarks(), cls), choice.options), cls)
+    named = Choice(BENCHMARKS.name_of(choice.name, cls), choice.options)
+    return resolve("benchmark", named, cls, benchmark_parts(cls))
 
 
 def resolve_method(choice: Choice) -> Choice:
     """The method with all its options, under its registered name."""
     cls = method_class(choice.name)
-    return resolve("method", Choice(_registered(choice.name, registry.own_methods(), cls), choice.options), cls)
+    known = next((name for name, each in registry.own_methods().items() if each is cls), None)
+    plain = choice.name if is_spec(choice.name) else plain_name(choice.name)
+    return resolve("method", Choice(known or plain, choice.options), cls)
 
 
 def resolve_teleport(choice: Choice, benchmark: Choice) -> Choice:
@@ -123,13 +145,13 @@ def resolve_teleport(choice: Choice, benchmark: Choice) -> Choice:
     cls = teleport_class(choice.name)
     known = option_defaults(cls, PARTS)
     own = {name: value for name, value in benchmark_class(benchmark.name).teleport_options.items() if name in known}
-    name = _registered(choice.name, TELEPORTS, cls)
-    return resolve("teleport", Choice(name, {**own, **choice.options}), cls, PARTS)
+    return resolve("teleport", Choice(TELEPORTS.name_of(choice.name, cls), {**own, **choice.options}), cls, PARTS)
 
 
 def make_benchmark(choice: Choice) -> Benchmark:
     """A benchmark from its options."""
-    benchmark: Benchmark = construct(benchmark_class(choice.name), choice.options)
+    cls = benchmark_class(choice.name)
+    benchmark: Benchmark = construct(cls, choice.options, benchmark_parts(cls))
     return benchmark
 
 

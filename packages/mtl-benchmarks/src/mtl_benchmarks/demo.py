@@ -16,13 +16,13 @@ from pathlib import Path
 from rich.console import Console
 
 from mtl_benchmarks.command_line import Plan, parse_seeds
+from mtl_benchmarks.comparison import Moves, moves
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.matching_lengths import lengths_of
 from mtl_benchmarks.options import Choice
-from mtl_benchmarks.report import Moves, moves
 from mtl_benchmarks.runner import RunResult
 from mtl_benchmarks.session import execute, open_console, print_report, with_baselines
-from mtl_core import InvalidInputError, MissingExtraError
+from mtl_core import InvalidInputError, MissingExtraError, NonFiniteStateError
 
 __all__ = ["main"]
 
@@ -40,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InvalidInputError, MissingExtraError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
+    except NonFiniteStateError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mtl_benchmarks.copies import distinct
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.runner import RunResult
 from mtl_core import InvalidInputError
@@ -30,7 +31,7 @@ def matching_lengths(runs: Sequence[RunResult], *, benchmark: Choice, method: Ch
     """
     found = [
         run
-        for run in runs
+        for run in distinct(runs)[0]
         if run.config.teleport is not None
         and run.config.teleport.name == "cost"
         and (run.config.benchmark, run.config.method, run.config.seed) == (benchmark, method, seed)

@@ -13,6 +13,7 @@ from torch import nn, optim
 
 from mtl_benchmarks.plain_data import PlainData, is_plain
 from mtl_core import InvalidParameterError, NoMatchError, Problem, UnknownNameError
+from mtl_core.checks import non_negative
 
 __all__ = ["OptimizerChoice", "optimizer_names"]
 
@@ -135,6 +136,12 @@ class OptimizerChoice(PlainData):
 
     def _try(self, options: Mapping[str, Any], where: str) -> None:
         """Let torch look at the values, on a parameter that nobody uses."""
+        # Not where there is so little to look at: with its first optimiser torch imports its compiler, which takes
+        # longer than all else that describing a benchmark does.
+        if set(options) <= {"lr", "weight_decay"}:
+            for name, value in options.items():
+                non_negative(name, value)
+            return
         try:
             self._make([nn.Parameter(torch.zeros(2, 2))], options)
         except (ValueError, TypeError, RuntimeError) as error:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 
 from mtl_benchmarks.metrics import Baseline, Metric
 from mtl_core import UnknownNameError
+from mtl_core.extension import plain_name
 
-__all__ = ["PUBLISHED_METRICS", "PublishedValue", "printed_baselines", "published_table", "published_values"]
+__all__ = [
+    "PUBLISHED_METRICS",
+    "PublishedTable",
+    "PublishedValue",
+    "printed_baselines",
+    "published_table",
+    "published_values",
+]
 
 _SINGLE_TASK = ("Independent", "STL")
 
@@ -25,6 +34,55 @@ class PublishedValue:
     metric: str
     value: float
     higher_is_better: bool
+
+
+_OTHER_NAMES = {"uncertainty": "uw", "cost": "fairgrad + cost", "independent": "single task", "stl": "single task"}
+"""Where a table calls a row otherwise than we do. COST's own rows are FairGrad with COST."""
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """A published table that a benchmark declares as its own: same data, same metrics, same protocol by default.
+
+    Args:
+        paper: as :func:`published_table` takes it.
+        table: as printed.
+        dataset: as printed.
+        metrics: the benchmark's metric → the name that is printed for it, in the same unit and direction.
+    """
+
+    paper: str
+    table: str
+    dataset: str
+    metrics: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """Paper and table."""
+        return f"{self.paper}, {self.table}, {self.dataset}"
+
+    def rows(self) -> dict[str, dict[str, float]]:
+        """Printed method → printed metric → value.
+
+        Raises:
+            UnknownNameError: there is no such table; lists the stored ones.
+        """
+        return published_table(self.paper, self.table, self.dataset)
+
+    def labels(self) -> dict[str, str]:
+        """Printed method → how our tables label such a run; ``"single task"`` for models of one task each.
+
+        Example:
+            >>> labels = PublishedTable("COST", "Table 1", "CityScapes").labels()
+            >>> [labels[name] for name in ("Independent", "Uncertainty", "Nash-MTL", "COST")]
+            ['single task', 'uw', 'nashmtl', 'fairgrad + cost']
+        """
+        return {printed: _own_label(printed) for printed in self.rows()}
+
+
+def _own_label(printed: str) -> str:
+    words = [plain_name(word) for word in printed.split(" + ")]
+    return _OTHER_NAMES.get(words[0], words[0]) if len(words) == 1 else " + ".join(words)
 
 
 def _dense_prediction(task: str, *metrics: tuple[str, str, bool]) -> tuple[Metric, ...]:

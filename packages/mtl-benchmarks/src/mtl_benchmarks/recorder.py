@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mtl_benchmarks.series import TaskSeries
 from mtl_core import StepReport
 
 __all__ = ["TIMES", "Recorder", "conflict_statistics"]
@@ -17,6 +18,9 @@ TIMES = ("data", "forward", "backward", "teleports", "evaluation")
 """What a run's time is spent on: waiting for batches, forward passes, the rest of the steps (differentiating, the
 method's own computation, the update), teleports, evaluations. Times of this process: an accelerator works behind them,
 and what it has not finished shows where the process next waits for it."""
+
+PER_TASK = frozenset({"loss", "weight", "norm", "cosine"})
+"""What is recorded of each task up to every evaluation, under its name and that of the task."""
 
 
 def conflict_statistics(gramians: Tensor) -> dict[str, float]:
@@ -62,6 +66,7 @@ class Recorder:
         steps: the steps taken at each evaluation.
         events: what happened, in order, with epoch and step.
         trace: the path, one point per step.
+        series: weights, norms and cosines per task.
     """
 
     tasks: tuple[str, ...]
@@ -72,15 +77,20 @@ class Recorder:
     steps: list[int] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     trace: list[list[float]] = field(default_factory=list)
+    series: TaskSeries = field(init=False)
     _losses: list[Tensor] = field(default_factory=list)
     _gramians: list[Tensor] = field(default_factory=list)
     _seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIMES, 0.0))
+
+    def __post_init__(self) -> None:
+        self.series = TaskSeries(self.tasks)
 
     def record_step(self, report: StepReport, point: list[float] | None, *, epoch: int, step: int) -> None:
         """Keep one step. Nothing is read from the device here."""
         self._losses.append(report.losses)
         if report.gramian is not None:
             self._gramians.append(report.gramian)
+        self.series.record_step(report, step=step)
         if point is not None:
             self.trace.append(point)
         for event in report.events:
@@ -129,6 +139,7 @@ class Recorder:
         row = {f"loss_{task}": value for task, value in zip(self.tasks, losses, strict=True)}
         if len(self._gramians) == len(self._losses) and len(self.tasks) > 1:
             row |= conflict_statistics(torch.stack(self._gramians).double().cpu())
+        row |= self.series.end_interval(self._gramians, steps=len(self._losses), number=len(self.training))
         self.training.append({**row, **rates})
         self.history.append({split: dict(values) for split, values in evaluation.items()})
         self.times.append(self._seconds)
@@ -157,6 +168,7 @@ class Recorder:
             "trace": torch.tensor(self.trace, dtype=torch.float64),
             "losses": torch.stack(self._losses) if self._losses else None,
             "gramians": torch.stack(self._gramians) if self._gramians else None,
+            "series": self.series.state_dict(),
             "seconds": dict(self._seconds),
         }
 
@@ -168,6 +180,7 @@ class Recorder:
         self.trace = state["trace"].tolist()
         self._losses = [] if state["losses"] is None else list(state["losses"])
         self._gramians = [] if state["gramians"] is None else list(state["gramians"])
+        self.series.load_state_dict(state["series"])
         self._seconds = dict(state["seconds"])
 
     def metric_rows(self, metrics: Mapping[str, tuple[str, str, bool]]) -> Sequence[tuple[Any, ...]]:
@@ -176,14 +189,21 @@ class Recorder:
         for k, (training, evaluation) in enumerate(zip(self.training, self.history, strict=True)):
             place = (self.epochs[k], self.steps[k])
             for name, value in training.items():
-                task = name.removeprefix("loss_") if name.startswith("loss_") else ""
-                rows.append((*place, "train", task, "loss" if task else name, "", "", value))
+                quantity, _, task = name.partition("_")
+                if quantity not in PER_TASK or task not in self.tasks:
+                    quantity, task = name, ""
+                rows.append((*place, "train", task, quantity, "", "", value))
             for split, values in evaluation.items():
                 for name, value in values.items():
                     task, unit, better = metrics.get(name, ("", "", None))
                     shown = "" if better is None else str(better).lower()
                     rows.append((*place, split, task, name, unit, shown, value))
         return rows
+
+    def pair_rows(self) -> Iterable[tuple[Any, ...]]:
+        """Rows of ``cosines.csv``: epoch, step, task, other task, cosine; each pair once."""
+        for number, task, other, cosine in self.series.pair_rows():
+            yield (self.epochs[number], self.steps[number], task, other, cosine)
 
     def time_rows(self) -> Sequence[tuple[int, int, str, float]]:
         """Rows of ``times.csv``: epoch, step, what time was spent on, seconds."""

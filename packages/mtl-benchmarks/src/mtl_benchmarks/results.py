@@ -1,135 +1,34 @@
-"""One directory per run: what is in it, and whose it is."""
+"""One directory per run: what is in it, whose it is, and whether it still is what was written."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
-import platform
-import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
+from mtl_benchmarks.checkpoint import Checkpoint, Checkpoints, config_digest
+from mtl_benchmarks.differing import differing
+from mtl_benchmarks.files import (
+    damaged,
+    digest_of,
+    exists,
+    make_directory,
+    read,
+    remove,
+    remove_parts,
+    sealed,
+    unsealed,
+    write_atomically,
+)
+from mtl_benchmarks.lock import locked
+from mtl_benchmarks.marker import LOCK, MARKER, kind_of, marker, refuse_kind
+from mtl_benchmarks.tables import TABLES, events_from, rows_from
+from mtl_core import DamagedFileError, ResultsDirectoryError
 
-from mtl_core import ResultsDirectoryError
-
-try:
-    import fcntl
-except ImportError:  # no such locks on this platform
-    fcntl = None  # type: ignore[assignment]
-
-__all__ = ["FORMAT", "MARKER", "Collection", "RunDirectory", "environment", "write_atomically"]
-
-FORMAT = 1
-"""Version of the layout below. A reader refuses a directory of another version."""
-
-MARKER = "mtl-bench.json"
-"""Name of the file that says that a directory is ours, of which kind, and in which format version."""
-
-_TEMPORARY = ".mtl-bench-"
-Kind = Literal["run", "collection"]
-
-
-def write_atomically(path: Path, content: bytes | str, *, durable: bool = True) -> None:
-    """Write a file so that a reader sees the old content or the new one and never a part.
-
-    The content goes to a temporary file in the same directory, which is then renamed over ``path``.
-
-    Args:
-        path: the file.
-        content: what it is to hold.
-        durable: flush to the disk before renaming, so that not even a power failure leaves a part. Tables can be
-            written again from the checkpoint and do without.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def environment() -> dict[str, Any]:
-    """Versions and hardware of this process, for the record."""
-    packages = ("torch", "numpy", "scipy", "mtl-core", "mtl-aggregators", "mtl-teleport", "mtl-benchmarks")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpu_count": os.cpu_count(),
-        "packages": versions,
-        "torch_version": torch.__version__,
-        "cuda": torch.version.cuda,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "threads": torch.get_num_threads(),
-        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }
-
-
-def _read_marker(path: Path) -> dict[str, Any]:
-    try:
-        marker = json.loads((path / MARKER).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ResultsDirectoryError(
-            f"`directory` {str(path)!r} must hold a readable {MARKER}, got {error}. Choose another directory."
-        ) from None
-    if not isinstance(marker, dict) or marker.get("format") != FORMAT:
-        found = marker.get("format") if isinstance(marker, dict) else marker
-        raise ResultsDirectoryError(
-            f"`directory` {str(path)!r} must have format {FORMAT}, got {found!r}. Choose another directory, or read "
-            "it with the version of mtl-benchmarks that wrote it."
-        )
-    return marker
-
-
-def _claim(path: Path, kind: Kind) -> None:
-    """Make ``path`` a directory of ours, or make sure that it is one.
-
-    Raises:
-        ResultsDirectoryError: it is a file, holds something else, or is of another kind or format.
-    """
-    if path.exists() and not path.is_dir():
-        raise ResultsDirectoryError(f"`directory` must be a directory, got the file {str(path)!r}.")
-    path.mkdir(parents=True, exist_ok=True)
-    # A process that was killed while it wrote leaves a temporary file; in a collection it may belong to another run.
-    leftovers = list(path.glob(f"{_TEMPORARY}*"))
-    if kind == "run":
-        for leftover in leftovers:
-            leftover.unlink(missing_ok=True)
-    entries = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(_TEMPORARY))
-    if MARKER in entries:
-        found = _read_marker(path).get("kind")
-        if found != kind:
-            raise ResultsDirectoryError(
-                f"`directory` {str(path)!r} must be a {kind}, got a {found}. "
-                + ("Give the directory above it." if found == "run" else "Give a directory inside it.")
-            )
-        return
-    if entries:
-        shown = ", ".join(entries[:5]) + (", …" if len(entries) > 5 else "")
-        raise ResultsDirectoryError(
-            f"`directory` {str(path)!r} must be empty or written by mtl-bench, got {len(entries)} other "
-            f"entries ({shown}). Choose a new directory."
-        )
-    write_atomically(path / MARKER, json.dumps({"format": FORMAT, "kind": kind}) + "\n")
+__all__ = ["Collection", "RunDirectory"]
 
 
 class Collection:
@@ -139,50 +38,47 @@ class Collection:
         path: it is made if it does not exist.
 
     Raises:
-        ResultsDirectoryError: ``path`` is not empty and not a collection.
+        ResultsDirectoryError: ``path`` is not empty and not a collection, or cannot be made.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        _claim(self.path, "collection")
+        if not refuse_kind(self.path, "collection"):
+            make_directory(self.path)
+            write_atomically(self.path / MARKER, marker("collection"))
 
     def run_path(self, name: str) -> Path:
-        """Where the run of that name lives."""
-        return self.path / name
+        """Where the run of that name lives; what a file's name cannot hold is replaced."""
+        return self.path / re.sub(r"[^\w.+=,@-]", "_", name)
 
 
 class RunDirectory:
     """The files of one run.
 
-    ========================  =====================================================================
-    ``mtl-bench.json``        marker with the format version
-    ``config.json``           the resolved configuration
-    ``environment.json``      versions and hardware of the process that began the run
-    ``metrics.csv``           epoch, step, split, task, metric, unit, higher_is_better, value
-    ``times.csv``             epoch, step, part, seconds: what the time since the evaluation before was spent on
-    ``events.jsonl``          one object per teleport: epoch, step and what the method reported
-    ``trace.csv``             one row per step, where the benchmark records a path
-    ``checkpoint.pt``         everything a restart needs; the other tables are written from it
-    ``result.json``           the reported values; present when the run is complete
-    ``figures/``              whatever was drawn
-    ========================  =====================================================================
+    ==========================  =====================================================================
+    ``mtl-bench.json``          marker with the format version
+    ``mtl-bench.lock``          empty; a process that works on the run holds it
+    ``config.json``             the resolved configuration
+    ``environment.json``        the sessions that worked on the run: versions, hardware, from where to where
+    ``metrics.csv``             epoch, step, split, task, metric, unit, higher_is_better, value
+    ``times.csv``               epoch, step, part, seconds: what the time since the evaluation before was spent on
+    ``steps.csv``               step, task, loss, weight, norm, of a thinned series of steps
+    ``cosines.csv``             epoch, step, task, other task, cosine of their gradients, of a thinned series
+    ``events.jsonl``            one object per teleport: epoch, step and what the method reported
+    ``trace.csv``               one row per step, where the benchmark records a path
+    ``checkpoint.pt``           everything a restart needs; the other tables are written from it
+    ``checkpoint.previous.pt``  the checkpoint before that
+    ``stopped.json``            why the run stopped, if its state became NaN or infinite
+    ``result.json``             the reported values, with digests of the tables; present when the run is complete
+    ``figures/``                whatever was drawn
+    ==========================  =====================================================================
 
     Args:
-        path: it is made if it does not exist.
-        config: the resolved configuration of the run that wants to write here.
-
-    Raises:
-        ResultsDirectoryError: ``path`` is not empty and not a run's, or a run's with another configuration.
+        path: of the run. Nothing is looked at or written yet; see :meth:`existing` and :meth:`working`.
     """
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        _claim(self.path, "run")
-        if self.config_file.is_file():
-            _refuse_difference(self.path, self.read_config(), json.loads(json.dumps(config)))
-            return
-        write_atomically(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
-        write_atomically(self.config_file, json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def existing(cls, path: str | Path) -> RunDirectory:
@@ -191,16 +87,62 @@ class RunDirectory:
         Raises:
             ResultsDirectoryError: there is no run.
         """
-        path = Path(path)
-        if not (path / MARKER).is_file() or _read_marker(path).get("kind") != "run":
+        directory = cls(path)
+        if kind_of(directory.path) != "run":
             raise ResultsDirectoryError(f"`directory` must hold a run, got {str(path)!r}, which does not.")
-        if not (path / "config.json").is_file():
+        if not exists(directory.config_file):
             raise ResultsDirectoryError(
-                f"`directory` must hold a run that began, got {str(path)!r} without config.json."
+                f"`directory` must hold a run that began, got {str(path)!r} without config.json. Start it again."
             )
-        directory = cls.__new__(cls)
-        directory.path = path
         return directory
+
+    @contextmanager
+    def working(self, config: Mapping[str, Any]) -> Iterator[str | None]:
+        """Work on the run as the only process that does; before it is certain of that, nothing is touched.
+
+        Args:
+            config: the resolved configuration of the run that wants to write here.
+
+        Yields:
+            None, or why other processes cannot be kept out here.
+
+        Raises:
+            ResultsDirectoryError: another process works on it, or the directory is not empty and not this run's.
+        """
+        self.refuse_other(config)
+        make_directory(self.path)
+        with locked(self.path / LOCK) as unlocked:
+            if not self.refuse_other(config):
+                write_atomically(self.path / MARKER, marker("run"))
+            remove_parts(self.path)
+            if not exists(self.config_file):
+                # A run that was killed before it wrote this has no checkpoint; another one's is found by its digest.
+                self.checkpoints.read(config)
+                write_atomically(self.config_file, json.dumps(config, indent=2) + "\n")
+            yield unlocked
+
+    def refuse_other(self, config: Mapping[str, Any]) -> bool:
+        """Refuse a directory that is not of the run with this configuration; whether it is one already."""
+        begun = refuse_kind(self.path, "run")
+        if begun and exists(self.config_file):
+            changed = differing(self.read_config(), json.loads(json.dumps(config)))
+            if changed:
+                raise ResultsDirectoryError(
+                    f"`directory` {str(self.path)!r} must belong to the same configuration, got a run whose "
+                    f"config.json has {changed}. Choose another directory, or the options of the run that is there."
+                    f"{self._edited(config)}"
+                )
+        return begun
+
+    def _edited(self, config: Mapping[str, Any]) -> str:
+        """What else to do where the checkpoint says that config.json is not what was written."""
+        try:
+            found = self.checkpoints.read(config)
+        except ResultsDirectoryError:
+            return ""
+        if found is None:
+            return ""
+        return " The checkpoint beside it is of the options given here: if config.json was changed, remove it."
 
     @property
     def config_file(self) -> Path:
@@ -208,9 +150,9 @@ class RunDirectory:
         return self.path / "config.json"
 
     @property
-    def checkpoint_file(self) -> Path:
+    def checkpoints(self) -> Checkpoints:
         """Where a restart begins."""
-        return self.path / "checkpoint.pt"
+        return Checkpoints(self.path)
 
     @property
     def result_file(self) -> Path:
@@ -218,103 +160,150 @@ class RunDirectory:
         return self.path / "result.json"
 
     @property
+    def stopped_file(self) -> Path:
+        """Present when the run stopped because its state became NaN or infinite."""
+        return self.path / "stopped.json"
+
+    @property
     def figures(self) -> Path:
         """Folder of the figures; made on first use."""
         folder = self.path / "figures"
-        folder.mkdir(exist_ok=True)
+        make_directory(folder)
         return folder
 
     def read_config(self) -> dict[str, Any]:
-        """The configuration of the run that lives here."""
-        return dict(json.loads(self.config_file.read_text()))
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Keep other processes from working on the same run; a process that dies lets go.
+        """The configuration of the run that lives here.
 
         Raises:
-            ResultsDirectoryError: another process is working on it.
+            DamagedFileError: it is not what was written, as far as that can be told without the run.
         """
-        if fcntl is None:
-            yield
-            return
-        with (self.path / MARKER).open() as marker:
-            try:
-                fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ResultsDirectoryError(
-                    f"`directory` {str(self.path)!r} must be free, got a run that another process is working on. Wait "
-                    "for it, or choose another directory."
-                ) from None
-            yield
+        content = read(self.config_file)
+        try:
+            return dict(json.loads(content))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise damaged(
+                self.config_file,
+                f"{len(content)} bytes that cannot be read ({type(error).__name__})",
+                "Remove it and give the command of this run again: it is written again if the checkpoint is of the "
+                "same configuration.",
+            ) from None
 
-    def write_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint."""
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        write_atomically(self.checkpoint_file, buffer.getvalue())
+    def read_checkpoint(self) -> Checkpoint | None:
+        """Where the run that lives here stands, or None before its first checkpoint.
 
-    def read_checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint, on the CPU, or None."""
-        if not self.checkpoint_file.is_file():
-            return None
-        return dict(torch.load(self.checkpoint_file, map_location="cpu", weights_only=True))
+        Raises:
+            DamagedFileError: it is damaged.
+            ResultsDirectoryError: it is of another configuration.
+        """
+        return self.checkpoints.read(self.read_config())
 
-    def write_table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Replace a CSV file. Floats are written so that reading them gives the same bits."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows([repr(cell) if isinstance(cell, float) else cell for cell in row] for row in rows)
-        write_atomically(self.path / name, buffer.getvalue(), durable=False)
+    def write_table(self, name: str, content: bytes, *, durable: bool = False) -> None:
+        """Replace a table."""
+        write_atomically(self.path / name, content, durable=durable)
 
-    def write_events(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """Replace ``events.jsonl``."""
-        write_atomically(
-            self.path / "events.jsonl", "".join(json.dumps(event) + "\n" for event in events), durable=False
-        )
+    def read_tables(self, result: Mapping[str, Any]) -> dict[str, bytes]:
+        """The tables of a complete run, each with the digest that the result has of it.
+
+        Raises:
+            DamagedFileError: one is missing, not as it was written, or too many.
+        """
+        found = {}
+        for name, digest in result["tables"].items():
+            path = self.path / name
+            if not exists(path):
+                raise damaged(path, "no file")
+            found[name] = read(path)
+            if digest_of(found[name]) != digest:
+                raise damaged(path, "content with another digest than result.json has of it")
+        for name in TABLES:
+            if name not in found and exists(self.path / name):
+                raise damaged(self.path / name, "a file that this run has not written", "Move it away.")
+        return found
+
+    def refuse_other_checkpoint(self, result: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint that is not that of the end of the complete run; that there is none does not matter.
+
+        Only the digest that stands in it is read: it may be large, and the result does not need it.
+        """
+        found = self.checkpoints.seal()
+        if found not in (None, result["checkpoint"]):
+            raise ResultsDirectoryError(
+                f"`{self.checkpoints.newest.name}` in {str(self.path)!r} must be that of the end of this run, got "
+                "another one. Put back the file that belongs here, or move this one away: the result does not need it."
+            )
 
     def read_events(self) -> list[dict[str, Any]]:
         """The events recorded so far."""
         file = self.path / "events.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        return events_from(read(file), file) if exists(file) else []
 
     def read_metrics(self) -> list[dict[str, str]]:
         """The rows of ``metrics.csv`` written so far."""
-        file = self.path / "metrics.csv"
-        return list(csv.DictReader(file.read_text().splitlines())) if file.is_file() else []
+        return self._named_rows("metrics.csv")
+
+    def read_sessions(self) -> list[dict[str, Any]]:
+        """The processes that worked on the run: when each began, its environment, from where to where it went."""
+        file = self.path / "environment.json"
+        if not exists(file):
+            return []
+        try:
+            return [dict(session) for session in json.loads(read(file))]
+        except (ValueError, TypeError) as error:
+            raise damaged(file, f"content that cannot be read ({type(error).__name__})") from None
+
+    def read_cosines(self) -> list[dict[str, str]]:
+        """The rows of ``cosines.csv`` written so far."""
+        return self._named_rows("cosines.csv")
 
     def read_trace(self) -> list[list[float]]:
         """The recorded path, one row per step, or nothing."""
-        file = self.path / "trace.csv"
-        if not file.is_file():
-            return []
-        return [[float(cell) for cell in row] for row in list(csv.reader(file.read_text().splitlines()))[1:]]
+        try:
+            return [[float(cell) for cell in row] for row in self._rows("trace.csv")[1:]]
+        except ValueError as error:
+            raise damaged(self.path / "trace.csv", str(error)) from None
+
+    def _named_rows(self, name: str) -> list[dict[str, str]]:
+        rows = self._rows(name)
+        return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]] if rows else []
+
+    def _rows(self, name: str) -> list[list[str]]:
+        file = self.path / name
+        return rows_from(read(file), file) if exists(file) else []
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Mark the run complete."""
-        write_atomically(self.result_file, json.dumps(result, indent=2) + "\n")
+        write_atomically(self.result_file, sealed(result, self.result_file))
 
     def read_result(self) -> dict[str, Any] | None:
-        """The result of a complete run, or None."""
-        return dict(json.loads(self.result_file.read_text())) if self.result_file.is_file() else None
+        """The result of a complete run, or None.
 
+        Raises:
+            DamagedFileError: it is not what was written.
+            ResultsDirectoryError: it is of another configuration than config.json.
+        """
+        if not exists(self.result_file):
+            return None
+        result = unsealed(read(self.result_file), self.result_file)
+        if result["config"] != config_digest(self.read_config()):
+            raise ResultsDirectoryError(
+                f"`config.json` and `result.json` in {str(self.path)!r} must belong together, got a result of another "
+                "configuration. Put back the file that belongs here."
+            )
+        return result
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        flat: dict[str, Any] = {}
-        for key, inner in value.items():
-            flat |= _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
-        return flat
-    return {prefix: value}
+    def write_stopped(self, what: Mapping[str, Any]) -> None:
+        """Keep why the run stopped."""
+        write_atomically(self.stopped_file, sealed(what, self.stopped_file))
 
+    def read_stopped(self) -> str | None:
+        """Why the run stopped before, or None."""
+        if not exists(self.stopped_file):
+            return None
+        try:
+            return str(unsealed(read(self.stopped_file), self.stopped_file)["what"])
+        except DamagedFileError as error:
+            return f"for a reason that cannot be read: {error}"
 
-def _refuse_difference(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    old, new = _flatten(dict(found)), _flatten(dict(wanted))
-    changed = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
-    if changed:
-        shown = "; ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} here" for key in changed[:5])
-        raise ResultsDirectoryError(
-            f"`directory` {str(path)!r} must belong to the same configuration, got a run with {shown}. "
-            "Choose another directory, or the options of the run that is there."
-        )
+    def forget_stopped(self) -> None:
+        """The run has got past where it stopped."""
+        remove(self.stopped_file)

@@ -7,34 +7,30 @@ share their start and their batches, so that such a difference holds less noise 
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from mtl_benchmarks.baselines import own_baselines
-from mtl_benchmarks.benchmarks import benchmark_class
-from mtl_benchmarks.command_line import parse_choice, parse_seeds
-from mtl_benchmarks.components import make_benchmark, method_class, resolve_benchmark
+from mtl_benchmarks.baselines import own_baselines, single_task_configs
+from mtl_benchmarks.comparison import Estimate
+from mtl_benchmarks.components import TELEPORTS, make_benchmark, teleport_class
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.matching_lengths import lengths_of
-from mtl_benchmarks.metrics import delta_m
+from mtl_benchmarks.metrics import Metric, delta_m
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.pool import run_all
-from mtl_benchmarks.report import Estimate
 from mtl_benchmarks.runner import RunResult
-from mtl_benchmarks.session import print_report, with_baselines
-from mtl_core.checks import one_of
+from mtl_benchmarks.session import with_baselines
+from mtl_core import InvalidParameterError
 
-__all__ = ["ALONE", "CONTROL", "TELEPORTS", "StudyRow", "main", "study", "study_table"]
+__all__ = ["ALONE", "CONTROL", "COST", "StudyRow", "measure_heading", "standing_metric", "study", "study_table"]
 
 ALONE, COST, CONTROL = "none", "cost", "random"
-TELEPORTS = (ALONE, COST, CONTROL)
-"""What may move the parameters: nothing, COST, or random moves as long as those of COST with the same seed."""
+"""The methods alone; with COST; with random moves as long as those of COST with the same seed."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +59,11 @@ def study(
     *,
     seeds: Sequence[int],
     out: str | Path,
-    teleports: Sequence[str] = (ALONE,),
-    epochs: int | None = None,
+    teleports: Sequence[str | Choice] = (ALONE,),
+    settings: Mapping[str, Any] | None = None,
     processes: int = 1,
     progress: Callable[[RunResult], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[list[StudyRow], list[RunResult]]:
     """Train every method with every seed on one case of a benchmark; complete runs are only read.
 
@@ -75,42 +72,85 @@ def study(
         methods: with the options that differ from their defaults.
         seeds: of the runs.
         out: the collection of runs.
-        teleports: out of ``TELEPORTS``; the methods alone always belong to it, and COST where the control does.
-        epochs: None: as the benchmark's protocol says.
+        teleports: names, or names with options; ``"none"`` is the methods alone, which always belong to it, and
+            ``"random"`` without a ``length`` the control of COST, which then belongs to it, too.
+        settings: what else ``RunConfig.resolve`` takes, the same for all runs: ``tasks``, ``epochs`` and so on.
         processes: how many runs at a time.
         progress: called with each result.
+        say: called with what a person should know, see ``run``; None: a warning.
 
     Returns:
         one row per method, and all runs, the single-task ones first.
 
     Raises:
-        InvalidParameterError: a teleport that is none of these, or no seed.
-        UnknownNameError: a method or option that does not exist.
+        UnknownNameError: a method, teleport or option that does not exist.
+        InvalidParameterError: no method or no seed.
     """
-    wanted = {one_of("teleports", name, TELEPORTS) for name in teleports}
-    ways: list[str | None] = [None, *([COST] if wanted & {COST, CONTROL} else [])]
+    if not methods or not seeds:
+        raise InvalidParameterError(f"`methods` and `seeds` must not be empty, got {len(methods)} and {len(seeds)}.")
+    ways, with_control = _ways([Choice(each) if isinstance(each, str) else each for each in teleports])
 
-    def resolve(method: Choice, teleport: str | Choice | None, seed: int) -> RunConfig:
-        return RunConfig.resolve(benchmark, method, teleport, seed=seed, epochs=epochs)
+    def resolve(method: Choice, teleport: Choice | None, seed: int) -> RunConfig:
+        return RunConfig.resolve(benchmark, method, teleport, seed=seed, **(settings or {}))
 
-    planned = {(k, way or ALONE, s): resolve(m, way, s) for way in ways for k, m in enumerate(methods) for s in seeds}
+    planned = {
+        (k, label, s): resolve(m, way, s) for label, way in ways.items() for k, m in enumerate(methods) for s in seeds
+    }
     first = with_baselines(list(planned.values()))
-    runs = run_all(first, out, processes=processes, progress=progress)
+    runs = run_all(first, out, processes=processes, progress=progress, say=say)
     by_name = {result.config.name: result for result in runs}
     found = {key: by_name[config.name] for key, config in planned.items()}
-    if CONTROL in wanted:
+    if with_control:
+        like = _controlled(ways)
         controls = {}
         for k, method in enumerate(methods):
             for seed in seeds:
-                lengths = lengths_of(found[k, COST, seed])
+                lengths = lengths_of(found[k, like, seed])
                 # Where nothing moved there is nothing to match, and the control is the method alone.
                 move = Choice(CONTROL, {"length": lengths}) if lengths else None
                 controls[k, CONTROL, seed] = resolve(method, move, seed)
-        moved = run_all(list(controls.values()), out, processes=processes, progress=progress)
+        moved = run_all(list(controls.values()), out, processes=processes, progress=progress, say=say)
         runs += [run for run in moved if run.config.name not in by_name]
         found |= dict(zip(controls, moved, strict=True))
-    baselines = own_baselines(next(iter(planned.values())), runs)
-    metric = make_benchmark(benchmark).main_metric
+    return _rows(methods, found, runs, next(iter(planned.values()))), runs
+
+
+def _ways(teleports: Sequence[Choice]) -> tuple[dict[str, Choice | None], bool]:
+    """Label → what moves the parameters, and whether the control belongs to it."""
+    ways: dict[str, Choice | None] = {ALONE: None}
+    with_control = False
+    for choice in teleports:
+        if choice.name.lower() == ALONE:
+            continue
+        cls = teleport_class(choice.name)
+        if cls is TELEPORTS.find(CONTROL) and "length" not in choice.options:
+            with_control = True
+            continue
+        name = TELEPORTS.name_of(choice.name, cls)
+        # Options stand in the label only where two ways would have the same one: headings of tables are narrow.
+        ways[_named(Choice(name, choice.options)) if name in ways else name] = choice
+    if with_control and not any(way is not None and _is_cost(way) for way in ways.values()):
+        ways[COST] = Choice(COST)
+    return ways, with_control
+
+
+def _is_cost(choice: Choice) -> bool:
+    return teleport_class(choice.name) is TELEPORTS.find(COST)
+
+
+def _controlled(ways: Iterable[str]) -> str:
+    """The first way with COST, whose lengths the control has."""
+    return next(label for label in ways if label == COST or label.startswith(f"{COST} ("))
+
+
+def _rows(
+    methods: Sequence[Choice],
+    found: Mapping[tuple[int, str, int], RunResult],
+    runs: Sequence[RunResult],
+    config: RunConfig,
+) -> list[StudyRow]:
+    baselines = own_baselines(config, runs)
+    metric = standing_metric(config)
 
     def measure(result: RunResult) -> float:
         return delta_m(result.values, baselines) if baselines else result.values[metric.name]
@@ -128,16 +168,32 @@ def study(
                 seconds={way: sum(r.seconds for r in by_seed.values()) / len(by_seed) for way, by_seed in own.items()},
             )
         )
-    return rows, runs
+    return rows
+
+
+def standing_metric(config: RunConfig) -> Metric:
+    """What stands for a run where there is no Δm: the last of the benchmark's metrics that its tasks have."""
+    benchmark = make_benchmark(config.benchmark)
+    known = [m for m in benchmark.metrics if m.task in config.tasks or m.task not in benchmark.tasks]
+    return benchmark.main_metric if benchmark.main_metric in known else known[-1]
+
+
+def measure_heading(config: RunConfig) -> str:
+    """How tables call what stands for a run."""
+    if single_task_configs(config):
+        return "Δm % ↓"
+    metric = standing_metric(config)
+    return f"{metric.name} {'↑' if metric.higher_is_better else '↓'}"
 
 
 def _named(method: Choice) -> str:
-    options = ", ".join(f"{name} {value}" for name, value in method.options.items())
+    values = {name: value.name if isinstance(value, Choice) else value for name, value in method.options.items()}
+    options = ", ".join(f"{name} {value}" for name, value in values.items())
     return f"{method.name} ({options})" if options else method.name
 
 
 def study_table(rows: Sequence[StudyRow], *, title: str, heading: str) -> Table:
-    """One line per method: alone, against the first seed by seed, and what COST and the control change.
+    """One line per method: alone, against the first seed by seed, and what teleports and the control change.
 
     Args:
         rows: from ``study``.
@@ -145,11 +201,12 @@ def study_table(rows: Sequence[StudyRow], *, title: str, heading: str) -> Table:
         heading: of the measure.
     """
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-    ways = rows[0].measure
+    ways = [way for way in rows[0].measure if way not in (ALONE, CONTROL)]
+    with_control = CONTROL in rows[0].measure
     headings = ["method", f"alone\n{heading}", f"minus\n{rows[0].name}"]
-    if COST in ways:
-        headings += [f"with COST\n{heading}", "minus\nalone"]
-    if CONTROL in ways:
+    for way in ways:
+        headings += [f"with {'COST' if way == COST else way}\n{heading}", "minus\nalone"]
+    if with_control:
         headings += [f"random moves\n{heading}", "COST minus\nrandom"]
     for number, text in enumerate(headings):
         table.add_column(text, justify="right" if number else "left", no_wrap=True)
@@ -157,10 +214,11 @@ def study_table(rows: Sequence[StudyRow], *, title: str, heading: str) -> Table:
         alone = row.measure[ALONE]
         against = [value - rows[0].measure[ALONE][seed] for seed, value in alone.items()]
         cells = [row.name, Estimate.of(list(alone.values())).brief(), Estimate.of(against).brief() if number else ""]
-        if COST in ways:
-            cells += [Estimate.of(list(row.measure[COST].values())).brief(), row.difference(COST).brief()]
-        if CONTROL in ways:
-            cells += [Estimate.of(list(row.measure[CONTROL].values())).brief(), row.difference(COST, CONTROL).brief()]
+        for way in ways:
+            cells += [Estimate.of(list(row.measure[way].values())).brief(), row.difference(way).brief()]
+        if with_control:
+            moved = Estimate.of(list(row.measure[CONTROL].values())).brief()
+            cells += [moved, row.difference(_controlled(ways), CONTROL).brief()]
         table.add_row(*cells)
     table.caption = (
         "Means over seeds ± half of the 95 % interval by Student's t; differences are taken seed by seed. An interval "
@@ -168,55 +226,3 @@ def study_table(rows: Sequence[StudyRow], *, title: str, heading: str) -> Table:
     )
     table.caption_justify = "left"
     return table
-
-
-def main(arguments: Sequence[str], console: Console) -> None:
-    """The words after ``mtl-bench study``: train what is missing, print the tables.
-
-    Raises:
-        InvalidInputError: a name or number that does not fit.
-    """
-    parser = argparse.ArgumentParser(prog="mtl-bench study", description=__doc__)
-    parser.add_argument("benchmark", help="such as digits, or digits:shift=2,width=4")
-    parser.add_argument("--methods", nargs="+", default=["ls"], help="names, with options as in cagrad:c=0.5")
-    parser.add_argument("--teleports", nargs="+", default=[ALONE], help=", ".join(TELEPORTS))
-    parser.add_argument("--seeds", default="5", help="how many seeds from 0, or a list such as 0,3,7")
-    parser.add_argument("--epochs", type=int, help="default: the benchmark's protocol")
-    parser.add_argument("--processes", type=int, default=1, help="how many runs at a time")
-    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="directory of the runs")
-    options = parser.parse_args(list(arguments))
-    chosen = parse_choice(options.benchmark)
-    benchmark_class(chosen.name)
-    methods = [parse_choice(text) for text in options.methods]
-    for method in methods:
-        method_class(method.name)
-    seeds = parse_seeds(options.seeds)
-    benchmark = resolve_benchmark(chosen)
-    problem = make_benchmark(benchmark)
-    done = 0
-
-    def progress(result: RunResult) -> None:
-        nonlocal done
-        done += 1
-        line = f"  {done}: {result.config.label}, seed {result.config.seed}: {result.seconds:.1f} s"
-        console.print(line, highlight=False)
-
-    found: list[tuple[str, list[StudyRow]]] = []
-    for case in problem.cases():
-        words = [benchmark.name, *(f"{key} {value}" for key, value in case.case_options().items())]
-        rows, runs = study(
-            Choice(benchmark.name, {**benchmark.options, **case.case_options()}),
-            methods,
-            seeds=seeds,
-            out=options.out,
-            teleports=options.teleports,
-            epochs=options.epochs,
-            processes=options.processes,
-            progress=progress,
-        )
-        print_report([run for run in runs if run.config.teleport is None or run.config.teleport.name == COST], console)
-        found.append((f"{' '.join(words)}, {len(seeds)} seeds", rows))
-    metric = problem.main_metric
-    heading = "Δm % ↓" if problem.has_single_task_runs else f"{metric.name} {'↑' if metric.higher_is_better else '↓'}"
-    for title, rows in found:
-        console.print(study_table(rows, title=title, heading=heading))

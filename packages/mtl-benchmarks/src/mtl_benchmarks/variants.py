@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mtl_benchmarks.components import PARTS
+from mtl_benchmarks.components import ADAPTERS, TRIGGERS
 from mtl_benchmarks.options import Choice
 from mtl_core import UnknownNameError
 
@@ -47,13 +47,13 @@ def _terms() -> list[Variant]:
 
 
 def _triggers() -> list[Variant]:
-    named = [_cost(f"trigger {name}", trigger=Choice(name)) for name in PARTS["trigger"] if name != "majority"]
+    named = [_cost(f"trigger {name}", trigger=Choice(name)) for name in TRIGGERS.names() if name != "majority"]
     sweep = (0.25, 0.5, 0.75)
     return named + [_cost(f"trigger majority {f:g}", trigger=Choice("majority", {"fraction": f})) for f in sweep]
 
 
 def _adapters() -> list[Variant]:
-    return [_cost(f"adapter {name}", adapter=Choice(name)) for name in PARTS["adapter"] if not name.startswith("peft")]
+    return [_cost(f"adapter {name}", adapter=Choice(name)) for name in ADAPTERS.names() if not name.startswith("peft")]
 
 
 def _sharpness() -> list[Variant]:

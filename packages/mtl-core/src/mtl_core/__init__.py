@@ -18,6 +18,7 @@ from mtl_core.conflict import (
     weak_conflict,
 )
 from mtl_core.errors import (
+    DamagedFileError,
     DetachedLossError,
     DuplicateModuleError,
     InvalidInputError,
@@ -28,6 +29,7 @@ from mtl_core.errors import (
     NoMatchError,
     NonFiniteGradientError,
     NonFiniteLossError,
+    NonFiniteStateError,
     NonScalarLossError,
     NoSharedParametersError,
     RankError,
@@ -51,6 +53,7 @@ __version__ = "0.2.0"
 __all__ = [
     "Aggregator",
     "ConflictMonitor",
+    "DamagedFileError",
     "DetachedLossError",
     "DuplicateModuleError",
     "EpochConflict",
@@ -67,6 +70,7 @@ __all__ = [
     "NoSharedParametersError",
     "NonFiniteGradientError",
     "NonFiniteLossError",
+    "NonFiniteStateError",
     "NonScalarLossError",
     "Note",
     "Problem",

@@ -7,9 +7,12 @@ broke, what was found and the way out.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 __all__ = [
+    "DamagedFileError",
     "DetachedLossError",
     "DuplicateModuleError",
     "InvalidInputError",
@@ -21,6 +24,7 @@ __all__ = [
     "NoSharedParametersError",
     "NonFiniteGradientError",
     "NonFiniteLossError",
+    "NonFiniteStateError",
     "NonScalarLossError",
     "RankError",
     "ResultsDirectoryError",
@@ -105,6 +109,9 @@ class UnknownNameError(InvalidInputError):
         hint = f" Did you mean {guess!r}?" if guess is not None else ""
         super().__init__(f"unknown {kind} {name!r}.{hint} Valid: {', '.join(self.valid) or 'none'}.")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again, (type(self), self.args, self.__dict__)
+
 
 class NoMatchError(InvalidInputError):
     """A pattern matches no parameter or layer."""
@@ -115,7 +122,33 @@ class DuplicateModuleError(InvalidInputError):
 
 
 class ResultsDirectoryError(InvalidInputError):
-    """A results directory holds something else than the run that wants to write there."""
+    """A results directory holds something else than the run that wants to write there, or cannot be read or written."""
+
+
+class DamagedFileError(ResultsDirectoryError):
+    """A file of a run is not what was written to it.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, message: str, *, path: Path | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class NonFiniteStateError(RuntimeError):
+    """Training has led to parameters, buffers or optimiser state that are NaN or infinite.
+
+    Attributes:
+        epoch: in which it was found, from 0.
+        step: of the run, from 0, after which it was found.
+    """
+
+    def __init__(self, message: str, *, epoch: int = 0, step: int = 0) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+        self.step = step
 
 
 class SolverError(RuntimeError):
@@ -130,6 +163,9 @@ class SolverError(RuntimeError):
         super().__init__(f"{message} (residual {residual:.3e} after {iterations} iterations)")
         self.residual = residual
         self.iterations = iterations
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again, (type(self), self.args, self.__dict__)
 
 
 class RankError(RuntimeError):
@@ -149,3 +185,13 @@ class MissingExtraError(ImportError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an optional dependency. Install it with: pip install '{extra}'")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again, (type(self), self.args, self.__dict__)
+
+
+def _made_again(cls: type[Exception], args: tuple[Any, ...], state: Mapping[str, Any]) -> Exception:
+    """An error from another process. Its text is already whole, so the constructor that composes it is passed over."""
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(state)
+    return error

@@ -5,29 +5,30 @@ from __future__ import annotations
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks.ctr import CTR
 from mtl_benchmarks.benchmarks.digits import Digits
+from mtl_benchmarks.benchmarks.qm9 import QM9
 from mtl_benchmarks.benchmarks.toy import Toy
-from mtl_core import InvalidInputError
-from mtl_core.extension import find_plugin, is_spec, plain_name, plugin_names
+from mtl_benchmarks.registry import Registry
 
-__all__ = ["CTR", "GROUP", "Digits", "Toy", "available", "benchmark_class", "own_benchmarks"]
+__all__ = ["BENCHMARKS", "CTR", "QM9", "Digits", "Toy", "available", "benchmark_class"]
 
-GROUP = "mtl.benchmarks"
-"""The entry point group under which other packages bring benchmarks."""
-
-
-def own_benchmarks() -> dict[str, type[Benchmark]]:
-    """The benchmarks of this package, by name."""
-    return {cls.name: cls for cls in (CTR, Digits, Toy)}
+BENCHMARKS = Registry(
+    "benchmark",
+    "mtl.benchmarks",
+    {cls.name: cls for cls in (CTR, QM9, Digits, Toy)},
+    fits=lambda cls: issubclass(cls, Benchmark),
+    rule="a subclass of mtl_benchmarks.Benchmark",
+)
+"""The benchmarks of this package, and those that other packages bring under ``mtl.benchmarks``."""
 
 
 def available() -> list[str]:
-    """Names of the benchmarks, sorted: of this package, and of those that bring some under ``mtl.benchmarks``.
+    """Names of the benchmarks, sorted: of this package, and of those that bring some.
 
     Example:
         >>> available()
-        ['ctr', 'digits', 'toy']
+        ['ctr', 'digits', 'qm9', 'toy']
     """
-    return sorted({*own_benchmarks(), *plugin_names(GROUP)})
+    return sorted(BENCHMARKS.names())
 
 
 def benchmark_class(name: str) -> type[Benchmark]:
@@ -37,12 +38,4 @@ def benchmark_class(name: str) -> type[Benchmark]:
         UnknownNameError: there is no such benchmark; lists those that exist.
         InvalidInputError: another package brings it, and it cannot be imported or is no ``Benchmark``.
     """
-    own = None if is_spec(name) else own_benchmarks().get(plain_name(name))
-    if own is not None:
-        return own
-    found = find_plugin("benchmark", name, GROUP, own_benchmarks())
-    if not isinstance(found, type) or not issubclass(found, Benchmark):
-        raise InvalidInputError(
-            f"benchmark {name!r} must be a subclass of mtl_benchmarks.Benchmark, got {found!r}. Inherit from it."
-        )
-    return found
+    return BENCHMARKS.find(name)

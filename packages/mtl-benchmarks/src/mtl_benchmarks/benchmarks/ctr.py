@@ -75,6 +75,9 @@ class CTR(Benchmark):
         ),
         *(Metric(f"auc_{t}", t, "%", higher_is_better=True) for t in ("click", "conv_click", "conv")),
     )
+    caveats: ClassVar[tuple[str, ...]] = (
+        "The log is simulated: its numbers compare with other runs of this benchmark and with nothing else.",
+    )
 
     def __init__(
         self,

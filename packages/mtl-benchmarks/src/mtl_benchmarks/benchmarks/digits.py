@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, Literal, cast
@@ -18,7 +18,7 @@ from mtl_benchmarks.models.overlay_cnn import OverlayCNN
 from mtl_benchmarks.optimizers import OptimizerChoice
 from mtl_benchmarks.tally import Rows, Tally
 from mtl_benchmarks.training import Training
-from mtl_core import InvalidParameterError, MissingExtraError, Problem
+from mtl_core import InvalidInputError, InvalidParameterError, MissingExtraError, Problem
 from mtl_core.checks import in_interval, one_of, positive, positive_int
 
 __all__ = ["Digits", "OverlaidDigits", "Split", "overlay"]
@@ -118,6 +118,9 @@ class Digits(Benchmark):
         reconstruction: squared error summed over the pixels, or their mean.
         reconstruction_weight: factor on the reconstruction loss.
         data_seed: seed of the split and the pairs.
+        model: the network, from ``canvas``, ``width`` and ``n_classes``. Its submodules ``trunk`` (from pictures
+            [b, 1, c, c] to features), ``left``, ``right`` (logits [b, 10]) and ``decoder`` ([b, c * c]) are the
+            tasks', and called with pictures it gives all outputs, as :class:`~mtl_benchmarks.models.OverlayCNN` does.
 
     Example:
         >>> digits = Digits(n_train=64, n_test=32)
@@ -132,6 +135,11 @@ class Digits(Benchmark):
         Metric("accuracy_right", "right", "%", higher_is_better=True),
         Metric("error_image", "image", "ink", higher_is_better=False),
     )
+    caveats: ClassVar[tuple[str, ...]] = (
+        "The pairs are made of 1,797 scanned digits. This is not MultiMNIST: its numbers compare with nothing else.",
+    )
+
+    model_arguments: ClassVar[frozenset[str]] = frozenset({"canvas", "width", "n_classes"})
 
     def __init__(
         self,
@@ -145,6 +153,7 @@ class Digits(Benchmark):
         reconstruction: Literal["sum", "mean"] = "mean",
         reconstruction_weight: float = 1.0,
         data_seed: int = 0,
+        model: Callable[..., nn.Module] = OverlayCNN,
     ) -> None:
         self.n_train = positive_int("n_train", n_train)
         self.n_test = positive_int("n_test", n_test)
@@ -157,6 +166,7 @@ class Digits(Benchmark):
         self.reconstruction = one_of("reconstruction", reconstruction, ("sum", "mean"))
         self.reconstruction_weight = positive("reconstruction_weight", reconstruction_weight)
         self.data_seed = data_seed
+        self.model = model
         self._data: dict[Split, OverlaidDigits] = {}
 
     @property
@@ -205,8 +215,20 @@ class Digits(Benchmark):
         return OverlaidDigits(pictures, classes[left], classes[right], sources)
 
     def build(self) -> nn.Module:
-        """A fresh :class:`~mtl_benchmarks.models.OverlayCNN`."""
-        return OverlayCNN(canvas=self.canvas, width=self.width, n_classes=_N_CLASSES)
+        """A fresh network, by default :class:`~mtl_benchmarks.models.OverlayCNN`.
+
+        Raises:
+            InvalidInputError: it lacks one of the submodules.
+        """
+        model = self.model(canvas=self.canvas, width=self.width, n_classes=_N_CLASSES)
+        own = dict(model.named_children())
+        missing = [name for name in ("trunk", "left", "right", "decoder") if name not in own]
+        if missing:
+            raise InvalidInputError(
+                f"`model` must have the submodules trunk, left, right and decoder, got {type(model).__name__} with "
+                f"{', '.join(own) or 'none'}."
+            )
+        return model
 
     def problem(self, model: nn.Module, *, tasks: Sequence[str]) -> Problem:
         """Mean cross-entropy per classification and the squared error of the reconstruction."""

@@ -18,7 +18,7 @@ from mtl_benchmarks.training import Training
 from mtl_core import InvalidParameterError, Problem
 from mtl_core.checks import positive, positive_int
 
-__all__ = ["STARTS", "Point", "Toy", "objectives", "optimum"]
+__all__ = ["STARTS", "Point", "Toy", "objectives", "optimum", "pareto_set"]
 
 STARTS: tuple[tuple[float, float], ...] = (
     (-8.5, 7.5),
@@ -110,6 +110,21 @@ def optimum(*, scale: float = 1.0) -> tuple[float, float]:
     return x1, (low + high) / 2
 
 
+@cache
+def pareto_set() -> tuple[tuple[float, float], ...]:
+    r"""Points of the lower valley at which no loss falls without the other rising, from the second's minimum on.
+
+    Each is the minimiser of :math:`w L_1 + (1 - w) L_2` for some w, so that it is the same for every scale.
+
+    Example:
+        >>> points = pareto_set()
+        >>> [round(x, 4) for x in (*points[0], *points[-1])]
+        [-7.0, -8.4345, 7.0, -8.4345]
+    """
+    shares = [min(max(0.5 - 0.5 * math.cos(math.pi * k / 120), 1e-9), 1 - 1e-9) for k in range(121)]
+    return tuple(optimum(scale=share / (1 - share)) for share in shares)
+
+
 class Point(nn.Module):
     """A point of the plane as a model.
 
@@ -147,6 +162,9 @@ class Toy(Benchmark):
         Metric("distance", "both", "", higher_is_better=False),
     )
     has_single_task_runs: ClassVar[bool] = False
+    caveats: ClassVar[tuple[str, ...]] = (
+        "Only the method draws random numbers: all seeds of a method that draws none give the same path.",
+    )
     # Two losses fix both directions of the plane, so only the penalised search can move; the losses cross zero, so no
     # relative drift can be asked for. Twenty steps of length 0.01 move by 0.02, too little to leave the ridge in time;
     # of length 0.1 by 0.5.

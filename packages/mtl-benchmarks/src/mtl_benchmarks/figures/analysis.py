@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from mtl_benchmarks.figures import _figure, _save
-from mtl_benchmarks.report import Estimate
+from mtl_benchmarks.comparison import Estimate
+from mtl_benchmarks.figures.drawing import grid, headed, key_below, new_figure, save
+from mtl_benchmarks.figures.palette import ACCENT, INK, MUTED, SUBTLE, Style, method_style, task_colour
 from mtl_core import ConflictMonitor, InvalidInputError, StepReport, mean_cosines
 from mtl_core.checks import one_of
 from mtl_teleport import TeleportReport
@@ -53,23 +54,31 @@ def before_after(reports: Iterable[Report], path: Path) -> Path:
     kept = [report for report in _plain(reports) if report["accepted"]]
     if not kept:
         raise InvalidInputError("`reports` must hold a teleport that was kept, got none.")
-    figure = _figure(figsize=(9, 3.4))
+    figure = new_figure(9, 3.8)
     order = range(1, len(kept) + 1)
-    panels = (("min_cosine", r"$\min_i \cos\varphi_{i0}$"), ("mean_norm", r"$\|g_0\|$"))
+    panels = (
+        ("min_cosine", r"smallest cosine with the mean gradient, $\min_i \cos\varphi_{i0}$"),
+        ("mean_norm", r"norm of the mean gradient, $\|g_0\|$"),
+    )
+    every = []
     for number, (name, heading) in enumerate(panels, start=1):
         axes = figure.add_subplot(1, 2, number)
         before = [report[f"{name}_before"] for report in kept]
         after = [report[f"{name}_after"] for report in kept]
-        axes.vlines(order, before, after, color="lightgrey", linewidth=1, zorder=1)
-        axes.scatter(order, before, s=16, color="tab:grey", label="before", zorder=2)
-        axes.scatter(order, after, s=16, color="tab:blue", label="after", zorder=3)
+        axes.vlines(order, before, after, color=SUBTLE, linewidth=1.5, zorder=1)
+        axes.scatter(order, before, s=20, color=MUTED, label="before", zorder=2)
+        axes.scatter(order, after, s=20, color=ACCENT, marker="^", label="after", zorder=3)
         if name == "min_cosine":
-            axes.axhline(0.0, color="black", linewidth=0.6)
+            axes.axhline(0.0, color=INK, linewidth=0.6)
         elif min(*before, *after) > 0:
             axes.set_yscale("log")
-        axes.set(xlabel="teleport", title=heading)
-        axes.legend(fontsize=8)
-    return _save(figure, path)
+        axes.set(xlabel="teleport, in order", title=heading)
+        axes.xaxis.set_major_locator(_whole())
+        grid(axes)
+        every.append(axes)
+    headed(figure, f"{len(kept)} kept teleports, before and after")
+    key_below(figure, every)
+    return save(figure, path)
 
 
 def inside_teleport(report: Report, path: Path) -> Path:
@@ -88,20 +97,24 @@ def inside_teleport(report: Report, path: Path) -> Path:
     losses, growth = plain["search_losses"], plain["search_growth"]
     if not losses:
         raise InvalidInputError("`report` must be that of a search, got one without any point, such as a random move.")
-    figure = _figure(figsize=(5.2, 3.4))
+    figure = new_figure(5.8, 4.0)
     axes = figure.add_subplot(1, 1, 1)
     for task, name in enumerate(plain["tasks"]):
         values = [point[task] for point in losses]
         if values[0]:
-            axes.plot(range(len(values)), [v / values[0] if v is not None else math.nan for v in values], label=name)
+            shares = [v / values[0] if v is not None else math.nan for v in values]
+            axes.plot(range(len(values)), shares, color=task_colour(task), marker=".", label=f"loss of {name}")
     axes.set(xlabel="point of the search", ylabel="loss / first loss")
+    axes.xaxis.set_major_locator(_whole())
+    grid(axes)
     beside = axes.twinx()
     shown = [math.nan if value is None else value for value in growth]
-    beside.plot(range(len(shown)), shown, color="black", linestyle="--", marker=".", linewidth=1, label="sharpness")
-    beside.set_ylabel("sharpness / first sharpness")
-    lines = [*axes.get_lines(), *beside.get_lines()]
-    axes.legend(lines, [str(line.get_label()) for line in lines], fontsize=8)
-    return _save(figure, path)
+    beside.plot(range(len(shown)), shown, color=INK, linestyle="--", marker="x", linewidth=1, label="sharpness (right)")
+    beside.set_ylabel("sharpness / first sharpness", fontsize=9)
+    beside.tick_params(labelsize=8)
+    headed(figure, "Inside one teleport")
+    key_below(figure, [axes, beside])
+    return save(figure, path)
 
 
 _SHARES = ("weak", "dominated", "majority")
@@ -123,13 +136,17 @@ def conflict_per_epoch(monitors: Mapping[str, ConflictMonitor], path: Path, *, k
     found = {name: monitor.epochs() for name, monitor in monitors.items()}
     if not any(found.values()):
         raise InvalidInputError("`monitors` must have measured steps, got none. Call update(report) in the loop.")
-    figure = _figure(figsize=(5.2, 3.4))
+    figure = new_figure(5.8, 4.0)
     axes = figure.add_subplot(1, 1, 1)
-    for name, epochs in found.items():
-        axes.plot([e.epoch for e in epochs], [getattr(e, kind) for e in epochs], marker=".", label=name)
+    for (name, epochs), style in zip(found.items(), _styles(found), strict=True):
+        look = {"color": style.colour, "linestyle": style.dash, "marker": style.marker, "markersize": 4}
+        axes.plot([e.epoch for e in epochs], [getattr(e, kind) for e in epochs], label=name, **look)
     axes.set(xlabel="epoch", ylabel=f"share of steps with {kind} conflict", ylim=(-0.02, 1.02))
-    axes.legend(fontsize=8)
-    return _save(figure, path)
+    axes.xaxis.set_major_locator(_whole())
+    grid(axes)
+    headed(figure, f"How often {kind} conflict occurs")
+    key_below(figure, [axes])
+    return save(figure, path)
 
 
 def loss_conflict_points(reports: Iterable[StepReport]) -> list[tuple[float, float]]:
@@ -170,14 +187,19 @@ def loss_against_conflict(reports: Mapping[str, Iterable[StepReport]], path: Pat
     found = {name: loss_conflict_points(steps) for name, steps in reports.items()}
     if not any(found.values()):
         raise InvalidInputError("`reports` must hold steps with a Gramian, got none. Use a method on task gradients.")
-    figure = _figure(figsize=(5.2, 3.4))
+    figure = new_figure(5.8, 4.0)
     axes = figure.add_subplot(1, 1, 1)
-    for name, points in found.items():
-        axes.scatter([loss for loss, _ in points], [cosine for _, cosine in points], s=6, alpha=0.5, label=name)
-    axes.axhline(0.0, color="black", linewidth=0.6)
-    axes.set(xlabel="mean loss", ylabel="cosine of the weakest task")
-    axes.legend(fontsize=8)
-    return _save(figure, path)
+    for (name, points), style in zip(found.items(), _styles(found), strict=True):
+        losses, cosines = [loss for loss, _ in points], [cosine for _, cosine in points]
+        axes.scatter(
+            losses, cosines, s=14, alpha=0.6, color=style.colour, marker=style.marker, linewidths=0, label=name
+        )
+    axes.axhline(0.0, color=INK, linewidth=0.6)
+    axes.set(xlabel="mean loss of a step", ylabel="cosine of the weakest task with the mean")
+    grid(axes)
+    headed(figure, "Loss and conflict, a dot per step")
+    key_below(figure, [axes])
+    return save(figure, path)
 
 
 def trigger_sweep(points: Mapping[float, tuple[Sequence[float], Sequence[float]]], path: Path) -> Path:
@@ -192,17 +214,27 @@ def trigger_sweep(points: Mapping[float, tuple[Sequence[float], Sequence[float]]
     """
     if not points:
         raise InvalidInputError("`points` must hold at least one fraction, got none.")
-    figure = _figure(figsize=(5.2, 3.4))
+    figure = new_figure(5.8, 4.0)
     axes = figure.add_subplot(1, 1, 1)
     beside = axes.twinx()
     fractions = sorted(points)
-    for side, column, colour, heading in ((axes, 0, "tab:blue", "Δm [%]"), (beside, 1, "tab:orange", "seconds")):
+    sides = (
+        (axes, 0, Style(ACCENT, "-", "o"), "Δm [%], lower is better"),
+        (beside, 1, Style(INK, "--", "s"), "training time [s] (right)"),
+    )
+    for side, column, style, heading in sides:
         found = [Estimate.of(points[fraction][column]) for fraction in fractions]
         bars = [estimate.half_width or 0.0 for estimate in found]
-        side.errorbar(fractions, [e.mean for e in found], yerr=bars, color=colour, marker="o", capsize=3)
-        side.set_ylabel(heading, color=colour)
-    axes.set(xlabel="fraction of tasks that conflict with the mean")
-    return _save(figure, path)
+        look = {"color": style.colour, "linestyle": style.dash, "marker": style.marker, "capsize": 3}
+        side.errorbar(fractions, [e.mean for e in found], yerr=bars, label=heading, **look)
+        side.set_ylabel(heading, color=style.colour, fontsize=9)
+    axes.set(xlabel="fraction of tasks that must conflict with the mean", xticks=fractions)
+    axes.set_xticklabels([f"{fraction:g}" for fraction in fractions])
+    grid(axes)
+    axes.yaxis.label.set_fontsize(9)
+    headed(figure, "What a looser trigger gains and costs, with 95 % intervals")
+    key_below(figure, [axes, beside])
+    return save(figure, path)
 
 
 def time_cost(seconds: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: Path) -> Path:
@@ -219,17 +251,40 @@ def time_cost(seconds: Mapping[str, tuple[Sequence[float], Sequence[float]]], pa
     """
     if not seconds or not all(without and with_ for without, with_ in seconds.values()):
         raise InvalidInputError("`seconds` must hold epochs without and with teleports for each method, got none.")
-    figure = _figure(figsize=(1.6 + 1.2 * len(seconds), 3.4))
+    figure = new_figure(max(5.0, 1.6 + 1.2 * len(seconds)), 4.0)
     axes = figure.add_subplot(1, 1, 1)
     for number, pair in enumerate(seconds.values()):
         for side, values in enumerate(pair):
             middle = statistics.median(values)
             spread = [[middle - min(values)], [max(values) - middle]]
-            label = ("without", "with COST")[side] if number == 0 else None
-            axes.bar(number + 0.4 * (side - 0.5), middle, 0.38, yerr=spread, color=f"C{side}", label=label, capsize=3)
+            label = ("without teleports", "with COST")[side] if number == 0 else None
+            colour = (MUTED, ACCENT)[side]
+            axes.bar(number + 0.4 * (side - 0.5), middle, 0.38, yerr=spread, color=colour, label=label, capsize=3)
         ratio = statistics.median(pair[1]) / statistics.median(pair[0])
         axes.annotate(f"× {ratio:.2f}", (number, max(map(max, pair))), ha="center", va="bottom", fontsize=8)
     axes.set_xticks(range(len(seconds)), list(seconds))
-    axes.set_ylabel("seconds per epoch")
-    axes.legend(fontsize=8)
-    return _save(figure, path)
+    axes.set_ylabel("time of an epoch [s]")
+    axes.set_ylim(0, 1.12 * max(max(map(max, pair)) for pair in seconds.values()))
+    grid(axes)
+    headed(figure, "What teleports cost: median epochs, from least to most")
+    key_below(figure, [axes])
+    return save(figure, path)
+
+
+def _whole() -> Any:
+    """Ticks at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=6, integer=True)
+
+
+def _styles(names: Iterable[str]) -> list[Style]:
+    """The look of methods by labels such as ``"fairgrad + cost"``; equal looks are told apart by their dash."""
+    found: list[Style] = []
+    for name in names:
+        method, _, teleport = name.lower().partition(" + ")
+        twin = 0
+        while (style := method_style(method, teleport or None, twin=twin)) in found and twin < 6:
+            twin += 1
+        found.append(style)
+    return found

@@ -1,0 +1,157 @@
+"""``mtl-bench study``: methods beside each other over several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mtl_benchmarks.benchmarks import available, benchmark_class
+from mtl_benchmarks.command_line.choosing import KINDS, Chosen, KindName, chosen_of, parse_choice
+from mtl_benchmarks.command_line.command import Command
+from mtl_benchmarks.command_line.completion import every_option
+from mtl_benchmarks.command_line.help_text import layout
+from mtl_benchmarks.command_line.option import Option
+from mtl_benchmarks.command_line.request import (
+    Request,
+    benchmark_word,
+    in_words_of,
+    parse_seeds,
+    read_request,
+    shared_options,
+)
+from mtl_benchmarks.command_line.words import split
+from mtl_benchmarks.options import Choice
+from mtl_benchmarks.signatures import summary_of
+
+__all__ = ["COMMAND", "out_options", "trained_title"]
+
+_MANY = ("--methods", "--teleports", "--tasks", "--seeds")
+
+
+def out_options(out: str) -> list[Option]:
+    """Where runs are written, and how many at a time."""
+    return [
+        Option("--out", str, "directory of the runs", out, shown="DIR", path=True),
+        Option("--processes", int, "how many runs at a time", 1),
+        Option("--seeds", str, "how many from 0, or a list: 0,3,7", "5", many=True, as_typed=True, shown="INTEGER"),
+    ]
+
+
+def _own_options(tasks: Sequence[str]) -> dict[str, Sequence[Option]]:
+    first, *rest = shared_options(tasks, None)
+    return {
+        "what is compared": [
+            Option(
+                "--methods",
+                str,
+                "names; with options as fairgrad:alpha=2",
+                "ls",
+                many=True,
+                shown="NAME",
+                names=KINDS["method"].names,
+            ),
+            Option(
+                "--teleports",
+                str,
+                "none, cost, random (as long as those of cost), or others",
+                "none",
+                many=True,
+                shown="NAME",
+                names=lambda: ["none", *KINDS["teleport"].names()],
+            ),
+            first,
+        ],
+        "how": [*out_options("runs/study"), *rest],
+    }
+
+
+def _run(words: Sequence[str]) -> None:
+    found = split(words, many=_MANY)
+    name = benchmark_word("study", found)
+    if name is None:
+        print(_help({}, "BENCHMARK", _own_options(()), COMMAND.summary), end="")
+        return
+    benchmark = chosen_of("benchmark", name, None, found)
+    cls = benchmark_class(benchmark.choice.name)
+    request = read_request(found, {"benchmark": benchmark}, own=_own_options(cls.tasks))
+    if found.help:
+        about = f"{summary_of(cls)} Tasks: {', '.join(cls.tasks)}."
+        print(_help(request.chosen, benchmark.choice.name, request.groups, about), end="")
+        return
+    with in_words_of(request.table):
+        _study(request)
+
+
+def _help(chosen: Mapping[KindName, Chosen], name: str, groups: Mapping[str, Sequence[Option]], about: str) -> str:
+    shown = name if chosen else "digits"
+    return layout(
+        f"mtl-bench study {name} [options]",
+        about=about,
+        examples=(
+            f"mtl-bench study {shown} --methods ls mgda fairgrad:alpha=2 --seeds 5 --processes 2",
+            f"mtl-bench study {shown} --methods ls fairgrad --teleports none cost:rank=3 random --epochs 4",
+        ),
+        groups=groups,
+        notes=("Parts of a teleport and their options: cost:adapter=dense,trigger=majority,trigger.fraction=0.75.",),
+    )
+
+
+def trained_title(choice: Choice, case: Mapping[str, object]) -> str:
+    """A benchmark and its case, as titles of tables call them."""
+    return " ".join([choice.name, *(f"{key} {value}" for key, value in case.items())])
+
+
+def _study(request: Request) -> None:
+    from mtl_benchmarks.config import RunConfig
+    from mtl_benchmarks.runner import RunResult
+    from mtl_benchmarks.session import open_console, print_report
+    from mtl_benchmarks.study import CONTROL, StudyRow, measure_heading, study, study_table
+
+    values, console = request.values, open_console()
+    methods = [parse_choice("method", text) for text in values.get("--methods", ("ls",))]
+    teleports = [
+        Choice("none") if text.lower() == "none" else parse_choice("teleport", text)
+        for text in values.get("--teleports", ("none",))
+    ]
+    seeds = parse_seeds(values.get("--seeds", "5"))
+    done = 0
+
+    def progress(result: RunResult) -> None:
+        nonlocal done
+        done += 1
+        line = f"  {done}: {result.config.label}, seed {result.config.seed}: {result.seconds:.1f} s"
+        console.print(line, highlight=False, markup=False)
+
+    cases = [(choice, case, request.settings(case)) for choice, case in request.cases()]
+    for choice, _, settings in cases:  # every name and value is looked at before the first run begins
+        for method in methods:
+            RunConfig.resolve(choice, method, seed=seeds[0], **settings)
+    found: list[tuple[str, str, list[StudyRow]]] = []
+    for choice, case, settings in cases:
+        rows, runs = study(
+            choice,
+            methods,
+            seeds=seeds,
+            out=Path(values.get("--out", "runs/study")),
+            teleports=teleports,
+            settings=settings,
+            processes=values.get("--processes", 1),
+            progress=progress,
+        )
+        shown = [run for run in runs if run.config.teleport is None or run.config.teleport.name != CONTROL]
+        print_report(shown, console)
+        heading = measure_heading(RunConfig.resolve(choice, methods[0], seed=seeds[0], **settings))
+        title = f"{trained_title(choice, case.case_options())}, {len(seeds)} seeds"
+        found.append((title, heading, rows))
+    for title, heading, rows in found:
+        console.print(study_table(rows, title=title, heading=heading))
+
+
+COMMAND = Command(
+    "study",
+    "BENCHMARK [options]",
+    "methods beside each other, alone and with teleports",
+    _run,
+    standing=available,
+    offered=lambda: every_option(_own_options(()), kinds=("benchmark",)),
+)

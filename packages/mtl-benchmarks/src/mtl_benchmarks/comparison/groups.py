@@ -1,0 +1,219 @@
+"""Runs that may stand in one table, and in it the runs that differ in their seed alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mtl_benchmarks.baselines import own_baselines
+from mtl_benchmarks.comparison.estimates import Estimate
+from mtl_benchmarks.comparison.moves import Moves, moves
+from mtl_benchmarks.comparison.protocols import differing, flat, protocol_of, short_name
+from mtl_benchmarks.components import make_benchmark
+from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.copies import distinct
+from mtl_benchmarks.metrics import Baseline, Metric, delta_m
+from mtl_benchmarks.runner import RunResult
+
+__all__ = ["Comparison", "Group", "compare"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        label: method and teleport, with whatever else tells the group from its neighbours.
+        config: the configuration of the first.
+        runs: by seed.
+        values: the reported metrics.
+        deltas: seed → Δm against single-task runs by the same code, in percent; empty without them.
+        moves: what the teleports did.
+        seconds: training time of one run.
+    """
+
+    label: str
+    config: RunConfig
+    runs: tuple[RunResult, ...]
+    values: Mapping[str, Estimate]
+    deltas: Mapping[int, float]
+    moves: Moves | None
+    seconds: float
+
+    @property
+    def delta_m(self) -> Estimate | None:
+        """Δm over the seeds of the multi-task runs, with the baselines held fixed; None without baselines."""
+        return Estimate.of(list(self.deltas.values())) if self.deltas else None
+
+    def by_seed(self, metric: str) -> dict[int, float]:
+        """Seed → value of a metric."""
+        return {run.config.seed: run.values[metric] for run in self.runs if metric in run.values}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups that may be compared: one benchmark with the same options, tasks, training, precision and device.
+
+    Attributes:
+        protocol: what they have in common, as :func:`protocol_of` gives it.
+        tasks: the tasks that are trained.
+        told_apart: option → value, where other comparisons beside this one have another value.
+        groups: the multi-task groups, then the single-task ones.
+        baselines: the single-task values behind Δm; empty without them.
+    """
+
+    protocol: Mapping[str, Any]
+    tasks: tuple[str, ...]
+    told_apart: Mapping[str, Any]
+    groups: tuple[Group, ...]
+    baselines: tuple[Baseline, ...]
+
+    @property
+    def config(self) -> RunConfig:
+        """That of the first group."""
+        return self.groups[0].config
+
+    @property
+    def full(self) -> list[Group]:
+        """The groups that train all of :attr:`tasks`."""
+        return [group for group in self.groups if group.config.tasks == self.tasks]
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """Those that some group has a value of."""
+        known = make_benchmark(self.config.benchmark).metrics
+        return [metric for metric in known if any(metric.name in group.values for group in self.groups)]
+
+    @property
+    def case_keys(self) -> set[str]:
+        """Options that tell the cases of the benchmark apart, which are no difference of protocol."""
+        return set(make_benchmark(self.config.benchmark).case_options())
+
+    @property
+    def title(self) -> str:
+        """Benchmark and case, and what tells this comparison from those beside it."""
+        case = make_benchmark(self.config.benchmark).case_options()
+        options = {**case, **{short_name(key): value for key, value in self.told_apart.items()}}
+        return " · ".join([self.config.benchmark.name, *(f"{key} {_shown(value)}" for key, value in options.items())])
+
+    @property
+    def file_name(self) -> str:
+        """The title as part of a file's name."""
+        words = "".join(letter if letter.isalnum() or letter in ".-_" else "-" for letter in self.title)
+        return "-".join(filter(None, words.split("-")))
+
+
+def compare(runs: Sequence[RunResult], *, others: Sequence[RunResult] = ()) -> list[Comparison]:
+    """Sort runs into comparisons, and these into groups.
+
+    Runs of different protocols never share a comparison. Single-task runs stand below the multi-task runs of the same
+    protocol that train their task, and in a comparison of their own where there is none. Copies count once.
+
+    Args:
+        runs: complete runs.
+        others: more runs, in which to look for single-task baselines.
+
+    Returns:
+        Comparisons in the order of their first runs.
+    """
+    asked = distinct(runs)[0]
+    pool = distinct([*asked, *others])[0]
+    places: dict[str, tuple[dict[str, Any], tuple[str, ...], list[RunResult]]] = {}
+    for run in [run for run in asked if not run.config.is_single_task]:
+        protocol = protocol_of(run.config)
+        place = places.setdefault(_key(protocol, run.config.tasks), (protocol, run.config.tasks, []))
+        place[2].append(run)
+    for run in [run for run in asked if run.config.is_single_task]:
+        protocol = protocol_of(run.config)
+        homes = [p for p in places.values() if p[0] == protocol and set(run.config.tasks) <= set(p[1])]
+        homes = homes or [places.setdefault(_key(protocol, ()), (protocol, (), []))]
+        for _, _, members in homes:
+            members.append(run)
+    found = list(places.values())
+    return [
+        Comparison(protocol, tasks, _told_apart(number, found), *_groups(members, pool))
+        for number, (protocol, tasks, members) in enumerate(found)
+    ]
+
+
+def _key(protocol: Mapping[str, Any], tasks: tuple[str, ...]) -> str:
+    return json.dumps([protocol, tasks], sort_keys=True)
+
+
+def _told_apart(
+    number: int, places: Sequence[tuple[dict[str, Any], tuple[str, ...], list[RunResult]]]
+) -> dict[str, Any]:
+    own, tasks, _ = places[number]
+    beside = [p for p in places if p[0]["benchmark.name"] == own["benchmark.name"]]
+    found = {key: own.get(key) for key in differing([p[0] for p in beside])}
+    if any(p[1] != tasks for p in beside):
+        found["tasks"] = list(tasks) or "each alone"
+    return found
+
+
+def _groups(runs: Sequence[RunResult], pool: Sequence[RunResult]) -> tuple[tuple[Group, ...], tuple[Baseline, ...]]:
+    grouped: dict[str, list[RunResult]] = {}
+    for run in runs:
+        grouped.setdefault(run.config.digest(with_seed=False), []).append(run)
+    members = sorted(grouped.values(), key=_place([group[0].config for group in grouped.values()]))
+    baselines = own_baselines(members[0][0].config, pool)
+    labels = _labels([group[0].config for group in members])
+    groups = tuple(
+        _group(label, group, own_baselines(group[0].config, pool)) for label, group in zip(labels, members, strict=True)
+    )
+    return groups, baselines
+
+
+def _place(configs: Sequence[RunConfig]) -> Callable[[Sequence[RunResult]], tuple[int, int, bool]]:
+    """Methods in order of appearance, each alone before its teleports; then the single tasks in the tasks' order."""
+    methods = list(dict.fromkeys(config.method.name for config in configs))
+    tasks = make_benchmark(configs[0].benchmark).tasks
+
+    def place(group: Sequence[RunResult]) -> tuple[int, int, bool]:
+        config = group[0].config
+        if config.is_single_task:
+            return 1, tasks.index(config.tasks[0]), False
+        return 0, methods.index(config.method.name), config.teleport is not None
+
+    return place
+
+
+def _group(label: str, runs: Sequence[RunResult], baselines: Sequence[Baseline]) -> Group:
+    ordered = tuple(sorted(runs, key=lambda run: run.config.seed))
+    names = [name for name in ordered[0].values if all(name in run.values for run in ordered)]
+    return Group(
+        label=label,
+        config=ordered[0].config,
+        runs=ordered,
+        values={name: Estimate.of([run.values[name] for run in ordered]) for name in names},
+        deltas={run.config.seed: _delta(run, baselines) for run in ordered} if baselines else {},
+        moves=moves(ordered),
+        seconds=statistics.fmean(run.seconds for run in ordered),
+    )
+
+
+def _delta(run: RunResult, baselines: Sequence[Baseline]) -> float:
+    """Δm, or NaN for a run that has diverged: the others in the table still have theirs."""
+    names = [baseline.metric.name for baseline in baselines]
+    return delta_m(run.values, baselines) if all(math.isfinite(run.values[name]) for name in names) else math.nan
+
+
+def _labels(configs: Sequence[RunConfig]) -> list[str]:
+    """Labels that differ: where two would be equal, the options in which they differ are added."""
+    labels: list[str] = []
+    for config in configs:
+        twins = [other for other in configs if other.label == config.label]
+        all_flat = [flat(other.as_group()) for other in twins]
+        own = flat(config.as_group())
+        keys = [key for key in own if any(other.get(key) != own[key] for other in all_flat)]
+        extra = ", ".join(f"{key.replace('.options', '')}={_shown(own[key])}" for key in keys)
+        labels.append(f"{config.label} ({extra})" if extra else config.label)
+    return labels
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

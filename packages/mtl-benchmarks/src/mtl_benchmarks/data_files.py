@@ -1,0 +1,59 @@
+"""Files that a benchmark reads: what to fetch, whether what lies there is right, and what can be written.
+
+A benchmark that reads files offers :class:`ReadsFiles`. ``mtl-bench data NAME --root DIR`` then says what to fetch,
+writes what can be made here, and checks what it finds. A benchmark that makes its data in memory offers nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+__all__ = ["DataSource", "ReadsFiles"]
+
+
+class DataSource(ABC):
+    """One way to come by the files of a benchmark: official ones to be fetched, or ones that are generated.
+
+    The constructor's keyword arguments are options of ``mtl-bench data``: ``--data.OPTION``.
+    """
+
+    @abstractmethod
+    def instructions(self, root: Path) -> str:
+        """What a person has to fetch, from where, how large it is, and where under ``root`` it belongs.
+
+        Args:
+            root: the folder of the data; it need not exist.
+        """
+
+    @abstractmethod
+    def problems(self, root: Path) -> Sequence[str]:
+        """What is wrong with the files under ``root``, each with the file's name; empty where a run can begin.
+
+        Args:
+            root: the folder of the data; it need not exist.
+        """
+
+    def write(self, root: Path, said: Callable[[str], None]) -> None:
+        """Make what can be made here and is not there yet; by default nothing.
+
+        Args:
+            root: the folder of the data; it is made if something is written.
+            said: called with a line of text about each thing that was written.
+        """
+        return None
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """What a benchmark's class offers whose data lie in files.
+
+    The benchmark takes the folder as its option ``root``.
+    """
+
+    @staticmethod
+    def data_sources() -> Mapping[str, type[DataSource]]:
+        """Name → source; the one under the benchmark's own name is what its name alone means."""
+        ...

@@ -1,0 +1,203 @@
+"""Weights, norms and cosines per task over time, bounded in size whatever the length of a run.
+
+At every evaluation there are means over all steps since the one before. Of single steps and of the cosines of pairs a
+thinned series is kept: every s-th, where s doubles each time the series is full.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from mtl_core import StepReport
+
+__all__ = ["PAIR_HEADER", "STEP_HEADER", "TaskSeries", "Thinned", "pair_cosines"]
+
+T = TypeVar("T")
+
+STEP_HEADER = ("step", "task", "loss", "weight", "norm")
+PAIR_HEADER = ("epoch", "step", "task", "other", "cosine")
+
+MAX_STEPS = 1000
+"""Steps of which single values are kept, at most."""
+MAX_PAIRS = 32
+"""Evaluations up to which the cosines of pairs are kept, at most."""
+
+
+class Thinned(Generic[T]):
+    """The items of an endless series at multiples of a stride, which doubles when there are too many.
+
+    Args:
+        limit: how many are kept at most, at least 2; there are never fewer than half as many once it was reached.
+
+    Example:
+        >>> kept = Thinned(4)
+        >>> for k in range(11):
+        ...     kept.offer(k, f"item {k}")
+        >>> kept.stride, [place for place, _ in kept.items]
+        (4, [0, 4, 8])
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.stride = 1
+        self.items: list[tuple[int, T]] = []
+
+    def wants(self, place: int) -> bool:
+        """Whether the item at this place would be kept."""
+        return place % self.stride == 0
+
+    def offer(self, place: int, item: T) -> None:
+        """Keep it, or not."""
+        if not self.wants(place):
+            return
+        self.items.append((place, item))
+        while len(self.items) > self.limit:
+            self.stride *= 2
+            self.items = [each for each in self.items if self.wants(each[0])]
+
+
+def pair_cosines(gramians: Tensor) -> Tensor:
+    r"""Mean over steps of :math:`\cos\varphi_{ij}`, over the steps in which both gradients are there.
+
+    Args:
+        gramians: [n, m, m] float64.
+
+    Returns:
+        [m, m]; NaN where no step had both.
+    """
+    norms = gramians.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
+    scale = norms[:, :, None] * norms[:, None, :]
+    cosines = torch.where(scale > 0, gramians / scale, torch.nan).clamp(-1, 1)
+    return cosines.nanmean(0)
+
+
+def _mean_cosines(gramians: Tensor) -> Tensor:
+    """Mean over steps of each task's cosine with the mean gradient, [m]; NaN where it never had a gradient."""
+    norms = gramians.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
+    inner = gramians.mean(2)
+    scale = norms * inner.mean(1).clamp(min=0).sqrt()[:, None]
+    return torch.where(scale > 0, inner / scale, torch.nan).clamp(-1, 1).nanmean(0)
+
+
+def _packed(kept: Thinned[Tensor]) -> dict[str, Any]:
+    return {
+        "stride": kept.stride,
+        "places": [place for place, _ in kept.items],
+        "values": torch.stack([item for _, item in kept.items]) if kept.items else None,
+    }
+
+
+@dataclass
+class TaskSeries:
+    """What a run keeps of each task over time. Nothing is read from the device before an evaluation.
+
+    Attributes:
+        tasks: names of the tasks.
+        steps: at single steps, [3, m] losses, weights and norms, NaN where there are none.
+        pairs: at single evaluations, from 0, the cosines of pairs [m, m].
+        last: the report of the latest step in this process.
+    """
+
+    tasks: tuple[str, ...]
+    steps: Thinned[Tensor] = field(default_factory=lambda: Thinned(MAX_STEPS))
+    pairs: Thinned[Tensor] = field(default_factory=lambda: Thinned(MAX_PAIRS))
+    last: StepReport | None = None
+    _weights: list[Tensor] = field(default_factory=list)
+    _waiting: list[tuple[int, Tensor, Tensor | None, Tensor | None]] = field(default_factory=list)
+
+    def record_step(self, report: StepReport, *, step: int) -> None:
+        """Keep one step."""
+        self.last = report
+        weights = report.weights
+        if weights is not None and weights.ndim > 1:  # one weight for each group of parameters
+            weights = weights.mean(0)
+        if weights is not None:
+            self._weights.append(weights)
+        if self.steps.wants(step):
+            norms = None if report.gramian is None else report.gramian.diagonal()
+            self._waiting.append((step, report.losses, weights, norms))
+
+    def end_interval(self, gramians: Sequence[Tensor], *, steps: int, number: int) -> dict[str, float]:
+        """Means over the steps since the last evaluation, named after what they are and their task.
+
+        Args:
+            gramians: of these steps, one per step where all of them had one.
+            steps: how many there were.
+            number: how many evaluations there were before.
+        """
+        row: dict[str, float] = {}
+        if self._weights and len(self._weights) == steps:
+            device = self._weights[-1].device  # those from before a restart come from the CPU
+            row |= self._named("weight", torch.stack([w.to(device) for w in self._weights]).double().cpu().nanmean(0))
+        if gramians and len(gramians) == steps and len(self.tasks) > 1:
+            stacked = torch.stack(list(gramians)).double().cpu()
+            row |= self._named("norm", stacked.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt().mean(0))
+            row |= self._named("cosine", _mean_cosines(stacked))
+            if self.pairs.wants(number):
+                self.pairs.offer(number, pair_cosines(stacked).float())
+        self._read_waiting()
+        self._weights = []
+        return {name: value for name, value in row.items() if not math.isnan(value)}
+
+    def _named(self, quantity: str, values: Tensor) -> dict[str, float]:
+        return {f"{quantity}_{task}": value for task, value in zip(self.tasks, values.tolist(), strict=True)}
+
+    def _read_waiting(self) -> None:
+        absent = torch.full((len(self.tasks),), torch.nan)
+        for step, losses, weights, squared in self._waiting:
+            norms = absent if squared is None else squared.detach().cpu().clamp(min=0).sqrt().float()
+            shown = absent if weights is None else weights.detach().cpu().float()
+            self.steps.offer(step, torch.stack([losses.detach().cpu().float(), shown, norms]))
+        self._waiting = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data and few tensors, whatever the length of the series: each tensor in a checkpoint costs time."""
+        absent = torch.full((len(self.tasks),), torch.nan, dtype=torch.float64)
+        waiting = [
+            torch.stack([absent if part is None else part.detach().cpu().double() for part in parts])
+            for _, *parts in self._waiting
+        ]
+        return {
+            "steps": _packed(self.steps),
+            "pairs": _packed(self.pairs),
+            "weights": torch.stack(self._weights) if self._weights else None,
+            "waiting": (
+                [step for step, *_ in self._waiting],
+                [(weights is not None, squared is not None) for _, _, weights, squared in self._waiting],
+                torch.stack(waiting) if waiting else None,
+            ),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` gave."""
+        for kept, name in ((self.steps, "steps"), (self.pairs, "pairs")):
+            kept.stride = state[name]["stride"]
+            values = state[name]["values"]
+            kept.items = [] if values is None else list(zip(state[name]["places"], values, strict=True))
+        self._weights = [] if state["weights"] is None else list(state["weights"])
+        steps, there, values = state["waiting"]
+        self._waiting = [
+            (step, found[0], found[1] if weighted else None, found[2] if measured else None)
+            for step, (weighted, measured), found in zip(steps, there, [] if values is None else values, strict=True)
+        ]
+
+    def step_rows(self) -> Iterable[tuple[Any, ...]]:
+        """Rows of ``steps.csv``: step, task, loss, weight, norm; empty where there is none."""
+        for step, values in self.steps.items:
+            for task, column in zip(self.tasks, values.T.tolist(), strict=True):
+                yield (step, task, *("" if math.isnan(value) else value for value in column))
+
+    def pair_rows(self) -> Iterable[tuple[Any, ...]]:
+        """Number of the evaluation, task, other task, cosine; each pair once."""
+        for place, matrix in self.pairs.items:
+            for i, j in combinations(range(len(self.tasks)), 2):
+                value = float(matrix[i, j])
+                if not math.isnan(value):
+                    yield (place, self.tasks[i], self.tasks[j], value)

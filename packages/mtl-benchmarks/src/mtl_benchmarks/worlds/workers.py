@@ -1,0 +1,145 @@
+"""A few processes that stay, each with its simulators, and work through jobs side by side."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+
+from mtl_core.checks import positive_int
+
+__all__ = ["WorkerError", "Workers"]
+
+R = TypeVar("R")
+
+
+class WorkerError(RuntimeError):
+    """A worker process ended, or failed with an error that cannot be handed on."""
+
+
+class Workers:
+    """Processes that are started when they are first needed and end with this one, however it ends.
+
+    What a job gives does not depend on which process does it, nor on how many there are.
+
+    Args:
+        processes: how many; with 1 the jobs run in this process.
+
+    Example:
+        >>> with Workers(1) as workers:
+        ...     workers.map(abs, [-2, 3])
+        [2, 3]
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._n = positive_int("processes", processes)
+        self._started: list[tuple[Any, Connection]] = []
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def map(self, function: Callable[[Any], R], jobs: Sequence[Any]) -> list[R]:
+        """``[function(job) for job in jobs]``.
+
+        Args:
+            function: of a module, so that it can be found from another process.
+            jobs: what can be pickled.
+
+        Raises:
+            WorkerError: a process ended, or raised an error that cannot be handed on.
+        """
+        if self._n == 1:
+            return [function(job) for job in jobs]
+        self._start()
+        found: dict[int, R] = {}
+        todo = iter(enumerate(jobs))
+        busy: dict[Connection, int] = {}
+
+        def give(pipe: Connection) -> None:
+            following = next(todo, None)
+            if following is not None:
+                number, job = following
+                pipe.send((function, job))
+                busy[pipe] = number
+
+        try:
+            for _, pipe in self._started:
+                give(pipe)
+            while busy:
+                for ready in wait(list(busy)):
+                    assert isinstance(ready, Connection)
+                    pipe = ready
+                    error, value = pipe.recv()
+                    if error is not None:
+                        raise error
+                    found[busy.pop(pipe)] = value
+                    give(pipe)
+        except (EOFError, OSError) as error:
+            raise WorkerError(
+                f"a worker process ended in the middle of its work ({type(error).__name__}): it was killed, or ran out "
+                "of memory. Try again, with fewer processes if memory is short."
+            ) from None
+        finally:
+            if busy:
+                self.close()  # what is still under way belongs to no one
+        return [found[number] for number in range(len(jobs))]
+
+    def _start(self) -> None:
+        # Spawned, not forked: a forked child would hold the other children's pipes open, and none of them would see
+        # this process end.
+        context = multiprocessing.get_context("spawn")
+        while len(self._started) < self._n:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            self._started.append((process, ours))
+
+    def close(self) -> None:
+        """End the processes."""
+        for _, pipe in self._started:
+            pipe.close()
+        for process, _ in self._started:
+            process.join(timeout=5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._started = []
+
+
+def _serve(pipe: Connection) -> None:
+    """Do what comes until the other end is closed, which it is when that process ends."""
+    torch.set_num_threads(1)
+    while True:
+        try:
+            function, job = pipe.recv()
+        except (EOFError, OSError):
+            return
+        answer: tuple[Exception | None, Any]
+        try:
+            answer = (None, function(job))
+        except Exception as error:  # noqa: BLE001 - raised again where the job came from
+            answer = (_portable(error), None)
+        try:
+            pipe.send(answer)
+        except OSError:
+            return
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself if another process can read it, else its words."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - whatever an error's own constructor raises
+        return WorkerError(f"a worker process failed: {type(error).__name__}: {error}")
+    return error

@@ -1,0 +1,100 @@
+"""Benchmarks for tests: as many lines through points as there are tasks, trained in no time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mtl_benchmarks import Benchmark, Metric, OptimizerChoice, Training
+from mtl_benchmarks.batches import Repeated
+from mtl_benchmarks.published import PublishedTable
+from mtl_core import Problem
+
+
+class Lines(nn.Module):
+    def __init__(self, n_tasks: int) -> None:
+        super().__init__()
+        self.trunk = nn.Linear(2, 4)
+        self.heads = nn.ModuleList(nn.Linear(4, 1) for _ in range(n_tasks))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        features = self.trunk(rows).tanh()
+        return torch.cat([head(features) for head in self.heads], 1)
+
+
+class Three(Benchmark):
+    """Three lines."""
+
+    name = "three"
+    tasks: ClassVar[tuple[str, ...]] = ("first", "second", "third")
+    metrics: ClassVar[tuple[Metric, ...]] = tuple(Metric(f"error_{t}", t, "", higher_is_better=False) for t in tasks)
+
+    def __init__(self, *, noise: float = 0.1) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.rows = torch.rand(16, 2, generator=generator)
+        slopes = torch.randn(2, len(self.tasks), generator=generator)
+        self.targets = self.rows @ slopes + noise * torch.randn(16, len(self.tasks), generator=generator)
+
+    @property
+    def training(self) -> Training:
+        return Training(epochs=2, batch_size=16, optimizer=OptimizerChoice("adam", {"lr": 0.02}))
+
+    def build(self) -> nn.Module:
+        return Lines(len(self.tasks))
+
+    def problem(self, model: nn.Module, *, tasks: Sequence[str]) -> Problem:
+        places = [self.tasks.index(task) for task in tasks]
+
+        def losses(model: nn.Module, batch: Any) -> Tensor:
+            return (model(self.rows) - self.targets).square().mean(0)[places]
+
+        return Problem(model, losses, shared=model.get_submodule("trunk"), tasks=tuple(tasks))
+
+    def batches(self, *, batch_size: int, seed: int, device: str) -> Repeated[None]:
+        return Repeated(None, 2)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, *, device: str) -> dict[str, dict[str, float]]:
+        errors = (model(self.rows) - self.targets).square().mean(0).sqrt().tolist()
+        return {"test": {f"error_{task}": error for task, error in zip(self.tasks, errors, strict=True)}}
+
+
+class Noisy(Three):
+    """Three lines through points that are moved at every look, by the global generator."""
+
+    name = "noisy"
+
+    def problem(self, model: nn.Module, *, tasks: Sequence[str]) -> Problem:
+        def losses(model: nn.Module, batch: Any) -> Tensor:
+            moved = self.rows + 0.1 * torch.randn(self.rows.shape)
+            return (model(moved) - self.targets).square().mean(0)
+
+        return Problem(model, losses, shared=model.get_submodule("trunk"), tasks=tuple(tasks))
+
+
+class Forty(Three):
+    """Forty lines."""
+
+    name = "forty"
+    tasks = tuple(f"attribute {k:02d}" for k in range(40))
+    metrics = tuple(Metric(f"error_{t}", t, "", higher_is_better=False) for t in tasks)
+
+
+class Streets(Three):
+    """Two lines whose errors go by the names of a published table."""
+
+    name = "streets"
+    tasks = ("semantic", "depth")
+    metrics = (
+        Metric("mIoU", "semantic", "%", higher_is_better=True),
+        Metric("abs_error", "depth", "", higher_is_better=False),
+    )
+    published = (PublishedTable("COST", "Table 1", "CityScapes", {"mIoU": "mIoU", "abs_error": "AbsErr"}),)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, *, device: str) -> dict[str, dict[str, float]]:
+        first, second = (model(self.rows) - self.targets).square().mean(0).sqrt().tolist()
+        return {"test": {"mIoU": 100 / (1 + first), "abs_error": second}}

@@ -1,0 +1,74 @@
+"""Figures: one look for one thing, whole epochs, a title and a key; for one epoch and few or many tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mtl_aggregators import available
+from mtl_benchmarks.comparison import Comparison, compare, find_runs
+from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.figures import front, method_style, pictures_of, png, task_colour
+from mtl_benchmarks.figures.palette import MANY_TASKS, run_styles
+from mtl_benchmarks.results import Collection
+from mtl_benchmarks.runner import run
+
+HERE = Path(__file__).parent
+
+
+def test_every_method_has_a_look_of_its_own() -> None:
+    styles = [method_style(name, teleport) for name in available() for teleport in (None, "cost", "random")]
+    assert len(set(map(str, styles))) == len(styles)
+    assert len({task_colour(k) for k in range(MANY_TASKS)}) == MANY_TASKS
+
+
+def test_a_look_does_not_depend_on_what_stands_beside() -> None:
+    names = ("mgda", "ls", "fairgrad")
+    together = dict(zip(names, run_styles([RunConfig.resolve("digits", name) for name in names]), strict=True))
+    for name in names:
+        assert run_styles([RunConfig.resolve("digits", name)]) == [together[name]]
+    twins = run_styles([RunConfig.resolve("digits", "ls", lr=lr) for lr in (0.1, 0.2)])
+    assert twins[0].colour == twins[1].colour
+    assert twins[0].dash != twins[1].dash
+
+
+def test_front_by_hand() -> None:
+    points = [(1.0, 5.0), (2.0, 3.0), (2.5, 3.0), (3.0, 4.0), (4.0, 1.0)]
+    assert front(points, higher_is_better=False) == [0, 1, 4]
+    assert front(points, higher_is_better=True) == [0]
+
+
+def made(path: Path, name: str, epochs: int) -> Comparison:
+    for method in ("ls", "fairgrad"):
+        config = RunConfig.resolve(f"many_lines:{name}", method, epochs=epochs)
+        run(config, Collection(path).run_path(config.name))
+    (comparison,) = compare(find_runs([path])[0])
+    return comparison
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("Three", 1), ("Three", 9), ("Forty", 1)])
+def test_every_figure_has_title_key_and_whole_epochs(
+    name: str, epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    comparison = made(tmp_path, name, epochs)
+    pictures = {picture.name.rpartition("-")[2]: picture for picture in pictures_of(comparison)}
+    assert set(pictures) == {"time", "learning", "weights", "norms", "cosines", "map"}
+    for kind, picture in pictures.items():
+        figure = picture.draw()
+        assert comparison.title in figure.get_suptitle()
+        assert png(figure).startswith(b"\x89PNG")  # drawn, so that the ticks stand
+        bars = [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
+        assert figure.legends or bars, kind
+        for axes in figure.axes:
+            if axes.get_xlabel() == "epoch":
+                low, high = axes.get_xlim()
+                ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+                assert ticks, kind
+                assert all(tick == round(tick) and 1 <= tick <= epochs for tick in ticks), (kind, ticks)
+        if kind == "learning":
+            drawn = [*figure.axes[0].get_lines(), *figure.axes[0].collections]
+            assert drawn  # one epoch too is drawn
+    labels = {text.get_text() for text in pictures["learning"].draw().legends[0].get_texts()}
+    assert labels == {"ls", "fairgrad"}

@@ -1,0 +1,169 @@
+"""The page is opened in a real browser, and what a person would see of it is looked at."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtl_benchmarks.cli import main
+from mtl_benchmarks.comparison import find_runs, result_table
+from mtl_benchmarks.comparison.groups import compare
+from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.html_report import write_report
+from mtl_benchmarks.html_report.sections import caveats
+from mtl_benchmarks.results import Collection
+from mtl_benchmarks.runner import run
+from mtl_benchmarks.session import with_baselines
+from mtl_core import MissingExtraError, ResultsDirectoryError, UnknownNameError
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HERE)
+        out = tmp_path_factory.mktemp("report") / "runs"
+        configs = [
+            RunConfig.resolve("many_lines:Streets", method, seed=seed, epochs=epochs)
+            for method, epochs in (("ls", 2), ("mgda", 2), ("mgda", 1))
+            for seed in (0, 1)
+        ]
+        for config in with_baselines(configs):
+            run(config, Collection(out).run_path(config.name))
+        yield out
+
+
+@pytest.fixture(scope="module")
+def page(runs: Path) -> Path:
+    return write_report([runs])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium: the system's, or the one that playwright has brought."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (test group of the package)")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with api.sync_playwright() as started:
+        own = Path(started.chromium.executable_path)
+        if found is None and not own.is_file():
+            pytest.skip("no Chromium here (Debian: apt-get install chromium; else: playwright install chromium)")
+        opened = started.chromium.launch(executable_path=found or str(own), args=flags)
+        yield opened
+        opened.close()
+
+
+def opened(browser: Any, page: Path, width: int) -> tuple[Any, list[str]]:
+    """The page at a width, and everything that went wrong or was asked of the network."""
+    view = browser.new_page(viewport={"width": width, "height": 900})
+    wrong: list[str] = []
+    view.on("console", lambda message: wrong.append(message.text))
+    view.on("pageerror", lambda error: wrong.append(str(error)))
+    view.on(
+        "request", lambda request: wrong.append(request.url) if not request.url.startswith(("file:", "data:")) else 0
+    )
+    view.goto(page.resolve().as_uri())
+    return view, wrong
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_person_sees_tables_figures_and_how_to_repeat(browser: Any, page: Path, runs: Path, width: int) -> None:
+    view, wrong = opened(browser, page, width)
+    assert wrong == []
+    text = view.inner_text("body")
+    for expected in (
+        "many_lines:Streets · epochs 2",
+        "many_lines:Streets · epochs 1",
+        "do not compare with each other",
+        "as published, COST, Table 1, CityScapes",
+        "minus ls, seed by seed",
+        "mtl-bench run --config",
+        "torch_version",
+        "Some rows are of 2 seeds",
+    ):
+        assert expected in text, expected
+    # The first table, cell by cell, is the comparison's.
+    comparisons = compare(find_runs([runs])[0])
+    rows = view.locator("table.results").first.locator("tbody tr")
+    shown = [row.locator("th, td").all_inner_texts() for row in rows.all()]
+    longest = {comparison.title: comparison for comparison in comparisons}
+    title = view.locator("section h2").first.inner_text()
+    assert shown == result_table(longest[title]).texts()
+    pictures = view.locator("img").all()
+    assert len(pictures) >= 10
+    for picture in pictures:
+        width_, height, shown, alt = picture.evaluate(
+            "image => [image.naturalWidth, image.naturalHeight, image.getBoundingClientRect().width, image.alt]"
+        )
+        assert width_ > 300
+        assert height > 200
+        assert (
+            600 <= shown <= max(width, 680)
+        )  # on a phone a figure is scrolled by itself, and its letters are readable
+        assert alt
+    assert view.evaluate("document.documentElement.scrollWidth") <= width  # nothing sticks out sideways
+    view.close()
+
+
+def test_it_prints(browser: Any, page: Path) -> None:
+    view, _ = opened(browser, page, 1280)
+    view.emulate_media(media="print")
+    assert not view.locator("nav").is_visible()
+    assert view.locator("table.results").first.is_visible()
+    assert view.pdf().startswith(b"%PDF")
+    view.close()
+
+
+def test_links_lead_somewhere_and_nothing_is_loaded(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    anchors = set(re.findall(r'href="#([^"]+)"', text))
+    assert anchors == set(re.findall(r'<section id="([^"]+)"', text))
+    assert not re.search(r'(src|href)="(?!data:|#)', text)
+    assert "<script" not in text
+    assert str(page.parent.parent) not in text  # no path of the machine
+
+
+def test_the_command(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "deep" / "page.html"
+    assert main(["report", str(runs), "--out", str(out), "--reference", "mgda"]) == 0
+    assert capsys.readouterr().out == f"report: {out}\n"
+    assert "minus mgda, seed by seed" in out.read_text(encoding="utf-8")
+    assert main(["report"]) == 2
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert main(["report", str(runs), "--colour"]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_what_is_refused(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnknownNameError, match="unknown reference 'adam'"):
+        write_report([runs], tmp_path / "page.html", reference="adam")
+    with pytest.raises(ResultsDirectoryError):
+        write_report([tmp_path], tmp_path / "page.html")
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError):
+        write_report([runs], tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unfinished_runs_and_copies_are_named(runs: Path, tmp_path: Path) -> None:
+    there = tmp_path / "runs"
+    shutil.copytree(runs, there)
+    names = sorted(path.name for path in there.iterdir() if "mgda" in path.name)
+    shutil.copytree(there / names[0], there / "again")
+    (there / names[1] / "result.json").unlink()
+    text = write_report([there]).read_text(encoding="utf-8")
+    assert f"{names[1]} is not finished and is left out." in text
+    assert f"{names[0]} in runs is a copy of again and counts once." in text
+
+
+def test_caveats_of_a_comparison(runs: Path) -> None:
+    found = caveats(next(each for each in compare(find_runs([runs])[0]) if "epochs 1" in each.title))
+    assert any("2 seeds" in sentence for sentence in found)
+    assert "Not the benchmark's own protocol: epochs were set otherwise." in found

@@ -1,0 +1,176 @@
+"""Watching a run changes nothing in it; logs hold what was seen, once, also after a restart."""
+
+from __future__ import annotations
+
+import csv
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.logs import CSVLog, TensorBoardLog, WandBLog, make_logs
+from mtl_benchmarks.observers import EvaluationSeen, Observer, ObserverError, RunStart, StepSeen
+from mtl_benchmarks.results import RunDirectory
+from mtl_benchmarks.runner import run
+from mtl_core import InvalidParameterError, MissingExtraError
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    monkeypatch.syspath_prepend(HERE)
+    return RunConfig.resolve("many_lines:Noisy", "rlw", epochs=3)  # every loss and every weight is drawn
+
+
+class Keeps(Observer):
+    """Remembers everything that it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def start(self, run: RunStart) -> None:
+        self.told.append(("start", run.step))
+
+    def step(self, seen: StepSeen) -> None:
+        self.told.append(("step", seen.step, seen.epoch, dict(seen.losses), dict(seen.weights), dict(seen.norms)))
+
+    def evaluation(self, seen: EvaluationSeen) -> None:
+        self.told.append(("evaluation", seen.step, seen.epoch, seen.values, seen.seconds))
+
+    def finish(self) -> None:
+        self.told.append(("finish",))
+
+
+class Meddles(Observer):
+    """Does to the process whatever an observer could."""
+
+    def step(self, seen: StepSeen) -> None:
+        torch.manual_seed(1)
+        random.seed(1)
+        numpy.random.seed(1)  # noqa: NPY002
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(2)
+        with pytest.raises(TypeError):
+            seen.losses["first"] = 0.0  # type: ignore[index]
+
+    def evaluation(self, seen: EvaluationSeen) -> None:
+        with pytest.raises(TypeError):
+            seen.values["test"]["error_first"] = 0.0  # type: ignore[index]
+
+
+def test_what_is_told_in_which_order(config: RunConfig, tmp_path: Path) -> None:
+    keeps = Keeps()
+    result = run(config, tmp_path / "run", observers=[keeps])
+    kinds = [each[:2] for each in keeps.told]
+    assert kinds == [
+        ("start", 0),
+        *(("step", 1), ("step", 2), ("evaluation", 2), ("step", 3), ("step", 4), ("evaluation", 4)),
+        *(("step", 5), ("step", 6), ("evaluation", 6), ("finish",)),
+    ]
+    steps = [each for each in keeps.told if each[0] == "step"]
+    assert [each[1] for each in steps] == [1, 2, 3, 4, 5, 6]
+    assert [each[2] for each in steps] == [0, 0, 1, 1, 2, 2]
+    assert all(set(each[3]) == {"first", "second", "third"} for each in steps)
+    last = keeps.told[-2]
+    assert last[:3] == ("evaluation", 6, 3)
+    assert last[3]["test"] == result.values
+    # The mean over the steps of the last epoch is that of what was told of them.
+    for task in ("first", "second", "third"):
+        assert last[3]["train"][f"loss_{task}"] == pytest.approx((steps[4][3][task] + steps[5][3][task]) / 2)
+        assert last[3]["train"][f"weight_{task}"] == pytest.approx((steps[4][4][task] + steps[5][4][task]) / 2)
+    assert set(last[4]) == {"data", "forward", "backward", "teleports", "evaluation"}
+    again = Keeps()
+    run(config, tmp_path / "run", observers=[again])
+    assert again.told == []  # a complete run is only read
+
+
+def test_no_observer_changes_the_numbers(config: RunConfig, tmp_path: Path) -> None:
+    run(config, tmp_path / "alone")
+    before = (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads())
+    run(config, tmp_path / "watched", observers=[Meddles(), CSVLog(every=1), Meddles()])
+    assert (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()) == before
+    for name in ("metrics.csv", "steps.csv", "cosines.csv", "events.jsonl"):
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "watched" / name).read_bytes()
+    states = [RunDirectory.existing(tmp_path / name).read_checkpoint() for name in ("alone", "watched")]
+    assert all(state is not None for state in states)
+    for key, value in states[0]["model"].items():  # type: ignore[index]
+        assert torch.equal(value, states[1]["model"][key])  # type: ignore[index]
+
+
+class Fails(Observer):
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def step(self, seen: StepSeen) -> None:
+        if seen.step == self.at:
+            raise KeyError("nothing")
+
+
+def test_an_error_names_the_observer_and_the_run_goes_on_without_it(config: RunConfig, tmp_path: Path) -> None:
+    run(config, tmp_path / "alone")
+    with pytest.raises(ObserverError, match="observer Fails must not fail, got KeyError at step 4: 'nothing'"):
+        run(config, tmp_path / "run", observers=[CSVLog(every=1), Fails(4)])
+    keeps = Keeps()
+    run(config, tmp_path / "run", observers=[CSVLog(every=1), keeps])
+    assert keeps.told[0] == ("start", 2)
+    assert [each[1] for each in keeps.told if each[0] == "step"] == [3, 4, 5, 6]
+    assert [each[1] for each in keeps.told if each[0] == "evaluation"] == [2, 4, 6]
+    assert (tmp_path / "alone/metrics.csv").read_bytes() == (tmp_path / "run/metrics.csv").read_bytes()
+    # Nothing is in the log twice, and nothing is missing.
+    rows = list(csv.DictReader((tmp_path / "run/log/log.csv").read_text().splitlines()))
+    keys = [(row["step"], row["name"]) for row in rows]
+    assert len(set(keys)) == len(keys)
+    assert [row["step"] for row in rows if row["name"] == "step/loss/first"] == ["1", "2", "3", "4", "5", "6"]
+    assert [row["step"] for row in rows if row["name"] == "test/error_first"] == ["2", "4", "6"]
+
+
+def test_a_torn_line_of_a_log_is_written_again(config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(ObserverError):
+        run(config, tmp_path / "run", observers=[CSVLog(every=1), Fails(4)])
+    log = tmp_path / "run/log/log.csv"
+    log.write_bytes(log.read_bytes() + b"4,2,step/lo")
+    run(config, tmp_path / "run", observers=[CSVLog(every=1)])
+    rows = list(csv.DictReader(log.read_text().splitlines()))
+    assert all(row["value"] and float(row["value"]) is not None for row in rows)
+
+
+def test_tensorboard(config: RunConfig, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed (extra [tensorboard])")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = run(config, tmp_path / "run", observers=[TensorBoardLog(every=2)])
+    read = EventAccumulator(str(tmp_path / "run/log/tensorboard"))
+    read.Reload()
+    names = set(read.Tags()["scalars"])
+    assert {"step/loss/first", "step/weight/third", "test/error_first", "train/lr", "seconds/forward"} <= names
+    assert [event.step for event in read.Scalars("step/loss/first")] == [1, 2, 4, 6]
+    assert read.Scalars("test/error_first")[-1].value == pytest.approx(result.values["error_first"])
+
+
+def test_wandb_offline(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed (extra [wandb])")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run(config, tmp_path / "run", observers=[WandBLog(every=2)])
+    wandb.teardown()  # its own process writes the file, and has done so when this returns
+    (file,) = (tmp_path / "run/log/wandb").glob("offline-run-*/run-*.wandb")
+    content = file.read_bytes()
+    for name in (b"step/loss/first", b"test/error_first", b"seconds/forward", config.name.encode()):
+        assert name in content
+
+
+def test_names_of_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [type(log) for log in make_logs(["csv", "csv"])] == [CSVLog]
+    with pytest.raises(InvalidParameterError, match="csv"):
+        make_logs(["paper"])
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(MissingExtraError, match=r"mtl-benchmarks\[tensorboard\]"):
+        make_logs(["tensorboard"])
+    with pytest.raises(MissingExtraError, match=r"mtl-benchmarks\[wandb\]"):
+        make_logs(["wandb"])

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Optional, Union
+
+import pytest
+from torch import Tensor
+
+from mtl_benchmarks.reading import conform, expected, placeholder, read_value, takes_paths
+from mtl_benchmarks.signatures import REQUIRED, arguments_of, summary_of
+from mtl_core import InvalidParameterError
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text", "value"),
+    [
+        (int, "-3", -3),
+        (float, "3", 3.0),
+        (float, "1e-3", 0.001),
+        (float, "-.5", -0.5),
+        (bool, "True", True),
+        (bool, "off", False),
+        (str, "none", "none"),
+        (str | None, "none", None),
+        (Optional[int], "NULL", None),  # noqa: UP045 - as another package may write it
+        (Union[int, str], "3", 3),  # noqa: UP007
+        (int | str, "x", "x"),
+        (Literal["a", "b"] | int, "7", 7),
+        (Literal["a", "b"] | int, "b", "b"),
+        (list[str], "left", ["left"]),
+        (list[str], "[left, 'right']", ["left", "right"]),
+        (Sequence[float] | Tensor | None, "1,2", [1.0, 2.0]),
+        (Sequence[float] | Tensor | None, "none", None),
+        (float | Sequence[float], "2", 2.0),
+        (tuple[float, float], "(0.9,0.99)", [0.9, 0.99]),
+        (str | Sequence[str] | None, "a.b", "a.b"),
+        (Annotated[int, "unit"], "4", 4),
+        (Path, "x/y", "x/y"),
+        (Any, "0.5", 0.5),
+        (Any, "word", "word"),
+    ],
+)
+def test_words_become_values(annotation: Any, text: str, value: Any) -> None:
+    found = read_value("--x", annotation, text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text", "rule"),
+    [
+        (int, "1.0", "a whole number"),
+        (int, "١", "a whole number"),
+        (float, "1_0", "a number"),
+        (float | None, "", "none or a number"),
+        (bool, "1", "true or false"),
+        (Literal["a", "b"], "A", "one of a, b"),
+        (Literal["a"] | int, "x", "a or a whole number"),
+        (list[float], "1,x", "a list with commas, each a number"),
+        (list[float], "[1", "a list with commas, each a number"),
+        (Tensor, "1", "given in Python"),
+    ],
+)
+def test_what_is_none_is_said_in_words(annotation: Any, text: str, rule: str) -> None:
+    if text == "١":  # digits of other scripts are digits to Python
+        assert read_value("--x", annotation, text) == 1
+        return
+    with pytest.raises(InvalidParameterError, match=rf"`--x` must be {rule}, got '{text}'".replace("[", r"\[")):
+        read_value("--x", annotation, text)
+
+
+def test_types_in_words() -> None:
+    assert expected(float | None) == "none or a number"
+    assert placeholder(float | Sequence[float]) == "NUMBER|NUMBER,…"
+    assert placeholder(Literal["a", "b"] | bool | None) == "a|b|true|false"
+    assert takes_paths(Path | None)
+    assert not takes_paths(Path | str)
+
+
+def test_whole_numbers_are_numbers() -> None:
+    assert type(conform(float, 1)) is float
+    assert type(conform(float | None, True)) is bool
+    assert type(conform(float | Literal[1], 1)) is int
+    assert conform(Sequence[float] | None, (1, 2)) == [1.0, 2.0]
+
+
+class Base:
+    """First line with ``code`` and :class:`~mtl_core.Problem`.
+
+    Args:
+        size: of the base.
+        kind: not overridden
+            and on two lines.
+    """
+
+
+class Derived(Base):
+    """Another.
+
+    Args:
+        size: of this one.
+    """
+
+    def __init__(self, size: int, *, kind: Nowhere = None, **more: object) -> None:  # type: ignore[name-defined]  # noqa: F821
+        self.size = size
+
+
+def test_arguments_with_their_help() -> None:
+    found = arguments_of(Derived)
+    assert list(found) == ["size", "kind"]
+    assert (found["size"].annotation, found["size"].default, found["size"].help) == (int, REQUIRED, "of this one.")
+    # A name that cannot be resolved hides no other type.
+    assert (found["kind"].annotation, found["kind"].help) == (Any, "not overridden and on two lines.")
+    assert summary_of(Base) == "First line with code and mtl_core.Problem."

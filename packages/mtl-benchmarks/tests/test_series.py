@@ -1,0 +1,86 @@
+"""What is kept of weights, norms and cosines over time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtl_benchmarks.series import TaskSeries, Thinned, pair_cosines
+from mtl_core import StepReport
+
+
+def report(weights: list[float], jacobian: list[list[float]]) -> StepReport:
+    rows = torch.tensor(jacobian, dtype=torch.float64)
+    return StepReport(torch.tensor([1.0, 2.0]), torch.tensor(weights), rows @ rows.T, ("a", "b"))
+
+
+@given(st.integers(2, 20), st.integers(1, 500))
+def test_a_thinned_series_is_bounded_evenly_spaced_and_never_empty(limit: int, n: int) -> None:
+    kept: Thinned[int] = Thinned(limit)
+    for place in range(n):
+        kept.offer(place, place)
+    places = [place for place, _ in kept.items]
+    assert places == list(range(0, n, kept.stride))
+    assert len(places) <= limit
+    assert len(places) > limit // 2 or kept.stride == 1
+
+
+def test_means_by_hand() -> None:
+    series = TaskSeries(("a", "b"))
+    first, second = [[3.0, 0.0], [0.0, 4.0]], [[1.0, 0.0], [-2.0, 0.0]]
+    gramians = []
+    for step, (weights, jacobian) in enumerate((([1.0, 3.0], first), ([2.0, 5.0], second))):
+        given_ = report(weights, jacobian)
+        series.record_step(given_, step=step)
+        gramians.append(given_.gramian)
+    row = series.end_interval(gramians, steps=2, number=0)  # type: ignore[arg-type]
+    assert row == pytest.approx(
+        {
+            "weight_a": 1.5,
+            "weight_b": 4.0,
+            "norm_a": 2.0,
+            "norm_b": 3.0,
+            "cosine_a": (0.6 - 1.0) / 2,  # the mean gradient is (1.5, 2), then (-0.5, 0)
+            "cosine_b": (0.8 + 1.0) / 2,
+        }
+    )
+    assert list(series.pair_rows()) == [(0, "a", "b", -0.5)]
+    assert list(series.step_rows()) == [
+        (0, "a", 1.0, 1.0, 3.0),
+        (0, "b", 2.0, 3.0, 4.0),
+        (1, "a", 1.0, 2.0, 1.0),
+        (1, "b", 2.0, 5.0, 2.0),
+    ]
+
+
+def test_a_task_without_gradient_has_no_cosine() -> None:
+    rows = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    found = pair_cosines((rows @ rows.T)[None])
+    assert found[0, 0] == 1.0
+    assert bool(found[0, 1].isnan())
+    assert bool(found[1, 1].isnan())
+
+
+def test_going_on_from_any_step_gives_the_same_bits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    reports = [report(torch.rand(2, generator=generator).tolist(), torch.randn(2, 3, generator=generator).tolist())
+               for _ in range(8)]  # fmt: skip
+
+    def feed(series: TaskSeries, begin: int, end: int) -> TaskSeries:
+        for step in range(begin, end):
+            series.record_step(reports[step], step=step)
+            if step % 4 == 3:
+                gramians = [each.gramian for each in reports[step - 3 : step + 1]]
+                series.end_interval(gramians, steps=4, number=step // 4)  # type: ignore[arg-type]
+        return series
+
+    whole = feed(TaskSeries(("a", "b")), 0, 8)
+    for cut in range(9):
+        half = feed(TaskSeries(("a", "b")), 0, cut)
+        again = TaskSeries(("a", "b"))
+        again.load_state_dict(half.state_dict())
+        feed(again, cut, 8)
+        assert list(again.step_rows()) == list(whole.step_rows())
+        assert list(again.pair_rows()) == list(whole.pair_rows())

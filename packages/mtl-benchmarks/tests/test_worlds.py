@@ -1,0 +1,169 @@
+"""Demonstrations and policies in a world, on a point mass in place of the simulator."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mtl_benchmarks.worlds import WorkerError, Workers, load_demonstrations, play, success_rates
+from mtl_benchmarks.worlds.demonstrations import Demonstrations, collect_demonstrations
+from mtl_core import InvalidInputError, MissingExtraError, UnknownNameError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small_world import Field, process_id
+
+WORLD = "small_world:Field"
+
+
+@pytest.fixture(autouse=True)
+def _found_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(Path(__file__).parent), old])))
+
+
+class Homing(nn.Module):
+    """The expert as a policy; ``gain`` 0 stands still."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain))
+
+    def forward(self, observations: Tensor, task: int) -> Tensor:
+        move = (self.gain * (observations[:, 36:] - observations[:, :3])).clamp(-1, 1)
+        return torch.cat([move, torch.zeros(len(move), 1)], dim=1)
+
+
+def collect(workers: Workers, *, tasks: tuple[str, ...] = ("near", "far"), noise: float = 0.1) -> Demonstrations:
+    return collect_demonstrations(tasks, n_episodes=4, horizon=60, noise=noise, n_goals=3, workers=workers, world=WORLD)
+
+
+def test_an_episode_keeps_the_actions_without_the_noise_and_ends_at_success() -> None:
+    world = Field("near")
+    plain = play(world, 0, world.expert, horizon=60)
+    assert plain.success
+    assert plain.observations.shape == (len(plain.actions), 39)
+    assert len(plain.actions) < 60
+    noisy = play(world, 0, world.expert, horizon=60, noise=lambda: -0.3)  # type: ignore[arg-type, return-value]
+    for observation, action in zip(noisy.observations, noisy.actions, strict=True):
+        assert action == pytest.approx(world.expert(observation), abs=1e-5)
+    assert not (noisy.observations[1] == plain.observations[1]).all()
+
+
+def test_an_episode_that_fails_has_all_its_steps() -> None:
+    world = Field("never")
+    found = play(world, 0, world.expert, horizon=7)
+    assert not found.success
+    assert len(found.actions) == 7
+
+
+def test_demonstrations_do_not_depend_on_how_many_collect() -> None:
+    alone = collect(Workers(1))
+    with Workers(2) as workers:
+        together = collect(workers)
+    assert alone.observations.equal(together.observations)
+    assert alone.actions.equal(together.actions)
+    assert alone.starts.equal(together.starts)
+    assert alone.episodes[alone.of("far")].unique().tolist() == [0, 1, 2, 3]
+    assert alone.ceiling.tolist() == [1.0, 1.0]
+    assert not collect(Workers(1), noise=0.0).observations.equal(alone.observations)
+
+
+def test_an_expert_that_never_succeeds_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"got none for never.*hides its goals"):
+        collect(Workers(1), tasks=("near", "never"))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_success_is_the_share_of_goals(processes: int) -> None:
+    def rates(policy: nn.Module) -> dict[str, float]:
+        return success_rates(
+            policy, ("near", "never"), {"near": 0, "never": 1}, goals=5, n_goals=4, horizon=60, workers=workers,
+            world=WORLD,
+        )  # fmt: skip
+
+    with Workers(processes) as workers:
+        assert rates(Homing(10.0)) == {"near": 1.0, "never": 0.0}
+        assert rates(Homing(0.0)) == {"near": 0.0, "never": 0.0}
+
+
+def test_errors_and_ends_of_workers_are_told() -> None:
+    with Workers(2) as workers:
+        with pytest.raises(ValueError, match="a simulator's own words"):
+            collect(workers, tasks=("raises", "near"))
+        assert len(set(workers.map(process_id, range(8))) - {os.getpid()}) >= 1
+        with pytest.raises(WorkerError, match="worker process ended"):
+            collect(workers, tasks=("dies",))
+        assert len(workers.map(process_id, range(3))) == 3
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import os, signal
+            from small_world import process_id
+            from mtl_benchmarks.worlds.workers import Workers
+
+            if __name__ == "__main__":
+                workers = Workers(2)
+                print(*set(workers.map(process_id, range(6))), flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+            """
+        )
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    numbers = [int(word) for word in done.stdout.split()]
+    assert numbers, done.stderr
+    until = time.monotonic() + 20
+    while any(_is_alive(number) for number in numbers) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(_is_alive(number) for number in numbers)
+
+
+def _is_alive(number: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{number}/stat").read_text().split()[2]
+    except OSError:
+        return False
+
+
+def test_without_the_simulator_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from mtl_benchmarks.worlds.metaworld import MetaWorld
+
+    monkeypatch.setenv("MTL_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "metaworld", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'mtl-benchmarks\[mt10\]'"):
+        MetaWorld("reach")
+    with pytest.raises(UnknownNameError, match="reach"):
+        MetaWorld("juggle")
+
+
+def test_demonstrations_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from mtl_benchmarks.worlds import demonstrations
+
+    monkeypatch.setenv("MTL_CACHE", str(tmp_path))
+    monkeypatch.setattr(demonstrations.metadata, "version", lambda name: "0.0")
+    monkeypatch.setattr(demonstrations, "MT10_TASKS", ("near", "far"))
+    calls = []
+
+    def collected(tasks: tuple[str, ...], **settings: object) -> Demonstrations:
+        calls.append(settings)
+        return collect(Workers(1), tasks=tasks)
+
+    monkeypatch.setattr(demonstrations, "collect_demonstrations", collected)
+    first = load_demonstrations(n_episodes=4, horizon=60, n_goals=3, processes=1)
+    again = load_demonstrations(n_episodes=4, horizon=60, n_goals=3, processes=1)
+    assert len(calls) == 1
+    assert first.observations.equal(again.observations)
+    assert again.tasks == ("near", "far")
+    load_demonstrations(n_episodes=5, horizon=60, n_goals=3, processes=1)
+    assert len(calls) == 2
