@@ -21,6 +21,7 @@ from mtl_benchmarks.commands import COMMANDS, find_command
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.outcome import Best, EarlyStopping, MeanOfLast
+from mtl_benchmarks.results import RunDirectory
 from mtl_benchmarks.schedules import Cosine, Plateau, Span, StepDecay
 from mtl_benchmarks.training import Clip
 from mtl_core import NonFiniteLossError, SolverError
@@ -340,8 +341,9 @@ def test_a_run_of_nothing_but_parts_of_others(others: Path, tmp_path: Path, caps
     found = json.loads(Path(line.removeprefix("run: "), "config.json").read_text())
     assert found["benchmark"]["options"]["model"] == {"name": f"{MINE}:Wide", "options": {"depth": 3}}
     assert found["teleport"]["options"]["adapter"] == {"name": f"{MINE}:Twice", "options": {"rank": 1}}
-    state = torch.load(Path(line.removeprefix("run: "), "checkpoint.pt"), weights_only=True)["model"]
-    assert "trunk.2.weight" in state  # three layers
+    checkpoint = RunDirectory.existing(line.removeprefix("run: ")).read_checkpoint()
+    assert checkpoint is not None
+    assert "trunk.2.weight" in checkpoint.state["model"]  # three layers
 
 
 def test_studies_and_ablations_of_others(others: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

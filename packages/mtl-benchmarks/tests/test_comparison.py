@@ -30,7 +30,6 @@ from mtl_benchmarks.comparison import (
     as_rich,
     cell_text,
     compare,
-    distinct,
     find_runs,
     moves,
     moves_table,
@@ -40,6 +39,7 @@ from mtl_benchmarks.comparison import (
     result_table,
 )
 from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.copies import distinct
 from mtl_benchmarks.figures import draw_all
 from mtl_benchmarks.figures.drawing import new_figure
 from mtl_benchmarks.metrics import Metric, ranks
@@ -222,6 +222,8 @@ def test_a_copy_is_no_second_seed() -> None:
     assert [copy.differing for copy in copies] == [(), ("error_image",)]
     assert "counts once" in copies[0].text
     assert "other values of error_image" in copies[1].text
+    diverged = [result(digits(64, 1), {**FULL, "error_image": math.nan}) for _ in range(2)]
+    assert distinct(diverged)[1][0].differing == ()
     (group,) = groups_of([first, again])
     assert group.values["accuracy_left"] == Estimate(90.0, None)  # no interval of width zero
     # Nor does a copy of a single-task run weigh double.

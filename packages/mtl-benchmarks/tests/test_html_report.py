@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.comparison import find_runs, result_table
@@ -85,7 +86,7 @@ def test_a_person_sees_tables_figures_and_how_to_repeat(browser: Any, page: Path
         "as published, COST, Table 1, CityScapes",
         "minus ls, seed by seed",
         "mtl-bench run --config",
-        "torch_version",
+        f"torch\t{torch.__version__}",
         "Some rows are of 2 seeds",
     ):
         assert expected in text, expected

@@ -9,6 +9,7 @@ from mtl_benchmarks.matching_lengths import lengths_of, matching_lengths
 from mtl_benchmarks.options import Choice
 from mtl_benchmarks.results import Collection
 from mtl_benchmarks.runner import RunResult, run
+from mtl_benchmarks.training import Clip
 from mtl_core import InvalidInputError
 
 TINY = Choice("digits", {"n_train": 96, "n_test": 60, "width": 2})
@@ -26,7 +27,7 @@ def test_lengths_are_those_of_the_accepted_moves() -> None:
     assert matching_lengths([found, copy], benchmark=config.benchmark, method=config.method, seed=0) == [0.5, 0.25]
     with pytest.raises(InvalidInputError, match="seed 1, and the same options, got 0"):
         matching_lengths([found], benchmark=config.benchmark, method=config.method, seed=1)
-    other = replace(found, config=replace(config, max_norm=1.0))
+    other = replace(found, config=replace(config, training=replace(config.training, clip=Clip(max_norm=1.0))))
     with pytest.raises(InvalidInputError, match="got 2"):
         matching_lengths([found, other], benchmark=config.benchmark, method=config.method, seed=0)
     still = RunResult(config, Path(), {}, events[1:2], 0.0)

@@ -97,10 +97,11 @@ def test_no_observer_changes_the_numbers(config: RunConfig, tmp_path: Path) -> N
     assert (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()) == before
     for name in ("metrics.csv", "steps.csv", "cosines.csv", "events.jsonl"):
         assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "watched" / name).read_bytes()
-    states = [RunDirectory.existing(tmp_path / name).read_checkpoint() for name in ("alone", "watched")]
-    assert all(state is not None for state in states)
-    for key, value in states[0]["model"].items():  # type: ignore[index]
-        assert torch.equal(value, states[1]["model"][key])  # type: ignore[index]
+    alone, watched = (RunDirectory.existing(tmp_path / name).read_checkpoint() for name in ("alone", "watched"))
+    assert alone is not None
+    assert watched is not None
+    for key, value in alone.state["model"].items():
+        assert torch.equal(value, watched.state["model"][key])
 
 
 class Fails(Observer):

@@ -246,19 +246,38 @@ def test_a_refused_second_process_leaves_the_first_one_alone(
 
 
 def test_a_lock_ends_with_its_process_though_its_children_live(tmp_path: Path) -> None:
-    with lock.locked(tmp_path / "lock") as reason:
-        assert reason is None
-        child = os.fork()
-        if child == 0:
+    reading, writing = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        with lock.locked(tmp_path / "lock"):
+            child = os.fork()
+            if child:
+                os.write(writing, child.to_bytes(4, "little"))
             time.sleep(PATIENCE)
-            os._exit(0)
+        os._exit(0)
+    child = int.from_bytes(os.read(reading, 4), "little")
+    try:
         with pytest.raises(ResultsDirectoryError, match="another process"), lock.locked(tmp_path / "lock"):
             pass
-    try:
-        with lock.locked(tmp_path / "lock"):
-            pass
+        time.sleep(0.2)  # the child closes the file as the first thing it does
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+        with lock.locked(tmp_path / "lock") as reason:
+            assert reason is None
     finally:
         os.kill(child, signal.SIGKILL)
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_lock_is_free_at_once_when_its_holder_is_done(tmp_path: Path) -> None:
+    for _ in range(20):
+        with lock.locked(tmp_path / "lock"):
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+        with lock.locked(tmp_path / "lock") as reason:
+            assert reason is None
         os.waitpid(child, 0)
 
 

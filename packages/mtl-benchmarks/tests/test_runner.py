@@ -13,6 +13,7 @@ import torch
 
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.options import Choice
+from mtl_benchmarks.recorder import PER_TASK
 from mtl_benchmarks.results import RunDirectory
 from mtl_benchmarks.runner import RunResult, load_result, run
 from mtl_benchmarks.trainer import Progress
@@ -171,13 +172,26 @@ def test_metrics_are_tidy_and_name_their_direction(tmp_path: Path) -> None:
     assert (last["accuracy_left"]["unit"], last["accuracy_left"]["higher_is_better"]) == ("%", "true")
     assert (last["error_image"]["task"], last["error_image"]["higher_is_better"]) == ("image", "false")
     training = {row["metric"] for row in rows if row["split"] == "train"}
-    assert training == {"loss", "weak_conflict", "dominated_conflict", "min_cosine", "gradient_norm", "imbalance", "lr"}
+    assert training == {
+        *PER_TASK,
+        "weak_conflict",
+        "dominated_conflict",
+        "min_cosine",
+        "gradient_norm",
+        "imbalance",
+        "lr",
+    }
 
 
 def test_single_task_run_reports_its_task_alone(tmp_path: Path) -> None:
     result = run(tiny("ls", tasks=["right"]), tmp_path)
     assert set(result.values) == {"accuracy_right"}
-    assert {row["metric"] for row in RunDirectory.existing(tmp_path).read_metrics()} == {"loss", "lr", "accuracy_right"}
+    assert {row["metric"] for row in RunDirectory.existing(tmp_path).read_metrics()} == {
+        "loss",
+        "weight",
+        "lr",
+        "accuracy_right",
+    }
 
 
 def test_toy_run_records_its_path(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ import torch
 
 from mtl_benchmarks.baselines import own_baselines
 from mtl_benchmarks.cli import main
+from mtl_benchmarks.comparison import compare, find_runs
 from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.metrics import Baseline
 from mtl_benchmarks.options import Choice
-from mtl_benchmarks.report import find_runs, group_runs
 from mtl_benchmarks.results import Collection
-from mtl_benchmarks.runner import RunResult, distinct, load_result, run
+from mtl_benchmarks.runner import RunResult, load_result, run
 from mtl_benchmarks.session import open_console
 from mtl_core import DamagedFileError, InvalidInputError, ResultsDirectoryError
 
@@ -103,12 +103,12 @@ def test_a_copy_is_no_second_seed(tmp_path: Path, capsys: pytest.CaptureFixture[
     runs, _ = find_runs([collection.path])
     assert len(runs) == 3
     assert [result.identity for result in runs].count(seeds[0].identity) == 2
-    (group,) = group_runs(runs)
+    ((group,),) = (comparison.groups for comparison in compare(runs))
     assert [result.config.seed for result in group.runs] == [0, 1]
     assert main(["compare", str(collection.path)]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("counted once") == 1
-    assert "copy is a copy of another run" in printed
+    assert printed.count("counts once") == 1
+    assert "copy in runs is a copy of 0 and counts once." in printed
 
 
 def test_a_copy_with_another_seed_written_into_it_is_refused(tmp_path: Path) -> None:
@@ -121,13 +121,6 @@ def test_a_copy_with_another_seed_written_into_it_is_refused(tmp_path: Path) -> 
 
 def stub(config: RunConfig, directory: str, **values: float) -> RunResult:
     return RunResult(config, Path(directory), values, (), 1.0)
-
-
-def test_the_same_training_with_other_numbers_is_refused() -> None:
-    one, other = stub(CONFIG, "one", a=1.0, b=float("nan")), stub(CONFIG, "other", a=2.0, b=float("nan"))
-    assert distinct([one, stub(CONFIG, "again", a=1.0, b=float("nan"))]) == [one]
-    with pytest.raises(ResultsDirectoryError, match=r"with other values: 'one' and 'other'\. Leave"):
-        distinct([one, other])
 
 
 def test_copies_of_baselines_count_once() -> None:

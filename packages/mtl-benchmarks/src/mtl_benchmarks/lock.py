@@ -47,6 +47,9 @@ def locked(path: Path) -> Iterator[str | None]:
             yield reason
     finally:
         with suppress(OSError):
+            # Closing alone ends a lock only once no child has it open: one just forked may not have closed it yet.
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        with suppress(OSError):
             os.close(handle)
 
 
