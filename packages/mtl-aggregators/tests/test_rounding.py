@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mtl_aggregators import MGDA, available, make, plumbline, stationarity_gap
 from mtl_aggregators.solvers.rounding import as_known
+from mtl_core import InvalidJacobianError
 
 WEIGHTINGS = [name for name in available() if callable(getattr(make(name), "weights", None))]
 DEVICE = ["cagrad", "dualproj", "fairgrad", "imgrad", "mgda", "nashmtl", "upgrad"]
@@ -106,6 +107,29 @@ def test_double_precision_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sys.modules["mtl_aggregators.bases.gramian_method"], "as_known", never)
     MGDA().weights(drawn(3, 3, 0) @ drawn(3, 3, 0).T)
     MGDA()(drawn(3, 5, 0).float())  # its Gramian is accumulated in float64
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, *NARROW], ids=str)
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_halves_that_are_rounded_apart(name: str, dtype: torch.dtype) -> None:
+    """Products on some processors are: here each entry below the diagonal is off by its last digit."""
+    rows = drawn(4, 9, 0).to(dtype)
+    given = rows @ rows.T
+    given = given.triu() + given.triu(1).T
+    apart = given.triu() + (given.tril(-1) * (1.0 + torch.finfo(dtype).eps))
+    assert not torch.equal(apart, apart.T)
+    found, exact = weights_of(name, apart), weights_of(name, given)
+    assert float((found - exact).norm()) <= 100.0 * torch.finfo(dtype).eps ** 0.5 * float(exact.norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, *NARROW], ids=str)
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_what_is_not_symmetric_is_no_gramian(name: str, dtype: torch.dtype) -> None:
+    given = torch.tensor([[1.0, 0.5, 0.25], [0.5, 1.0, 0.125], [0.25, -0.125, 1.0]], dtype=dtype)
+    before = given.clone()
+    with pytest.raises(InvalidJacobianError, match=r"symmetric.* got 0\.125 at \[1, 2\] and -0\.125 at \[2, 1\]"):
+        weights_of(name, given)
+    assert torch.equal(given, before)
 
 
 def test_as_known_by_hand() -> None:

@@ -121,6 +121,8 @@ class TestBadInput:
     def test_gramian(self) -> None:
         with pytest.raises(InvalidJacobianError, match=r"square, got shape \(2, 3\)"):
             mtl.cosines(gramian=torch.ones(2, 3))
+        with pytest.raises(InvalidJacobianError, match=r"symmetric, .* got 2 at \[0, 1\] and 0 at \[1, 0\]"):
+            mtl.cosines(gramian=torch.tensor([[4.0, 2.0], [0.0, 4.0]]))
 
     @pytest.mark.parametrize("fraction", [0.0, -0.5, 1.5, math.nan])
     def test_fraction(self, fraction: float) -> None:

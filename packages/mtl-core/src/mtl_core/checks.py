@@ -28,6 +28,7 @@ __all__ = [
     "positive",
     "positive_int",
     "scalar_loss",
+    "square",
 ]
 
 T = TypeVar("T")
@@ -225,7 +226,11 @@ def jacobian(matrix: Tensor, *, name: str = "jacobian") -> Tensor:
     return _finite(name, _matrix(name, matrix))
 
 
-def gramian(matrix: Tensor, *, name: str = "gramian") -> Tensor:
+ENTRIES_APART, SUMS_APART = 4.0, 4096.0
+"""How many roundings of its entries, and of the sums behind them, the two halves of a Gramian may differ by."""
+
+
+def square(name: str, matrix: Tensor) -> Tensor:
     """Return ``matrix`` if it is a finite real floating square matrix ``[m, m]`` with ``m >= 1``.
 
     Raises:
@@ -235,6 +240,33 @@ def gramian(matrix: Tensor, *, name: str = "gramian") -> Tensor:
     if matrix.shape[0] != matrix.shape[1]:
         raise InvalidJacobianError(f"`{name}` must be square, got shape {tuple(matrix.shape)}.")
     return _finite(name, matrix)
+
+
+def gramian(matrix: Tensor, *, name: str = "gramian") -> Tensor:
+    """Return ``matrix`` if it is a finite real floating symmetric matrix ``[m, m]`` with ``m >= 1``.
+
+    The halves of a product of a matrix with its own transpose may be rounded apart; more than that is no Gramian.
+
+    Raises:
+        InvalidJacobianError: otherwise.
+    """
+    return _symmetric(name, square(name, matrix))
+
+
+def _symmetric(name: str, matrix: Tensor) -> Tensor:
+    wide = matrix.detach().double()
+    lengths = wide.diagonal().clamp(min=0).sqrt()
+    # Sums of narrower numbers are accumulated in float32.
+    own, sums = torch.finfo(matrix.dtype), torch.finfo(torch.promote_types(matrix.dtype, torch.float32))
+    allowed = (ENTRIES_APART * own.eps + SUMS_APART * sums.eps) * lengths[:, None] * lengths + own.tiny
+    apart = (wide - wide.mT).abs() - allowed
+    if bool((apart > 0).any()):
+        row, column = divmod(int(apart.argmax()), len(matrix))
+        raise InvalidJacobianError(
+            f"`{name}` must be symmetric, as inner products are, got {float(wide[row, column]):.6g} at "
+            f"[{row}, {column}] and {float(wide[column, row]):.6g} at [{column}, {row}]."
+        )
+    return matrix
 
 
 def scalar_loss(task: str, loss: object) -> Tensor:

@@ -41,7 +41,8 @@ def read_gramian(gradients: Gradients | None, gramian: Tensor | None) -> Tensor:
     if (gradients is None) == (gramian is None):
         raise InvalidInputError("exactly one of the gradients and `gramian=` must be given.")
     if gramian is not None:
-        return checks.gramian(gramian).to(torch.float64)
+        wide = checks.gramian(gramian).to(torch.float64)
+        return torch.lerp(wide, wide.mT, 0.5)  # its halves may be rounded apart
     if isinstance(gradients, TaskGradients):
         return gradients.gramian
     assert gradients is not None

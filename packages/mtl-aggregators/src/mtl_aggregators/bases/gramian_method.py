@@ -115,7 +115,7 @@ class GramianMethod(nn.Module, ABC):
             refused, for that would mean waiting for it: its weights are NaN.
 
         Raises:
-            InvalidJacobianError: ``gramian`` is not a finite square matrix.
+            InvalidJacobianError: ``gramian`` is not a finite symmetric matrix.
             InvalidInputError: ``losses`` is no vector with one entry per task.
             NonFiniteLossError: the loss of a task with a gradient is NaN or infinite.
             SolverError: the weights' problem was not solved to its tolerance.
@@ -131,6 +131,11 @@ class GramianMethod(nn.Module, ABC):
         # Whatever is not finite makes the sum of squares so. A sum may also overflow: then the entries are looked at.
         if not math.isfinite(np.vdot(array, array)):
             checks.gramian(gramian)
+        if not (array == array.T).all():
+            # A product in a narrow dtype need not round both halves alike, and on some processors does not. The solvers
+            # read one half and check the other: an ulp of float32 is 50 times what they are exact to.
+            checks.gramian(gramian)
+            array = 0.5 * (array + array.T)
         if gramian.dtype != torch.float64:
             # Rounding has made it indefinite in the scale of the solvers' tolerances.
             array = as_known(array, gramian.dtype)

@@ -25,7 +25,7 @@ def cross_gramian(value: Tensor) -> Tensor:
     Raises:
         InvalidJacobianError: it is not a finite real floating square matrix with a row.
     """
-    return checks.gramian(value, name="cross").detach().to(torch.float64)
+    return checks.square("cross", value).detach().to(torch.float64)
 
 
 def check_losses(losses: object, present: object, tasks: Sequence[str] | None) -> None:
