@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -37,3 +38,12 @@ def _global_state() -> Iterator[None]:
     after = torch.get_default_dtype()
     torch.set_default_dtype(before)
     assert after == before, f"the test left {after} as the default dtype, found {before}"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _accelerate_afresh() -> Iterator[None]:
+    """Accelerate keeps the first precision it is asked for in the whole process; the next module may ask for another."""
+    yield
+    state = sys.modules.get("accelerate.state")
+    if state is not None:
+        state.AcceleratorState._reset_state(reset_partial_state=True)

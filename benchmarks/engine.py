@@ -28,13 +28,13 @@ import torch
 from torch import Tensor, nn
 
 from mtl_benchmarks import Benchmark, Metric, OptimizerChoice, RunConfig, RunDirectory, Training
-from mtl_benchmarks.batches import Batches, Part
+from mtl_benchmarks.batching.batches import Batches, Part
+from mtl_benchmarks.batching.tally import Tally
 from mtl_benchmarks.benchmark import Evaluation
-from mtl_benchmarks.components import make_benchmark, make_method
-from mtl_benchmarks.options import Choice
-from mtl_benchmarks.randomness import random_state, seeded
-from mtl_benchmarks.tally import Tally
-from mtl_benchmarks.work import Work
+from mtl_benchmarks.components.making import make_benchmark, make_method
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.engine.randomness import random_state, seeded
+from mtl_benchmarks.runs.work import Work
 from mtl_core import Problem, step
 
 BOUND = 1.03
@@ -158,7 +158,7 @@ def parts(config: RunConfig) -> dict[str, float]:
         report = step(trainer.problem, batch, trainer.optimizer, trainer.method)
 
         def steps() -> None:
-            with patch("mtl_benchmarks.trainer.step", lambda *_, **__: report):
+            with patch("mtl_benchmarks.engine.trainer.step", lambda *_, **__: report):
                 for trainer.step in range(1, 51):
                     trainer.take_step()
 

@@ -26,8 +26,8 @@ from rich.table import Table
 from mtl_benchmarks import Choice, RunConfig, RunDirectory, RunResult
 from mtl_benchmarks.benchmarks.toy import optimum
 from mtl_benchmarks.figures import save, toy_trajectories
-from mtl_benchmarks.matching_lengths import lengths_of
-from mtl_benchmarks.pool import run_all
+from mtl_benchmarks.runs.pool import run_all
+from mtl_benchmarks.studies.matching_lengths import lengths_of
 
 STARTS = (0, 1, 2)
 RADIUS = 0.1

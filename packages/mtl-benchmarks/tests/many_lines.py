@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_benchmarks import Benchmark, Metric, OptimizerChoice, Training
-from mtl_benchmarks.batches import Repeated
+from mtl_benchmarks.batching.batches import Repeated
 from mtl_benchmarks.published import PublishedTable
 from mtl_core import Problem
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from mtl_benchmarks import Benchmark, Metric, OptimizerChoice, Training
-from mtl_benchmarks.batches import Batches, BatchSource, Part
+from mtl_benchmarks.batching.batches import Batches, BatchSource, Part
+from mtl_benchmarks.batching.loading import LoadedBatches
+from mtl_benchmarks.batching.tally import Tally
 from mtl_benchmarks.benchmark import Evaluation
-from mtl_benchmarks.loading import LoadedBatches
-from mtl_benchmarks.tally import Tally
 from mtl_core import InvalidInputError, Problem
 
 TASKS = ("left", "right", "ridge")

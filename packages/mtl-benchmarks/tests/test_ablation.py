@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mtl_benchmarks.ablation import Row, ablate, ablation_table
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.comparison import Moves
-from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.options import Choice
-from mtl_benchmarks.variants import PARTS_OF_ABLATION, Variant, variants
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.studies.ablation import Row, ablate, ablation_table
+from mtl_benchmarks.studies.variants import PARTS_OF_ABLATION, Variant, variants
 from mtl_core import InvalidInputError, UnknownNameError
 
 DIGITS = Choice("digits", {"n_train": 192, "n_test": 64})

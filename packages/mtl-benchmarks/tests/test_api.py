@@ -8,6 +8,7 @@ import mtl_benchmarks
 def test_public_names() -> None:
     assert sorted(mtl_benchmarks.__all__) == [
         "Baseline",
+        "Batches",
         "Benchmark",
         "Best",
         "CTR",

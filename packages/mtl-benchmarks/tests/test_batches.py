@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mtl_benchmarks.batches import Batches, Probes, Repeated
+from mtl_benchmarks.batching.batches import Batches, Probes, Repeated
 from mtl_core import InvalidParameterError
 
 

@@ -4,9 +4,9 @@ import pytest
 
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.command_line import parse_run, parse_seeds
-from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.options import Choice
-from mtl_benchmarks.training import Clip
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.protocol.training import Clip
+from mtl_benchmarks.runs.config import RunConfig
 from mtl_core import InvalidInputError, InvalidParameterError
 
 TINY = [

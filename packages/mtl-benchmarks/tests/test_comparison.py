@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from mtl_benchmarks import Digits
-from mtl_benchmarks.baselines import own_baselines, single_task_configs
 from mtl_benchmarks.comparison import (
     Column,
     Comparison,
@@ -38,14 +37,15 @@ from mtl_benchmarks.comparison import (
     published_rows_table,
     result_table,
 )
-from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.copies import distinct
+from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.figures import draw_all
 from mtl_benchmarks.figures.drawing import new_figure
 from mtl_benchmarks.metrics import Metric, ranks
-from mtl_benchmarks.options import Choice
-from mtl_benchmarks.results import Collection
-from mtl_benchmarks.runner import RunResult, run
+from mtl_benchmarks.runs.baselines import own_baselines, single_task_configs
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.runs.copies import distinct
+from mtl_benchmarks.runs.runner import RunResult, run
+from mtl_benchmarks.storage.results import Collection
 from mtl_core import MissingExtraError, ResultsDirectoryError, UnknownNameError
 
 HERE = Path(__file__).parent

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.options import Choice
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.runs.config import RunConfig
 from mtl_core import InvalidParameterError, UnknownNameError
 
 

@@ -9,7 +9,7 @@ from mtl_aggregators import MARIGOLD, AuxiliaryWeights, Bilevel, MainTasks
 from mtl_benchmarks import CTR, Choice, Collection, RunConfig, run
 from mtl_benchmarks.benchmarks.ctr import auc, ne_gain, normalised_entropy
 from mtl_benchmarks.models import SharedTower
-from mtl_benchmarks.optimizers import OptimizerChoice
+from mtl_benchmarks.protocol.optimizers import OptimizerChoice
 from mtl_core import InvalidInputError, InvalidParameterError, step
 
 SMALL = {"n_train": 2000, "n_test": 4000, "n_users": 100, "n_ads": 30, "width": 8, "embedding": 4}

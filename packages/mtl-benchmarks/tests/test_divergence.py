@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from mtl_benchmarks.cli import main
-from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.divergence import Watch
-from mtl_benchmarks.options import Choice
-from mtl_benchmarks.results import RunDirectory
-from mtl_benchmarks.runner import load_result, run
-from mtl_benchmarks.trainer import Trainer
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.engine.divergence import Watch
+from mtl_benchmarks.engine.trainer import Trainer
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.runs.runner import load_result, run
+from mtl_benchmarks.storage.results import RunDirectory
 from mtl_core import NonFiniteStateError, ResultsDirectoryError
 
 MODULE = '''

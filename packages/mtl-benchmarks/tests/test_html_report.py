@@ -14,12 +14,12 @@ import torch
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.comparison import find_runs, result_table
 from mtl_benchmarks.comparison.groups import compare
-from mtl_benchmarks.config import RunConfig
 from mtl_benchmarks.html_report import write_report
 from mtl_benchmarks.html_report.sections import caveats
-from mtl_benchmarks.results import Collection
-from mtl_benchmarks.runner import run
-from mtl_benchmarks.session import with_baselines
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.runs.runner import run
+from mtl_benchmarks.runs.session import with_baselines
+from mtl_benchmarks.storage.results import Collection
 from mtl_core import MissingExtraError, ResultsDirectoryError, UnknownNameError
 
 HERE = Path(__file__).parent

@@ -19,13 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mtl_benchmarks.batches import Part, Probes
-from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.loading import LoadedBatches, Loading, on_device
-from mtl_benchmarks.options import Choice
-from mtl_benchmarks.runner import run
-from mtl_benchmarks.tally import Rows
-from mtl_benchmarks.trainer import Progress
+from mtl_benchmarks.batching.batches import Part, Probes
+from mtl_benchmarks.batching.loading import LoadedBatches, Loading, on_device
+from mtl_benchmarks.batching.tally import Rows
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.engine.trainer import Progress
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.runs.runner import run
 from mtl_core import InvalidInputError, InvalidParameterError
 
 HERE = Path(__file__).parent
@@ -195,7 +195,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
 import multiprocessing, sys, time
 sys.path.insert(0, {str(HERE)!r})
 from sample_benchmarks import Points
-from mtl_benchmarks.loading import LoadedBatches
+from mtl_benchmarks.batching.loading import LoadedBatches
 loaded = LoadedBatches(Points(40, draws=False), batch_size=2, seed=0)
 loaded.open(workers=2)
 loaded.batch(0, 0)

@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 
 from mtl_benchmarks.command_line import parse_run
-from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.matching_lengths import lengths_of, matching_lengths
-from mtl_benchmarks.options import Choice
-from mtl_benchmarks.results import Collection
-from mtl_benchmarks.runner import RunResult, run
-from mtl_benchmarks.training import Clip
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.protocol.training import Clip
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.runs.runner import RunResult, run
+from mtl_benchmarks.storage.results import Collection
+from mtl_benchmarks.studies.matching_lengths import lengths_of, matching_lengths
 from mtl_core import InvalidInputError
 
 TINY = Choice("digits", {"n_train": 96, "n_test": 60, "width": 2})

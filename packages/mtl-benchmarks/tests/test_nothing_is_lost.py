@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from mtl_benchmarks import files, lock
-from mtl_benchmarks.checkpoint import Checkpoint, Checkpoints
-from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.options import Choice
-from mtl_benchmarks.results import RunDirectory
-from mtl_benchmarks.runner import load_result, run
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.runs.runner import load_result, run
+from mtl_benchmarks.storage import files, lock
+from mtl_benchmarks.storage.checkpoint import Checkpoint, Checkpoints
+from mtl_benchmarks.storage.results import RunDirectory
 from mtl_core import ResultsDirectoryError
 
 TOY = Choice("toy", {"start": 4, "steps_per_epoch": 2})

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn, optim
 
-from mtl_benchmarks.optimizers import OptimizerChoice, optimizer_names
+from mtl_benchmarks.protocol.optimizers import OptimizerChoice, optimizer_names
 from mtl_core import InvalidParameterError, NoMatchError, Problem, UnknownNameError
 
 

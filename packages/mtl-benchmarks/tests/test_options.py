@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from mtl_benchmarks.options import Choice, Part, construct, option_defaults, resolve
-from mtl_benchmarks.registry import Registry
-from mtl_benchmarks.signatures import REQUIRED
+from mtl_benchmarks.components.options import Choice, Part, construct, option_defaults, resolve
+from mtl_benchmarks.components.registry import Registry
+from mtl_benchmarks.components.signatures import REQUIRED
 from mtl_core import InvalidParameterError, UnknownNameError
 
 

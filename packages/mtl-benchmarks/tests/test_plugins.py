@@ -15,10 +15,10 @@ import pytest
 from mtl_benchmarks.benchmarks import available, benchmark_class
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.command_line import parse_choice, parse_run
-from mtl_benchmarks.components import TELEPORTS, resolve_method, resolve_teleport
-from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.options import Choice
-from mtl_benchmarks.runner import load_result, run
+from mtl_benchmarks.components.making import TELEPORTS, resolve_method, resolve_teleport
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.runs.runner import load_result, run
 from mtl_core import InvalidInputError, UnknownNameError
 
 MODULE = '''
@@ -29,7 +29,7 @@ from torch import nn
 
 import mtl_core
 from mtl_benchmarks import Benchmark, Metric, OptimizerChoice, Training
-from mtl_benchmarks.batches import Batches
+from mtl_benchmarks.batching.batches import Batches
 from mtl_core.extension import Wrapper, gramian_of
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from mtl_benchmarks import lock
 from mtl_benchmarks.cli import main
-from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.options import Choice
-from mtl_benchmarks.pool import run_all
-from mtl_benchmarks.results import RunDirectory
-from mtl_benchmarks.runner import load_result, run
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.runs.pool import run_all
+from mtl_benchmarks.runs.runner import load_result, run
+from mtl_benchmarks.storage import lock
+from mtl_benchmarks.storage.results import RunDirectory
 from mtl_core import NonFiniteStateError, ResultsDirectoryError, SolverError, UnknownNameError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -33,7 +33,7 @@ import torch
 from torch import nn
 import mtl_core
 from mtl_benchmarks import Benchmark, Metric, OptimizerChoice, RunConfig, Training
-from mtl_benchmarks.batches import Repeated
+from mtl_benchmarks.batching.batches import Repeated
 
 
 class Long(Benchmark):
@@ -187,7 +187,7 @@ def test_a_script_without_a_main_guard_is_told_so(beside: Path, start: Callable[
 def test_errors_come_from_other_processes_as_they_are(error: Exception) -> None:
     import pickle
 
-    from mtl_benchmarks.pool import _portable
+    from mtl_benchmarks.runs.pool import _portable
 
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from mtl_benchmarks.protocols import PROTOCOLS, celeba, cityscapes, mt10, nyuv2, qm9
-from mtl_benchmarks.schedules import Place
-from mtl_benchmarks.training import Training
+from mtl_benchmarks.protocol.papers import PROTOCOLS, celeba, cityscapes, mt10, nyuv2, qm9
+from mtl_benchmarks.protocol.schedules import Place
+from mtl_benchmarks.protocol.training import Training
 from mtl_core import InvalidParameterError
 
 DENSE = (

@@ -18,15 +18,15 @@ from typing import Any
 import pytest
 import torch
 
-from mtl_benchmarks.batches import Part
+from mtl_benchmarks.batching.batches import Part
+from mtl_benchmarks.batching.tally import Rows, combined
 from mtl_benchmarks.benchmarks import CTR, Digits
-from mtl_benchmarks.components import make_benchmark
-from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.options import Choice
-from mtl_benchmarks.ranks import Ranks, joined
-from mtl_benchmarks.results import RunDirectory
-from mtl_benchmarks.runner import load_result, run
-from mtl_benchmarks.tally import Rows, combined
+from mtl_benchmarks.components.making import make_benchmark
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.engine.ranks import Ranks, joined
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.runs.runner import load_result, run
+from mtl_benchmarks.storage.results import RunDirectory
 from mtl_core import InvalidInputError, InvalidParameterError
 
 HERE = Path(__file__).parent
@@ -35,10 +35,10 @@ BOUND = 240  # seconds
 PROGRAM = f"""
 import json, sys
 sys.path.insert(0, {str(HERE)!r})
-from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.loading import Loading
-from mtl_benchmarks.ranks import joined
-from mtl_benchmarks.runner import run
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.batching.loading import Loading
+from mtl_benchmarks.engine.ranks import joined
+from mtl_benchmarks.runs.runner import run
 
 def train(config, path, breaks, workers):
     def stop(now):

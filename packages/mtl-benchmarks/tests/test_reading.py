@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Optional, Union
 import pytest
 from torch import Tensor
 
-from mtl_benchmarks.reading import conform, expected, placeholder, read_value, takes_paths
-from mtl_benchmarks.signatures import REQUIRED, arguments_of, summary_of
+from mtl_benchmarks.components.reading import conform, expected, placeholder, read_value, takes_paths
+from mtl_benchmarks.components.signatures import REQUIRED, arguments_of, summary_of
 from mtl_core import InvalidParameterError
 
 

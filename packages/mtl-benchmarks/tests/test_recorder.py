@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtl_benchmarks.recorder import Recorder, conflict_statistics
+from mtl_benchmarks.engine.recorder import Recorder, conflict_statistics
 from mtl_core import StepReport, dominated_conflict, imbalance_ratio, mean_cosines, weak_conflict
 
 

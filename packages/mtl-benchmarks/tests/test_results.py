@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtl_benchmarks import files
-from mtl_benchmarks.checkpoint import Checkpoint, config_digest
-from mtl_benchmarks.environment import Sessions, differences, environment
-from mtl_benchmarks.files import make_directory, sealed, unsealed, write_atomically
-from mtl_benchmarks.marker import FORMAT, LOCK, MARKER, kind_of
-from mtl_benchmarks.results import Collection, RunDirectory
-from mtl_benchmarks.tables import table
+from mtl_benchmarks.storage import files
+from mtl_benchmarks.storage.checkpoint import Checkpoint, config_digest
+from mtl_benchmarks.storage.environment import Sessions, differences, environment
+from mtl_benchmarks.storage.files import make_directory, sealed, unsealed, write_atomically
+from mtl_benchmarks.storage.marker import FORMAT, LOCK, MARKER, kind_of
+from mtl_benchmarks.storage.results import Collection, RunDirectory
+from mtl_benchmarks.storage.tables import table
 from mtl_core import DamagedFileError, InvalidInputError, ResultsDirectoryError
 
 CONFIG = {"method": {"name": "ls", "options": {"weights": None}}, "seed": 0}

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
 
-from mtl_benchmarks.plain_data import read_kind
-from mtl_benchmarks.schedules import SCHEDULES, Constant, Cosine, Place, Plateau, Span, StepDecay
+from mtl_benchmarks.protocol.plain_data import read_kind
+from mtl_benchmarks.protocol.schedules import SCHEDULES, Constant, Cosine, Place, Plateau, Span, StepDecay
 from mtl_core import InvalidParameterError, UnknownNameError
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtl_benchmarks.series import TaskSeries, Thinned, pair_cosines
+from mtl_benchmarks.engine.series import TaskSeries, Thinned, pair_cosines
 from mtl_core import StepReport
 
 

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mtl_benchmarks.baselines import own_baselines
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.command_line import parse_choice
 from mtl_benchmarks.command_line.choosing import KindName
-from mtl_benchmarks.matching_lengths import lengths_of
+from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.metrics import delta_m
-from mtl_benchmarks.options import Choice
-from mtl_benchmarks.pool import run_all
-from mtl_benchmarks.results import RunDirectory
-from mtl_benchmarks.runner import RunResult
-from mtl_benchmarks.study import StudyRow, study, study_table
+from mtl_benchmarks.runs.baselines import own_baselines
+from mtl_benchmarks.runs.pool import run_all
+from mtl_benchmarks.runs.runner import RunResult
+from mtl_benchmarks.storage.results import RunDirectory
+from mtl_benchmarks.studies.matching_lengths import lengths_of
+from mtl_benchmarks.studies.study import StudyRow, study, study_table
 from mtl_core import InvalidParameterError, UnknownNameError
 
 DIGITS = Choice("digits", {"n_train": 192, "n_test": 64})

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mtl_aggregators import make
 from mtl_benchmarks.benchmarks.toy import STARTS, Point, Toy, objectives, optimum
-from mtl_benchmarks.optimizers import OptimizerChoice
+from mtl_benchmarks.protocol.optimizers import OptimizerChoice
 from mtl_core import InvalidParameterError, step
 
 LOWER = 5e-6

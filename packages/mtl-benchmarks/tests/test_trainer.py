@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtl_benchmarks.batches import Batches, Part, part_of
-from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.optimizers import OptimizerChoice
-from mtl_benchmarks.options import Choice
-from mtl_benchmarks.outcome import Best, EarlyStopping, MeanOfLast
-from mtl_benchmarks.randomness import seeded
-from mtl_benchmarks.results import RunDirectory
-from mtl_benchmarks.runner import run
-from mtl_benchmarks.schedules import Cosine, Plateau, Span, StepDecay
-from mtl_benchmarks.trainer import Progress, Trainer
-from mtl_benchmarks.training import Clip, Training
+from mtl_benchmarks.batching.batches import Batches, Part, part_of
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.engine.randomness import seeded
+from mtl_benchmarks.engine.trainer import Progress, Trainer
+from mtl_benchmarks.protocol.optimizers import OptimizerChoice
+from mtl_benchmarks.protocol.outcome import Best, EarlyStopping, MeanOfLast
+from mtl_benchmarks.protocol.schedules import Cosine, Plateau, Span, StepDecay
+from mtl_benchmarks.protocol.training import Clip, Training
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.runs.runner import run
+from mtl_benchmarks.storage.results import RunDirectory
 
 DIGITS = Choice("digits", {"n_train": 44, "n_test": 20, "n_validation": 20, "width": 2})
 ADAM = OptimizerChoice("adam", {"lr": 1e-2})

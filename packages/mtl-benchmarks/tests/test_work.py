@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from mtl_benchmarks.baselines import own_baselines
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.comparison import compare, find_runs
-from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.metrics import Baseline
-from mtl_benchmarks.options import Choice
-from mtl_benchmarks.results import Collection
-from mtl_benchmarks.runner import RunResult, load_result, run
-from mtl_benchmarks.session import open_console
+from mtl_benchmarks.runs.baselines import own_baselines
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.runs.runner import RunResult, load_result, run
+from mtl_benchmarks.runs.session import open_console
+from mtl_benchmarks.storage.results import Collection
 from mtl_core import DamagedFileError, InvalidInputError, ResultsDirectoryError
 
 TOY = Choice("toy", {"start": 4, "steps_per_epoch": 2})
@@ -81,7 +81,7 @@ def test_a_state_of_other_objects_is_refused(tmp_path: Path, monkeypatch: pytest
     def fails(self: object, state: object) -> None:
         raise KeyError("momentum")
 
-    monkeypatch.setattr("mtl_benchmarks.trainer.Trainer.load_state_dict", fails)
+    monkeypatch.setattr("mtl_benchmarks.engine.trainer.Trainer.load_state_dict", fails)
     with pytest.raises(ResultsDirectoryError, match=r"\(KeyError: 'momentum'\)\. It was written with torch 2\."):
         run(CONFIG, tmp_path / "run")
 

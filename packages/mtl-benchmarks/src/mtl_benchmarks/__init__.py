@@ -1,17 +1,18 @@
 """Benchmarks, training runs that resume exactly, metrics and reports for multi-task optimisation."""
 
-from mtl_benchmarks.baselines import own_baselines, single_task_configs
+from mtl_benchmarks.batching.batches import Batches
+from mtl_benchmarks.batching.loading import LoadedBatches, Loading
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks import CTR, Digits, Toy
-from mtl_benchmarks.config import RunConfig
+from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.data_files import DataSource, ReadsFiles
-from mtl_benchmarks.loading import LoadedBatches, Loading
+from mtl_benchmarks.engine.observers import EvaluationSeen, Observer, ObserverError, RunStart, StepSeen
+from mtl_benchmarks.engine.trainer import Progress
 from mtl_benchmarks.metrics import Baseline, Metric, delta_m, mean_rank, ranks
-from mtl_benchmarks.observers import EvaluationSeen, Observer, ObserverError, RunStart, StepSeen
-from mtl_benchmarks.optimizers import OptimizerChoice
-from mtl_benchmarks.options import Choice
-from mtl_benchmarks.outcome import Best, EarlyStopping, Last, MeanOfLast
-from mtl_benchmarks.pool import run_all
+from mtl_benchmarks.protocol.optimizers import OptimizerChoice
+from mtl_benchmarks.protocol.outcome import Best, EarlyStopping, Last, MeanOfLast
+from mtl_benchmarks.protocol.schedules import Constant, Cosine, Plateau, Span, StepDecay
+from mtl_benchmarks.protocol.training import Clip, Training
 from mtl_benchmarks.published import (
     PublishedTable,
     PublishedValue,
@@ -19,17 +20,18 @@ from mtl_benchmarks.published import (
     published_table,
     published_values,
 )
-from mtl_benchmarks.results import Collection, RunDirectory
-from mtl_benchmarks.runner import RunResult, load_result, run
-from mtl_benchmarks.schedules import Constant, Cosine, Plateau, Span, StepDecay
-from mtl_benchmarks.trainer import Progress
-from mtl_benchmarks.training import Clip, Training
+from mtl_benchmarks.runs.baselines import own_baselines, single_task_configs
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.runs.pool import run_all
+from mtl_benchmarks.runs.runner import RunResult, load_result, run
+from mtl_benchmarks.storage.results import Collection, RunDirectory
 
 __version__ = "0.2.0"
 
 __all__ = [
     "CTR",
     "Baseline",
+    "Batches",
     "Benchmark",
     "Best",
     "Choice",

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
-from mtl_benchmarks.batches import BatchSource, Part, Probes
+from mtl_benchmarks.batching.batches import BatchSource, Part, Probes
+from mtl_benchmarks.batching.tally import Tallies
 from mtl_benchmarks.metrics import Baseline, Metric
+from mtl_benchmarks.protocol.training import Training
 from mtl_benchmarks.published import PublishedTable
-from mtl_benchmarks.tally import Tallies
-from mtl_benchmarks.training import Training
 from mtl_core import InvalidInputError, Problem
 
 if TYPE_CHECKING:  # its import takes a second, and only a sharded model needs it
@@ -76,8 +76,8 @@ class Benchmark(ABC):
     def evaluate(self, model: nn.Module, *, device: str) -> Evaluation:
         """Every metric on every evaluated split; leaves the model in the mode it found it in.
 
-        A benchmark has this, or ``tally`` and ``metrics_from`` (:class:`~mtl_benchmarks.tally.Tallies`), which several
-        processes can divide.
+        A benchmark has this, or ``tally`` and ``metrics_from`` (:class:`~mtl_benchmarks.batching.tally.Tallies`), which
+        several processes can divide.
 
         Raises:
             InvalidInputError: it has neither.

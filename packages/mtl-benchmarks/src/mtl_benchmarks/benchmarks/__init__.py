@@ -7,7 +7,7 @@ from mtl_benchmarks.benchmarks.ctr import CTR
 from mtl_benchmarks.benchmarks.digits import Digits
 from mtl_benchmarks.benchmarks.qm9 import QM9
 from mtl_benchmarks.benchmarks.toy import Toy
-from mtl_benchmarks.registry import Registry
+from mtl_benchmarks.components.registry import Registry
 
 __all__ = ["BENCHMARKS", "CTR", "QM9", "Digits", "Toy", "available", "benchmark_class"]
 

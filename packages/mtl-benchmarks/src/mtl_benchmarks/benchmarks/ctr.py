@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtl_benchmarks.batches import Batches, Part
+from mtl_benchmarks.batching.batches import Batches, Part
+from mtl_benchmarks.batching.tally import Rows, Tally
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.benchmarks.ctr_log import CATEGORIES, DEVICES, HOURS, ClickLog, ClickWorld
 from mtl_benchmarks.benchmarks.ctr_scores import auc, log_product, ne_gain, normalised_entropy, scores
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.models.shared_tower import SharedTower
-from mtl_benchmarks.optimizers import OptimizerChoice
-from mtl_benchmarks.tally import Rows, Tally
-from mtl_benchmarks.training import Training
+from mtl_benchmarks.protocol.optimizers import OptimizerChoice
+from mtl_benchmarks.protocol.training import Training
 from mtl_core import InvalidParameterError, Problem
 from mtl_core.checks import in_interval, non_negative, positive_int
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtl_benchmarks.batches import Batches, Part
+from mtl_benchmarks.batching.batches import Batches, Part
+from mtl_benchmarks.batching.tally import Rows, Tally
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.models.overlay_cnn import OverlayCNN
-from mtl_benchmarks.optimizers import OptimizerChoice
-from mtl_benchmarks.tally import Rows, Tally
-from mtl_benchmarks.training import Training
+from mtl_benchmarks.protocol.optimizers import OptimizerChoice
+from mtl_benchmarks.protocol.training import Training
 from mtl_core import InvalidInputError, InvalidParameterError, MissingExtraError, Problem
 from mtl_core.checks import in_interval, one_of, positive, positive_int
 

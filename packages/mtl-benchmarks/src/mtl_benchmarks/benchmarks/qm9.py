@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtl_benchmarks.batches import Batches
+from mtl_benchmarks.batching.batches import Batches
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.models.grouped_molecules import GroupedMolecules
 from mtl_benchmarks.models.mpnn import MPNN
 from mtl_benchmarks.molecules import TARGETS, Molecules, collate, load_qm9
-from mtl_benchmarks.optimizers import OptimizerChoice
-from mtl_benchmarks.training import Training
+from mtl_benchmarks.protocol.optimizers import OptimizerChoice
+from mtl_benchmarks.protocol.training import Training
 from mtl_core import InvalidParameterError, Problem
 from mtl_core.checks import one_of, positive_int
 
@@ -101,7 +101,7 @@ class QM9(Benchmark):
 
     Defaults are for two CPU cores: a subset, a narrower network, ten epochs. The papers' protocol is
     ``QM9(n_train=110_831, n_validation=10_000, n_test=10_000, width=64, hidden=128, statistics="all")`` with
-    ``mtl_benchmarks.protocols.QM9``; the split is that of ``data_seed`` and not the very one of any paper, which
+    ``mtl_benchmarks.protocol.papers.QM9``; the split is that of ``data_seed`` and not the very one of any paper, which
     changes with their seed.
 
     Args:

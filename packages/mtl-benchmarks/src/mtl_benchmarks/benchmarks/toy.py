@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from mtl_benchmarks.batches import BatchSource, Repeated
+from mtl_benchmarks.batching.batches import BatchSource, Repeated
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.metrics import Metric
-from mtl_benchmarks.optimizers import OptimizerChoice
-from mtl_benchmarks.training import Training
+from mtl_benchmarks.protocol.optimizers import OptimizerChoice
+from mtl_benchmarks.protocol.training import Training
 from mtl_core import InvalidParameterError, Problem
 from mtl_core.checks import positive, positive_int
 

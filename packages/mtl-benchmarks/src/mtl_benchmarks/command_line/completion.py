@@ -17,9 +17,9 @@ from mtl_benchmarks.command_line.choosing import KINDS, KindName, choose
 from mtl_benchmarks.command_line.command import Command
 from mtl_benchmarks.command_line.option import Option
 from mtl_benchmarks.command_line.training_words import TrainingWords
-from mtl_benchmarks.optimizers import optimizer_names
-from mtl_benchmarks.outcome import REPORTED
-from mtl_benchmarks.schedules import SCHEDULES
+from mtl_benchmarks.protocol.optimizers import optimizer_names
+from mtl_benchmarks.protocol.outcome import REPORTED
+from mtl_benchmarks.protocol.schedules import SCHEDULES
 from mtl_core import InvalidInputError
 
 __all__ = ["every_option", "script"]

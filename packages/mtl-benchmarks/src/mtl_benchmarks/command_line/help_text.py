@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from mtl_benchmarks.command_line.option import Option
-from mtl_benchmarks.signatures import REQUIRED
+from mtl_benchmarks.components.signatures import REQUIRED
 
 __all__ = ["EXIT_CODES", "layout"]
 

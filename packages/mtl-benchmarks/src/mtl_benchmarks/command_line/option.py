@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mtl_benchmarks.reading import placeholder, read_value
-from mtl_benchmarks.signatures import REQUIRED
+from mtl_benchmarks.components.reading import placeholder, read_value
+from mtl_benchmarks.components.signatures import REQUIRED
 from mtl_core import InvalidInputError, UnknownNameError
 
 __all__ = ["Option", "read_options", "refuse_unknown"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mtl_benchmarks.batching.loading import Loading
 from mtl_benchmarks.benchmarks import available, benchmark_class
 from mtl_benchmarks.command_line.choosing import KINDS, Chosen, KindName, chosen_of
 from mtl_benchmarks.command_line.help_text import layout
@@ -24,12 +25,11 @@ from mtl_benchmarks.command_line.request import (
 from mtl_benchmarks.command_line.training_words import TrainingWords
 from mtl_benchmarks.command_line.words import Words, split
 from mtl_benchmarks.comparison import find_runs
-from mtl_benchmarks.components import resolve_method
-from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.loading import Loading
-from mtl_benchmarks.matching_lengths import matching_lengths
-from mtl_benchmarks.options import Choice
-from mtl_benchmarks.signatures import summary_of
+from mtl_benchmarks.components.making import resolve_method
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.components.signatures import summary_of
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.studies.matching_lengths import matching_lengths
 from mtl_core import InvalidInputError, ResultsDirectoryError
 
 __all__ = ["MANY", "USAGE", "Plan", "own_options", "parse_run", "read_config"]
@@ -47,7 +47,7 @@ class Plan:
         out: the collection they are written to.
         baselines: whether the single-task runs of the same seeds belong to it.
         checkpoint_every: steps between checkpoints within an epoch.
-        log: what every run is also written to, by the names of ``mtl_benchmarks.logs``.
+        log: what every run is also written to, by the names of ``mtl_benchmarks.engine.logs``.
         loading: how data that is read sample by sample is read ahead.
     """
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from mtl_benchmarks.command_line.option import Option
-from mtl_benchmarks.optimizers import OptimizerChoice, optimizer_names
-from mtl_benchmarks.outcome import REPORTED, EarlyStopping, Reported
-from mtl_benchmarks.schedules import SCHEDULES, Schedule, Span
-from mtl_benchmarks.signatures import REQUIRED, arguments_of
-from mtl_benchmarks.training import Clip, Precision, Training
+from mtl_benchmarks.components.signatures import REQUIRED, arguments_of
+from mtl_benchmarks.protocol.optimizers import OptimizerChoice, optimizer_names
+from mtl_benchmarks.protocol.outcome import REPORTED, EarlyStopping, Reported
+from mtl_benchmarks.protocol.schedules import SCHEDULES, Schedule, Span
+from mtl_benchmarks.protocol.training import Clip, Precision, Training
 from mtl_core import InvalidParameterError, UnknownNameError
 from mtl_core.checks import positive
 from mtl_core.extension import is_spec

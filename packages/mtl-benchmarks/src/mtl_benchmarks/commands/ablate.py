@@ -22,8 +22,8 @@ from mtl_benchmarks.command_line.request import (
 )
 from mtl_benchmarks.command_line.words import split
 from mtl_benchmarks.commands.study import out_options, trained_title
-from mtl_benchmarks.signatures import summary_of
-from mtl_benchmarks.variants import PARTS_OF_ABLATION
+from mtl_benchmarks.components.signatures import summary_of
+from mtl_benchmarks.studies.variants import PARTS_OF_ABLATION
 
 __all__ = ["COMMAND"]
 
@@ -92,11 +92,11 @@ def _help(name: str, about: str, groups: Mapping[str, Sequence[Option]]) -> str:
 
 
 def _ablate(request: Request) -> None:
-    from mtl_benchmarks.ablation import ablate, ablation_table
-    from mtl_benchmarks.config import RunConfig
-    from mtl_benchmarks.session import open_console
-    from mtl_benchmarks.study import measure_heading
-    from mtl_benchmarks.variants import variants
+    from mtl_benchmarks.runs.config import RunConfig
+    from mtl_benchmarks.runs.session import open_console
+    from mtl_benchmarks.studies.ablation import ablate, ablation_table
+    from mtl_benchmarks.studies.study import measure_heading
+    from mtl_benchmarks.studies.variants import variants
 
     values, console = request.values, open_console()
     method = request.resolved("method")

@@ -10,9 +10,9 @@ from mtl_benchmarks.command_line.command import Command
 from mtl_benchmarks.command_line.help_text import layout
 from mtl_benchmarks.command_line.option import Option, read_options
 from mtl_benchmarks.command_line.words import split
+from mtl_benchmarks.components.options import construct, option_arguments, option_defaults
+from mtl_benchmarks.components.signatures import REQUIRED, summary_of
 from mtl_benchmarks.data_files import DataSource, ReadsFiles
-from mtl_benchmarks.options import construct, option_arguments, option_defaults
-from mtl_benchmarks.signatures import REQUIRED, summary_of
 from mtl_core import InvalidInputError, ResultsDirectoryError, UnknownNameError
 from mtl_core.extension import is_spec, plain_name
 

@@ -20,8 +20,8 @@ from mtl_benchmarks.command_line.request import (
     shared_options,
 )
 from mtl_benchmarks.command_line.words import split
-from mtl_benchmarks.options import Choice
-from mtl_benchmarks.signatures import summary_of
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.components.signatures import summary_of
 
 __all__ = ["COMMAND", "out_options", "trained_title"]
 
@@ -102,10 +102,10 @@ def trained_title(choice: Choice, case: Mapping[str, object]) -> str:
 
 
 def _study(request: Request) -> None:
-    from mtl_benchmarks.config import RunConfig
-    from mtl_benchmarks.runner import RunResult
-    from mtl_benchmarks.session import open_console, print_report
-    from mtl_benchmarks.study import CONTROL, StudyRow, measure_heading, study, study_table
+    from mtl_benchmarks.runs.config import RunConfig
+    from mtl_benchmarks.runs.runner import RunResult
+    from mtl_benchmarks.runs.session import open_console, print_report
+    from mtl_benchmarks.studies.study import CONTROL, StudyRow, measure_heading, study, study_table
 
     values, console = request.values, open_console()
     methods = [parse_choice("method", text) for text in values.get("--methods", ("ls",))]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from mtl_benchmarks.files import entries, exists
-from mtl_benchmarks.marker import LOCK, MARKER, kind_of
-from mtl_benchmarks.runner import RunResult, load_result
+from mtl_benchmarks.runs.runner import RunResult, load_result
+from mtl_benchmarks.storage.files import entries, exists
+from mtl_benchmarks.storage.marker import LOCK, MARKER, kind_of
 from mtl_core import ResultsDirectoryError
 
 __all__ = ["find_runs", "incomplete_runs"]

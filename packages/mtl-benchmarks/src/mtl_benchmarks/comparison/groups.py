@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mtl_benchmarks.baselines import own_baselines
 from mtl_benchmarks.comparison.estimates import Estimate
 from mtl_benchmarks.comparison.moves import Moves, moves
 from mtl_benchmarks.comparison.protocols import differing, flat, protocol_of, short_name
-from mtl_benchmarks.components import make_benchmark
-from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.copies import distinct
+from mtl_benchmarks.components.making import make_benchmark
 from mtl_benchmarks.metrics import Baseline, Metric, delta_m
-from mtl_benchmarks.runner import RunResult
+from mtl_benchmarks.runs.baselines import own_baselines
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.runs.copies import distinct
+from mtl_benchmarks.runs.runner import RunResult
 
 __all__ = ["Comparison", "Group", "compare"]
 

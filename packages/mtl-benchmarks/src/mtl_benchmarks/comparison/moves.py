@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mtl_benchmarks.runner import RunResult
+from mtl_benchmarks.runs.runner import RunResult
 
 __all__ = ["Moves", "moves"]
 

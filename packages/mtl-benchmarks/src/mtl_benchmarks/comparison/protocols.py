@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from mtl_benchmarks.components import make_benchmark
-from mtl_benchmarks.config import RunConfig
-from mtl_benchmarks.options import Choice
+from mtl_benchmarks.components.making import make_benchmark
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.runs.config import RunConfig
 
 __all__ = ["differing", "flat", "own_protocol", "protocol_of", "short_name"]
 
@@ -57,8 +57,8 @@ def own_protocol(config: RunConfig) -> dict[str, Any]:
 def _given(config: RunConfig, case: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the case, and those without a default, which no protocol can do without."""
     from mtl_benchmarks.benchmarks import benchmark_class
-    from mtl_benchmarks.options import option_defaults
-    from mtl_benchmarks.signatures import REQUIRED
+    from mtl_benchmarks.components.options import option_defaults
+    from mtl_benchmarks.components.signatures import REQUIRED
 
     required = {k for k, v in option_defaults(benchmark_class(config.benchmark.name)).items() if v is REQUIRED}
     return {k: v for k, v in config.benchmark.options.items() if k in case or k in required}

@@ -10,7 +10,7 @@ from mtl_benchmarks.comparison.estimates import paired_difference
 from mtl_benchmarks.comparison.groups import Comparison, Group
 from mtl_benchmarks.comparison.protocols import differing, own_protocol, short_name
 from mtl_benchmarks.comparison.tabular import Cell, Column, Pair, Row, Table
-from mtl_benchmarks.components import make_benchmark
+from mtl_benchmarks.components.making import make_benchmark
 from mtl_benchmarks.metrics import Metric, mean_rank
 from mtl_benchmarks.published import PublishedTable
 from mtl_core import UnknownNameError

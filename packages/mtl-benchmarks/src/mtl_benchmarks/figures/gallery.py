@@ -15,7 +15,7 @@ from mtl_benchmarks.figures.outcome import delta_by_task, has_front, time_and_me
 from mtl_benchmarks.figures.tasks import QUANTITIES, cosine_maps, has_cosines, has_quantity, over_time
 from mtl_benchmarks.figures.teleports import has_teleports, teleport_effects
 from mtl_benchmarks.figures.toy import by_label, toy_losses, toy_trajectories
-from mtl_benchmarks.runner import RunResult
+from mtl_benchmarks.runs.runner import RunResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

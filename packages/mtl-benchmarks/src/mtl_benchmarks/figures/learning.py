@@ -10,8 +10,8 @@ from mtl_benchmarks.comparison import Comparison, Group
 from mtl_benchmarks.figures.drawing import curve, grid, headed, key_below, panels, time_axis
 from mtl_benchmarks.figures.palette import run_styles
 from mtl_benchmarks.metrics import Metric
-from mtl_benchmarks.results import RunDirectory
-from mtl_benchmarks.runner import RunResult
+from mtl_benchmarks.runs.runner import RunResult
+from mtl_benchmarks.storage.results import RunDirectory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mtl_benchmarks.comparison import Comparison, Group
-from mtl_benchmarks.components import make_benchmark
+from mtl_benchmarks.components.making import make_benchmark
 from mtl_benchmarks.figures.drawing import curve, grid, headed, key_below, panels, time_axis
 from mtl_benchmarks.figures.learning import Timeline, series_of, timeline
 from mtl_benchmarks.figures.palette import DIVERGING, INK, MANY_TASKS, MUTED, SEQUENTIAL, Style, task_colour
-from mtl_benchmarks.results import RunDirectory
-from mtl_benchmarks.runner import RunResult
+from mtl_benchmarks.runs.runner import RunResult
+from mtl_benchmarks.storage.results import RunDirectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ import torch
 from mtl_benchmarks.benchmarks.toy import STARTS, objectives, optimum, pareto_set
 from mtl_benchmarks.figures.drawing import grid, headed, key_below, new_figure
 from mtl_benchmarks.figures.palette import ACCENT, INK, MUTED, run_styles
-from mtl_benchmarks.results import RunDirectory
-from mtl_benchmarks.runner import RunResult
+from mtl_benchmarks.runs.runner import RunResult
+from mtl_benchmarks.storage.results import RunDirectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

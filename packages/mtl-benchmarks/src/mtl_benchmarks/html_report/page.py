@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtl_benchmarks.comparison import Comparison, compare, find_runs, incomplete_runs
-from mtl_benchmarks.copies import distinct
 from mtl_benchmarks.figures import png
 from mtl_benchmarks.figures.gallery import toy_pictures
-from mtl_benchmarks.files import write_atomically
 from mtl_benchmarks.html_report.elements import element, picture
 from mtl_benchmarks.html_report.sections import commands, comparison_section, environments, runs_section
 from mtl_benchmarks.html_report.style import STYLE
-from mtl_benchmarks.runner import RunResult
-from mtl_benchmarks.session import checked_reference, told_apart
+from mtl_benchmarks.runs.copies import distinct
+from mtl_benchmarks.runs.runner import RunResult
+from mtl_benchmarks.runs.session import checked_reference, told_apart
+from mtl_benchmarks.storage.files import write_atomically
 
 __all__ = ["render", "write_report"]
 

@@ -1,0 +1,1 @@
+"""Benchmarks, methods, teleports and models by name, with options from their signatures."""

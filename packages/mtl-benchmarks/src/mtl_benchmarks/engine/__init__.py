@@ -1,0 +1,1 @@
+"""What one run does: steps, evaluations, several processes, what is recorded and who may watch."""

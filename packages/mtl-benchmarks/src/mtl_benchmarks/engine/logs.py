@@ -1,0 +1,183 @@
+"""Observers that write what they see: CSV files, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import csv
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtl_benchmarks.engine.observers import EvaluationSeen, Observer, RunStart, StepSeen
+from mtl_core import MissingExtraError
+from mtl_core.checks import one_of, positive_int
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+__all__ = ["LOGS", "CSVLog", "Log", "TensorBoardLog", "WandBLog", "make_logs"]
+
+
+class Log(Observer):
+    """Names for everything that is seen, and which steps are written.
+
+    Args:
+        every: steps between those that are written; evaluations are written always.
+    """
+
+    def __init__(self, *, every: int = 10) -> None:
+        self._every = positive_int("every", every)
+
+    def step(self, seen: StepSeen) -> None:
+        """Losses, weights and norms of every tenth step or so."""
+        if seen.step % self._every == 0 or seen.step == 1:
+            parts = (("loss", seen.losses), ("weight", seen.weights), ("norm", seen.norms))
+            values = {f"step/{kind}/{task}": value for kind, found in parts for task, value in found.items()}
+            self.write(seen.step, seen.epoch + 1, values)
+
+    def evaluation(self, seen: EvaluationSeen) -> None:
+        """Metrics, means since the last evaluation, and where the time went."""
+        values = {f"{split}/{name}": value for split, found in seen.values.items() for name, value in found.items()}
+        values |= {f"seconds/{part}": value for part, value in seen.seconds.items()}
+        self.write(seen.step, seen.epoch, values)
+
+    @abstractmethod
+    def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Write values by name."""
+
+
+class CSVLog(Log):
+    """``log/log.csv`` in the run's directory: step, epoch, name, value; one line per number.
+
+    After a restart, lines that come again are taken out first.
+
+    Args:
+        every: steps between those that are written.
+    """
+
+    def __init__(self, *, every: int = 10) -> None:
+        super().__init__(every=every)
+        self._file: TextIO | None = None
+
+    def start(self, run: RunStart) -> None:
+        """Open the file, without what lies behind the restart."""
+        path = run.directory / "log" / "log.csv"
+        path.parent.mkdir(exist_ok=True)
+        kept = _rows_before(path, run.step)
+        self._file = path.open("w", encoding="utf-8", newline="")
+        csv.writer(self._file, lineterminator="\n").writerows([("step", "epoch", "name", "value"), *kept])
+
+    def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """One line per value; they are in the file when this returns."""
+        assert self._file is not None
+        rows = [(step, epoch, name, repr(value)) for name, value in values.items()]
+        csv.writer(self._file, lineterminator="\n").writerows(rows)
+        self._file.flush()
+
+    def finish(self) -> None:
+        """Close the file."""
+        assert self._file is not None
+        self._file.close()
+
+
+def _rows_before(path: Path, step: int) -> list[list[str]]:
+    """Whole lines up to ``step``, without the evaluation there, which comes again."""
+    if not path.is_file():
+        return []
+    rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]
+    whole = [row for row in rows if len(row) == 4 and row[0].isdecimal()]
+    return [row for row in whole if int(row[0]) < step or (int(row[0]) == step and row[2].startswith("step/"))]
+
+
+class TensorBoardLog(Log):
+    """Event files for TensorBoard in ``log/tensorboard`` of the run's directory.
+
+    Args:
+        every: steps between those that are written.
+
+    Raises:
+        MissingExtraError: tensorboard is not installed.
+    """
+
+    def __init__(self, *, every: int = 10) -> None:
+        super().__init__(every=every)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise MissingExtraError("logging to TensorBoard", "mtl-benchmarks[tensorboard]") from None
+        self._make: Any = SummaryWriter
+        self._writer: Any = None
+
+    def start(self, run: RunStart) -> None:
+        """Open an event file; what lies behind a restart is purged."""
+        folder = str(run.directory / "log" / "tensorboard")
+        self._writer = self._make(folder, purge_step=run.step + 1 if run.step else None)
+
+    def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """One scalar per value."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, global_step=step)
+
+    def finish(self) -> None:
+        """Write what is held back."""
+        self._writer.close()
+
+
+class WandBLog(Log):
+    """A run of Weights & Biases, its files in ``log`` of the run's directory.
+
+    Whether it is sent anywhere is for wandb's own settings to say (``WANDB_MODE=offline``, ``wandb login``).
+
+    Args:
+        every: steps between those that are written.
+        project: the name of the project there.
+
+    Raises:
+        MissingExtraError: wandb is not installed.
+    """
+
+    def __init__(self, *, every: int = 10, project: str = "mtl-bench") -> None:
+        super().__init__(every=every)
+        try:
+            import wandb
+        except ImportError:
+            raise MissingExtraError("logging to Weights & Biases", "mtl-benchmarks[wandb]") from None
+        self._wandb: Any = wandb
+        self._project = project
+        self._run: Any = None
+
+    def start(self, run: RunStart) -> None:
+        """Begin a run there, under the name of ours."""
+        folder = run.directory / "log"
+        folder.mkdir(exist_ok=True)
+        self._run = self._wandb.init(
+            project=self._project,
+            name=run.config.name,
+            group=run.config.label,
+            config=run.config.as_dict(),
+            dir=str(folder),
+            reinit="create_new",
+            settings=self._wandb.Settings(silent=True, console="off"),
+        )
+
+    def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """All values of a step together."""
+        self._run.log({"epoch": epoch, **values}, step=step)
+
+    def finish(self) -> None:
+        """End the run there."""
+        self._run.finish()
+
+
+LOGS: Mapping[str, type[Log]] = {"csv": CSVLog, "tensorboard": TensorBoardLog, "wandb": WandBLog}
+"""Names that ``--log`` takes."""
+
+
+def make_logs(names: Sequence[str]) -> list[Observer]:
+    """The observers behind names.
+
+    Raises:
+        InvalidParameterError: a name that is none of :data:`LOGS`.
+        MissingExtraError: what it writes with is not installed.
+    """
+    return [LOGS[one_of("log", name, tuple(LOGS))]() for name in dict.fromkeys(names)]

@@ -1,0 +1,202 @@
+"""Watching a run: who wants to see its steps and evaluations, without a way to change its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mtl_benchmarks.engine.randomness import random_state, set_random_state
+from mtl_benchmarks.engine.trainer import Progress
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_core import StepReport
+
+__all__ = ["EvaluationSeen", "Observer", "ObserverError", "RunStart", "StepSeen", "Watching"]
+
+
+class ObserverError(RuntimeError):
+    """An observer of a run raised an error. The run can be taken up from its last checkpoint, without it or mended."""
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """What an observer is told before anything else.
+
+    Attributes:
+        config: of the run.
+        directory: the run's own; logs belong into its folder ``log``.
+        step: steps that were taken before this process took its first; more than 0 after a restart.
+    """
+
+    config: RunConfig
+    directory: Path
+    step: int
+
+
+@dataclass(frozen=True)
+class StepSeen:
+    """A step as an observer sees it. Reading a value waits for the device; nothing else does.
+
+    Attributes:
+        step: steps taken, this one included.
+        epoch: the current epoch, from 0.
+    """
+
+    step: int
+    epoch: int
+    _report: StepReport
+
+    @cached_property
+    def losses(self) -> Mapping[str, float]:
+        """Task → loss before the update; NaN for an absent task."""
+        return self._named(self._report.losses)
+
+    @cached_property
+    def weights(self) -> Mapping[str, float]:
+        """Task → weight, the mean over groups of parameters where each has its own; empty without weights."""
+        found = self._report.weights
+        return {} if found is None else self._named(found.mean(0) if found.ndim > 1 else found)
+
+    @cached_property
+    def norms(self) -> Mapping[str, float]:
+        """Task → norm of its gradient in the shared parameters; empty where the step had no Gramian."""
+        found = self._report.gramian
+        return {} if found is None else self._named(found.diagonal().clamp(min=0).sqrt())
+
+    def _named(self, values: Tensor) -> Mapping[str, float]:
+        return MappingProxyType(dict(zip(self._report.tasks, values.detach().double().cpu().tolist(), strict=True)))
+
+
+@dataclass(frozen=True)
+class EvaluationSeen:
+    """An evaluation as an observer sees it.
+
+    Attributes:
+        step: steps taken.
+        epoch: in which it stands, from 1.
+        values: split → metric → value; the split ``train`` has the means over the steps since the evaluation before:
+            losses, weights, norms and cosines per task, conflict, learning rates.
+        seconds: what the time since the evaluation before was spent on.
+    """
+
+    step: int
+    epoch: int
+    values: Mapping[str, Mapping[str, float]]
+    seconds: Mapping[str, float]
+
+
+class Observer(Protocol):
+    """Sees a run. Inherit from it to see only a part: what is not overridden does nothing.
+
+    It is handed numbers, never the run's own objects, and random generators, the gradient mode, the default dtype and
+    torch's threads are afterwards what they were: a run gives the same numbers with any observer and with none. An
+    error in one ends the run and says which observer it was.
+    """
+
+    def start(self, run: RunStart) -> None:
+        """Before the first step of this process. After a restart, what lies behind ``run.step`` will come again."""
+
+    def step(self, seen: StepSeen) -> None:
+        """After a step."""
+
+    def evaluation(self, seen: EvaluationSeen) -> None:
+        """After an evaluation, at the latest when the step that follows it has been taken."""
+
+    def finish(self) -> None:
+        """After the last evaluation of a run that is complete."""
+
+
+class Watching:
+    """Stands between a run and its observers.
+
+    Args:
+        observers: in the order in which they are called.
+        config: of the run.
+        directory: the run's own.
+    """
+
+    def __init__(self, observers: Sequence[Observer], config: RunConfig, directory: Path) -> None:
+        self._observers = tuple(observers)
+        self._config = config
+        self._directory = directory
+        self._last: Progress | None = None
+        self._told = 0
+
+    def beside(self, progress: Callable[[Progress], None] | None) -> Callable[[Progress], None] | None:
+        """A callback for every step that tells the observers, and then ``progress``."""
+        if not self._observers:
+            return progress
+
+        def both(now: Progress) -> None:
+            self._see(now)
+            if progress is not None:
+                progress(now)
+
+        return both
+
+    def finish(self) -> None:
+        """Tell of the last evaluation, and that the run is complete; nothing where no step was taken."""
+        if self._last is not None:
+            self._tell_evaluations(self._last)
+            self._tell("finish", lambda observer: observer.finish())
+
+    def _see(self, now: Progress) -> None:
+        if self._last is None:
+            before = now.done - 1
+            self._told = sum(step < before for step in now.recorder.steps)
+            start = RunStart(self._config, self._directory, before)
+            self._tell("start", lambda observer: observer.start(start))
+        self._last = now
+        self._tell_evaluations(now)
+        report = now.recorder.series.last
+        if report is not None:
+            seen = StepSeen(now.done, now.epoch, report)
+            self._tell(f"step {now.done}", lambda observer: observer.step(seen))
+
+    def _tell_evaluations(self, now: Progress) -> None:
+        recorder = now.recorder
+        for k in range(self._told, len(recorder.history)):
+            splits = {"train": recorder.training[k], **recorder.history[k]}
+            values = {split: MappingProxyType(dict(found)) for split, found in splits.items()}
+            seconds = MappingProxyType(dict(recorder.times[k]))
+            seen = EvaluationSeen(recorder.steps[k], recorder.epochs[k], MappingProxyType(values), seconds)
+            self._tell(f"the evaluation at step {seen.step}", lambda observer, seen=seen: observer.evaluation(seen))  # type: ignore[misc]
+        self._told = len(recorder.history)
+
+    def _tell(self, what: str, call: Callable[[Observer], None]) -> None:
+        for observer in self._observers:
+            with _unchanged():
+                try:
+                    call(observer)
+                except Exception as error:
+                    name = type(observer).__name__
+                    raise ObserverError(
+                        f"observer {name} must not fail, got {type(error).__name__} at {what}: {error}. Start the run "
+                        "again without it, or mended: it goes on from its last checkpoint."
+                    ) from error
+
+
+@contextmanager
+def _unchanged() -> Iterator[None]:
+    """Whatever global state an observer may touch is given back: its draws must not shift the run's."""
+    random, grad, dtype, threads = (
+        random_state(),
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+    )
+    try:
+        yield
+    finally:
+        set_random_state(random)
+        torch.set_grad_enabled(grad)
+        torch.set_default_dtype(dtype)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)

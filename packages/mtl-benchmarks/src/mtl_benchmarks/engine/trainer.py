@@ -1,0 +1,288 @@
+"""The moving parts of a run: model, optimiser, method, data and what is recorded of them, and their state."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn, optim
+
+from mtl_benchmarks.batching.batches import BatchSource, OwnPart, Part, mixed_seed, part_of
+from mtl_benchmarks.batching.loading import Loading, Loads
+from mtl_benchmarks.benchmark import Benchmark
+from mtl_benchmarks.components.making import make_benchmark, make_method
+from mtl_benchmarks.engine.evaluating import evaluate_together
+from mtl_benchmarks.engine.forward import RunProblem
+from mtl_benchmarks.engine.randomness import random_state, set_random_state
+from mtl_benchmarks.engine.ranks import Ranks, current_ranks
+from mtl_benchmarks.engine.recorder import Recorder
+from mtl_benchmarks.engine.selection import Selection, learned_values
+from mtl_benchmarks.engine.sharding import load_whole_state, shard, whole_state
+from mtl_benchmarks.protocol.schedules import Place
+from mtl_benchmarks.protocol.training import Training
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_core import InvalidInputError, MicroBatches, StepReport, step
+from mtl_core.extension import CountsEpochs, Remembers, offers
+
+__all__ = ["Progress", "Trainer"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, handed to the ``progress`` callback after every step.
+
+    Attributes:
+        done: steps taken, those before a restart included.
+        total: steps of the whole run, unless it ends early.
+        epoch: the current epoch, from 0.
+        recorder: what has been recorded so far; reading losses from it waits for the device.
+    """
+
+    done: int
+    total: int
+    epoch: int
+    recorder: Recorder
+
+
+class Trainer:
+    """What one run trains, and where it stands.
+
+    Args:
+        config: the resolved configuration.
+        loading: how batches are read ahead, where they are read sample by sample.
+        ranks: the processes that train together; None: those of torch's default group, or this one alone. What the
+            first process calls, all of them do: the others are in :func:`mtl_benchmarks.engine.following.follow`.
+
+    Attributes:
+        step: steps taken.
+        seconds: time spent in training steps, without data, evaluations and checkpoints.
+    """
+
+    def __init__(self, config: RunConfig, *, loading: Loading = Loading(), ranks: Ranks | None = None) -> None:
+        self.ranks = current_ranks() if ranks is None else ranks
+        self.ranks.say("make")
+        with self.ranks.together():
+            self._make(config, loading)
+
+    def _make(self, config: RunConfig, loading: Loading) -> None:
+        self.config = config
+        self.training = config.training
+        self.device = self.ranks.device(config.device)
+        self.benchmark: Benchmark = make_benchmark(config.benchmark)
+        self.model: nn.Module = self.benchmark.build().to(self.device)
+        self._is_sharded = self.training.sharding == "fsdp"
+        if self._is_sharded:
+            shard(self.benchmark, self.model, self.ranks, self.device)
+        self.problem = RunProblem(
+            self.benchmark.problem(self.model, tasks=config.tasks),
+            device=self.device,
+            precision=self.training.precision,
+        )
+        self.optimizer: optim.Optimizer = self.training.optimizer.build(self.problem)
+        self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.batches: BatchSource[Any] = self.benchmark.batches(
+            batch_size=self.training.batch_size, seed=config.seed, device=self.device
+        )
+        n = self.training.accumulate
+        self._parts = tuple(Part(self.ranks.rank * n + k, self.ranks.size * n) for k in range(n))
+        if isinstance(self.batches, Loads):
+            self.batches.open(workers=loading.workers, prefetch=loading.prefetch, parts=self._parts)
+        probes: BatchSource[Any] = (
+            self.batches if self.ranks.size == 1 else OwnPart(self.batches, Part(self.ranks.rank, self.ranks.size))
+        )
+        self.method = make_method(
+            config.method,
+            config.teleport,
+            seed=config.seed,
+            device=self.device,
+            probe_batches=self.benchmark.probe_batches(probes),
+        )
+        self.scaler = _scaler(self.training, self.device)
+        self.selection = Selection(self.benchmark, config.tasks, self.training)
+        self.recorder = Recorder(config.tasks)
+        self.step = 0
+        self.seconds = 0.0
+        self._reductions = 0
+        self._over = False
+        self._options: dict[str, Any] = {"heads": config.heads, "scaler": self.scaler, "group": self.ranks.group}
+        if self.training.clip is not None:
+            self._options |= self.training.clip.for_step()
+        # Imports that making the parts brings about draw from Python's generator (rich does), and only the first time
+        # in a process: without this, runs in one process would differ from runs in their own.
+        random.seed(config.seed)
+        if self.ranks.size > 1:
+            # What a model draws in its forward passes, such as dropout, must differ between parts of a batch. Methods
+            # and teleports have generators of their own, which stay alike.
+            torch.manual_seed(mixed_seed(config.seed, self.ranks.rank, self.ranks.size))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in a pass over the training set."""
+        return len(self.batches)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, unless it ends early."""
+        return self.training.total_steps(self.steps_per_epoch)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last evaluation is done."""
+        return self._over or (self.step >= self.total_steps and self._is_evaluated)
+
+    @property
+    def _is_evaluated(self) -> bool:
+        return bool(self.recorder.steps) and self.recorder.steps[-1] == self.step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a restart needs: plain data and tensors."""
+        self.ranks.say("state")
+        return self.gather_state()
+
+    def gather_state(self) -> dict[str, Any]:
+        """The state, with what each process has of it; all of them call this together."""
+        with self.ranks.together():
+            model, optimizer = whole_state(self.model, self.optimizer, sharded=self._is_sharded)
+            randoms = self.ranks.gather(random_state())
+        return {
+            "model": model,
+            "optimizer": optimizer,
+            "method": self.method.state_dict() if offers(self.method, Remembers) else None,
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "recorder": self.recorder.state_dict(),
+            "random": randoms[0] if self.ranks.size == 1 else randoms,
+            "ranks": self.ranks.size,
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave.
+
+        Raises:
+            InvalidInputError: it is the state of another number of processes.
+        """
+        self.ranks.say("load")
+        self.spread_state(state)
+
+    def spread_state(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from the state that the first process has; all of them call this together."""
+        found = self.ranks.share(state)
+        with self.ranks.together():
+            self._load(found)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        if state["ranks"] != self.ranks.size:
+            raise InvalidInputError(
+                f"the run must go on with as many processes as it began with, {state['ranks']}, got {self.ranks.size}."
+            )
+        load_whole_state(self.model, self.optimizer, state["model"], state["optimizer"], sharded=self._is_sharded)
+        if state["method"] is not None:
+            self.method.load_state_dict(state["method"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.recorder.load_state_dict(state["recorder"])
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        self._look_back()
+        set_random_state(state["random"] if self.ranks.size == 1 else state["random"][self.ranks.rank])
+
+    def advance(
+        self, *, save: Callable[[], None], every: int | None, progress: Callable[[Progress], None] | None
+    ) -> None:
+        """The steps up to the next evaluation, and the evaluation.
+
+        Args:
+            save: writes a checkpoint.
+            every: steps between the checkpoints that are written on the way; None: none.
+            progress: called after every step.
+        """
+        target = self._next_evaluation()
+        while self.step < target:
+            self.ranks.say("step")
+            self.take_step()
+            if every is not None and self.step % every == 0 and self.step < target:
+                save()
+            if progress is not None:
+                epoch = (self.step - 1) // self.steps_per_epoch
+                progress(Progress(self.step, self.total_steps, epoch, self.recorder))
+        self.ranks.say("evaluate")
+        self.evaluate()
+
+    def close(self) -> None:
+        """End the processes that read data."""
+        if isinstance(self.batches, Loads):
+            self.batches.close()
+
+    def reported(self) -> dict[str, float]:
+        """The values that stand for the run, as the protocol says."""
+        return self.selection.reported(self.recorder.history)
+
+    def _next_evaluation(self) -> int:
+        every = self.training.evaluate_every.steps(self.steps_per_epoch)
+        # A run that was broken off between its last step and the evaluation has no step left to take before it.
+        due = self.step if self.step and self.step % every == 0 and not self._is_evaluated else self.step + 1
+        return min(-(-due // every) * every, self.total_steps)
+
+    def take_step(self) -> None:
+        """One step; all processes call this together."""
+        epoch, index = divmod(self.step, self.steps_per_epoch)
+        if index == 0 and offers(self.method, CountsEpochs):
+            self.method.start_epoch(epoch)
+        begin = time.perf_counter()
+        with self.ranks.together():  # before the step: a process without a batch must not leave the others in it
+            batch = self._batch(epoch, index)
+        loaded = time.perf_counter()
+        self._set_rates()
+        forward = self.problem.seconds
+        with self.ranks.parting():
+            report = step(self.problem, batch, self.optimizer, self.method, **self._options)
+        end = time.perf_counter()
+        self.seconds += end - loaded
+        self._record(report, epoch, data=loaded - begin, forward=self.problem.seconds - forward, whole=end - loaded)
+        self.step += 1
+
+    def _batch(self, epoch: int, index: int) -> Any:
+        if self._parts == (Part(),):
+            return self.batches.batch(epoch, index)
+        shares = [part_of(self.batches, epoch, index, part) for part in self._parts]
+        return shares[0] if len(shares) == 1 else MicroBatches(shares)
+
+    def _record(self, report: StepReport, epoch: int, *, data: float, forward: float, whole: float) -> None:
+        self.recorder.record_step(report, self.benchmark.trace(self.model), epoch=epoch, step=self.step)
+        teleports = 0.0
+        for event in report.events:
+            teleports += float(event.as_dict().get("seconds", 0.0))
+        self.recorder.record_times(data=data, forward=forward, whole=whole, teleports=teleports)
+
+    def _set_rates(self) -> None:
+        place = Place(self.step, self.total_steps, self.steps_per_epoch, self._reductions)
+        for group, base in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = self.training.schedule.rate(base, place)
+
+    def _look_back(self) -> None:
+        """What follows from the evaluations so far: it is worked out from them, and not stored."""
+        self._reductions = self.selection.reductions(self.recorder.history)
+        self._over = self.selection.is_over(self.recorder.history)
+
+    def evaluate(self) -> None:
+        """Evaluate, and keep what came of it; all processes call this together."""
+        begin = time.perf_counter()
+        found = evaluate_together(self.benchmark, self.model, self.ranks, device=self.device, sharded=self._is_sharded)
+        self.recorder.record_evaluation(time.perf_counter() - begin)
+        rates = {
+            "lr" if k == 0 else f"lr_{k}": float(group["lr"]) for k, group in enumerate(self.optimizer.param_groups)
+        }
+        epoch = -(-self.step // self.steps_per_epoch)
+        learned = learned_values(self.benchmark, self.config.tasks, found)
+        self.recorder.end_interval(learned, epoch=epoch, step=self.step, rates=rates)
+        self._look_back()
+
+
+def _scaler(training: Training, device: str) -> torch.amp.GradScaler | None:
+    if training.precision != "fp16":
+        return None
+    return torch.amp.GradScaler(torch.device(device).type)

@@ -1,0 +1,1 @@
+"""Runs: their configuration, one or many of them, and what belongs together."""

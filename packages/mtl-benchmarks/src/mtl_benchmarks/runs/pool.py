@@ -1,0 +1,210 @@
+"""Several runs at a time, each in a process of its own that ends when this one does."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.runs.runner import RunResult, run, warn
+from mtl_benchmarks.storage.results import Collection
+from mtl_core import ResultsDirectoryError
+from mtl_core.checks import positive_int
+
+__all__ = ["run_all"]
+
+Job = tuple[RunConfig, Path]
+
+_PR_SET_PDEATHSIG = 1
+_PATIENCE = 10.0
+"""Seconds that a process without a job has to end by itself."""
+
+
+def run_all(
+    configs: Sequence[RunConfig],
+    out: str | Path,
+    *,
+    processes: int = 1,
+    progress: Callable[[RunResult], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> list[RunResult]:
+    """Train every configuration in a collection of runs; complete runs are only read, broken-off ones finished.
+
+    What a run computes does not depend on how many run beside it; the seconds it takes do. The first run that fails
+    ends the others where they are; they go on from their checkpoints when they are started again. The processes end
+    with this one, however it ends.
+
+    Args:
+        configs: the runs.
+        out: the collection.
+        processes: how many runs at a time; with 1 they run in this process.
+        progress: called with each result, in the order of ``configs``.
+        say: called with what a person should know, see ``run``; None: a warning.
+
+    Returns:
+        the results, in the same order.
+
+    Raises:
+        ResultsDirectoryError: ``out`` holds something else, or the process of a run was ended from outside.
+        InvalidParameterError: ``processes`` is not a positive whole number.
+    """
+    positive_int("processes", processes)
+    collection = Collection(out)
+    jobs = [(config, collection.run_path(config.name)) for config in configs]
+    finished = (
+        (run(config, path, say=say) for config, path in jobs)
+        if processes == 1
+        else _run_beside_each_other(jobs, processes, say or warn)
+    )
+    results: list[RunResult] = []
+    for result in finished:
+        results.append(result)
+        if progress is not None:
+            progress(result)
+    return results
+
+
+def _run_beside_each_other(jobs: Sequence[Job], processes: int, say: Callable[[str], None]) -> Iterator[RunResult]:
+    """The results in the order of the jobs, each as soon as those before it are there."""
+    waiting = deque(range(len(jobs)))
+    results: dict[int, RunResult] = {}
+    with _workers(min(processes, len(jobs))) as workers:
+        for worker in workers:
+            worker.give(waiting, jobs)
+        for number in range(len(jobs)):
+            while number not in results:
+                for worker in _heard_from(workers):
+                    kind, content = worker.hear(jobs)
+                    if kind == "failed":
+                        raise content
+                    if kind == "said":
+                        say(content)
+                    if kind == "done":
+                        results[worker.job] = content
+                        worker.give(waiting, jobs)
+            yield results.pop(number)
+
+
+class _Worker:
+    """Another process, which trains one run after the other."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(target=_work, args=(theirs,))
+        self.process.start()
+        theirs.close()  # so that this end hears when the process is gone
+        self.job = -1
+        self.began = False
+
+    def give(self, waiting: deque[int], jobs: Sequence[Job]) -> None:
+        """Hand it the next job, or nothing if there is none."""
+        self.job = waiting.popleft() if waiting else -1
+        try:
+            self.connection.send(None if self.job < 0 else jobs[self.job])
+        except OSError:
+            if self.job >= 0:
+                raise self._gone(jobs) from None
+
+    def hear(self, jobs: Sequence[Job]) -> tuple[str, Any]:
+        """What it has to say."""
+        try:
+            kind, content = self.connection.recv()
+        except (EOFError, OSError):
+            raise self._gone(jobs) from None
+        self.began = True
+        return kind, content
+
+    def _gone(self, jobs: Sequence[Job]) -> ResultsDirectoryError:
+        self.process.join(_PATIENCE)
+        code = self.process.exitcode or 0
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        hint = (
+            "If memory ran out, give fewer `processes`."
+            if self.began
+            else "A script that calls this must do so under `if __name__ == '__main__':`."
+        )
+        return ResultsDirectoryError(
+            f"the process of the run {str(jobs[self.job][1])!r} must live until the run is complete, got one that was "
+            f"ended by {how}. {hint} Give the same command again: complete runs are read, and this one goes on from "
+            "its last checkpoint."
+        )
+
+
+def _heard_from(workers: Sequence[_Worker]) -> list[_Worker]:
+    ready = wait([worker.connection for worker in workers if worker.job >= 0])
+    return [worker for worker in workers if worker.connection in ready]
+
+
+@contextmanager
+def _workers(n: int) -> Iterator[list[_Worker]]:
+    """Processes that are gone afterwards; those that still work are killed, from which a run recovers."""
+    workers: list[_Worker] = []
+    try:
+        while len(workers) < n:
+            workers.append(_Worker())
+        yield workers
+        for worker in workers:
+            worker.process.join(_PATIENCE)
+    finally:
+        for worker in workers:
+            worker.process.kill()
+        for worker in workers:
+            worker.process.join()
+            worker.connection.close()
+
+
+def _work(connection: Connection) -> None:
+    """The life of such a process."""
+    _end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent sees to its end
+    connection.send(("began", None))
+    while (job := connection.recv()) is not None:
+        config, path = job
+        try:
+            result = run(config, path, say=lambda text: connection.send(("said", text)))
+        except Exception as error:  # noqa: BLE001 - it is raised in the parent
+            error.add_note("".join(traceback.format_exception(error)))
+            connection.send(("failed", _portable(error)))
+            return
+        connection.send(("done", result))
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or where another process could not make it again, one that says the same."""
+    try:
+        again = pickle.loads(pickle.dumps(error))
+    except (pickle.PickleError, AttributeError, ImportError, RecursionError, TypeError, ValueError):
+        again = None
+    return error if type(again) is type(error) else RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, even one that was killed.
+
+    Linux does that by itself, in the middle of a long computation too. Elsewhere, and in case that the parent was gone
+    before this was asked for, a thread waits for the pipe that only the parent holds open.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True, name="end with parent").start()

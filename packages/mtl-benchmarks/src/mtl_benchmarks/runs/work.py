@@ -1,0 +1,237 @@
+"""What one process does on a run whose directory it holds: go on, save, stop, finish, mend."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from mtl_benchmarks.batching.loading import Loading
+from mtl_benchmarks.engine.divergence import Watch
+from mtl_benchmarks.engine.series import PAIR_HEADER, STEP_HEADER
+from mtl_benchmarks.engine.trainer import Progress, Trainer
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.storage.checkpoint import Checkpoint, config_digest
+from mtl_benchmarks.storage.environment import Sessions
+from mtl_benchmarks.storage.files import digest_of, exists
+from mtl_benchmarks.storage.results import RunDirectory
+from mtl_benchmarks.storage.tables import lines, table
+from mtl_core import (
+    DamagedFileError,
+    InvalidInputError,
+    NonFiniteGradientError,
+    NonFiniteLossError,
+    NonFiniteStateError,
+    ResultsDirectoryError,
+)
+
+__all__ = ["Work"]
+
+_NOTHING_TO_WRITE_IT_FROM = (
+    "There is no checkpoint of the finished run that it could be written from. Move result.json away and give the "
+    "command of this run again to train what is missing."
+)
+
+
+class Work:
+    """One process's work on a run.
+
+    Args:
+        config: the run's.
+        files: its directory, which this process holds.
+        say: called with what a person should know.
+        loading: how data is read ahead.
+
+    Raises:
+        ResultsDirectoryError: the checkpoint is damaged, of another run, or does not fit this version's objects.
+    """
+
+    def __init__(
+        self, config: RunConfig, files: RunDirectory, say: Callable[[str], None], *, loading: Loading = Loading()
+    ) -> None:
+        self.config = config
+        self.files = files
+        self.say: Callable[[str], None] = lambda text: say(f"{files.path}: {text}.")
+        # Before anything is made: a damaged checkpoint needs no model, and leaves no processes that read data.
+        self.found = files.checkpoints.read(config.as_dict())
+        self.identity = uuid.uuid4().hex if self.found is None else self.found.run
+        self.sessions = Sessions(() if self.found is None else self.found.sessions, say=self.say)
+        self.seal = files.checkpoints.seal()
+        self.safe = None if self.found is None else self.found.position
+        self.has_saved = False
+        self.trainer = Trainer(config, loading=loading)
+        self.watch = Watch(self.trainer)
+        if self.found is not None:
+            try:
+                self._load(self.found)
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """End the processes that read data."""
+        self.trainer.close()
+
+    def complete(self, *, every: int | None, progress: Callable[[Progress], None] | None) -> None:
+        """Do what is left to do.
+
+        Args:
+            every: steps between checkpoints on the way from one evaluation to the next; None: none there.
+            progress: called after every step.
+
+        Raises:
+            ResultsDirectoryError: a file cannot be written, or is damaged and cannot be written again.
+            NonFiniteStateError: the run's numbers became NaN or infinite.
+        """
+        try:
+            result = self.files.read_result()
+        except DamagedFileError as error:
+            if self.found is None:
+                raise DamagedFileError(f"{error} {_NOTHING_TO_WRITE_IT_FROM}", path=error.path) from None
+            self.say("result.json is damaged and is written again from the checkpoint")
+            result = None
+        if result is not None:
+            self._mend(result)
+            return
+        if not self.trainer.is_finished:
+            self._begin()
+        while not self.trainer.is_finished:
+            self._advance(every, progress)
+            for name, content in self._tables().items():
+                self.files.write_table(name, content)
+        self._finish()
+
+    @property
+    def _position(self) -> dict[str, int]:
+        return {"epoch": self.trainer.step // self.trainer.steps_per_epoch, "step": self.trainer.step}
+
+    def _load(self, found: Checkpoint) -> None:
+        try:
+            self.trainer.load_state_dict(found.state)
+        except InvalidInputError:
+            raise
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            packages = ", ".join(f"{k} {v}" for k, v in found.sessions[-1]["environment"]["packages"].items())
+            raise ResultsDirectoryError(
+                f"the checkpoint in {str(self.files.path)!r} must fit the objects of this version, got a state that "
+                f"does not ({type(error).__name__}: {error}). It was written with {packages}: use these, or choose "
+                "another directory."
+            ) from error
+
+    def _begin(self) -> None:
+        """Say what is to be said about going on."""
+        self.sessions.begin(self._position)
+        if self.found is None and exists(self.files.path / "metrics.csv"):
+            self.sessions.note("there are tables but no checkpoint any more, so that it begins anew")
+        elif self.found is not None and not exists(self.files.checkpoints.newest):
+            self.sessions.note(f"goes on from {self.files.checkpoints.previous.name}, there being no newer checkpoint")
+        stopped = self.files.read_stopped()
+        if stopped is not None:
+            self.sessions.note(f"has stopped before, {stopped}")
+        self.files.write_table("environment.json", self.sessions.table())
+
+    def _advance(self, every: int | None, progress: Callable[[Progress], None] | None) -> None:
+        try:
+            self.trainer.advance(save=self._save, every=every, progress=progress)
+            self._save()
+        except (NonFiniteStateError, ResultsDirectoryError):
+            raise
+        except (NonFiniteLossError, NonFiniteGradientError) as error:
+            self._stop(self._non_finite() or str(error), cause=error)
+        except Exception as error:
+            # What an evaluation or a method says about NaN is not the cause; the NaN is.
+            bad = self._non_finite()
+            if not bad:
+                raise
+            self._stop(bad, cause=error)
+
+    def _save(self) -> None:
+        self._refuse_non_finite()
+        state = self.trainer.state_dict()
+        if self.trainer.ranks.size > 1:
+            # Each process sees its own part of a model; the whole of it is here.
+            self._refuse_non_finite(state["model"])
+        self.sessions.reached(self._position)
+        digest = config_digest(self.config.as_dict())
+        checkpoint = Checkpoint(self.identity, digest, self.sessions.listed, state)
+        self.seal = self.files.checkpoints.write(checkpoint, verify=not self.has_saved)
+        self.has_saved, self.safe = True, self._position
+
+    def _non_finite(self, whole: Mapping[str, Any] | None = None) -> str:
+        names = self.watch.found() if whole is None else self.watch.found_in(whole)
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        return f"{', '.join(names[:5])}{more} NaN or infinite." if names else ""
+
+    def _refuse_non_finite(self, whole: Mapping[str, Any] | None = None) -> None:
+        bad = self._non_finite(whole)
+        if bad:
+            self._stop(bad)
+
+    def _stop(self, what: str, *, cause: Exception | None = None) -> NoReturn:
+        """End the run where its numbers are none, and leave word for who starts it again."""
+        at = self._position
+        epoch = max(0, at["step"] - 1) // self.trainer.steps_per_epoch + 1
+        place = f"in epoch {epoch}, after {at['step']} of {self.trainer.total_steps} steps: {what}"
+        stays = "There is no checkpoint from before."
+        if self.safe is not None:
+            stays = f"The checkpoint of epoch {self.safe['epoch']}, step {self.safe['step']}, is from before and stays."
+        try:
+            self.files.write_stopped({**at, "what": place})
+        except ResultsDirectoryError as error:
+            stays = f"{stays} This could not be noted: {error}"
+        raise NonFiniteStateError(
+            f"the run in {str(self.files.path)!r} must stay finite, stopped {place} {stays} Train with a smaller `lr`, "
+            "with clipping or another method, in a directory of its own.",
+            epoch=at["epoch"],
+            step=at["step"],
+        ) from cause
+
+    def _tables(self) -> dict[str, bytes]:
+        """Every table, as the checkpoint has it."""
+        recorder = self.trainer.recorder
+        metrics = {each.name: (each.task, each.unit, each.higher_is_better) for each in self.trainer.benchmark.metrics}
+        header = ("epoch", "step", "split", "task", "metric", "unit", "higher_is_better", "value")
+        found = {
+            "metrics.csv": table(header, recorder.metric_rows(metrics)),
+            "times.csv": table(("epoch", "step", "part", "seconds"), recorder.time_rows()),
+            "steps.csv": table(STEP_HEADER, recorder.series.step_rows()),
+            "cosines.csv": table(PAIR_HEADER, recorder.pair_rows()),
+            "events.jsonl": lines(recorder.events),
+            "environment.json": self.sessions.table(),
+        }
+        if recorder.trace:
+            found["trace.csv"] = table([f"x{k + 1}" for k in range(len(recorder.trace[0]))], recorder.trace)
+        return found
+
+    def _finish(self) -> None:
+        """Write the tables so that they last, then the result that vouches for them."""
+        tables = self._tables()
+        for name, content in tables.items():
+            self.files.write_table(name, content, durable=True)
+        self.files.write_result(
+            {
+                "run": self.identity,
+                "config": config_digest(self.config.as_dict()),
+                "values": self.trainer.reported(),
+                "seconds": self.trainer.seconds,
+                "steps": self._position["step"],
+                "checkpoint": self.seal,
+                "notes": self.sessions.notes,
+                "tables": {name: digest_of(content) for name, content in tables.items()},
+            }
+        )
+        self.files.forget_stopped()
+
+    def _mend(self, result: Mapping[str, Any]) -> None:
+        """Write damaged tables of a complete run again, if the checkpoint gives those that the result knows."""
+        try:
+            self.files.read_tables(result)
+        except DamagedFileError as error:
+            tables = self._tables()
+            digests = {name: digest_of(content) for name, content in tables.items()}
+            if not self.trainer.is_finished or digests != result["tables"]:
+                raise DamagedFileError(f"{error} {_NOTHING_TO_WRITE_IT_FROM}", path=error.path) from None
+            for name, content in tables.items():
+                self.files.write_table(name, content, durable=True)
+            self.files.read_tables(result)
+            self.say(f"{error.path.name if error.path else 'a table'} was damaged and is written again")

@@ -1,0 +1,192 @@
+"""What of a teleport matters: its terms, triggers, adapters and sharpness one at a time, and a random move beside them.
+
+``mtl-bench ablate BENCHMARK`` trains one method with every variant over several seeds and prints one table per case of
+the benchmark, in the shape of tables 4 and appendix 3 and 4 of the COST paper. The random control moves as far as the
+default did, seed by seed and move by move: a variant that gains no more than it gains nothing from where it moved.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from mtl_benchmarks.comparison import Estimate, Moves, moves
+from mtl_benchmarks.components.making import ADAPTERS, make_benchmark
+from mtl_benchmarks.components.options import Choice, construct
+from mtl_benchmarks.metrics import delta_m
+from mtl_benchmarks.runs.baselines import own_baselines, single_tasks
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.runs.pool import run_all
+from mtl_benchmarks.runs.runner import RunResult
+from mtl_benchmarks.studies.matching_lengths import lengths_of
+from mtl_benchmarks.studies.study import standing_metric
+from mtl_benchmarks.studies.variants import Variant
+from mtl_core import InvalidInputError, NoMatchError
+
+__all__ = ["Row", "ablate", "ablation_table"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of a variant.
+
+    Attributes:
+        name: the variant's.
+        measure: seed → Δm in percent, or the benchmark's own measure where there is no Δm.
+        moves: what its teleports did, over all seeds.
+        seconds: training time of one run.
+    """
+
+    name: str
+    measure: Mapping[int, float]
+    moves: Moves | None
+    seconds: float
+
+
+def ablate(
+    benchmark: Choice,
+    method: Choice,
+    chosen: Sequence[Variant],
+    *,
+    seeds: Sequence[int],
+    out: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    processes: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> list[Row]:
+    """Train every variant with every seed on one case of a benchmark; complete runs are only read.
+
+    Args:
+        benchmark: one case, with its options.
+        method: the method, wrapped or alone.
+        chosen: the variants, with those that others are to match.
+        seeds: of the runs.
+        out: the collection of runs.
+        settings: what else ``RunConfig.resolve`` takes, the same for all runs: ``tasks``, ``epochs`` and so on.
+        processes: how many runs at a time.
+        progress: called with a line of text after each run.
+
+    Returns:
+        one row per variant; one whose adapter finds nothing to adapt in this benchmark's model is left out.
+    """
+    said = progress or (lambda line: None)
+
+    def resolve(teleport: Choice | None, seed: int) -> RunConfig:
+        return RunConfig.resolve(benchmark, method, teleport, seed=seed, **(settings or {}))
+
+    chosen = [variant for variant in chosen if _fits(variant, lambda move: resolve(move, seeds[0]), said)]
+
+    def train(configs: Sequence[RunConfig]) -> list[RunResult]:
+        return run_all(configs, out, processes=processes, progress=lambda result: said(_told(result)), say=said)
+
+    def matched(variant: Variant, seed: int) -> Choice | None:
+        assert variant.like is not None
+        assert variant.teleport is not None
+        lengths = lengths_of(trained[variant.like, seed])
+        # Where nothing moved there is nothing to match, and the control is the method alone.
+        return Choice(variant.teleport.name, {**variant.teleport.options, "length": lengths}) if lengths else None
+
+    singles = train(single_tasks([resolve(None, seed) for seed in seeds]))
+    baselines = own_baselines(resolve(None, seeds[0]), singles)
+    standing = standing_metric(resolve(None, seeds[0]))
+    trained: dict[tuple[str, int], RunResult] = {}
+    for waits in (False, True):
+        keys = [(variant, seed) for variant in chosen if (variant.like is not None) == waits for seed in seeds]
+        configs = [resolve(matched(v, seed) if waits else v.teleport, seed) for v, seed in keys]
+        for (variant, seed), result in zip(keys, train(configs), strict=True):
+            trained[variant.name, seed] = result
+    rows = []
+    for variant in chosen:
+        found = {seed: trained[variant.name, seed] for seed in seeds}
+        measure = {
+            seed: delta_m(result.values, baselines) if baselines else result.values[standing.name]
+            for seed, result in found.items()
+        }
+        seconds = statistics.fmean(result.seconds for result in found.values())
+        rows.append(Row(variant.name, measure, moves(found.values()), seconds))
+    return rows
+
+
+def _told(result: RunResult) -> str:
+    return f"{result.config.label}, seed {result.config.seed}: {result.seconds:.1f} s"
+
+
+def _fits(variant: Variant, resolve: Callable[[Choice | None], RunConfig], said: Callable[[str], None]) -> bool:
+    """Whether the variant's adapter, if it names one, can be attached to the benchmark's model; says why not."""
+    if variant.teleport is None or "adapter" not in variant.teleport.options:
+        return True
+    config = resolve(variant.teleport)
+    assert config.teleport is not None
+    problem_of = make_benchmark(config.benchmark)
+    problem = problem_of.problem(problem_of.build(), tasks=config.tasks)
+    adapter = config.teleport.options["adapter"]
+    try:
+        construct(ADAPTERS.find(adapter.name), adapter.options).attach(problem).detach()
+    except NoMatchError as error:
+        said(f"{variant.name} is left out: {error}")
+        return False
+    return True
+
+
+def ablation_table(rows: Sequence[Row], *, title: str, heading: str = "Δm % ↓") -> Table:
+    """One line per variant: what it reached, against the first row seed by seed, what it moved, and what it cost.
+
+    Args:
+        rows: from ``ablate``; the first is the method alone.
+        title: of the table.
+        heading: of the measure.
+
+    Raises:
+        InvalidInputError: there is no row.
+    """
+    if not rows:
+        raise InvalidInputError("`rows` must hold at least one row, got none.")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("variant", no_wrap=True)
+    for column in (
+        heading,
+        "minus alone,\nby seed",
+        "moves\nkept",
+        "undone",
+        "min cosine",
+        "‖mean gradient‖",
+        "drift %",
+        "train\nseconds",
+    ):
+        table.add_column(column, justify="right", no_wrap=True)
+    alone = rows[0].measure
+    for number, row in enumerate(rows):
+        differences = [value - alone[seed] for seed, value in row.measure.items()]
+        table.add_row(
+            row.name,
+            Estimate.of(list(row.measure.values())).brief(),
+            Estimate.of(differences).brief() if number else "",
+            *_moved(row.moves),
+            f"{row.seconds:.1f}",
+        )
+    table.caption = (
+        "Means over seeds ± half of the 95 % interval by Student's t. An interval of a difference that holds 0 shows "
+        "no effect, and of many intervals about one in twenty misses. Compare every row with the random move."
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _moved(found: Moves | None) -> list[str]:
+    if found is None:
+        return [""] * 5
+    if not found.accepted:
+        return ["0", str(found.rejected), "", "", ""]
+    return [
+        str(found.accepted),
+        str(found.rejected),
+        f"{found.min_cosine[0]:.2f} → {found.min_cosine[1]:.2f}",
+        f"{found.mean_norm[0]:.3g} → {found.mean_norm[1]:.3g}",
+        f"{100 * found.drift:.2g}",
+    ]
