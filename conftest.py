@@ -42,7 +42,7 @@ def _global_state() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def _accelerate_afresh() -> Iterator[None]:
-    """Accelerate keeps the first precision it is asked for in the whole process; the next module may ask for another."""
+    """Accelerate keeps the first precision it is asked for in a process; the next module may ask for another."""
     yield
     state = sys.modules.get("accelerate.state")
     if state is not None:
