@@ -131,7 +131,7 @@ class GramianMethod(nn.Module, ABC):
         # Whatever is not finite makes the sum of squares so. A sum may also overflow: then the entries are looked at.
         if not math.isfinite(np.vdot(array, array)):
             checks.gramian(gramian)
-        if not (array == array.T).all():
+        if array.tobytes() != array.T.tobytes():
             # A product in a narrow dtype need not round both halves alike, and on some processors does not. The solvers
             # read one half and check the other: an ulp of float32 is 50 times what they are exact to.
             checks.gramian(gramian)
@@ -172,16 +172,14 @@ class GramianMethod(nn.Module, ABC):
         gramian = gramian_of(jacobian)
         if self._on_device(gramian):
             return weighted_sum(jacobian, self._ask(gramian, None))
-        gramian = gramian.cpu()
+        if not gramian.is_cpu:
+            gramian = gramian.cpu()
         try:
             weights = self._ask(gramian, None)
         except InvalidJacobianError:
             # What is not finite in a row is not finite in its square, so that the rows are read only to be named.
             checks.jacobian(gradients)
             raise
-        if jacobian.dtype != torch.float64 and not float(weights.abs().max()) <= LARGEST:
-            # As weights of a degree below 1 are for tiny gradients: in single precision they would be infinite.
-            return (weights.to(jacobian.device) @ jacobian.to(torch.float64)).to(jacobian.dtype)
         return weighted_sum(jacobian, weights, gramian)
 
     @property
@@ -211,9 +209,6 @@ class GramianMethod(nn.Module, ABC):
             self._events.append(RegularisedSolve(type(self).__name__, solution.residual, solution.iterations))
             del self._events[:-MAX_EVENTS]
 
-
-LARGEST = 1e38
-"""Size of a weight that single precision still holds."""
 
 MAX_EVENTS = 100
 """Events kept for a loop that never asks for them."""
