@@ -104,7 +104,7 @@ def test_seeds() -> None:
         ("run digit", "unknown benchmark 'digit'. Did you mean 'digits'? Valid: ctr, digits, qm9, toy"),
         ("run digits --method fairgard", "unknown method 'fairgard'. Did you mean 'fairgrad'?"),
         ("run digits --method", "`--method` must be followed by a name"),
-        ("run digits --teleport jump", "unknown teleport 'jump'. Valid: cost, none, random"),
+        ("run digits --teleport jump", "unknown teleport 'jump'. Valid: cost, memory, none, random"),
         ("run digits --teleport cost --teleport.adapter lara", "unknown adapter 'lara'"),
         (
             "run digits --teleport random --teleport.length 1 --teleport.adapter lora",

@@ -373,14 +373,14 @@ def test_names_from_entry_points(
     points = [
         EntryPoint("Wide-Net", f"{MINE}:Wide", "mtl.models"),
         EntryPoint("twice", f"{MINE}:Twice", "mtl.adapters"),
-        EntryPoint("always", f"{MINE}:Always", "mtl.triggers"),
+        EntryPoint("each_step", f"{MINE}:Always", "mtl.triggers"),
         EntryPoint("two", f"{MINE}:Two", "mtl.benchmarks"),
     ]
     monkeypatch.setattr("mtl_core.plugins.entry_points", lambda group: [p for p in points if p.group == group])
-    config = config_of("two --model wide_net --teleport cost --teleport.adapter twice --teleport.trigger always")
+    config = config_of("two --model wide_net --teleport cost --teleport.adapter twice --teleport.trigger each_step")
     assert config.benchmark.options["model"].name == "widenet"
     assert config.teleport is not None
-    assert [config.teleport.options[part].name for part in ("adapter", "trigger")] == ["twice", "always"]
+    assert [config.teleport.options[part].name for part in ("adapter", "trigger")] == ["twice", "each_step"]
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["list"]) == 0
     listed = capsys.readouterr().out
@@ -388,7 +388,7 @@ def test_names_from_entry_points(
     for name, line in {
         "wide-net": "--model.depth INTEGER (1)\n      layers of the trunk.",
         "twice": "--teleport.adapter.rank INTEGER (2)",
-        "always": "trigger always: Every step.",
+        "each_step": "trigger each_step: Every step.",
         f"{MINE}:Wide": "--model.n_in INTEGER (required)",
         f"{MINE}:Twice": "--teleport.adapter.rank",
         f"{MINE}:Even": "--method.by NUMBER (1.0)\n      what they are multiplied by.",

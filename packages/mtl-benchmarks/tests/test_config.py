@@ -67,7 +67,7 @@ def test_method_names_are_normalised() -> None:
     [
         (("digit",), {}, "ctr, digits, qm9, toy"),
         (("digits", "fairgard"), {}, "fairgrad"),
-        (("digits", "ls", "jump"), {}, "cost, none, random"),
+        (("digits", "ls", "jump"), {}, "cost, memory, none, random"),
         (("digits", Choice("fairgrad", {"alpa": 1.0})), {}, "alpha"),
         ((Choice("digits", {"widht": 1}),), {}, "width"),
         (("digits", "ls", Choice("cost", {"adapter": "lara"})), {}, "dense, loha, lokr, lora, oft"),

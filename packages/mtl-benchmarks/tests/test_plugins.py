@@ -140,7 +140,7 @@ def test_entry_points_are_names_like_any_other(installed: Path, spelling: str) -
     assert config.teleport == Choice("nudge", {"by": 0.01})
     assert config.name.startswith("halves-inversenorm-nudge-seed0-")
     assert available() == ["ctr", "digits", "halves", "qm9", "toy"]
-    assert TELEPORTS.names() == ["cost", "random", "nudge"]
+    assert TELEPORTS.names() == ["cost", "random", "memory", "nudge"]
     with pytest.raises(UnknownNameError, match="Did you mean 'halves'"):
         benchmark_class("halve")
 

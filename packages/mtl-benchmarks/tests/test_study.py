@@ -49,12 +49,12 @@ def test_every_way_of_every_method_with_a_control_as_long_as_cost(tmp_path: Path
         [Choice("ls"), Choice("cagrad", {"c": 0.5})],
         seeds=(3, 5),
         out=tmp_path / "runs",
-        teleports=("random",),
+        teleports=("random", "memory"),
         settings={"epochs": 4},
         progress=seen.append,
     )
     assert [row.name for row in rows] == ["ls", "cagrad (c 0.5)"]
-    assert all(set(row.measure) == {"none", "cost", "random"} for row in rows)
+    assert all(set(row.measure) == {"none", "cost", "random", "memory"} for row in rows)
     assert all(set(by_seed) == {3, 5} for row in rows for by_seed in row.measure.values())
     assert sum(run.config.is_single_task for run in runs) == 6
     assert len({run.config.name for run in runs}) == len(runs)
@@ -66,6 +66,13 @@ def test_every_way_of_every_method_with_a_control_as_long_as_cost(tmp_path: Path
         if teleport == "random":
             assert run.config.teleport is not None
             assert run.config.teleport.options["length"] == lengths_of(by_key[method, "cost", seed])
+        if teleport == "memory":
+            assert run.config.teleport is not None
+            moves = [event for event in by_key[method, "cost", seed].events if event["accepted"]]
+            assert moves
+            assert run.config.teleport.options["steps"] == [event["step"] for event in moves]
+            done = [(event["kind"], event["step"], event["sigma"]) for event in run.events]
+            assert done == [("memory", event["step"], event["sigma"]) for event in moves]
     alone = next(run for run in runs if not run.config.is_single_task and run.config.seed == 5)
     expected = delta_m(alone.values, own_baselines(alone.config, runs))
     assert rows[0].measure["none"][5] == expected

@@ -73,6 +73,6 @@ def test_no_lengths() -> None:
 
 def test_a_state_of_another_class() -> None:
     with pytest.raises(
-        InvalidInputError, match=r"'schedule'. of a RandomTeleport, got .'due', 'generator', 'schedule'"
+        InvalidInputError, match=r"'schedule'. of a RandomTeleport, got .'change', 'due', 'generator', 'schedule'\]"
     ):
         RandomTeleport(length=1.0).load_state_dict(COST().state_dict())

@@ -3,9 +3,10 @@
 from mtl_teleport.adapters import OFT, Adapter, AdapterSession, Dense, LoHa, LoKr, LoRA, PeftAdapter, PeftLoRA
 from mtl_teleport.cost import COST
 from mtl_teleport.history import modulated, trajectory_cosine
+from mtl_teleport.memory_only import MemoryOnly
 from mtl_teleport.random_teleport import RandomTeleport
 from mtl_teleport.report import TeleportReport
-from mtl_teleport.triggers import AnyMeanConflict, DominatedConflict, MajorityConflict, Trigger, WeakConflict
+from mtl_teleport.triggers import Always, AnyMeanConflict, DominatedConflict, MajorityConflict, Trigger, WeakConflict
 
 __version__ = "0.2.0"
 
@@ -14,6 +15,7 @@ __all__ = [
     "OFT",
     "Adapter",
     "AdapterSession",
+    "Always",
     "AnyMeanConflict",
     "Dense",
     "DominatedConflict",
@@ -21,6 +23,7 @@ __all__ = [
     "LoKr",
     "LoRA",
     "MajorityConflict",
+    "MemoryOnly",
     "PeftAdapter",
     "PeftLoRA",
     "RandomTeleport",

@@ -12,7 +12,7 @@ from mtl_teleport.adapters.protocol import AdapterSession
 from mtl_teleport.objective import Objective
 from mtl_teleport.search_context import Search, task_gramian
 
-__all__ = ["Climb", "Limits", "place_"]
+__all__ = ["Climb", "Limits", "mean_gain", "place_"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,13 @@ class Climb:
         """The Gramian of the task gradients at the present point, as the step would see it."""
         view = self.search.view
         return task_gramian(self.session, self.search.batches[0]) if view is None else view.gramian(self.session)
+
+
+def mean_gain(climb: Climb) -> float:
+    """What is climbed, at the present point, in the mean over the probe batches."""
+    session, batches = climb.session, climb.search.batches
+    points = (climb.objective.point(session, batch, generator=climb.generator) for batch in batches)
+    return sum(float(climb.objective.gain(point)) for point in points) / len(batches)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import partial
@@ -14,7 +15,7 @@ from mtl_teleport import arguments
 from mtl_teleport.adapters.low_rank import LoRA
 from mtl_teleport.adapters.protocol import Adapter
 from mtl_teleport.aim import Aim
-from mtl_teleport.climb import Climb, Limits
+from mtl_teleport.climb import Climb, Limits, mean_gain
 from mtl_teleport.double_backward import told_what_to_do, twice_differentiable
 from mtl_teleport.drift import Reference, references
 from mtl_teleport.history import HTR
@@ -26,7 +27,6 @@ from mtl_teleport.presets import Presets
 from mtl_teleport.search import SearchKind, penalty, projected
 from mtl_teleport.search_context import Search
 from mtl_teleport.sharpness import (
-    ExactSharpness,
     ProbeGradient,
     ProbeMaximum,
     ProbeNoise,
@@ -72,6 +72,10 @@ class COST(Presets, Teleportation):
         search: ``"projected"``: the losses are constraints; ``"penalty"``: Adam on :math:`a L_t - b L_g` (the
             paper's).
         sharpness: ``"exact"``, ``"ascent"`` or ``"random"`` estimate of the gradient norm (the paper's is random).
+            Three other quantities may be climbed: ``"newton"``, the squared slope over the curvature;
+            ``"look-ahead"``, how much the losses fall by the next steps of the method and the optimiser at work;
+            ``"flat"``, the sharpness lowered instead of raised. Give ``aim=None`` with them: the aim is for the norm.
+        horizon: how many steps ``"look-ahead"`` makes at once.
         probes: perturbations per estimate, for ``"random"``.
         radius: length of a perturbation; ``None``: 1e-4 for ``"random"`` (the paper's), 0.05 for ``"ascent"``
             (that of sharpness-aware minimisation; see the note).
@@ -88,6 +92,8 @@ class COST(Presets, Teleportation):
         conflict_weight: c, not negative, of a term for the conflict itself, :math:`c\,\frac1m\sum_i
             \max(0, -\cos\varphi_{i0})`, beside :math:`b L_g`; 0 leaves it out. Beyond the paper; it costs one
             differentiable backward pass per task and step.
+        hold_sharpness: with ``search="projected"``: hold :math:`L_g` where it is, as the losses are held, so that the
+            conflict term alone is lowered. Needs ``conflict_weight``.
         aim: stop the search when the trigger is silent and :math:`\|g_0\|` has grown by this factor, both on the
             step's own batch in the mode the model trains in; ``None`` never stops early.
         max_drift: mean relative drift of the losses above which a displacement is shortened, and at last dropped;
@@ -179,6 +185,7 @@ class COST(Presets, Teleportation):
         lr: float | None = None,
         search: SearchKind = "projected",
         sharpness: SharpnessKind = "exact",
+        horizon: float = 10.0,
         probes: int = 5,
         radius: float | None = None,
         probe_norm: ProbeNorm = "global",
@@ -190,6 +197,7 @@ class COST(Presets, Teleportation):
         drift_weight: float = 3.0,
         gain_weight: float = 0.1,
         conflict_weight: float = 0.0,
+        hold_sharpness: bool = False,
         aim: float | None = 1.5,
         max_drift: float | None = 0.02,
         backtracks: int = 6,
@@ -226,6 +234,7 @@ class COST(Presets, Teleportation):
             noise=probe_noise,
             maximum=probe_maximum,
             gradient=probe_gradient,
+            horizon=horizon,
         )
         self.balance: Balance = checks.one_of("balance", balance, get_args(Balance))
         self.units: Units = checks.one_of("units", units, get_args(Units))
@@ -233,13 +242,19 @@ class COST(Presets, Teleportation):
         self.gain_weight = checks.non_negative("gain_weight", gain_weight)
         self.conflict_weight = checks.non_negative("conflict_weight", conflict_weight)
         self.search: SearchKind = checks.one_of("search", search, get_args(SearchKind))
+        self.hold_sharpness = checks.boolean("hold_sharpness", hold_sharpness)
+        if hold_sharpness and not (self.conflict_weight and search == "projected"):
+            raise InvalidParameterError(
+                "`hold_sharpness` must come with search='projected' and a conflict_weight, without which nothing is "
+                f"left to climb, got search={search!r} and conflict_weight={conflict_weight!r}."
+            )
         self.aim = None if aim is None else checks.positive("aim", aim)
 
     @property
     def _differentiates_twice(self) -> str | None:
         """The setting that makes the search do so, if one does."""
-        if isinstance(self.sharpness, ExactSharpness) and self.gain_weight:
-            return "sharpness='exact'"
+        if self.gain_weight and self.sharpness.differentiates_twice:
+            return f"sharpness={self.sharpness.name!r}"
         return f"conflict_weight={self.conflict_weight:g}" if self.conflict_weight else None
 
     def _propose(self, search: Search) -> Proposal:
@@ -249,13 +264,15 @@ class COST(Presets, Teleportation):
             raise InvalidParameterError(
                 "`lr` must be given where no optimiser says it, got None. Pass lr= to teleport() or to the method."
             )
+        sharpness = self.sharpness.for_search(search)
         objective = Objective(
-            self.sharpness,
+            sharpness,
             balance_weights(search.gramian.diagonal().clamp(min=0.0).sqrt(), form=self.balance),
             drift_weight=self.drift_weight,
             gain_weight=self.gain_weight,
             units=self.units,
             conflict_weight=self.conflict_weight,
+            hold_gain=self.hold_sharpness,
         )
         held = references(search.losses, kind=self.reference)
         twice = self._differentiates_twice
@@ -274,8 +291,12 @@ class COST(Presets, Teleportation):
                 _on_device(search.generator, session.trainable[0].device),
             )
             with nullcontext() if twice is None else told_what_to_do(twice):
+                before = mean_gain(climb) if sharpness.is_judge else -math.inf
                 steps = train(climb, Aim(self.trigger, self.aim))
-            return Proposal(session.delta(), steps, session.forwards, session.backwards, tuple(climb.path))
+                is_better = not sharpness.is_judge or mean_gain(climb) > before
+            found = session.delta() if is_better else {}
+            reason = "" if is_better else f"{type(sharpness).__name__} has not grown"
+            return Proposal(found, steps, session.forwards, session.backwards, tuple(climb.path), reason)
 
     def _steps(self, n_batches: int) -> int:
         """How many steps the adapter makes at most."""

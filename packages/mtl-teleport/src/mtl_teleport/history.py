@@ -24,7 +24,7 @@ its memory is set to the affine image of itself and :math:`g_t` from which the o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, get_args
@@ -33,13 +33,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mtl_core import checks
+from mtl_core import InvalidInputError, checks
 from mtl_core.extension import inner_optimizer
 from mtl_teleport.inner_product import inner_product
+from mtl_teleport.transport import carry
 
 __all__ = ["HTR", "modulated", "trajectory_cosine"]
 
-HTR = Literal["paper", "released", "betas", "descent", "reset", "keep"]
+HTR = Literal["paper", "released", "betas", "descent", "reset", "keep", "transported"]
 """What becomes of the optimiser's memory of the shared parameters; see ``modulated``."""
 
 _AVERAGED = (torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax, torch.optim.Muon)
@@ -83,7 +84,12 @@ def trajectory_cosine(
 
 @contextmanager
 def modulated(
-    optimizer: Optimizer, sigma: float, parameters: Iterable[Tensor], *, mode: HTR = "paper"
+    optimizer: Optimizer,
+    sigma: float,
+    parameters: Iterable[Tensor],
+    *,
+    mode: HTR = "paper",
+    changes: Sequence[tuple[Tensor, Tensor]] | None = None,
 ) -> Iterator[None]:
     r"""Let the first ``optimizer.step()`` inside the block reuse its memory of ``parameters`` in part.
 
@@ -96,6 +102,7 @@ def modulated(
                  whole optimiser forgets everything
     ``reset``    forget everything, step counters included
     ``keep``     change nothing
+    ``transported`` add what the move did to the gradient, whatever :math:`\sigma` is; see ``mtl_teleport.transport``
     ============ ==============================================================================================
 
     But for ``betas`` only ``parameters`` are concerned, whatever group they are in. Adam, AdamW, NAdam, RAdam, Adamax,
@@ -108,11 +115,12 @@ def modulated(
         optimizer: the optimiser of the step, or a wrapper that holds it: the one within is acted on.
         sigma: :math:`\cos(\Delta\theta, g')`, in [-1, 1].
         parameters: the shared parameters.
-        mode: one of the six forms above.
+        mode: one of the forms above.
+        changes: for ``transported``, the combined gradient of each parameter before the move and after it.
 
     Raises:
         InvalidParameterError: ``sigma`` or ``mode`` is out of range.
-        InvalidInputError: ``optimizer`` is none and holds none.
+        InvalidInputError: ``optimizer`` is none and holds none, or ``changes`` are missing.
 
     Note:
         If the block or the step raises, the optimiser's memory is put back as it was. For :math:`\sigma < 0` a
@@ -141,11 +149,21 @@ def modulated(
     checks.one_of("mode", mode, get_args(HTR))
     sigma = checks.in_interval("sigma", sigma, -1.0, 1.0)
     inner = inner_optimizer(optimizer)
-    wanted = {id(p) for p in parameters}
+    moved = list(parameters)
+    wanted = {id(p) for p in moved}
+    carried: dict[int, tuple[Tensor, Tensor]] = {}
+    if mode == "transported":
+        if changes is None or len(changes) != len(moved):
+            found = "none" if changes is None else str(len(changes))
+            raise InvalidInputError(
+                f"`changes` must hold the gradients of each of {len(moved)} parameters for mode='transported', got "
+                f"{found}."
+            )
+        carried = {id(p): change for p, change in zip(moved, changes, strict=True)}
     if mode == "descent":
         sigma = -sigma
     forget = mode == "reset" or (mode in ("released", "betas") and sigma <= 0)
-    if mode == "keep" or (sigma == 1.0 and not forget):
+    if mode == "keep" or (sigma == 1.0 and not forget and not carried):
         yield
         return
     memory: list[Callable[[], object]] = []
@@ -164,6 +182,9 @@ def modulated(
                 inside = group["params"]
             if inside and forget:
                 _forget(inner, inside, memory)
+            elif carried:
+                for parameter in inside:
+                    carry(inner, group, parameter, carried[id(parameter)], memory)
             elif inside and mode != "betas" and isinstance(inner, (*_AVERAGED, *_ACCUMULATED)):
                 for parameter in inside:
                     _reuse(inner, group, parameter, sigma, memory)

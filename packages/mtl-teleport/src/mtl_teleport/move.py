@@ -19,27 +19,32 @@ __all__ = ["Occasion", "Proposal", "Seen", "described", "rolled_back", "with_aft
 
 @dataclass(frozen=True)
 class Proposal:
-    """A displacement by parameter name, the work that it took to find, and the points that the search looked at."""
+    """A displacement by parameter name, the work that it took to find, and the points that the search looked at.
+
+    Where the search itself has given up, the displacement is empty and ``reason`` says why.
+    """
 
     delta: dict[str, Tensor]
     steps: int = 0
     forwards: int = 0
     backwards: int = 0
     path: tuple[tuple[tuple[float, ...], float], ...] = ()
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a teleport remembers of the gradients before it: their Gramian, the update due, cosines and norms."""
+    """What a teleport remembers of the gradients before it: Gramian, the update due, its weights, cosines and norms."""
 
     gramian: Tensor
     update: dict[str, Tensor]
+    weights: Tensor | None
     measures: tuple[tuple[float, ...], tuple[float, ...], float]
 
     @classmethod
-    def of(cls, gradients: TaskGradients, update: dict[str, Tensor]) -> Seen:
-        """Of the gradients and the update that was due."""
-        return cls(gradients.host_gramian, update, conflict_measures(gradients))
+    def of(cls, gradients: TaskGradients, update: dict[str, Tensor], weights: Tensor | None) -> Seen:
+        """Of the gradients, the update that was due and the weights behind it, where there are any."""
+        return cls(gradients.host_gramian, update, weights, conflict_measures(gradients))
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def described(
         trigger=occasion.trigger,
         tasks=search.problem.tasks,
         accepted=moved is not None,
-        reason=verdict.reason,
+        reason=proposal.reason or verdict.reason,
         losses_before=_mean_losses(search.losses),
         losses_after=_mean_losses(verdict.losses),
         drift=verdict.drift,

@@ -21,10 +21,12 @@ from mtl_teleport.history import HTR, trajectory_cosine
 from mtl_teleport.inner_product import length_of
 from mtl_teleport.isolation import Mode, as_at, isolated
 from mtl_teleport.move import Occasion, Proposal, Seen, described, with_after
+from mtl_teleport.next_step import next_step
 from mtl_teleport.report import TeleportReport
 from mtl_teleport.schedule import Schedule
 from mtl_teleport.search_context import Search, StepView, first, open_search
 from mtl_teleport.step_gradients import check_parameters, learning_rate, present_update, reentrant_refused
+from mtl_teleport.transport import Change, probe_gradient
 from mtl_teleport.triggers import Trigger, as_trigger
 from mtl_teleport.way_back import WayBack
 
@@ -76,6 +78,7 @@ class Moving(Wrapper, ABC):
         self.own_step: OwnStep = checks.one_of("own_step", own_step, get_args(OwnStep))
         self._generator = torch.Generator().manual_seed(arguments.seed(seed))
         self._due: float | None = None
+        self._change: Change | None = None
 
     @abstractmethod
     def _propose(self, search: Search) -> Proposal:
@@ -114,7 +117,7 @@ class Moving(Wrapper, ABC):
         if optimizer is not None and lr is None:
             lr = learning_rate(optimizer, problem)
         back = WayBack(problem.named_shared, None if optimizer is None else inner_optimizer(optimizer))
-        seen = Seen.of(gradients, present_update(problem, self.method, gradients, StepOptions()))
+        seen = Seen.of(gradients, *present_update(problem, self.method, gradients, StepOptions()))
         trace, counters = Trace(problem.model), self.own_state()
         try:
             report = self._move(problem, tuple(batches), seen, back, lr=lr, given=True)
@@ -169,10 +172,19 @@ class Moving(Wrapper, ABC):
         with isolated(problem.model, mode=self.mode) as flags, reentrant_refused(problem, own[0]):
             view = StepView(parts[:1] if given else parts, partial(as_at, problem.model, flags, trace))
             search = open_search(
-                problem, own, seen.gramian, view, lr=lr, options=options, generator=self._generator, mode=self.mode
+                problem,
+                own,
+                seen.gramian,
+                view,
+                lr=lr,
+                options=options,
+                generator=self._generator,
+                mode=self.mode,
+                coming=partial(next_step, problem.named_shared, seen.weights, problem.n_tasks, lr, back.optimizer),
             )
             proposal = self._propose(search)
             verdict = judge(search, proposal.delta, max_drift=self.max_drift, backtracks=self.backtracks)
+            self._change = self._changed(search, seen, verdict.values)
         proposal = replace(proposal, delta={})
         moved: tuple[float, float] | None = None
         if verdict.values is not None:
@@ -184,12 +196,24 @@ class Moving(Wrapper, ABC):
             back.write(verdict.values)
         return described(occasion, search, seen, proposal, verdict, moved)
 
+    def _changed(self, search: Search, seen: Seen, values: dict[str, Tensor] | None) -> Change | None:
+        """What a move that is about to be written does to the combined gradient, where the memory is to know it."""
+        if values is None or self.htr != "transported":
+            return None
+        n_tasks = search.problem.n_tasks
+        weights = torch.full((n_tasks,), 1.0 / n_tasks, dtype=torch.float64) if seen.weights is None else seen.weights
+        weights = weights.mean(dim=0) if weights.ndim > 1 else weights
+        before = probe_gradient(search, weights)
+        after = probe_gradient(search, weights, values)
+        return {name: (before[name], after[name]) for name in before}
+
     def own_state(self) -> dict[str, Any]:
         """What a step changes here, but for the wrapped method."""
         return {
             "schedule": self.schedule.state_dict(),
             "generator": self._generator.get_state(),
             "due": self._due,
+            "change": self._change,
         }
 
     def load_own_state(self, state: dict[str, Any]) -> None:
@@ -207,3 +231,4 @@ class Moving(Wrapper, ABC):
         self.schedule.load_state_dict(state["schedule"])
         self._generator.set_state(state["generator"].cpu())
         self._due = state["due"]
+        self._change = state["change"]

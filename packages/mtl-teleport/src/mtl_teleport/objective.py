@@ -145,6 +145,8 @@ class Objective:
         gain_weight: b, not negative (text γ, released code 0.5, both absolute).
         units: relative or absolute.
         conflict_weight: c, not negative; 0 leaves the term out.
+        hold_gain: whether a projected search holds :math:`L_g` where it is, as it holds the losses, and climbs
+            :math:`-L_c` alone.
 
     Note:
         :math:`L_c` (see ``conflict``) is beyond the paper. It costs one differentiable backward pass per task.
@@ -162,8 +164,10 @@ class Objective:
         gain_weight: float,
         units: Units = "relative",
         conflict_weight: float = 0.0,
+        hold_gain: bool = False,
     ) -> None:
         self._sharpness = sharpness
+        self._hold_gain = hold_gain
         self._balance = balance
         self.drift_weight = checks.non_negative("drift_weight", drift_weight)
         self.gain_weight = checks.non_negative("gain_weight", gain_weight)
@@ -185,6 +189,10 @@ class Objective:
             generator: for random sharpness.
         """
         return Point.of(session, batch, self._balance, generator=generator)
+
+    def gain(self, point: Point) -> Tensor:
+        """:math:`L_g` at a point, detached."""
+        return self._sharpness.estimate(point).gain
 
     def __call__(self, point: Point, reference: Tensor) -> Value:
         """Evaluate at a point; the first call sets the unit of relative gain.
@@ -227,6 +235,9 @@ class Objective:
 
         def directions() -> tuple[Tensor, Tensor]:
             upward, rows = found.directions()
+            if self._hold_gain:
+                # One more constraint: to first order the gain stays, too.
+                return -self.conflict_weight * against, torch.cat([rows, upward.to(rows)[None]])
             return weight.to(upward) * upward - self.conflict_weight * against, rows
 
         return Slopes(found.gain, directions, found.gramian), found.gain / unit
@@ -241,5 +252,6 @@ class Objective:
     def _unit(self, gain: Tensor) -> Tensor:
         """The sharpness where the search began; the first call sets it."""
         if self._start is None:
-            self._start = torch.where(gain > 0, gain, torch.ones_like(gain)).detach()
+            size = gain.abs()  # of flatness, which is negative, the size is the unit, too
+            self._start = torch.where(size > 0, size, torch.ones_like(gain)).detach()
         return self._start

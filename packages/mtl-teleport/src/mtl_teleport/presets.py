@@ -23,6 +23,8 @@ _BOTH: dict[str, Any] = {
     "sharpness": "random",
     "probes": 5,
     "radius": 1e-4,
+    "horizon": 10.0,  # of no account with "random", and a setting all the same
+    "hold_sharpness": False,
     "units": "absolute",
     "aim": None,
     "max_drift": None,

@@ -178,6 +178,8 @@ def _tangent_step(objective: Objective, upward: Tensor, rows: Tensor, error: Ten
     if objective.drift_weight == 0:
         size = upward.norm()
         return upward * (length / size) if bool(size > 0) else None
+    if len(rows) > len(error):  # what is held to first order alone is never steered back to
+        error = torch.cat([error, error.new_zeros(len(rows) - len(error))])
     normal = gramian_of(rows)
     norms = normal.diagonal().sqrt()
     # Solved with unit diagonal: losses of different scales would otherwise get ridges of different relative size.

@@ -18,6 +18,7 @@ from mtl_teleport.adapters.protocol import AdapterSession
 from mtl_teleport.conditions import Conditions
 from mtl_teleport.evaluation import probe_losses
 from mtl_teleport.isolation import Mode
+from mtl_teleport.next_step import NextStep
 
 __all__ = ["Search", "StepView", "first", "open_search", "task_gramian"]
 
@@ -54,6 +55,7 @@ class Search:
         view: how the step sees the problem; ``None`` for the first probe batch, as the search sees it.
         is_comparable: whether ``gramian`` is what ``view`` gives before anything has moved.
         conditions: under which the losses are evaluated and differentiated.
+        next_step: gives the step to come as it would be made before anything moves, or ``None`` if it is not known.
     """
 
     problem: Problem
@@ -65,6 +67,7 @@ class Search:
     view: StepView | None = None
     is_comparable: bool = False
     conditions: Conditions = Conditions()
+    next_step: Callable[[], NextStep | None] = lambda: None
 
     def prepare(self, session: AdapterSession, around: Callable[[], AbstractContextManager[None]]) -> None:
         """Make a session that was just attached one of all ranks, with the values of the first.
@@ -88,6 +91,7 @@ def open_search(
     options: StepOptions,
     generator: torch.Generator,
     mode: Mode,
+    coming: Callable[[], NextStep | None] = lambda: None,
 ) -> Search:
     """What a search may use; the same on all ranks.
 
@@ -100,6 +104,7 @@ def open_search(
         options: the step's.
         generator: source of the search's own.
         mode: in which mode the search evaluates the problem.
+        coming: gives the step to come, if it is known.
     """
     group, scaler = options.group, options.scaler
     device = problem.shared[0].device
@@ -124,6 +129,7 @@ def open_search(
         # The Gramian by the features is another one than that of the gradients, and cannot be compared.
         is_comparable=options.keep != "features",
         conditions=conditions,
+        next_step=coming,
     )
 
 

@@ -76,17 +76,24 @@ def _has_reentrant_checkpoint(problem: Problem, batch: Any) -> bool:
     return False
 
 
-def present_update(problem: Problem, wrapped: Any, gradients: TaskGradients, options: StepOptions) -> dict[str, Tensor]:
-    """The update that the wrapped method would make before the teleport, without a trace in its state."""
+def present_update(
+    problem: Problem, wrapped: Any, gradients: TaskGradients, options: StepOptions
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The update that the wrapped method would make before the teleport, and its weights, if it has any.
+
+    It leaves no trace in the method's state.
+    """
     method: Any = copy.deepcopy(wrapped)
+    weights: Tensor | None = None
     if offers(method, Method):
         update = gradients.combine(torch.full((gradients.n_tasks,), 1.0 / gradients.n_tasks, dtype=torch.float64))
     elif options.per != "model":
-        update, _ = combine_per_group(problem, method, gradients, options.per)
+        update, weights = combine_per_group(problem, method, gradients, options.per)
     else:
-        update, _ = combine(method, gradients, gradients.host_gramian)
+        update, weights = combine(method, gradients, gradients.host_gramian)
     parts = torch.split(update.detach(), [p.numel() for p in problem.shared])
-    return {n: part.view(p.shape) for part, (n, p) in zip(parts, problem.named_shared.items(), strict=True)}
+    named = {n: part.view(p.shape) for part, (n, p) in zip(parts, problem.named_shared.items(), strict=True)}
+    return named, weights
 
 
 def check_parameters(problem: Problem) -> None:

@@ -103,7 +103,7 @@ class Teleportation(Moving):
             with self._memory_due(problem, optimizer):
                 return self._continue(problem, given, optimizer, options, gradients, trace)
         parts = tuple(batch) if isinstance(batch, MicroBatches) else (batch,)
-        seen = Seen.of(gradients, present_update(problem, self.method, gradients, options))
+        seen = Seen.of(gradients, *present_update(problem, self.method, gradients, options))
         # A search needs room of its own; after a rollback the gradients are found again by the very same computation.
         del gradients
         back = WayBack(problem.named_shared, inner_optimizer(optimizer))
@@ -169,9 +169,10 @@ class Teleportation(Moving):
         if self._due is None:
             yield
             return
-        with modulated(optimizer, self._due, problem.shared, mode=self.htr):
+        changes = None if self._change is None else [self._change[name] for name in problem.named_shared]
+        with modulated(optimizer, self._due, problem.shared, mode=self.htr, changes=changes):
             yield
-        self._due = None
+        self._due = self._change = None
 
     def _plain_step(self, problem: Problem, batch: Any, optimizer: Optimizer, options: StepOptions) -> StepReport:
         """The wrapped method's own step, forward pass included."""

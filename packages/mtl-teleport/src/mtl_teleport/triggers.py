@@ -13,7 +13,15 @@ from torch import Tensor
 
 from mtl_core import InvalidInputError, checks, dominated_conflict, majority_conflict, mean_cosines, weak_conflict
 
-__all__ = ["AnyMeanConflict", "DominatedConflict", "MajorityConflict", "Trigger", "WeakConflict", "as_trigger"]
+__all__ = [
+    "Always",
+    "AnyMeanConflict",
+    "DominatedConflict",
+    "MajorityConflict",
+    "Trigger",
+    "WeakConflict",
+    "as_trigger",
+]
 
 
 class Trigger(ABC):
@@ -148,6 +156,20 @@ class DominatedConflict(Trigger):
     def __call__(self, gramian: Tensor) -> bool:
         """Whether the task with the smallest gradient, of those with one, conflicts with the mean."""
         return bool(dominated_conflict(gramian=gramian))
+
+
+class Always(Trigger):
+    """Every step that the limits allow: for moves that have another reason than conflict.
+
+    Example:
+        >>> import torch
+        >>> Always()(torch.eye(2))
+        True
+    """
+
+    def __call__(self, gramian: Tensor) -> bool:
+        """True."""
+        return True
 
 
 class AnyMeanConflict(Trigger):

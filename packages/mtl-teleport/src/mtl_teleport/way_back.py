@@ -32,7 +32,7 @@ class WayBack:
 
     def __init__(self, shared: Mapping[str, Tensor], optimizer: Optimizer | None) -> None:
         self._shared = shared
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._previous: dict[str, Tensor] = {}
         self._copies: list[tuple[Tensor, Tensor]] = []
         self._moved: dict[str, Tensor] = {}
@@ -88,9 +88,9 @@ class WayBack:
 
     def _copies_of(self, parameter: Tensor) -> list[Tensor]:
         """The optimiser's own copies of a parameter."""
-        if self._optimizer is None or not bool(parameter.any()):
+        if self.optimizer is None or not bool(parameter.any()):
             return []
-        state = self._optimizer.state.get(parameter, {})
+        state = self.optimizer.state.get(parameter, {})
         return [
             entry
             for entry in state.values()

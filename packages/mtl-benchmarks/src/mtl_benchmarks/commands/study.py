@@ -53,7 +53,7 @@ def _own_options(tasks: Sequence[str]) -> dict[str, Sequence[Option]]:
             Option(
                 "--teleports",
                 str,
-                "none, cost, random (as long as those of cost), or others",
+                "none, cost, its controls random and memory, or others",
                 "none",
                 many=True,
                 shown="NAME",
@@ -105,7 +105,8 @@ def _study(request: Request) -> None:
     from mtl_benchmarks.runs.config import RunConfig
     from mtl_benchmarks.runs.runner import RunResult
     from mtl_benchmarks.runs.session import open_console, print_report
-    from mtl_benchmarks.studies.study import CONTROL, StudyRow, measure_heading, study, study_table
+    from mtl_benchmarks.studies.controls import CONTROLS
+    from mtl_benchmarks.studies.study import StudyRow, measure_heading, study, study_table
 
     values, console = request.values, open_console()
     methods = [parse_choice("method", text) for text in values.get("--methods", ("ls",))]
@@ -138,7 +139,7 @@ def _study(request: Request) -> None:
             processes=values.get("--processes", 1),
             progress=progress,
         )
-        shown = [run for run in runs if run.config.teleport is None or run.config.teleport.name != CONTROL]
+        shown = [run for run in runs if run.config.teleport is None or run.config.teleport.name not in CONTROLS]
         print_report(shown, console)
         heading = measure_heading(RunConfig.resolve(choice, methods[0], seed=seeds[0], **settings))
         title = f"{trained_title(choice, case.case_options())}, {len(seeds)} seeds"

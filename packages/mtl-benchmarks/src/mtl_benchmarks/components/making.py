@@ -19,6 +19,7 @@ from mtl_core.extension import is_loss_weighting, is_spec, offers, plain_name
 from mtl_teleport import (
     COST,
     OFT,
+    Always,
     AnyMeanConflict,
     Dense,
     DominatedConflict,
@@ -26,6 +27,7 @@ from mtl_teleport import (
     LoKr,
     LoRA,
     MajorityConflict,
+    MemoryOnly,
     PeftLoRA,
     RandomTeleport,
     WeakConflict,
@@ -50,7 +52,7 @@ __all__ = [
 TELEPORTS = Registry(
     "teleport",
     "mtl.teleports",
-    {"cost": COST, "random": RandomTeleport},
+    {"cost": COST, "random": RandomTeleport, "memory": MemoryOnly},
     fits=lambda cls: "method" in arguments_of(cls),
     rule="a class whose constructor takes the wrapped method as `method`, such as a mtl_core.extension.Wrapper",
     reserved=("none",),
@@ -74,6 +76,7 @@ TRIGGERS = Registry(
         "weak": WeakConflict,
         "any-mean": AnyMeanConflict,
         "majority": MajorityConflict,
+        "always": Always,
     },
     fits=lambda cls: defines(cls, "__call__"),
     rule="a class whose objects are called with the Gramian, a mtl_teleport.Trigger",

@@ -1,4 +1,4 @@
-"""Methods beside each other over several seeds, each alone, with COST, and with random moves of the same lengths.
+"""Methods beside each other over several seeds, each alone, with COST, and with the controls of COST.
 
 ``mtl-bench study BENCHMARK --methods …`` prints two tables per case of the benchmark: every metric of every method, and
 the differences that matter, taken seed by seed, in the shape of appendix A.2 of the COST paper. The runs of one seed
@@ -24,13 +24,13 @@ from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.pool import run_all
 from mtl_benchmarks.runs.runner import RunResult
 from mtl_benchmarks.runs.session import with_baselines
-from mtl_benchmarks.studies.matching_lengths import lengths_of
+from mtl_benchmarks.studies.controls import CONTROLS, HEADINGS, control_of
 from mtl_core import InvalidParameterError
 
-__all__ = ["ALONE", "CONTROL", "COST", "StudyRow", "measure_heading", "standing_metric", "study", "study_table"]
+__all__ = ["ALONE", "COST", "StudyRow", "measure_heading", "standing_metric", "study", "study_table"]
 
-ALONE, COST, CONTROL = "none", "cost", "random"
-"""The methods alone; with COST; with random moves as long as those of COST with the same seed."""
+ALONE, COST = "none", "cost"
+"""The methods alone, and with COST."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def study(
         seeds: of the runs.
         out: the collection of runs.
         teleports: names, or names with options; ``"none"`` is the methods alone, which always belong to it, and
-            ``"random"`` without a ``length`` the control of COST, which then belongs to it, too.
+            ``"random"`` and ``"memory"`` without options the controls of COST (``studies.controls``), which then
+            belongs to it, too.
         settings: what else ``RunConfig.resolve`` takes, the same for all runs: ``tasks``, ``epochs`` and so on.
         processes: how many runs at a time.
         progress: called with each result.
@@ -88,7 +89,7 @@ def study(
     """
     if not methods or not seeds:
         raise InvalidParameterError(f"`methods` and `seeds` must not be empty, got {len(methods)} and {len(seeds)}.")
-    ways, with_control = _ways([Choice(each) if isinstance(each, str) else each for each in teleports])
+    ways, controls = _ways([Choice(each) if isinstance(each, str) else each for each in teleports])
 
     def resolve(method: Choice, teleport: Choice | None, seed: int) -> RunConfig:
         return RunConfig.resolve(benchmark, method, teleport, seed=seed, **(settings or {}))
@@ -100,38 +101,37 @@ def study(
     runs = run_all(first, out, processes=processes, progress=progress, say=say)
     by_name = {result.config.name: result for result in runs}
     found = {key: by_name[config.name] for key, config in planned.items()}
-    if with_control:
+    if controls:
         like = _controlled(ways)
-        controls = {}
-        for k, method in enumerate(methods):
-            for seed in seeds:
-                lengths = lengths_of(found[k, like, seed])
-                # Where nothing moved there is nothing to match, and the control is the method alone.
-                move = Choice(CONTROL, {"length": lengths}) if lengths else None
-                controls[k, CONTROL, seed] = resolve(method, move, seed)
-        moved = run_all(list(controls.values()), out, processes=processes, progress=progress, say=say)
+        more = {
+            (k, control, seed): resolve(method, control_of(control, found[k, like, seed]), seed)
+            for control in controls
+            for k, method in enumerate(methods)
+            for seed in seeds
+        }
+        moved = run_all(list(more.values()), out, processes=processes, progress=progress, say=say)
         runs += [run for run in moved if run.config.name not in by_name]
-        found |= dict(zip(controls, moved, strict=True))
+        found |= dict(zip(more, moved, strict=True))
     return _rows(methods, found, runs, next(iter(planned.values()))), runs
 
 
-def _ways(teleports: Sequence[Choice]) -> tuple[dict[str, Choice | None], bool]:
-    """Label → what moves the parameters, and whether the control belongs to it."""
+def _ways(teleports: Sequence[Choice]) -> tuple[dict[str, Choice | None], list[str]]:
+    """Label → what moves the parameters, and which controls belong to it."""
     ways: dict[str, Choice | None] = {ALONE: None}
-    with_control = False
+    controls: list[str] = []
     for choice in teleports:
         if choice.name.lower() == ALONE:
             continue
         cls = teleport_class(choice.name)
-        if cls is TELEPORTS.find(CONTROL) and "length" not in choice.options:
-            with_control = True
-            continue
         name = TELEPORTS.name_of(choice.name, cls)
+        if name in CONTROLS and not choice.options:
+            controls.append(name)
+            continue
         # Options stand in the label only where two ways would have the same one: headings of tables are narrow.
         ways[_named(Choice(name, choice.options)) if name in ways else name] = choice
-    if with_control and not any(way is not None and _is_cost(way) for way in ways.values()):
+    if controls and not any(way is not None and _is_cost(way) for way in ways.values()):
         ways[COST] = Choice(COST)
-    return ways, with_control
+    return ways, list(dict.fromkeys(controls))
 
 
 def _is_cost(choice: Choice) -> bool:
@@ -139,7 +139,7 @@ def _is_cost(choice: Choice) -> bool:
 
 
 def _controlled(ways: Iterable[str]) -> str:
-    """The first way with COST, whose lengths the control has."""
+    """The first way with COST, whose controls they are."""
     return next(label for label in ways if label == COST or label.startswith(f"{COST} ("))
 
 
@@ -201,13 +201,13 @@ def study_table(rows: Sequence[StudyRow], *, title: str, heading: str) -> Table:
         heading: of the measure.
     """
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-    ways = [way for way in rows[0].measure if way not in (ALONE, CONTROL)]
-    with_control = CONTROL in rows[0].measure
+    ways = [way for way in rows[0].measure if way != ALONE and way not in CONTROLS]
+    controls = [way for way in rows[0].measure if way in CONTROLS]
     headings = ["method", f"alone\n{heading}", f"minus\n{rows[0].name}"]
     for way in ways:
         headings += [f"with {'COST' if way == COST else way}\n{heading}", "minus\nalone"]
-    if with_control:
-        headings += [f"random moves\n{heading}", "COST minus\nrandom"]
+    for control in controls:
+        headings += [f"{HEADINGS[control]}\n{heading}", f"COST minus\n{control}"]
     for number, text in enumerate(headings):
         table.add_column(text, justify="right" if number else "left", no_wrap=True)
     for number, row in enumerate(rows):
@@ -216,9 +216,9 @@ def study_table(rows: Sequence[StudyRow], *, title: str, heading: str) -> Table:
         cells = [row.name, Estimate.of(list(alone.values())).brief(), Estimate.of(against).brief() if number else ""]
         for way in ways:
             cells += [Estimate.of(list(row.measure[way].values())).brief(), row.difference(way).brief()]
-        if with_control:
-            moved = Estimate.of(list(row.measure[CONTROL].values())).brief()
-            cells += [moved, row.difference(_controlled(ways), CONTROL).brief()]
+        for control in controls:
+            moved = Estimate.of(list(row.measure[control].values())).brief()
+            cells += [moved, row.difference(_controlled(ways), control).brief()]
         table.add_row(*cells)
     table.caption = (
         "Means over seeds ± half of the 95 % interval by Student's t; differences are taken seed by seed. An interval "

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtl_core import checks
 from mtl_teleport.sharpness import quotient
-from mtl_teleport.sharpness.estimate import Estimate, Sharpness, Slopes
+from mtl_teleport.sharpness.estimate import Estimate, Sharpness, SharpnessKind, Slopes
 from mtl_teleport.sharpness.point import Point, norm
 from mtl_teleport.sharpness.task_slopes import task_slopes
 
@@ -33,6 +33,8 @@ class AscentSharpness(Sharpness):
     References:
         Foret et al., *Sharpness-Aware Minimization for Efficiently Improving Generalization*, ICLR 2021, equation 2.
     """
+
+    name: SharpnessKind = "ascent"
 
     def __init__(self, radius: float = 0.05) -> None:
         self.radius = checks.positive("radius", radius)

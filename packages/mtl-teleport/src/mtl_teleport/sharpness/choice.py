@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import get_args
 
 from mtl_core import InvalidParameterError, checks
 from mtl_teleport.sharpness.ascent import AscentSharpness
 from mtl_teleport.sharpness.estimate import Sharpness, SharpnessKind
 from mtl_teleport.sharpness.exact import ExactSharpness
+from mtl_teleport.sharpness.flatness import Flatness
+from mtl_teleport.sharpness.look_ahead import LookAhead
+from mtl_teleport.sharpness.newton import NewtonSharpness
 from mtl_teleport.sharpness.random_probes import ProbeGradient, ProbeMaximum, ProbeNoise, ProbeNorm, RandomSharpness
 
 __all__ = ["make_sharpness"]
@@ -22,6 +26,7 @@ def make_sharpness(
     noise: ProbeNoise,
     maximum: ProbeMaximum,
     gradient: ProbeGradient,
+    horizon: float,
 ) -> Sharpness:
     """An estimate with its settings; those that it does not have are checked all the same.
 
@@ -33,6 +38,7 @@ def make_sharpness(
         noise: ``probe_noise`` of ``COST``, for ``"random"``.
         maximum: ``probe_maximum`` of ``COST``, for ``"random"``.
         gradient: ``probe_gradient`` of ``COST``, for ``"random"``.
+        horizon: how many steps are made at once, for ``"look-ahead"``.
 
     Raises:
         InvalidParameterError: a setting is out of its range, or ``"exact"`` is given a radius.
@@ -45,14 +51,16 @@ def make_sharpness(
     checks.one_of("probe_gradient", gradient, get_args(ProbeGradient))
     if radius is not None:
         checks.positive("radius", radius)
-    if kind == "exact":
+    checks.positive("horizon", horizon)
+    if kind in ("exact", "look-ahead"):
         if radius is not None:
             raise InvalidParameterError(
-                f"`radius` must be None for sharpness='exact', which perturbs nothing, got {radius!r}. Choose 'ascent' "
-                "or 'random' for a radius."
+                f"`radius` must be None for sharpness={kind!r}, which perturbs nothing, got {radius!r}. Choose "
+                "'ascent' or 'random' for a radius."
             )
-        return ExactSharpness()
-    if kind == "ascent":
-        return AscentSharpness() if radius is None else AscentSharpness(radius)
+        return ExactSharpness() if kind == "exact" else LookAhead(horizon)
+    if kind in ("ascent", "newton", "flat"):
+        cls: Callable[..., Sharpness] = {"ascent": AscentSharpness, "newton": NewtonSharpness, "flat": Flatness}[kind]
+        return cls() if radius is None else cls(radius)
     length = 1e-4 if radius is None else radius
     return RandomSharpness(probes, length, norm=norm, noise=noise, maximum=maximum, gradient=gradient)

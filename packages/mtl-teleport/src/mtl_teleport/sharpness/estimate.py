@@ -9,12 +9,13 @@ from typing import Literal
 
 from torch import Tensor
 
+from mtl_teleport.search_context import Search
 from mtl_teleport.sharpness.point import Point
 
 __all__ = ["Estimate", "Sharpness", "SharpnessKind", "Slopes"]
 
-SharpnessKind = Literal["random", "ascent", "exact"]
-"""Names of the three estimates."""
+SharpnessKind = Literal["random", "ascent", "exact", "newton", "look-ahead", "flat"]
+"""Names of what an adapter may climb: three estimates of the gradient norm, and three quantities of another kind."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,23 @@ class Slopes:
 
 
 class Sharpness(ABC):
-    """An estimate of the gradient norm of the weighted loss, as a term to be maximised."""
+    """What an adapter climbs: mostly an estimate of the gradient norm of the weighted loss."""
 
     is_random = False
     """Whether two evaluations at one point differ."""
+
+    name: SharpnessKind
+    """How ``COST`` calls it."""
+
+    differentiates_twice = False
+    """Whether every operation of the model must be twice differentiable."""
+
+    is_judge = False
+    """Whether a displacement is dropped by which it has not grown, in the mean over the probe batches."""
+
+    def for_search(self, search: Search) -> Sharpness:
+        """The estimate for one search; itself where it needs nothing of it."""
+        return self
 
     @abstractmethod
     def estimate(self, point: Point) -> Estimate:

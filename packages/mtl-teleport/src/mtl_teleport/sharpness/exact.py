@@ -26,6 +26,9 @@ class ExactSharpness(Sharpness):
         Beyond the paper. Every operation of the model must be twice differentiable.
     """
 
+    name = "exact"
+    differentiates_twice = True
+
     def estimate(self, point: Point) -> Estimate:
         """The gradient norm, and its gradient together with that of the losses.
 

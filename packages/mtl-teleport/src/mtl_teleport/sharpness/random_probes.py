@@ -64,6 +64,8 @@ class RandomSharpness(Sharpness):
         Zhou et al., *Continual Optimization with Symmetry Teleportation for Multi-Task Learning*, equations 8 and 9.
     """
 
+    name = "random"
+
     is_random = True
 
     def __init__(

@@ -1,0 +1,145 @@
+"""What the next step of the actual method and optimiser takes off the losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtl_core import InvalidInputError, checks
+from mtl_teleport.double_backward import check_functions
+from mtl_teleport.drift import drift_scale
+from mtl_teleport.next_step import NextStep
+from mtl_teleport.search_context import Search
+from mtl_teleport.sharpness.away import Away, gradients_with_graph
+from mtl_teleport.sharpness.estimate import Estimate, Sharpness, Slopes
+from mtl_teleport.sharpness.point import Point
+from mtl_teleport.sharpness.task_slopes import task_slopes
+
+__all__ = ["LookAhead"]
+
+
+class LookAhead(Sharpness):
+    r"""The mean relative fall of the tasks' losses by a step of the method and optimiser that are at work, tried.
+
+    .. math:: \frac1k \sum_i \frac{L_i(\theta') - L_i(\theta' - n\eta P \sum_j w_j g_j(\theta'))}{|L_i^*|}
+
+    :math:`\eta` is the learning rate, w the method's weights and P the optimiser's scaling of each coordinate, all as
+    they are before the search (``next_step``); n is how many such steps are made at once. It counts what is really
+    gained: neither a longer gradient, where the optimiser takes its length away, nor one across a narrow valley is
+    progress. Both evaluations are differentiated, and the step itself with a Hessian-vector product.
+
+    A search with it is also judged by it: a displacement after which the losses would not fall faster, in the mean over
+    the probe batches, is dropped.
+
+    Args:
+        horizon: n, positive.
+
+    Note:
+        Beyond the paper. Every operation of the model must be twice differentiable.
+    """
+
+    name = "look-ahead"
+    differentiates_twice = True
+
+    is_judge = True
+
+    def __init__(self, horizon: float = 10.0) -> None:
+        self.horizon = checks.positive("horizon", horizon)
+        self._step: NextStep | None = None
+        self._scale = torch.ones(())
+
+    def for_search(self, search: Search) -> Sharpness:
+        """One that knows the step to come.
+
+        Raises:
+            InvalidInputError: no optimiser and no learning rate say what the step will be.
+        """
+        coming = search.next_step()
+        if coming is None:
+            raise InvalidInputError(
+                "`lr` must be given where no optimiser says it, got None: sharpness='look-ahead' tries the next step. "
+                "Pass optimizer= or lr= to teleport()."
+            )
+        bound = LookAhead(self.horizon)
+        bound._step = coming
+        bound._scale = drift_scale(torch.stack([losses.double() for losses in search.losses]).nanmean(dim=0))
+        return bound
+
+    def estimate(self, point: Point) -> Estimate:
+        """The fall, and its gradient together with that of the losses.
+
+        Raises:
+            InvalidInputError: a hand-written function of the model is only once differentiable.
+        """
+        tried = self._try(point)
+
+        def gradient(by_loss: Tensor, by_gain: Tensor) -> Tensor:
+            pulled, seeds = tried.back_to(point)
+            shares = by_loss.to(tried.shares) + by_gain.to(tried.shares) * tried.shares
+            own = point.combination(shares)
+            scaled = [by_gain.to(seed) * seed for seed in seeds]
+            found = point.session.differentiate_all(
+                [*tried.gradients, own], point.inputs, at=point.values, seeds=[*scaled, torch.ones_like(own)]
+            )
+            return point.pull_back(found) - by_gain.to(pulled) * pulled
+
+        return Estimate(tried.gain, gradient)
+
+    def slopes(self, point: Point) -> Slopes:
+        """The fall, and how it and each loss change with the adapter.
+
+        Raises:
+            InvalidInputError: a hand-written function of the model is only once differentiable.
+        """
+        check_functions(point.combination(point.weights))
+        found = task_slopes(point, retain_graph=True)
+        tried = self._try(point)
+
+        def directions() -> tuple[Tensor, Tensor]:
+            pulled, seeds = tried.back_to(point)
+            through = point.session.differentiate_all(
+                tried.gradients, point.inputs, at=point.values, seeds=seeds, retain_graph=False
+            )
+            upward = tried.shares.to(found.rows) @ found.rows - pulled + point.pull_back(through)
+            return upward, found.rows
+
+        return Slopes(tried.gain, directions, found.gramian)
+
+    def _try(self, point: Point) -> _Tried:
+        assert self._step is not None
+        index = list(point.losses.index)
+        gradients = gradients_with_graph(point, self._step.weights[index])
+        rates = [
+            self.horizon * self._step.lr * self._step.scales.get(name, torch.ones(())).to(tensor)
+            for name, tensor in zip(point.session.shared, point.tensors, strict=True)
+        ]
+        end = Away.of(point, [-rate * gradient.detach() for rate, gradient in zip(rates, gradients, strict=True)])
+        shares = 1.0 / self._scale[index].to(point.losses.values) / len(index)
+        fall = point.losses.values.detach() - end.losses.values.detach()
+        return _Tried((shares * fall).sum(), shares, gradients, rates, end)
+
+
+@dataclass
+class _Tried:
+    """One step that was tried.
+
+    Attributes:
+        gain: how much the losses fell, relative and in the mean.
+        shares: each task's part in that per unit of its loss, ``[k]``.
+        gradients: the combined gradient by the point, with its graph.
+        rates: what each parameter's gradient was multiplied by.
+        end: where the step led.
+    """
+
+    gain: Tensor
+    shares: Tensor
+    gradients: list[Tensor]
+    rates: list[Tensor]
+    end: Away
+
+    def back_to(self, point: Point) -> tuple[Tensor, list[Tensor]]:
+        """The derivative of the losses after the step: by the adapter with the step held, and by the gradients."""
+        pulled, by_end = self.end.differentiate(point, self.shares)
+        return pulled, [rate * g.to(rate) for rate, g in zip(self.rates, by_end, strict=True)]

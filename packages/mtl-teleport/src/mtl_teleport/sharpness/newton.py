@@ -1,0 +1,150 @@
+"""What the best step along the gradient would gain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtl_core import checks
+from mtl_teleport.double_backward import check_functions
+from mtl_teleport.search_context import Search
+from mtl_teleport.sharpness.away import Away, gradients_with_graph
+from mtl_teleport.sharpness.estimate import Estimate, Sharpness, Slopes
+from mtl_teleport.sharpness.point import Point, norm
+from mtl_teleport.sharpness.task_slopes import task_slopes
+
+__all__ = ["NewtonSharpness"]
+
+_FLOOR = 0.1
+"""Of the curvature where the search began: less curvature than this part of it gains no more."""
+
+
+class NewtonSharpness(Sharpness):
+    r"""The squared slope over the curvature, along the gradient.
+
+    .. math:: \frac{D^2}{\max(C, 0) + C_0}, \qquad
+        D = \frac{L_R(\theta' + \delta u) - L_R(\theta' - \delta u)}{2\delta}, \qquad
+        C = \frac{L_R(\theta' + \delta u) + L_R(\theta' - \delta u) - 2 L_R(\theta')}{\delta^2}
+
+    with :math:`u = \nabla L_R(\theta') / \|\nabla L_R(\theta')\|`. It is twice what the loss would fall by the best
+    step against the gradient, if it were quadratic: a point as narrow as it is steep is not taken for progress.
+    :math:`C_0` is a tenth of the curvature's size where the search began, and keeps a curvature that passes through
+    zero from deciding everything. Three evaluations are differentiated, and u with a Hessian-vector product: with u
+    held, as for ``AscentSharpness``, the search went down, since the curvature turns with u.
+
+    Args:
+        radius: :math:`\delta`.
+
+    Note:
+        Beyond the paper. Every operation of the model must be twice differentiable.
+    """
+
+    name = "newton"
+    differentiates_twice = True
+
+    def __init__(self, radius: float = 0.05) -> None:
+        self.radius = checks.positive("radius", radius)
+        self._floor: Tensor | None = None
+
+    def for_search(self, search: Search) -> Sharpness:
+        """A fresh one: the floor is that of one search."""
+        return NewtonSharpness(self.radius)
+
+    def estimate(self, point: Point) -> Estimate:
+        """The quotient, and its gradient together with that of the losses.
+
+        Raises:
+            InvalidInputError: a hand-written function of the model is only once differentiable.
+        """
+        tried = self._try(point)
+
+        def gradient(by_loss: Tensor, by_gain: Tensor) -> Tensor:
+            pulled, seeds = tried.back_to(point)
+            own = point.combination(by_loss.to(tried.middle) + by_gain.to(tried.middle) * tried.middle)
+            found = point.session.differentiate_all(
+                [*tried.gradients, own],
+                point.inputs,
+                at=point.values,
+                seeds=[*(by_gain.to(seed) * seed for seed in seeds), torch.ones_like(own)],
+            )
+            return point.pull_back(found) + by_gain.to(pulled) * pulled
+
+        return Estimate(tried.gain, gradient)
+
+    def slopes(self, point: Point) -> Slopes:
+        """The quotient, and how it and each loss change with the adapter.
+
+        Raises:
+            InvalidInputError: a hand-written function of the model is only once differentiable.
+        """
+        check_functions(point.combination(point.weights))
+        found = task_slopes(point, retain_graph=True)
+        tried = self._try(point)
+
+        def directions() -> tuple[Tensor, Tensor]:
+            pulled, seeds = tried.back_to(point)
+            through = point.session.differentiate_all(
+                tried.gradients, point.inputs, at=point.values, seeds=seeds, retain_graph=False
+            )
+            return tried.middle.to(found.rows) @ found.rows + pulled + point.pull_back(through), found.rows
+
+        return Slopes(tried.gain, directions, found.gramian)
+
+    def _try(self, point: Point) -> _BothWays:
+        weights, radius = point.weights, self.radius
+        gradients = gradients_with_graph(point, weights)
+        length = norm([g.detach() for g in gradients])
+        inverse = torch.where(length > 0, 1.0 / torch.where(length > 0, length, 1.0), 0.0)
+        units = [g.detach() * inverse.to(g) for g in gradients]
+        ends = [Away.of(point, [sign * radius * unit for unit in units]) for sign in (1.0, -1.0)]
+        here = point.combination(weights).detach()
+        ahead, behind = (point.combination(weights, end.losses).detach() for end in ends)
+        slope, curvature = (ahead - behind) / (2.0 * radius), (ahead + behind - 2.0 * here) / radius**2
+        if self._floor is None:
+            size = curvature.abs() * _FLOOR
+            self._floor = torch.where(size > 0, size, torch.ones_like(size))
+        total = curvature.clamp(min=0.0) + self._floor
+        gain = slope.square() / total
+        by_slope = slope / total / radius
+        by_curvature = torch.where(curvature > 0, -gain / total / radius**2, torch.zeros_like(gain))
+        shares = [(by_curvature + sign * by_slope).to(weights) * weights for sign in (1.0, -1.0)]
+        # What the curvature takes from the loss in the middle is the opposite of what it takes from the two ends.
+        middle = -2.0 * by_curvature.to(weights) * weights
+        return _BothWays(gain, gradients, units, inverse, radius, ends, shares, middle)
+
+
+@dataclass
+class _BothWays:
+    """The losses at both ends of a step along the gradient.
+
+    Attributes:
+        gain: the quotient.
+        gradients: by the point, with their graph.
+        units: their direction u.
+        inverse: of their length.
+        radius: the distance to either end.
+        ends: ahead and behind.
+        shares: derivatives of the quotient by the losses at either end, ``[k]``.
+        middle: that by the losses at the point itself.
+    """
+
+    gain: Tensor
+    gradients: list[Tensor]
+    units: list[Tensor]
+    inverse: Tensor
+    radius: float
+    ends: list[Away]
+    shares: list[Tensor]
+    middle: Tensor
+
+    def back_to(self, point: Point) -> tuple[Tensor, list[Tensor]]:
+        """The derivative through both ends: by the adapter with u held, ``[p]``, and by the gradients that u is of."""
+        ahead, by_ahead = self.ends[0].differentiate(point, self.shares[0])
+        behind, by_behind = self.ends[1].differentiate(point, self.shares[1])
+        by_unit = [self.radius * (a - b) for a, b in zip(by_ahead, by_behind, strict=True)]
+        along = torch.stack([(a * u).sum() for a, u in zip(by_unit, self.units, strict=True)]).sum()
+        # A direction does not change by what is along it.
+        seeds = [self.inverse.to(a) * (a - along * u) for a, u in zip(by_unit, self.units, strict=True)]
+        return ahead + behind, seeds
