@@ -380,7 +380,7 @@ def test_names_from_entry_points(
     config = config_of("two --model wide_net --teleport cost --teleport.adapter twice --teleport.trigger each_step")
     assert config.benchmark.options["model"].name == "widenet"
     assert config.teleport is not None
-    assert [config.teleport.options[part].name for part in ("adapter", "trigger")] == ["twice", "each_step"]
+    assert [config.teleport.options[part].name for part in ("adapter", "trigger")] == ["twice", "eachstep"]
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["list"]) == 0
     listed = capsys.readouterr().out
