@@ -143,7 +143,7 @@ class TestBadInput:
             ({"a": 1.0}, NonScalarLossError, "task 'a' must be a scalar tensor, got float"),
             ({"a": torch.ones(()), "z": torch.ones(())}, InvalidInputError, r"got also \['z'\]"),
             ((torch.ones(()), torch.ones(())), InvalidInputError, "Stack the scalars"),
-            ([torch.ones(())], InvalidInputError, "got list"),
+            ([torch.ones(())], InvalidInputError, r"got list\. Stack the scalars with torch\.stack"),
         ],
     )
     def test_what_losses_return(self, returned: object, error: type[Exception], message: str) -> None:

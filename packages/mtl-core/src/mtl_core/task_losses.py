@@ -119,6 +119,7 @@ def read_returned(returned: Any, tasks: tuple[str, ...]) -> TaskLosses:
         raise InvalidInputError(
             "`losses` must return a tensor [m], a mapping task -> scalar, or (losses, features), got "
             f"{type(returned).__name__}."
+            f"{' Stack the scalars with torch.stack, or return a mapping.' if isinstance(returned, list) else ''}"
         )
     if returned.ndim != 1:
         raise NonScalarLossError(

@@ -76,6 +76,8 @@ def over_time(comparison: Comparison, quantity: str) -> Figure:
             panel.set_ylabel(about.label)
             if about.log:
                 panel.set_yscale("log")
+            if not about.log and not about.signed and panel.get_ylim()[0] > 0:
+                panel.set_ylim(bottom=0.0)
             if about.signed:
                 panel.axhline(0.0, color=MUTED, linewidth=0.8)
             grid(panel)
@@ -106,7 +108,9 @@ def _lines(panel: Axes, runs: Sequence[Sequence[Sequence[float]]], places: Timel
     for number, task in enumerate(comparison.tasks):
         curves = [each[number] for each in runs if each[number]]
         shift = 0.1 * (number - (len(comparison.tasks) - 1) / 2)
-        curve(panel, places.at, curves, Style(task_colour(order.index(task)), "-", "o"), task, shift=shift)
+        # Gaps in those on top: of equal curves, such as weights of 1, all but the last would be hidden.
+        dash: Any = "-" if number == 0 else (0, (6.0, 3.0 * number))
+        curve(panel, places.at, curves, Style(task_colour(order.index(task)), dash, "o"), task, shift=shift)
 
 
 def _heat_map(
