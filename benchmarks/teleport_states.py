@@ -115,7 +115,7 @@ def states(choice: Choice, *, wanted: int, seeds: Sequence[int], gap: int, probe
         source = benchmark.batches(batch_size=protocol.batch_size, seed=seed, device="cpu")
         found, last = 0, -gap
         share = math.ceil(wanted / len(seeds))
-        for step in range(protocol.epochs * len(source)):
+        for step in range(protocol.total_steps(len(source))):
             epoch, index = divmod(step, len(source))
             batch = source.batch(epoch, index)
             gradients = collect_problem(problem, problem.losses(batch))
@@ -249,7 +249,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     for spec in options.benchmarks:
         rows = states(
-            resolve_benchmark(parse_choice(spec)),
+            resolve_benchmark(parse_choice("benchmark", spec)),
             wanted=options.states,
             seeds=parse_seeds(options.seeds),
             gap=options.gap,

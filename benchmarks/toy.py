@@ -120,8 +120,14 @@ def main() -> int:
     ascent_probe = Choice("cost", {"sharpness": "ascent"})
     ascending = go([config(s, "ls", ascent_probe, seed=0, epochs=options.epochs) for s in stuck])
     console.print("LS with random moves as long as those of COST with random probes", style="bold")
-    controls = [Choice("random", {"length": lengths_of(result)}) for result in teleported if lengths_of(result)]
-    moved = go([config(s, "ls", c, seed=k, epochs=options.epochs) for (s, k), c in zip(pairs, controls, strict=True)])
+    moves = [(pair, lengths_of(result)) for pair, result in zip(pairs, teleported, strict=True)]
+    moved = go(
+        [
+            config(s, "ls", Choice("random", {"length": lengths}), seed=k, epochs=options.epochs)
+            for (s, k), lengths in moves
+            if lengths
+        ]
+    )
 
     console.print(results_table([*plain, *averse, *teleported, *ascending, *moved]))
     rows = {

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mtl_benchmarks.batching.batches import Batches, Probes, Repeated
-from mtl_core import InvalidParameterError
+from mtl_benchmarks.batching.batches import Batches, Part, Probes, Repeated
+from mtl_benchmarks.batching.loading import LoadedBatches
+from mtl_core import InvalidInputError, InvalidParameterError
 
 
 def rows_of(rows: Tensor, generator: torch.Generator) -> tuple[list[int], float]:
@@ -36,6 +37,19 @@ def test_probes_can_be_iterated_again_and_are_no_epoch_of_the_training() -> None
     assert first == list(probes)
     assert first != [batches.batch(0, k) for k in range(4)]
     assert sorted(row for rows, _ in first for row in rows) == list(range(20))
+
+
+@pytest.mark.parametrize("index", [-1, 4, 10**6])
+def test_a_batch_that_an_epoch_has_not_is_refused(index: int) -> None:
+    """An empty one would give losses of NaN."""
+    for batches in (
+        Batches(rows_of, 20, batch_size=6, seed=3),
+        LoadedBatches(torch.arange(20.0), batch_size=6, seed=3),
+    ):
+        with pytest.raises(InvalidInputError, match=f"one of 4 batches of an epoch, got {index}"):
+            batches.batch(0, index)
+        with pytest.raises(InvalidInputError, match="one of 4 batches"):
+            batches.part(0, index, Part(0, 2))
 
 
 def test_repeated() -> None:

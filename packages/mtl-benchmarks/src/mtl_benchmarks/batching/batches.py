@@ -26,6 +26,7 @@ __all__ = [
     "mixed_seed",
     "order_of",
     "part_of",
+    "rows_of",
     "weighted_rows",
 ]
 
@@ -178,7 +179,7 @@ class Batches(Generic[B]):
     def _rows(self, epoch: int, index: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, order_of(self._n_samples, self._seed, epoch))
-        return self._order[1][index * self._batch_size : (index + 1) * self._batch_size]
+        return rows_of(self._order[1], index, self._batch_size)
 
 
 class Probes(Generic[B]):
@@ -210,6 +211,18 @@ class Repeated(Generic[B]):
     def part(self, epoch: int, index: int, part: Part) -> Share[B]:
         """The one batch."""
         return Share(self._batch, 1.0)
+
+
+def rows_of(order: Tensor, index: int, batch_size: int) -> Tensor:
+    """The sample numbers of a batch.
+
+    Raises:
+        InvalidInputError: the epoch has no such batch; an empty one would give losses of NaN.
+    """
+    count = -(-len(order) // batch_size)
+    if not 0 <= index < count:
+        raise InvalidInputError(f"`index` must be that of one of {count} batches of an epoch, got {index}.")
+    return order[index * batch_size : (index + 1) * batch_size]
 
 
 def order_of(n_samples: int, seed: int, epoch: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from mtl_benchmarks.batching.batches import Part, Share, generator_of, mixed_seed, order_of, weighted_rows
+from mtl_benchmarks.batching.batches import Part, Share, generator_of, mixed_seed, order_of, rows_of, weighted_rows
 from mtl_benchmarks.batching.tally import Rows
 from mtl_benchmarks.engine.randomness import seeded_globally
 from mtl_core import InvalidInputError, InvalidParameterError
@@ -184,7 +184,7 @@ class LoadedBatches:
                 del self._orders[next(iter(self._orders))]
             self._orders[epoch] = order_of(self._n_samples, self._seed, epoch)
         order = self._orders[epoch]
-        return weighted_rows(order[index * self._batch_size : (index + 1) * self._batch_size], part)
+        return weighted_rows(rows_of(order, index, self._batch_size), part)
 
 
 class _Course:

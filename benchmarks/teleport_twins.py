@@ -1,0 +1,265 @@
+"""How long what a teleport does lasts: the same run with and without one, step by step on the same batches.
+
+    python benchmarks/teleport_twins.py [--benchmarks digits] [--methods ls fairgrad:alpha=2] [--seeds 3]
+        [--designs default newton look-ahead conflict flat random] [--htr released keep transported]
+        [--optimizers own sgd] [--stages 0.1 0.5 0.85]
+
+Training is stopped at states early, in the middle and late. From each, copies of model, optimiser and method go on over
+the same batches: one untouched, the others with one teleport before their next step. After 1, 10, 100 and 1,000 steps
+(as many as fit before the end) they are compared: the smallest cosine with the mean gradient, the mean gradient's norm,
+the curvature along it, and the tasks' losses, in evaluation mode on batches that no search has held (`others`) and on
+those that it has (`held`). `random` moves as far as the design before it did. Losses are compared as the mean over the
+tasks of the ratio moved / untouched, minus 1; the spread over states is no interval for another run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import math
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from mtl_benchmarks import Choice
+from mtl_benchmarks.benchmark import Benchmark
+from mtl_benchmarks.command_line import parse_choice, parse_seeds
+from mtl_benchmarks.components.making import make_benchmark, make_method, resolve_benchmark, resolve_method
+from mtl_core import Problem, mean_cosines, step
+from mtl_core.extension import collect_problem
+from mtl_teleport import COST, Always, RandomTeleport, TeleportReport
+from mtl_teleport.isolation import isolated
+
+DESIGNS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "newton": {"sharpness": "newton", "aim": None},
+    "look-ahead": {"sharpness": "look-ahead", "aim": None},
+    "conflict": {"conflict_weight": 1.0, "hold_sharpness": True, "aim": None},
+    "flat": {"sharpness": "flat", "aim": None},
+}
+RANDOM = "random"
+AFTER = (1, 10, 100, 1000)
+HELD, OTHERS = 4, 4
+RADIUS = 1e-2
+"""Length of the step along the gradient over which its change is taken for the curvature."""
+
+
+@dataclass
+class State:
+    """A run where it was stopped."""
+
+    benchmark: Benchmark
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    method: Any
+
+    @property
+    def problem(self) -> Problem:
+        """The problem of its model."""
+        return self.benchmark.problem(self.model, tasks=self.benchmark.tasks)
+
+    def copy(self) -> State:
+        """Model, optimiser and method, which share nothing with these."""
+        model, optimizer, method = copy.deepcopy((self.model, self.optimizer, self.method))
+        return State(self.benchmark, model, optimizer, method)
+
+
+def look(state: State, batches: Sequence[Any]) -> dict[str, Any]:
+    """Conflict, norm and curvature of the mean gradient, and losses, means over batches in evaluation mode."""
+    problem = state.problem
+    cosines, norms, curvatures, losses = [], [], [], []
+    with isolated(state.model):
+        for batch in batches:
+            gradients = collect_problem(problem, problem.losses(batch))
+            gramian = gradients.host_gramian
+            norm = math.sqrt(max(float(gramian.mean()), 0.0))
+            cosines.append(float(mean_cosines(gramian=gramian).min()))
+            norms.append(norm)
+            losses.append(gradients.losses.detach().double())
+            curvatures.append(curvature(problem, batch, gradients.matrix.mean(0), norm))
+    return {
+        "cosine": statistics.fmean(cosines),
+        "norm": statistics.fmean(norms),
+        "curvature": statistics.fmean(curvatures),
+        "losses": torch.stack(losses).nanmean(0),
+    }
+
+
+def curvature(problem: Problem, batch: Any, mean: Tensor, norm: float) -> float:
+    r"""Change of the mean loss's slope along its gradient, :math:`u^\top H u`, by a difference of two slopes."""
+    if norm == 0.0:
+        return 0.0
+    unit, slopes = mean / norm, []
+    with torch.no_grad():
+        start = [p.detach().clone() for p in problem.shared]
+    for sign in (1.0, -1.0):
+        with torch.no_grad():
+            parts = unit.split([p.numel() for p in problem.shared])
+            for p, at, part in zip(problem.shared, start, parts, strict=True):
+                p.copy_(at + sign * RADIUS * part.view_as(p))
+        found = collect_problem(problem, problem.losses(batch)).matrix.mean(0)
+        slopes.append(float(torch.dot(found.double(), unit.double())))
+    with torch.no_grad():
+        for p, at in zip(problem.shared, start, strict=True):
+            p.copy_(at)
+    return (slopes[0] - slopes[1]) / (2.0 * RADIUS)
+
+
+def states(choice: Choice, method: Choice, *, seed: int, stages: Sequence[float], optimizer: str) -> Iterator[Any]:
+    """The run stopped at each stage: number of the step, its batches from there on, and the state."""
+    benchmark = make_benchmark(choice)
+    protocol = benchmark.training
+    torch.manual_seed(seed)
+    model = benchmark.build()
+    problem = benchmark.problem(model, tasks=benchmark.tasks)
+    made: torch.optim.Optimizer = (
+        protocol.optimizer.build(problem)
+        if optimizer == "own"
+        else torch.optim.SGD(model.parameters(), lr=10.0 * protocol.lr, momentum=0.9)
+    )
+    state = State(benchmark, model, made, make_method(method, seed=seed))
+    source = benchmark.batches(batch_size=protocol.batch_size, seed=seed, device="cpu")
+    total = protocol.total_steps(len(source))
+    wanted = {int(stage * total) for stage in stages}
+    for number in range(max(wanted) + 1):
+        if number in wanted:
+            yield number, total, source, state
+        step(problem, source.batch(*divmod(number, len(source))), made, state.method)
+
+
+def go_on(state: State, source: Any, number: int, total: int, held: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    """Train on from a state that has taken one step more, and look after each of ``AFTER`` steps."""
+    found, problem = [], state.problem
+    for taken in range(1, min(max(AFTER), total - number) + 1):
+        if taken > 1:
+            step(problem, source.batch(*divmod(number + taken - 1, len(source))), state.optimizer, state.method)
+        if taken in AFTER:
+            found.append({"after": taken, "others": look(state, others), "held": look(state, held)})
+    return found
+
+
+def moved(state: State, batch: Any, method: Any) -> TeleportReport:
+    """One step with a teleport before it."""
+    (report,) = (e for e in step(state.problem, batch, state.optimizer, method).events if isinstance(e, TeleportReport))
+    return report
+
+
+def compare(number: int, total: int, source: Any, state: State, designs: Sequence[str], htr: str, seed: int) -> Any:
+    """Rows of one state: a design, how many steps after the move, and what is different then."""
+    batch = source.batch(*divmod(number, len(source)))
+    held = [batch, *(source.batch(10**6 + number, k) for k in range(HELD - 1))]
+    others = [source.batch(2 * 10**6 + number, k) for k in range(OTHERS)]
+    twin = state.copy()
+    step(twin.problem, batch, twin.optimizer, twin.method)
+    plain = go_on(twin, source, number, total, held, others)
+    length = 0.0
+    for design in designs:
+        own = state.copy()
+        shared: dict[str, Any] = {"trigger": Always(), "max_per_epoch": None, "seed": seed}
+        if design == RANDOM:
+            if not length:
+                continue
+            kept = "keep" if htr == "transported" else htr
+            report = moved(own, batch, RandomTeleport(own.method, length=length, htr=kept, **shared))  # type: ignore[arg-type]
+        else:
+            report = moved(own, batch, COST(own.method, probe_batches=held, htr=htr, **shared, **DESIGNS[design]))  # type: ignore[arg-type]
+            length = report.length
+        for before, after in zip(plain, go_on(own, source, number, total, held, others), strict=True):
+            row = {"step": number, "design": design, "htr": htr, "after": after["after"], "length": report.length}
+            for where in ("others", "held"):
+                a, b = after[where], before[where]
+                ratio = (a["losses"] / b["losses"]).nanmean() - 1.0
+                row |= {
+                    f"{where} cosine": a["cosine"] - b["cosine"],
+                    f"{where} norm": a["norm"] / b["norm"],
+                    f"{where} curvature": a["curvature"] / b["curvature"] if b["curvature"] else math.nan,
+                    f"{where} loss %": 100.0 * float(ratio),
+                }
+            yield row
+
+
+def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """Medians over the states, with quartiles."""
+    found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for heading in (
+        "moved by",
+        "memory",
+        "after",
+        "states",
+        "cosine +",
+        "norm ×",
+        "curvature ×",
+        "loss %",
+        "held: loss %",
+    ):
+        found.add_column(heading, justify="left" if heading in ("moved by", "memory") else "right", no_wrap=True)
+    keys = dict.fromkeys((row["design"], row["htr"], row["after"]) for row in rows)
+    for design, htr, after in sorted(
+        keys, key=lambda key: (list(dict.fromkeys(k[0] for k in keys)).index(key[0]), key[1:])
+    ):
+        own = [r for r in rows if (r["design"], r["htr"], r["after"]) == (design, htr, after)]
+        names = ("others cosine", "others norm", "others curvature", "others loss %", "held loss %")
+        found.add_row(design, htr, str(after), str(len(own)), *(spread([row[name] for row in own]) for name in names))
+    return found
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median, and the quartiles."""
+    known = sorted(value for value in values if math.isfinite(value))
+    if len(known) < 2:
+        return f"{known[0]:.3g}" if known else ""
+    low, middle, high = statistics.quantiles(known, n=4, method="inclusive")
+    return f"{middle:.3g} ({low:.3g}, {high:.3g})"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--benchmarks", nargs="+", default=["digits"])
+    parser.add_argument("--methods", nargs="+", default=["ls", "fairgrad:alpha=2"])
+    parser.add_argument("--designs", nargs="+", default=[*DESIGNS, RANDOM], choices=[*DESIGNS, RANDOM])
+    parser.add_argument("--htr", nargs="+", default=["released", "keep"])
+    parser.add_argument("--optimizers", nargs="+", default=["own"], choices=["own", "sgd"])
+    parser.add_argument("--stages", nargs="+", type=float, default=[0.1, 0.5, 0.85])
+    parser.add_argument("--seeds", default="3", help="how many seeds from 0, or a list such as 0,3,7")
+    parser.add_argument("--out", type=Path, default=Path("runs/teleport-twins"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=240)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for spec in options.benchmarks:
+        choice = resolve_benchmark(parse_choice("benchmark", spec))
+        for words in options.methods:
+            method = resolve_method(parse_choice("method", words))
+            for optimizer in options.optimizers:
+                rows = []
+                for seed in parse_seeds(options.seeds):
+                    for number, total, source, state in states(
+                        choice, method, seed=seed, stages=options.stages, optimizer=optimizer
+                    ):
+                        for htr in options.htr:
+                            new = compare(number, total, source, state, options.designs, htr, seed)
+                            rows += [{"seed": seed, **row} for row in new]
+                title = f"{spec}, {words}, optimiser {optimizer}: moved against untouched, median (quartiles)"
+                console.print(table(title, rows))
+                stem = f"{spec}-{words}-{optimizer}".replace(":", "-").replace(",", "-").replace("=", "")
+                with open(options.out / f"{stem}.csv", "w", newline="", encoding="utf-8") as file:
+                    writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+                    writer.writeheader()
+                    writer.writerows(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
