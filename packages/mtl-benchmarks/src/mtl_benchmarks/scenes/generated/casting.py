@@ -96,7 +96,7 @@ def shaded(world: World, seen: Seen, light: Light) -> Tensor:
 
 
 def _turned(vectors: Tensor, yaws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``vectors`` (``[3, p]`` or ``[n, 3, p]``) along the three axes of boxes turned by ``yaws [n]``, each ``[n, p]``."""
+    """Vectors, ``[3, p]`` or ``[n, 3, p]``, along the axes of boxes turned by ``yaws [n]``: three times ``[n, p]``."""
     s, c = yaws.sin()[:, None], yaws.cos()[:, None]
     x, y, z = vectors.unbind(-2)
     return c * x - s * z, y.expand(len(yaws), -1), s * x + c * z
@@ -153,15 +153,13 @@ def _facing(world: World, surfaces: Tensor, points: Tensor, rays: Tensor) -> tup
         axis = (place / world.halves[own].T).abs().argmax(0)
         side = place.gather(0, axis[None])[0].sign()
         facing = torch.zeros_like(place).scatter_(0, axis[None], side[None])
-        normals[:, on_box] = torch.stack(
-            [c * facing[0] + s * facing[2], facing[1], -s * facing[0] + c * facing[2]]
-        )
+        normals[:, on_box] = torch.stack([c * facing[0] + s * facing[2], facing[1], -s * facing[0] + c * facing[2]])
         local[:, on_box] = place
     on_ball = (surfaces >= n) & (surfaces < n + k)
     if bool(on_ball.any()):
         own = surfaces[on_ball] - n
         place = points[:, on_ball] - world.balls[own, :3].T
-        normals[:, on_ball] = place / world.balls[own, 3]
+        normals[:, on_ball] = place / place.norm(dim=0)
         local[:, on_ball] = place
     face = surfaces - n - k
     on_face = face >= 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from random import Random
 
 import numpy
@@ -25,15 +24,15 @@ _FARTHEST = 10.0
 """Metres that the depth camera of a room reaches."""
 
 _INVERSE = 1.85
-"""Inverse depth in shares of the sensor's range, times metres: a focal length of 2,262 pixels times a base of 0.21 m, by
-256 pixels of range, as for CityScapes' cameras."""
+"""Inverse depth in shares of the sensor's range, times metres: a focal length of 2,262 pixels times a base of 0.21 m,
+by 256 pixels of range, as for CityScapes' cameras."""
 
 _NEAREST = 0.4922
 """The largest inverse depth of CityScapes: nothing nearer than 3.8 m has one."""
 
 
 def _picture(colours: Tensor, height: int, width: int, generator: torch.Generator) -> numpy.ndarray:
-    """Exposure, vignette-free noise of the sensor, and eight bits per colour: ``[h, w, 3]`` in [0, 1]."""
+    """Exposure, noise of the sensor, and eight bits per colour: ``[h, w, 3]`` in [0, 1]."""
     exposure = 0.85 + 0.4 * float(torch.rand((), generator=generator))
     values = exposure * colours.T.reshape(height, width, 3)
     values += 0.015 * torch.randn(values.shape, generator=generator)

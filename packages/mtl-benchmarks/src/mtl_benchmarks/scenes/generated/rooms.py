@@ -93,7 +93,9 @@ def _clutter(put: Composer, draw: Random, wide: float, high: float, deep: float,
             r = draw.uniform(0.08, 0.15)
             put.ball(_OBJECT, _bright(draw), (x, high + r, z), r)
         elif draw.random() < 0.5:
-            put.box(_OBJECT, _bright(draw), (x, high, z - 0.08), (draw.uniform(0.12, 0.28), 0.28, 0.16), yaw=draw.random())
+            put.box(
+                _OBJECT, _bright(draw), (x, high, z - 0.08), (draw.uniform(0.12, 0.28), 0.28, 0.16), yaw=draw.random()
+            )
         else:
             put.box(_OBJECT, Paint((0.2, 0.2, 0.2)), (x, high, z), (0.04, 0.3, 0.04))
             put.ball(_OBJECT, Paint((0.95, 0.9, 0.7), glow=0.5), (x, high + 0.36, z + 0.02), 0.14)

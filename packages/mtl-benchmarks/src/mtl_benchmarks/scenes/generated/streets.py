@@ -15,8 +15,20 @@ STREET_CLASSES = ("flat", "construction", "object", "nature", "sky", "human", "v
 _FLAT, _CONSTRUCTION, _OBJECT, _NATURE, SKY, _HUMAN, _VEHICLE = range(7)
 
 _WALLS: tuple[Vector, ...] = ((0.6, 0.5, 0.42), (0.5, 0.32, 0.26), (0.66, 0.62, 0.55), (0.42, 0.43, 0.46))
-_COATS: tuple[Vector, ...] = ((0.12, 0.14, 0.25), (0.55, 0.14, 0.12), (0.2, 0.2, 0.2), (0.7, 0.66, 0.5), (0.15, 0.4, 0.5))
-_CARS: tuple[Vector, ...] = ((0.7, 0.7, 0.72), (0.1, 0.1, 0.12), (0.55, 0.08, 0.08), (0.12, 0.2, 0.45), (0.85, 0.85, 0.82))
+_COATS: tuple[Vector, ...] = (
+    (0.12, 0.14, 0.25),
+    (0.55, 0.14, 0.12),
+    (0.2, 0.2, 0.2),
+    (0.7, 0.66, 0.5),
+    (0.15, 0.4, 0.5),
+)
+_CARS: tuple[Vector, ...] = (
+    (0.7, 0.7, 0.72),
+    (0.1, 0.1, 0.12),
+    (0.55, 0.08, 0.08),
+    (0.12, 0.2, 0.45),
+    (0.85, 0.85, 0.82),
+)
 
 
 def _car(put: Composer, draw: Random, x: float, z: float, yaw: float) -> None:
@@ -75,7 +87,12 @@ def _side(put: Composer, draw: Random, side: int, curb: float) -> None:
     """Houses or a park along one side, the pavement before them, and what stands on it."""
     pavement = draw.uniform(2.2, 3.5)
     put.stand(0.0, 0.0, 0.0, 0.0)
-    put.box(_FLAT, Paint((0.5, 0.49, 0.47), (0.5, 0.0, 0.5), 0.12), (side * (curb + pavement / 2), 0, -5), (pavement, 0.12, 160))
+    put.box(
+        _FLAT,
+        Paint((0.5, 0.49, 0.47), (0.5, 0.0, 0.5), 0.12),
+        (side * (curb + pavement / 2), 0, -5),
+        (pavement, 0.12, 160),
+    )
     front, z = curb + pavement, draw.uniform(1, 6)
     lawn = Paint((0.2, 0.36, 0.14), (0.7, 0.0, 0.9), 0.25)
     put.box(_NATURE, lawn, (side * (front + 20), 0, -5), (40, 0.14, 160))

@@ -127,9 +127,7 @@ class Composer:
         s, c = math.sin(yaw), math.cos(yaw)
         return [ox + c * x + s * z, oy + y, oz - s * x + c * z]
 
-    def box(
-        self, label: int, paint: Paint, low: Sequence[float], size: Sequence[float], *, yaw: float = 0.0
-    ) -> None:
+    def box(self, label: int, paint: Paint, low: Sequence[float], size: Sequence[float], *, yaw: float = 0.0) -> None:
         """A box.
 
         Args:
