@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mtl_benchmarks.batching.batches import Part
 from mtl_benchmarks.batching.loading import LoadedBatches
-from mtl_benchmarks.batching.tally import Rows, Tally
+from mtl_benchmarks.batching.tally import Tally
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
+from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.metrics import Baseline
 from mtl_benchmarks.models.declaration import MultiTaskModel
 from mtl_benchmarks.models.segnet import DenseOutput, SegNetSplit
@@ -56,6 +58,8 @@ class DensePrediction(Benchmark):
     outputs: ClassVar[Mapping[str, DenseOutput]]
     tables: ClassVar[tuple[PublishedTable, ...]]
     model_arguments: ClassVar[frozenset[str]] = frozenset({"outputs", "width"})
+    # The papers' layers: every 3 × 3 convolution that all tasks share, and neither attention networks nor heads.
+    teleport_options: ClassVar[Mapping[str, Any]] = {"adapter": Choice("lora", {"rank": 5, "targets": ["*_block*"]})}
 
     def __init__(
         self,
@@ -77,8 +81,8 @@ class DensePrediction(Benchmark):
         self._folders: dict[Split, _Pictures] = {}
 
     def _check_roles(self, model: Callable[..., nn.Module]) -> None:
-        options = vars(model).get("keywords", {})
-        if getattr(model, "func", model) is SegNetMTAN:
+        cls, options = (model.func, model.keywords) if isinstance(model, functools.partial) else (model, {})
+        if cls is SegNetMTAN:
             attention = options.get("attention", "shared")
             if attention != _ATTENTION[self.family]:
                 raise InvalidParameterError(
@@ -210,10 +214,7 @@ class DensePrediction(Benchmark):
 
     def metrics_from(self, tally: Tally) -> Evaluation:
         """The papers' metrics over the test set."""
-        return {
-            split: values_from(row, self.layout)
-            for split, row in cast("Mapping[str, Mapping[str, Tensor | Rows]]", tally).items()
-        }
+        return {split: values_from(row, self.layout) for split, row in tally.items()}
 
 
 class _Pictures:

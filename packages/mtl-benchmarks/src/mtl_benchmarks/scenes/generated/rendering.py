@@ -115,7 +115,8 @@ def rendered_street(height: int, width: int, *, seed: int, split: int, index: in
 
 def _in_camera(normals: Tensor, camera: Camera) -> Tensor:
     """Normals ``[3, p]`` of the world in the camera's axes: right, up, and back towards the viewer."""
-    return camera.axes() @ normals * torch.tensor([1.0, 1.0, -1.0])[:, None]
+    turned: Tensor = camera.axes() @ normals
+    return turned * torch.tensor([1.0, 1.0, -1.0])[:, None]
 
 
 def _grazing(seen: Seen, camera: Camera, height: int, width: int, below: float) -> Tensor:
