@@ -34,7 +34,7 @@ _COST_ERRORS = (
 _MARIGOLD_ERRORS = (f"Known errors of this table: from the printed rows, {_RECOMPUTED}.",)
 _TABLES = (
     PublishedTable("COST", "Table 2", "NYUv2", _NAMES, _COST_ERRORS),
-    PublishedTable("MARIGOLD", "Table 1", "NYUv2", _NAMES, _MARIGOLD_ERRORS),
+    PublishedTable("MARIGOLD", "Table 7", "NYUv2", _NAMES, _MARIGOLD_ERRORS),
 )
 
 
