@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -26,7 +27,7 @@ from mtl_benchmarks.protocol.papers import Family
 from mtl_benchmarks.protocol.training import Training
 from mtl_benchmarks.published import PublishedTable, printed_baselines
 from mtl_benchmarks.scenes.augmentation import augmented
-from mtl_benchmarks.scenes.folders import SceneFolder, Split, content_problems, is_official
+from mtl_benchmarks.scenes.folders import SceneFolder, Split, is_official, looked_through
 from mtl_benchmarks.scenes.layout import SceneLayout, Scenes
 from mtl_benchmarks.scenes.losses import scene_losses
 from mtl_benchmarks.scenes.scores import Averaging, SceneScores, values_from
@@ -38,6 +39,9 @@ __all__ = ["DensePrediction"]
 _SMALL = 1 / 4
 _KEPT = 2**28
 """Bytes of pictures and maps up to which a split is read once and kept: 1,700 generated rooms of 64 × 96."""
+
+_EVALUATED = 8
+"""Pictures per batch of an evaluation."""
 
 _ATTENTION: Mapping[Family, Literal["shared", "task"]] = {"nash": "shared", "cagrad": "task"}
 
@@ -96,9 +100,9 @@ class DensePrediction(Benchmark):
         """Whether the pictures have the official size and number, or there are none to see."""
         return is_official(self.root, self.layout)
 
+    @abstractmethod
     def papers_training(self) -> Training:
         """The papers' protocol."""
-        raise NotImplementedError
 
     @property
     def training(self) -> Training:
@@ -202,7 +206,9 @@ class DensePrediction(Benchmark):
         """Confusion matrix, errors and angles over a part of the batches of the test set."""
         was_training = model.training
         model.eval()
-        pictures, size = self.data("val"), self.papers_training().batch_size
+        pictures = self.data("val")
+        # Over pixels it does not matter how they are cut into batches.
+        size = self.papers_training().batch_size if self.averaging == "released" else _EVALUATED
         scores = SceneScores(self.layout, metrics=self.averaging)
         begin, end = part.bounds(-(-len(pictures) // size))
         for k in range(begin, end):
@@ -224,12 +230,8 @@ class _Pictures:
         self._folder = SceneFolder(root, split, layout)
         channels = sum(c or 1 for c in layout.folders.values())
         height, width = self._folder.size
-        problems: list[str] = []
-        self._kept: list[Scenes] | None = None
-        if len(self._folder) * height * width * channels * 4 <= _KEPT:
-            self._kept = [self._folder.read(k) for k in range(len(self._folder))]
-        else:
-            problems = content_problems(root, split, layout)
+        self._is_small = len(self._folder) * height * width * channels * 4 <= _KEPT
+        self._kept, problems = looked_through(self._folder, keep=self._is_small)
         if problems:
             raise InvalidInputError(f"`root` must hold {layout.name}, got: {'; '.join(problems)}")
 
@@ -237,7 +239,7 @@ class _Pictures:
         return len(self._folder)
 
     def __getitem__(self, index: int) -> Scenes:
-        return self._folder.read(index) if self._kept is None else self._kept[index]
+        return self._kept[index] if self._is_small else self._folder.read(index)
 
 
 def _augmented(scenes: Scenes, generator: torch.Generator) -> Scenes:

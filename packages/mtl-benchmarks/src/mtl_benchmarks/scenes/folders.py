@@ -15,7 +15,7 @@ from mtl_benchmarks.scenes.layout import SceneLayout, Scenes
 from mtl_core import InvalidInputError
 from mtl_core.checks import one_of
 
-__all__ = ["SceneFolder", "Split", "content_problems", "folder_problems", "is_official"]
+__all__ = ["SceneFolder", "Split", "content_problems", "folder_problems", "is_official", "looked_through"]
 
 Split = Literal["train", "val"]
 _SHOWN = 3  # names in a message; a folder that was unpacked wrongly has hundreds
@@ -136,14 +136,21 @@ def content_problems(root: str | Path, split: Split, layout: SceneLayout) -> lis
         split: which part of it.
         layout: which data set it is.
     """
-    folder = SceneFolder(root, split, layout)
+    return looked_through(SceneFolder(root, split, layout), keep=False)[1]
+
+
+def looked_through(folder: SceneFolder, *, keep: bool) -> tuple[list[Scenes], list[str]]:
+    """All pictures of a split if they are to be kept, and what is wrong inside its files."""
+    kept: list[Scenes] = []
     found: list[str] = []
     for k in range(len(folder)):
         try:
-            folder.read(k)
+            one = folder.read(k)
         except InvalidInputError as error:
             found.append(str(error))
-    return _few(found)
+        else:
+            kept += [one] if keep else []
+    return kept, _few(found)
 
 
 def is_official(root: str | Path, layout: SceneLayout) -> bool:

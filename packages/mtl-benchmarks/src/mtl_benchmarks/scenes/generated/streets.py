@@ -84,36 +84,12 @@ def _pole(put: Composer, draw: Random, x: float, z: float) -> None:
 
 
 def _side(put: Composer, draw: Random, side: int, curb: float) -> None:
-    """Houses or a park along one side, the pavement before them, and what stands on it."""
+    """A pavement along one side, what lies behind it, and what stands on it."""
     pavement = draw.uniform(2.2, 3.5)
     put.stand(0.0, 0.0, 0.0, 0.0)
-    put.box(
-        _FLAT,
-        Paint((0.5, 0.49, 0.47), (0.5, 0.0, 0.5), 0.12),
-        (side * (curb + pavement / 2), 0, -5),
-        (pavement, 0.12, 160),
-    )
-    front, z = curb + pavement, draw.uniform(1, 6)
-    lawn = Paint((0.2, 0.36, 0.14), (0.7, 0.0, 0.9), 0.25)
-    put.box(_NATURE, lawn, (side * (front + 20), 0, -5), (40, 0.14, 160))
-    park = draw.random() < 0.3
-    while z < 60:
-        length = draw.uniform(8, 18)
-        if park:
-            if draw.random() < 0.5:
-                put.stand(0.0, 0.0, 0.0, 0.0)
-                put.box(_NATURE, lawn, (side * (front + 0.6), 0, z), (0.9, draw.uniform(0.8, 1.5), length))
-            for k in range(2):
-                _tree(put, draw, side * (front + draw.uniform(1.5, 5)), z + length * (k + 0.5) / 2)
-        elif draw.random() < 0.85:
-            put.stand(0.0, 0.0, 0.0, 0.0)
-            high = draw.uniform(4, 12)
-            house = Paint(draw.choice(_WALLS), (0.0, 0.35, 0.3), 0.35)
-            back = draw.uniform(0, 1.5)
-            put.box(_CONSTRUCTION, house, (side * (front + back + 5), 0, z), (10, high, length))
-        else:
-            _tree(put, draw, side * (front + 2), z + length / 2)
-        z += length + draw.uniform(0, 2.5)
+    slabs = Paint((0.5, 0.49, 0.47), (0.5, 0.0, 0.5), 0.12)
+    put.box(_FLAT, slabs, (side * (curb + pavement / 2), 0, -5), (pavement, 0.12, 160))
+    _behind(put, draw, side, curb + pavement)
     for place in (draw.uniform(5.5, 8), draw.uniform(9, 14), draw.uniform(16, 26)):
         if draw.random() < 0.75:
             _pole(put, draw, side * (curb + 0.4), place)
@@ -128,6 +104,30 @@ def _side(put: Composer, draw: Random, side: int, curb: float) -> None:
             if draw.random() < 0.6:
                 _car(put, draw, side * (curb - 1.1), z, 0.0)
             z += draw.uniform(5.5, 9)
+
+
+def _behind(put: Composer, draw: Random, side: int, front: float) -> None:
+    """Houses with trees between them, or a park, from ``front`` metres beside the middle on."""
+    z = draw.uniform(1, 6)
+    lawn = Paint((0.2, 0.36, 0.14), (0.7, 0.0, 0.9), 0.25)
+    put.box(_NATURE, lawn, (side * (front + 20), 0, -5), (40, 0.14, 160))
+    is_park = draw.random() < 0.3
+    while z < 60:
+        length = draw.uniform(8, 18)
+        put.stand(0.0, 0.0, 0.0, 0.0)
+        if is_park:
+            if draw.random() < 0.5:
+                put.box(_NATURE, lawn, (side * (front + 0.6), 0, z), (0.9, draw.uniform(0.8, 1.5), length))
+            for k in range(2):
+                _tree(put, draw, side * (front + draw.uniform(1.5, 5)), z + length * (k + 0.5) / 2)
+        elif draw.random() < 0.85:
+            high = draw.uniform(4, 12)
+            house = Paint(draw.choice(_WALLS), (0.0, 0.35, 0.3), 0.35)
+            back = draw.uniform(0, 1.5)
+            put.box(_CONSTRUCTION, house, (side * (front + back + 5), 0, z), (10, high, length))
+        else:
+            _tree(put, draw, side * (front + 2), z + length / 2)
+        z += length + draw.uniform(0, 2.5)
 
 
 def street(draw: Random) -> tuple[World, Camera, Light]:
