@@ -115,11 +115,11 @@ def rendered_street(height: int, width: int, *, seed: int, split: int, index: in
 
 def _in_camera(normals: Tensor, camera: Camera) -> Tensor:
     """Normals ``[3, p]`` of the world in the camera's axes: right, up, and back towards the viewer."""
-    turned: Tensor = camera.axes() @ normals
-    return turned * torch.tensor([1.0, 1.0, -1.0])[:, None]
+    return torch.tensor([1.0, 1.0, -1.0])[:, None] * (camera.axes() @ normals)
 
 
 def _grazing(seen: Seen, camera: Camera, height: int, width: int, below: float) -> Tensor:
     """Where the cosine between the ray and the surface's normal is small, ``[h, w]``."""
     rays = camera.rays(height, width)
-    return ((seen.normals * rays).sum(0).abs() < below * rays.norm(dim=0)).view(height, width)
+    found: Tensor = (seen.normals * rays).sum(0).abs() < below * rays.norm(dim=0)
+    return found.view(height, width)
