@@ -152,8 +152,8 @@ def picture_problems(root: str | Path) -> list[str]:
     found = []
     for name in _tables(Path(root))[0]:
         with (base / name).open("rb") as file:
-            file.seek(-2, os.SEEK_END)
-            if file.read(2) != _END:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - len(_END)))
+            if file.read() != _END:
                 found.append(f"{base / name}: is no whole JPEG file")
     return _few(found)
 
@@ -163,7 +163,7 @@ def _few(items: list[str]) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines()
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def _cut(path: Path) -> list[str]:
