@@ -330,8 +330,10 @@ PAGE = Path(__file__).parents[4] / "docs" / "benchmarks.md"
 def test_the_commands_of_the_page_are_understood(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every `mtl-bench run` of these benchmarks in docs/benchmarks.md, with folders that are there."""
+    """Every `mtl-bench run` of these benchmarks in docs/benchmarks.md, with folders and a module that are there."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    (tmp_path / "equal.py").write_text(PAGE.read_text().partition("```py\n")[2].partition("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
     places = {"nyuv2": folders["nyuv2"], "cityscapes": folders["cityscapes"], "celeba": tmp_path}
     lines = [line[2:].partition(" #")[0].split() for line in PAGE.read_text().splitlines() if line.startswith("$ ")]
     runs = [line[2:] for line in lines if line[:2] == ["mtl-bench", "run"] and line[2] in places]
