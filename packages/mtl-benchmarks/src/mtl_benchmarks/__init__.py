@@ -3,7 +3,7 @@
 from mtl_benchmarks.batching.batches import Batches
 from mtl_benchmarks.batching.loading import LoadedBatches, Loading
 from mtl_benchmarks.benchmark import Benchmark
-from mtl_benchmarks.benchmarks import CTR, Digits, Toy
+from mtl_benchmarks.benchmarks import CTR, CelebA, CityScapes, Digits, NYUv2, Toy
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.data_files import DataSource, ReadsFiles
 from mtl_benchmarks.engine.observers import EvaluationSeen, Observer, ObserverError, RunStart, StepSeen
@@ -34,7 +34,9 @@ __all__ = [
     "Batches",
     "Benchmark",
     "Best",
+    "CelebA",
     "Choice",
+    "CityScapes",
     "Clip",
     "Collection",
     "Constant",
@@ -48,6 +50,7 @@ __all__ = [
     "Loading",
     "MeanOfLast",
     "Metric",
+    "NYUv2",
     "Observer",
     "ObserverError",
     "OptimizerChoice",

@@ -41,10 +41,6 @@ class Benchmark(ABC):
     """Options of a teleport that are other than its own defaults on this problem."""
     model_arguments: ClassVar[frozenset[str]] = frozenset()
     """What the benchmark gives to its model, where its constructor takes a class of models as ``model``."""
-    published: ClassVar[tuple[PublishedTable, ...]] = ()
-    """The published tables of this very experiment, whose rows stand beside the runs'."""
-    caveats: ClassVar[tuple[str, ...]] = ()
-    """What a reader of its numbers has to know, one sentence each."""
 
     @property
     @abstractmethod
@@ -59,6 +55,16 @@ class Benchmark(ABC):
     @property
     def baselines(self) -> tuple[Baseline, ...]:
         """Single-task values for a Δm that a protocol chooses by; none unless the protocol's paper has some."""
+        return ()
+
+    @property
+    def published(self) -> tuple[PublishedTable, ...]:
+        """The published tables of this very experiment, whose rows stand beside the runs'; may be a class attribute."""
+        return ()
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What a reader of its numbers has to know, one sentence each; may be a class attribute."""
         return ()
 
     @abstractmethod

@@ -49,12 +49,14 @@ class PublishedTable:
         table: as printed.
         dataset: as printed.
         metrics: the benchmark's metric → the name that is printed for it, in the same unit and direction.
+        errors: what is known to be wrong with the printed table, one sentence each.
     """
 
     paper: str
     table: str
     dataset: str
     metrics: Mapping[str, str] = field(default_factory=dict)
+    errors: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:

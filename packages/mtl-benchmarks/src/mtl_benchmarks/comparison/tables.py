@@ -163,7 +163,10 @@ def _published_table(comparison: Comparison, published: PublishedTable, metrics:
     if not any(row for row in rows if not row.label.endswith("(single task)")):
         return None
     columns = (*(column_of(metric) for metric in metrics if metric.name in published.metrics), _DELTA)
-    notes = ["Printed values of other code on other machines; they take no part in ranks and differences."]
+    notes = [
+        "Printed values of other code on other machines; they take no part in ranks and differences.",
+        *published.errors,
+    ]
     own = own_protocol(comparison.config)
     changed = differing([own, comparison.protocol])
     if changed or set(comparison.tasks) != set(make_benchmark(comparison.config.benchmark).tasks):

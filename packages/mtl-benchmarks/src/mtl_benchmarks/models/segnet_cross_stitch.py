@@ -61,38 +61,43 @@ class SegNetCrossStitch(TaskModel):
         """The task's head."""
         return (self.pred[task],)
 
-    def features(self, images: Tensor) -> dict[str, Tensor]:
-        """What each task's head reads, ``[b, 64 · width, h, w]``."""
+    def features(self, images: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """What each task's head reads, ``[b, 64 · width, h, w]``.
+
+        Where some tasks are named, the other networks are left out of the sums as if they were not there.
+        """
         check_images(images)
-        values = dict.fromkeys(self.tasks, images)
-        places: dict[str, list[Tensor]] = {task: [] for task in self.tasks}
-        encoders = {task: list(self.encoder_block[task].children()) for task in self.tasks}
-        decoders = {task: list(self.decoder_block[task].children()) for task in self.tasks}
+        chosen = self.tasks if tasks is None else tuple(tasks)
+        values = dict.fromkeys(chosen, images)
+        places: dict[str, list[Tensor]] = {task: [] for task in chosen}
+        encoders = {task: list(self.encoder_block[task].children()) for task in chosen}
+        decoders = {task: list(self.decoder_block[task].children()) for task in chosen}
         n_stages = len(self.decoder_stitch)
         for s in range(n_stages):
             if s:
                 values = self._stitched(values, self.encoder_stitch[s - 1])
-            for task in self.tasks:
+            for task in chosen:
                 pooled, index = functional.max_pool2d(encoders[task][s](values[task]), 2, return_indices=True)
                 places[task].append(index)
                 values[task] = pooled
         for d in range(n_stages):
             values = self._stitched(values, self.decoder_stitch[d])
-            for task in self.tasks:
+            for task in chosen:
                 unpooled = functional.max_unpool2d(values[task], places[task].pop(), (2, 2))
                 values[task] = decoders[task][n_stages - 1 - d](unpooled)
         return values
 
     def _stitched(self, values: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
-        mixed = torch.stack([w * values[task] for w, task in zip(weights, self.tasks, strict=True)]).sum(0)
-        return dict.fromkeys(self.tasks, mixed)
+        parts = [w * values[task] for w, task in zip(weights, self.tasks, strict=True) if task in values]
+        return dict.fromkeys(values, torch.stack(parts).sum(0))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """One prediction ``[b, channels, h, w]`` per task."""
-        return {
-            task: self.outputs[task].activate(self.pred[task](features))
-            for task, features in self.features(images).items()
-        }
+        return {task: self.predict(task, features) for task, features in self.features(images).items()}
+
+    def predict(self, task: str, representation: Tensor) -> Tensor:
+        """A task's prediction ``[b, channels, h, w]`` from what its head reads."""
+        return self.outputs[task].activate(self.pred[task](representation))
 
 
 def _stages(pairs: Sequence[tuple[int, int]]) -> nn.ModuleList:

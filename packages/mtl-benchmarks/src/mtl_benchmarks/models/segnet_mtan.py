@@ -91,15 +91,15 @@ class SegNetMTAN(SegNet):
         own = (self.encoder_att[task], self.decoder_att[task]) if self.attention == "task" else ()
         return (*own, self.pred[task])
 
-    def features(self, images: Tensor) -> dict[str, Tensor]:
-        """What each task's head reads, ``[b, 64 · width, h, w]``.
+    def features(self, images: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """What each task's head reads, ``[b, 64 · width, h, w]``; of some tasks alone where they are named.
 
         They may be given to ``Problem`` as features where attention is declared shared; where it is the tasks' own,
         the tasks' own parts do not start from them.
         """
         encoded = self.encode(images)
         decoded = self.decode(encoded)
-        return {task: self._attend(task, encoded, decoded) for task in self.tasks}
+        return {task: self._attend(task, encoded, decoded) for task in tasks or self.tasks}
 
     def _attend(self, task: str, encoded: Encoded, decoded: Decoded) -> Tensor:
         encoder, decoder = list(self.encoder_att[task].children()), list(self.decoder_att[task].children())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +15,11 @@ from mtl_benchmarks.scenes.layout import SceneLayout, Scenes
 from mtl_core import InvalidInputError
 from mtl_core.checks import one_of
 
-__all__ = ["SceneFolder", "folder_problems"]
+__all__ = ["SceneFolder", "Split", "content_problems", "folder_problems", "is_official", "looked_through"]
 
 Split = Literal["train", "val"]
 _SHOWN = 3  # names in a message; a folder that was unpacked wrongly has hundreds
+_ROUNDED = 1e-3  # how far a number may be outside its range: unit vectors are stored rounded
 
 
 class SceneFolder:
@@ -57,7 +59,8 @@ class SceneFolder:
         """One picture with its maps, as a batch of one.
 
         Raises:
-            InvalidInputError: a label is no whole number from −1 to the number of classes, or a number is not finite.
+            InvalidInputError: a label is no whole number from −1 to the number of classes, a colour is not in [0, 1],
+                a depth is negative, a normal is longer than 1 in a component, or a number is not finite.
         """
         if not 0 <= index < self._n:
             raise InvalidInputError(f"`index` must be from 0 to {self._n - 1}, got {index}.")
@@ -68,8 +71,9 @@ class SceneFolder:
                 f"{self._path(self.layout.labels, index)}: labels must be whole numbers from -1 to "
                 f"{self.layout.n_classes - 1}, got {float(labels[~valid][0]):g}."
             )
-        image, depth = (self._map(folder, index).movedim(-1, 0)[None] for folder in ("image", "depth"))
-        normals = self._map("normal", index).movedim(-1, 0)[None] if self.layout.normals else None
+        image = self._within("image", index, 0.0, 1.0)
+        depth = self._within("depth", index, 0.0, math.inf)
+        normals = self._within("normal", index, -1.0, 1.0) if self.layout.normals else None
         return Scenes.of(image, labels[None].long(), depth, normals)
 
     def load(self, indices: Iterable[int]) -> Scenes:
@@ -78,6 +82,16 @@ class SceneFolder:
 
     def _path(self, folder: str, index: int) -> Path:
         return self.folder / folder / f"{index}.npy"
+
+    def _within(self, folder: str, index: int, low: float, high: float) -> Tensor:
+        """A map as a batch of one, channels first, whose numbers are where they may be."""
+        values = self._map(folder, index)
+        least, most = float(values.min()), float(values.max())
+        if least < low - _ROUNDED or most > high + _ROUNDED:
+            raise InvalidInputError(
+                f"{self._path(folder, index)}: numbers must be from {low:g} to {high:g}, got {least:g} to {most:g}."
+            )
+        return values.movedim(-1, 0)[None]
 
     def _map(self, folder: str, index: int) -> Tensor:
         path = self._path(folder, index)
@@ -112,6 +126,42 @@ def folder_problems(root: str | Path, split: Split, layout: SceneLayout) -> list
         expected = set(range(max(len(numbers), max(found, default=-1) + 1)))
         problems += [f"{folder / name / f'{k}.npy'}: is missing" for k in _few(sorted(expected - set(found)))]
     return problems or _shape_problems(folder, layout, len(numbers))
+
+
+def content_problems(root: str | Path, split: Split, layout: SceneLayout) -> list[str]:
+    """What is wrong inside a split's files whose names and shapes are right; reads all of them.
+
+    Args:
+        root: the data set's folder.
+        split: which part of it.
+        layout: which data set it is.
+    """
+    return looked_through(SceneFolder(root, split, layout), keep=False)[1]
+
+
+def looked_through(folder: SceneFolder, *, keep: bool) -> tuple[list[Scenes], list[str]]:
+    """All pictures of a split if they are to be kept, and what is wrong inside its files."""
+    kept: list[Scenes] = []
+    found: list[str] = []
+    for k in range(len(folder)):
+        try:
+            one = folder.read(k)
+        except InvalidInputError as error:
+            found.append(str(error))
+        else:
+            kept += [one] if keep else []
+    return kept, _few(found)
+
+
+def is_official(root: str | Path, layout: SceneLayout) -> bool:
+    """Whether the pictures under ``root`` have the size and number of the official ones, or there are none to see."""
+    first = Path(root) / "train" / "image" / "0.npy"
+    try:
+        size = tuple(_header(first).shape[:2])
+    except (OSError, ValueError, EOFError):
+        return True
+    counts = tuple(len(_numbers(Path(root) / split / "image")[0]) for split in ("train", "val"))
+    return size == layout.size and counts == layout.counts
 
 
 def _numbers(folder: Path) -> tuple[list[int], list[str]]:

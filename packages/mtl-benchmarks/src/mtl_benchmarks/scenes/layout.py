@@ -23,6 +23,8 @@ class SceneLayout:
         n_classes: classes, numbered from 0; −1 is none.
         depth_unit: unit of the depth maps; empty for inverse depth as a share of the sensor's range.
         normals: whether there are surface normals.
+        size: height and width of the official pictures.
+        counts: how many official pictures there are to train and to test on.
     """
 
     name: str
@@ -30,6 +32,8 @@ class SceneLayout:
     n_classes: int
     depth_unit: str
     normals: bool
+    size: tuple[int, int]
+    counts: tuple[int, int]
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -43,10 +47,10 @@ class SceneLayout:
         return {**found, "normal": 3} if self.normals else found
 
 
-NYUV2 = SceneLayout("NYUv2", "label", 13, "m", normals=True)
+NYUV2 = SceneLayout("NYUv2", "label", 13, "m", normals=True, size=(288, 384), counts=(795, 654))
 """Rooms, 288 × 384: 795 pictures to train, 654 to test."""
 
-CITYSCAPES = SceneLayout("CityScapes", "label_7", 7, "", normals=False)
+CITYSCAPES = SceneLayout("CityScapes", "label_7", 7, "", normals=False, size=(128, 256), counts=(2975, 500))
 """Streets, 128 × 256: 2,975 pictures to train, 500 to test. Depth is inverse depth."""
 
 

@@ -9,11 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mtl_benchmarks.batching.tally import Rows
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.scenes.layout import SceneLayout, Scenes, valid_pixels
 from mtl_core.checks import one_of
 
-__all__ = ["SceneScores", "scene_metrics"]
+__all__ = ["Averaging", "SceneScores", "scene_metrics", "values_from"]
+
+Averaging = Literal["pixel", "released"]
+"""How a metric is taken over a split; see :class:`SceneScores`."""
 
 _WITHIN = (11.25, 22.5, 30.0)
 
@@ -65,12 +69,12 @@ class SceneScores:
         {'mIoU': 50.0, 'PixAcc': 66.6667, 'AbsErr': 1.0, 'RelErr': 0.5}
     """
 
-    def __init__(self, layout: SceneLayout, *, metrics: Literal["pixel", "released"] = "pixel") -> None:
+    def __init__(self, layout: SceneLayout, *, metrics: Averaging = "pixel") -> None:
         self.layout = layout
         self.metrics = one_of("metrics", metrics, ("pixel", "released"))
         self._confusion = torch.zeros(layout.n_classes, layout.n_classes, dtype=torch.float64)
         # Per batch with a valid pixel: the sums of both errors and how many pixels there were.
-        self._depth: list[tuple[float, float, int]] = []
+        self._depth: list[Tensor] = []
         self._angles: list[Tensor] = []
 
     @torch.no_grad()
@@ -82,12 +86,13 @@ class SceneScores:
             mask = valid_pixels(scenes.depth)
             target = scenes.depth[mask].double()
             error = (outputs["depth"][mask].double() - target).abs()
-            self._depth.append((float(error.sum()), float((error / target).sum()), target.numel()))
+            count = torch.tensor(float(target.numel()), dtype=torch.float64)
+            self._depth.append(torch.stack([error.sum().cpu(), (error / target).sum().cpu(), count]))
         if "normal" in outputs and scenes.normals is not None and "normal" in scenes.present:
             mask = valid_pixels(scenes.normals)
             cosines = (outputs["normal"] * scenes.normals).sum(1, keepdim=True)[mask].clamp(-1, 1)
             angles = torch.rad2deg(torch.acos(cosines)).float().cpu()
-            self._angles.append(angles if self.metrics == "pixel" else self._summary(angles)[None])
+            self._angles.append(angles if self.metrics == "pixel" else _summary(angles)[None])
 
     def _confused(self, predicted: Tensor, labels: Tensor) -> Tensor:
         n = self.layout.n_classes
@@ -95,40 +100,54 @@ class SceneScores:
         pairs = labels[known] * n + predicted[known]
         return torch.bincount(pairs, minlength=n * n).view(n, n)
 
-    @staticmethod
-    def _summary(angles: Tensor) -> Tensor:
-        """Mean, median and shares of some angles; the median is the lower one of two in the middle, as torch's is."""
-        shares = [(angles < bound).double().mean() for bound in _WITHIN]
-        return torch.stack([angles.double().mean(), angles.median().double(), *shares])
+    def sums(self) -> dict[str, Tensor | Rows]:
+        """What several parts of a split add up to its whole; see :func:`values_from`."""
+        depth = torch.stack(self._depth) if self._depth else torch.zeros(0, 3, dtype=torch.float64)
+        angles = torch.cat(self._angles) if self._angles else torch.zeros((0, *_shape(self.metrics)))
+        by_pixel = self.metrics == "pixel"
+        found: dict[str, Tensor | Rows] = {"confusion": self._confusion}
+        found["depth"] = depth.sum(0) if by_pixel else Rows(depth[:, :2] / depth[:, 2:])
+        return {**found, "angles": Rows(angles)} if self.layout.normals else found
 
     def values(self) -> dict[str, float]:
         """Every metric by its name, in its unit; NaN where no pixel of its task was seen."""
-        both = self._confusion.diagonal()
-        either = self._confusion.sum(0) + self._confusion.sum(1) - both
-        total = float(self._confusion.sum())
-        overlap = float((both / either)[either > 0].mean()) if total else math.nan
-        found = {"mIoU": 100 * overlap, "PixAcc": 100 * float(both.sum()) / total if total else math.nan}
-        found |= dict(zip(("AbsErr", "RelErr"), self._depth_errors(), strict=True))
-        if self.layout.normals:
-            names = [metric.name for metric in scene_metrics(self.layout) if metric.task == "normal"]
-            found |= dict(zip(names, self._normal_errors(), strict=True))
-        return found
+        return values_from(self.sums(), self.layout)
 
-    def _depth_errors(self) -> tuple[float, float]:
-        if not self._depth:
-            return math.nan, math.nan
-        absolute, relative, counts = zip(*self._depth, strict=True)
-        if self.metrics == "pixel":
-            return sum(absolute) / sum(counts), sum(relative) / sum(counts)
-        n = len(counts)
-        return (
-            sum(a / c for a, c in zip(absolute, counts, strict=True)) / n,
-            sum(r / c for r, c in zip(relative, counts, strict=True)) / n,
-        )
 
-    def _normal_errors(self) -> list[float]:
-        if not self._angles:
-            return [math.nan] * (2 + len(_WITHIN))
-        together = torch.cat(self._angles)
-        mean, median, *shares = (self._summary(together) if self.metrics == "pixel" else together.mean(0)).tolist()
-        return [mean, median, *(100 * share for share in shares)]
+def values_from(sums: Mapping[str, Tensor | Rows], layout: SceneLayout) -> dict[str, float]:
+    """Every metric by its name, from the sums over a whole split; NaN where no pixel of its task was seen."""
+    confusion, depth = sums["confusion"], sums["depth"]
+    assert isinstance(confusion, Tensor)
+    both = confusion.diagonal()
+    either = confusion.sum(0) + confusion.sum(1) - both
+    total = float(confusion.sum())
+    overlap = float((both / either)[either > 0].mean()) if total else math.nan
+    found = {"mIoU": 100 * overlap, "PixAcc": 100 * float(both.sum()) / total if total else math.nan}
+    # The mean of no rows, and 0 / 0 pixels, are NaN.
+    errors = depth.values.mean(0) if isinstance(depth, Rows) else depth[:2] / depth[2]
+    found |= dict(zip(("AbsErr", "RelErr"), errors.tolist(), strict=True))
+    if layout.normals:
+        rows = sums["angles"]
+        assert isinstance(rows, Rows)
+        names = [metric.name for metric in scene_metrics(layout) if metric.task == "normal"]
+        found |= dict(zip(names, _normal_errors(rows.values), strict=True))
+    return found
+
+
+def _shape(metrics: Averaging) -> tuple[int, ...]:
+    """Of what is kept of the normals, beside the number of rows."""
+    return () if metrics == "pixel" else (2 + len(_WITHIN),)
+
+
+def _summary(angles: Tensor) -> Tensor:
+    """Mean, median and shares of some angles; the median is the lower one of two in the middle, as torch's is."""
+    shares = [(angles < bound).double().mean() for bound in _WITHIN]
+    return torch.stack([angles.double().mean(), angles.median().double(), *shares])
+
+
+def _normal_errors(rows: Tensor) -> list[float]:
+    """From the angles of all pixels ``[n]``, or from the summaries of batches ``[n, 5]``."""
+    if not len(rows):
+        return [math.nan] * (2 + len(_WITHIN))
+    mean, median, *shares = (_summary(rows) if rows.ndim == 1 else rows.mean(0)).tolist()
+    return [mean, median, *(100 * share for share in shares)]

@@ -1,0 +1,259 @@
+"""What NYUv2 and CityScapes have in common: folders of pictures, a SegNet, masked losses and metrics per pixel."""
+
+from __future__ import annotations
+
+import functools
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mtl_benchmarks.batching.batches import Part
+from mtl_benchmarks.batching.loading import LoadedBatches
+from mtl_benchmarks.batching.tally import Tally
+from mtl_benchmarks.benchmark import Benchmark, Evaluation
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.metrics import Baseline
+from mtl_benchmarks.models.declaration import MultiTaskModel
+from mtl_benchmarks.models.segnet import DenseOutput, SegNetSplit
+from mtl_benchmarks.models.segnet_cross_stitch import SegNetCrossStitch
+from mtl_benchmarks.models.segnet_mtan import SegNetMTAN
+from mtl_benchmarks.protocol.optimizers import OptimizerChoice
+from mtl_benchmarks.protocol.outcome import MeanOfLast
+from mtl_benchmarks.protocol.papers import Family
+from mtl_benchmarks.protocol.training import Training
+from mtl_benchmarks.published import PublishedTable, printed_baselines
+from mtl_benchmarks.scenes.augmentation import augmented
+from mtl_benchmarks.scenes.folders import SceneFolder, Split, is_official, looked_through
+from mtl_benchmarks.scenes.layout import SceneLayout, Scenes
+from mtl_benchmarks.scenes.losses import scene_losses
+from mtl_benchmarks.scenes.scores import Averaging, SceneScores, values_from
+from mtl_core import InvalidInputError, InvalidParameterError, Problem
+from mtl_core.checks import one_of, positive
+
+__all__ = ["DensePrediction"]
+
+_SMALL = 1 / 4
+_KEPT = 2**28
+"""Bytes of pictures and maps up to which a split is read once and kept: 1,700 generated rooms of 64 × 96."""
+
+_EVALUATED = 8
+"""Pictures per batch of an evaluation."""
+
+_ATTENTION: Mapping[Family, Literal["shared", "task"]] = {"nash": "shared", "cagrad": "task"}
+
+
+class DensePrediction(Benchmark):
+    """Pictures in the folders of a data set, and one dense prediction per task.
+
+    Args:
+        root: folder of the data set.
+        model: the network, from ``outputs`` and ``width``.
+        width: factor on its channels; None: 1 on the official pictures, 1/4 elsewhere.
+        family: whose released protocol is followed.
+        augment: whether training pictures are cropped and flipped at random.
+        metrics: how metrics are taken over the test set.
+    """
+
+    layout: ClassVar[SceneLayout]
+    outputs: ClassVar[Mapping[str, DenseOutput]]
+    tables: ClassVar[tuple[PublishedTable, ...]]
+    model_arguments: ClassVar[frozenset[str]] = frozenset({"outputs", "width"})
+    # The papers' layers: every 3 × 3 convolution that all tasks share, and neither attention networks nor heads.
+    teleport_options: ClassVar[Mapping[str, Any]] = {"adapter": Choice("lora", {"rank": 5, "targets": ["*_block*"]})}
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        model: Callable[..., nn.Module],
+        width: float | None,
+        family: Family,
+        augment: bool,
+        metrics: Averaging,
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self.width = None if width is None else positive("width", width)
+        self.family = one_of("family", family, ("nash", "cagrad"))
+        self.augment = augment
+        self.averaging = one_of("metrics", metrics, ("pixel", "released"))
+        self.model = model
+        self._check_roles(model)
+        self._folders: dict[Split, _Pictures] = {}
+
+    def _check_roles(self, model: Callable[..., nn.Module]) -> None:
+        cls, options = (model.func, model.keywords) if isinstance(model, functools.partial) else (model, {})
+        if cls is SegNetMTAN:
+            attention = options.get("attention", "shared")
+            if attention != _ATTENTION[self.family]:
+                raise InvalidParameterError(
+                    f"`model.attention` must be {_ATTENTION[self.family]!r} where `family` is {self.family!r}, got "
+                    f"{attention!r}. The released code of the family 'nash' calls all but the heads shared, that of "
+                    "'cagrad' the attention networks the tasks' own. To mix them, set the clipping by --max-norm."
+                )
+
+    @property
+    def is_official(self) -> bool:
+        """Whether the pictures have the official size and number, or there are none to see."""
+        return is_official(self.root, self.layout)
+
+    @abstractmethod
+    def papers_training(self) -> Training:
+        """The papers' protocol."""
+
+    @property
+    def training(self) -> Training:
+        """The papers' protocol on the official pictures; elsewhere one for two CPU cores.
+
+        That one: 10 epochs of Adam with learning rate 1e-3 in batches of 4, clipped as the papers do, and the mean of
+        the last two epochs.
+        """
+        papers = self.papers_training()
+        if self.is_official:
+            return papers
+        return Training(
+            epochs=10,
+            batch_size=4,
+            optimizer=OptimizerChoice("adam", {"lr": 1e-3}),
+            clip=papers.clip,
+            reported=MeanOfLast(2),
+        )
+
+    @property
+    def baselines(self) -> tuple[Baseline, ...]:
+        """The single-task values that the papers print, on the official pictures."""
+        return printed_baselines(self.layout.name) if self.is_official else ()
+
+    @property
+    def published(self) -> tuple[PublishedTable, ...]:
+        """The papers' tables, on the official pictures."""
+        return self.tables if self.is_official else ()
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What the released code does otherwise, or that these are not the official pictures."""
+        if not self.is_official:
+            here = f"The pictures in {self.root} are not the official ones in size or number"
+            return (f"{here}: these numbers compare with no table of a paper.",)
+        how = {
+            "pixel": "Depth and normals are averaged over all pixels of the test set. The papers' numbers are plain "
+            "means over batches, and a median a mean of medians; `metrics=released` does the same.",
+            "released": "Depth and normals are plain means over batches of the test set, as in the released code.",
+        }
+        return (
+            how[self.averaging],
+            "There is no validation set: what is reported is the mean over the last ten epochs on the test set.",
+        )
+
+    def data(self, split: Split) -> _Pictures:
+        """The pictures of a split; the first call looks through all files.
+
+        Raises:
+            InvalidInputError: something is wrong with them; all of it is named.
+        """
+        if split not in self._folders:
+            self._folders[split] = _Pictures(self.root, split, self.layout)
+        return self._folders[split]
+
+    def build(self) -> nn.Module:
+        """A fresh network.
+
+        Raises:
+            InvalidInputError: it does not declare its shared parameters, or lacks a task.
+        """
+        self.data("train")
+        self.data("val")
+        width = self.width if self.width is not None else 1.0 if self.is_official else _SMALL
+        model = self.model(outputs=self.outputs, width=width)
+        if not isinstance(model, MultiTaskModel) or set(model.tasks) != set(self.tasks):
+            raise InvalidInputError(
+                f"`model` must declare its parameters and the tasks {', '.join(self.tasks)}, got "
+                f"{type(model).__name__}. See mtl_benchmarks.models.MultiTaskModel."
+            )
+        return model
+
+    def problem(self, model: nn.Module, *, tasks: Sequence[str]) -> Problem:
+        """The papers' masked losses; a task without a valid pixel in the batch is absent from it."""
+        assert isinstance(model, MultiTaskModel)
+        wanted = tuple(tasks)
+
+        def losses(network: nn.Module, batch: Scenes) -> tuple[dict[str, Tensor | None], Any]:
+            outputs, features = _predicted(network, batch.images, wanted)
+            return scene_losses(outputs, batch), features
+
+        return Problem(model, losses, shared=model.shared_parameters(), tasks=wanted)
+
+    def batches(self, *, batch_size: int, seed: int, device: str) -> LoadedBatches:
+        """Shuffled training pictures, each augmented by draws of its own.
+
+        Processes and micro-batches divide a batch by pictures, and their losses are means over the valid pixels of a
+        part, so that the mean over parts is not quite that over the pixels of the batch.
+        """
+        return LoadedBatches(
+            self.data("train"),
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            augment=_augmented if self.augment else None,
+            collate=Scenes.stack,
+        )
+
+    @torch.no_grad()
+    def tally(self, model: nn.Module, *, device: str, part: Part) -> Tally:
+        """Confusion matrix, errors and angles over a part of the batches of the test set."""
+        was_training = model.training
+        model.eval()
+        pictures = self.data("val")
+        # Over pixels it does not matter how they are cut into batches.
+        size = self.papers_training().batch_size if self.averaging == "released" else _EVALUATED
+        scores = SceneScores(self.layout, metrics=self.averaging)
+        begin, end = part.bounds(-(-len(pictures) // size))
+        for k in range(begin, end):
+            rows = range(k * size, min((k + 1) * size, len(pictures)))
+            scenes = Scenes.stack([pictures[row] for row in rows]).to(device)
+            scores.update(_predicted(model, scenes.images, self.tasks)[0], scenes)
+        model.train(was_training)
+        return {"test": scores.sums()}
+
+    def metrics_from(self, tally: Tally) -> Evaluation:
+        """The papers' metrics over the test set."""
+        return {split: values_from(row, self.layout) for split, row in tally.items()}
+
+
+class _Pictures:
+    """A split whose files have all been looked at; a small one is kept in memory."""
+
+    def __init__(self, root: Path, split: Split, layout: SceneLayout) -> None:
+        self._folder = SceneFolder(root, split, layout)
+        channels = sum(c or 1 for c in layout.folders.values())
+        height, width = self._folder.size
+        self._is_small = len(self._folder) * height * width * channels * 4 <= _KEPT
+        self._kept, problems = looked_through(self._folder, keep=self._is_small)
+        if problems:
+            raise InvalidInputError(f"`root` must hold {layout.name}, got: {'; '.join(problems)}")
+
+    def __len__(self) -> int:
+        return len(self._folder)
+
+    def __getitem__(self, index: int) -> Scenes:
+        return self._kept[index] if self._is_small else self._folder.read(index)
+
+
+def _augmented(scenes: Scenes, generator: torch.Generator) -> Scenes:
+    return augmented(scenes, generator=generator)
+
+
+def _predicted(network: nn.Module, images: Tensor, tasks: Sequence[str]) -> tuple[dict[str, Tensor], Any]:
+    """Predictions by task, and what the heads start from where all else is shared."""
+    if isinstance(network, SegNetSplit):
+        shared = network.features(images)
+        return {task: network.predict(task, shared) for task in tasks}, shared
+    if isinstance(network, SegNetMTAN | SegNetCrossStitch):
+        own = network.features(images, tasks)
+        starts = None if isinstance(network, SegNetMTAN) and network.attention == "task" else own
+        return {task: network.predict(task, own[task]) for task in tasks}, starts
+    found: dict[str, Tensor] = network(images)
+    return {task: found[task] for task in tasks}, None
