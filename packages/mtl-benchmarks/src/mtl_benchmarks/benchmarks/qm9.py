@@ -170,12 +170,13 @@ class QM9(Benchmark):
         targets = molecules.targets[:, [names.index(each.column) for each in PROPERTIES]]
         rows = dict(zip(sizes, order.split([*sizes.values(), len(order) - wanted]), strict=False))
         counted = targets if self.statistics == "all" else targets[rows["train"]]
-        mean, self._scale = counted.mean(0), counted.std(0)
-        if not bool((self._scale > 0).all()):
+        differ = (counted != counted[0]).any(0)
+        if not bool(differ.all()):
             raise InvalidParameterError(
                 f"`n_train` must be molecules that differ in each property, got {len(counted)} that are alike in "
-                f"{self.tasks[int((self._scale > 0).int().argmin())]}. Take more."
+                f"{self.tasks[int(differ.int().argmin())]}. Take more."
             )
+        mean, self._scale = counted.mean(0), counted.std(0)
         for split, chosen in rows.items():
             normalised = (targets[chosen] - mean) / self._scale
             self._splits[split] = MoleculeSet(molecules.take(chosen), normalised, cutoff=self.cutoff)
