@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from written_molecules import chains, write_raw
 
 IS_INSTALLED = importlib.util.find_spec("qm9pack") is not None
+CACHE = os.environ.get("MTL_CACHE")
+"""Of whoever runs the tests: the real molecules are parsed there once."""
 SMALL: dict[str, Any] = {"n_train": 24, "n_validation": 8, "n_test": 10, "width": 4, "hidden": 4}
 
 PAPERS_WORDS = """
@@ -293,10 +296,18 @@ METHANE = {
 """The first molecule as torch_geometric.datasets.QM9 gives it."""
 
 
+@pytest.fixture
+def real(monkeypatch: pytest.MonkeyPatch) -> None:
+    if CACHE is None:
+        monkeypatch.delenv("MTL_CACHE")
+    else:
+        monkeypatch.setenv("MTL_CACHE", CACHE)
+
+
 @pytest.mark.extras
+@pytest.mark.usefixtures("real")
 @pytest.mark.skipif(not IS_INSTALLED, reason="the package qm9pack is not installed")
-def test_the_real_molecules_are_all_there(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    monkeypatch.delenv("MTL_CACHE")
+def test_the_real_molecules_are_all_there() -> None:
     molecules = load_qm9()
     assert len(molecules) == 130_831
     assert int(molecules.numbers[-1]) == 133_885
@@ -307,9 +318,9 @@ def test_the_real_molecules_are_all_there(monkeypatch: pytest.MonkeyPatch, reque
 
 
 @pytest.mark.extras
+@pytest.mark.usefixtures("real")
 @pytest.mark.skipif(not IS_INSTALLED, reason="the package qm9pack is not installed")
-def test_a_run_on_real_molecules_learns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("MTL_CACHE")
+def test_a_run_on_real_molecules_learns(tmp_path: Path) -> None:
     small = Choice("qm9", {"n_train": 600, "n_validation": 0, "n_test": 300, "width": 16, "hidden": 16})
     before = RunConfig.resolve(small, steps=1)
     after = RunConfig.resolve(small, epochs=4)
