@@ -18,6 +18,7 @@ from mtl_benchmarks.batching.batches import Part
 from mtl_benchmarks.batching.tally import combined
 from mtl_benchmarks.benchmarks.qm9 import PAPERS_OPTIONS, QM9
 from mtl_benchmarks.benchmarks.qm9_samples import PRINTED
+from mtl_benchmarks.cli import main
 from mtl_benchmarks.command_line import parse_run
 from mtl_benchmarks.comparison import compare, published_rows_table
 from mtl_benchmarks.comparison.tabular import Table
@@ -122,6 +123,19 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'mtl-benchmarks\[qm9\]'"):
         load_qm9()
+
+
+def test_the_command_for_data_says_what_to_fetch_and_what_is_wrong(
+    root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "qm9"]) == 0
+    said = capsys.readouterr().out
+    assert "pip install 'mtl-benchmarks[qm9]'" in said
+    assert "qm9.zip" in said
+    assert main(["data", "qm9", "--root", str(tmp_path)]) == 2
+    assert "gdb9.sdf, gdb9.sdf.csv, uncharacterized.txt" in capsys.readouterr().err
+    assert main(["data", "qm9", "--root", root]) == 2
+    assert "must leave 130831 molecules up to number 133885, got 50 up to number 50" in capsys.readouterr().err
 
 
 # --- losses and metrics ----------------------------------------------------------------------------------------------

@@ -51,18 +51,18 @@ class PublishedTable:
         table: as printed.
         dataset: as printed.
         metrics: the benchmark's metric → the name that is printed for it, in the same unit and direction.
+        errors: what is known to be wrong with the printed table, one sentence each.
         options: options of the benchmark under which it is the printed experiment, where they are not its defaults.
         training: the protocol of the printed experiment; None: the benchmark's own.
-        notes: what is known to be wrong with the printed numbers, and what else their reader has to know.
     """
 
     paper: str
     table: str
     dataset: str
     metrics: Mapping[str, str] = field(default_factory=dict)
+    errors: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     training: Training | None = None
-    notes: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:

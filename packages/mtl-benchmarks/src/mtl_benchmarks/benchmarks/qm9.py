@@ -15,9 +15,11 @@ from mtl_benchmarks.batching.batches import Batches, Part
 from mtl_benchmarks.batching.tally import Tally
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.benchmarks.qm9_samples import PRINTED, PROPERTIES, MoleculeSample, MoleculeSet
+from mtl_benchmarks.data_files import DataSource
 from mtl_benchmarks.metrics import Baseline, Metric
 from mtl_benchmarks.models.mpnn import MPNN
 from mtl_benchmarks.molecules import TARGETS, Molecules, load_qm9
+from mtl_benchmarks.molecules.files import QM9Files
 from mtl_benchmarks.protocol import papers
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
 from mtl_benchmarks.protocol.training import Training
@@ -89,14 +91,14 @@ class QM9(Benchmark):
             "COST",
             "Table 3",
             "QM9",
-            options=PAPERS_OPTIONS,
-            training=papers.qm9(),
-            notes=(
+            errors=(
                 "The table prints Δm and mean ranks, and no errors of single properties: neither can be recomputed.",
                 "COST's released trainer for QM9 is FairGrad's and runs no teleport: its row has no code.",
                 "The released code does not clip methods that weigh losses (LS to UW, MGDA, IMTL-G, Nash-MTL, FAMO).",
                 "There mean and standard deviation are those of all molecules, those for testing included.",
             ),
+            options=PAPERS_OPTIONS,
+            training=papers.qm9(),
         ),
     )
     caveats: ClassVar[tuple[str, ...]] = (
@@ -129,6 +131,11 @@ class QM9(Benchmark):
         self.data_seed = data_seed
         self._splits: dict[str, MoleculeSet] = {}
         self._scale = torch.ones(len(PROPERTIES), dtype=torch.float64)
+
+    @staticmethod
+    def data_sources() -> Mapping[str, type[DataSource]]:
+        """The raw files of torch-geometric."""
+        return {"qm9": QM9Files}
 
     @property
     def training(self) -> Training:

@@ -164,7 +164,10 @@ def _published_table(comparison: Comparison, published: PublishedTable, metrics:
         rows.append(Row(f"{printed} ({label})", "published", cells))
     if not any(row for row in rows if not row.label.endswith("(single task)")):
         return None
-    notes = ["Printed values of other code on other machines; they take no part in ranks and differences."]
+    notes = [
+        "Printed values of other code on other machines; they take no part in ranks and differences.",
+        *published.errors,
+    ]
     if problem.baselines and whole:
         rows = [*_single_task_rows(comparison, problem.baselines), *rows, *_against(comparison, problem.baselines)]
         notes.append(
@@ -179,7 +182,7 @@ def _published_table(comparison: Comparison, published: PublishedTable, metrics:
         said = [f"{short_name(k)} {comparison.protocol.get(k)} instead of {printed_as.get(k)}" for k in changed]
         notes.append(f"The runs above have another protocol than this table: {'; '.join(said) or 'other tasks'}.")
     title = f"{comparison.title}: as published, {published.source}"
-    return Table("published", title, columns, tuple(rows), (*notes, *published.notes)).without_empty_columns()
+    return Table("published", title, columns, tuple(rows), tuple(notes)).without_empty_columns()
 
 
 def _single_task_rows(comparison: Comparison, printed: Sequence[Baseline]) -> list[Row]:
