@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from mtl_benchmarks import Choice, RunConfig, delta_m, load_result, run
-from mtl_benchmarks.batching.batches import Part
+from mtl_benchmarks.batching.batches import Batches, Part
+from mtl_benchmarks.batching.loading import LoadedBatches
 from mtl_benchmarks.batching.tally import combined
 from mtl_benchmarks.benchmarks.qm9 import PAPERS_OPTIONS, QM9
 from mtl_benchmarks.benchmarks.qm9_samples import PRINTED
@@ -102,6 +103,27 @@ def test_the_cutoff_is_in_the_batches(root: str) -> None:
         n_pairs = sum(n * (n - 1) for n in sample.molecules.sizes)
         assert (len(distances) == n_pairs) is (benchmark is complete)
         assert (float(distances.max()) <= 1.6) is (benchmark is near)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_made_ahead_are_the_same(root: str, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    kept = QM9(root=root, **SMALL, cutoff=2.0).batches(batch_size=7, seed=3, device="cpu")
+    monkeypatch.setattr("mtl_benchmarks.benchmarks.qm9_samples._PREPARED", 10)
+    made = QM9(root=root, **SMALL, cutoff=2.0).batches(batch_size=7, seed=3, device="cpu")
+    assert isinstance(made, LoadedBatches)
+    assert isinstance(kept, Batches)
+    made.open(workers=workers)
+    for epoch, index in ((0, 2), (0, 3), (1, 0)):
+        one, other = kept.batch(epoch, index), made.batch(epoch, index)
+        assert one.targets.equal(other.targets)
+        assert one.molecules.order.equal(other.molecules.order)
+        for group, again in zip(one.molecules.groups, other.molecules.groups, strict=True):
+            assert group.nodes.equal(again.nodes)
+            assert group.edges.equal(again.edges)
+            assert group.links is not None
+            assert again.links is not None
+            assert group.links.equal(again.links)
+    made.close()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtl_benchmarks.batching.batches import Batches, Part
+from mtl_benchmarks.batching.loading import LoadedBatches
 from mtl_benchmarks.batching.tally import Tally
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.benchmarks.qm9_samples import PRINTED, PROPERTIES, MoleculeSample, MoleculeSet
@@ -208,9 +209,12 @@ class QM9(Benchmark):
 
         return Problem(model, losses, shared=model.shared_parameters(), tasks=wanted)
 
-    def batches(self, *, batch_size: int, seed: int, device: str) -> Batches[MoleculeSample]:
-        """Shuffled training molecules."""
+    def batches(self, *, batch_size: int, seed: int, device: str) -> Batches[MoleculeSample] | LoadedBatches:
+        """Shuffled training molecules; of more than 20,000, batches can be made ahead by workers."""
         data = self.data("train")
+        if not data.is_prepared:
+            rows = range(len(data))
+            return LoadedBatches(rows, batch_size=batch_size, seed=seed, device=device, collate=data.collated)
         return Batches(
             lambda rows, generator: data.sample(rows).to(device), len(data), batch_size=batch_size, seed=seed
         )

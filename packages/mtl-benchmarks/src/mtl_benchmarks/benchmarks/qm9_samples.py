@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from mtl_benchmarks.metrics import Baseline, Metric
@@ -99,6 +100,15 @@ class MoleculeSet:
     def numbers(self) -> Tensor:
         """Under which the molecules are listed in QM9, ``[n]`` int64."""
         return self._molecules.numbers
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the features of pairs are kept; they are made for each batch where they would be gigabytes."""
+        return self._all is not None
+
+    def collated(self, rows: list[int]) -> MoleculeSample:
+        """The molecules ``rows``, given one by one as a loader does."""
+        return self.sample(torch.tensor(rows))
 
     def sample(self, rows: Tensor) -> MoleculeSample:
         """The molecules ``rows``."""
