@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mtl_benchmarks.models import MPNN, EdgeConvolution, GraphMPNN, Graphs, GroupedMolecules, MoleculeGroup, SetToSet
 from mtl_benchmarks.models.declaration import count
 from mtl_core import InvalidInputError, MissingExtraError, Problem, collect
-from mtl_teleport import LoRA
+from mtl_teleport import LoRA, PeftLoRA
 
 TASKS = ("a", "b")
 
@@ -225,6 +225,26 @@ def test_a_teleport_may_move_every_layer() -> None:
     }
     assert moved(None) == (set(shapes), sum(5 * (rows + columns) for rows, columns in shapes.values()))
     assert moved(None)[1] == 29_840
+
+
+@pytest.mark.parametrize(("targets", "n_layers", "n_numbers"), [(["lin0", "lin1"], 2, 1_335), (None, 5, 23_760)])
+def test_wrapped_layers_leave_the_recurrent_ones_out(targets: list[str] | None, n_layers: int, n_numbers: int) -> None:
+    """PEFT, as the papers use it: on the two layers it is the same adapter, on all it reaches linear layers only."""
+    model = MPNN()
+    batch = molecules([2, 3], dtype=torch.float32)
+    problem = Problem(
+        model,
+        lambda network, batch: {task: value.square().mean() for task, value in network(batch).items()},
+        shared=model.shared_parameters(),
+        tasks=model.tasks,
+    )
+    session = PeftLoRA(rank=5, targets=targets).attach(problem, batch=batch, generator=torch.Generator().manual_seed(0))
+    for tensor in session.trainable:
+        torch.nn.init.normal_(tensor)
+    assert len(session.delta()) == n_layers
+    assert sum(tensor.numel() for tensor in session.trainable) == n_numbers
+    assert not any(name.startswith(("gru", "set2set")) for name in session.delta())
+    session.detach()
 
 
 def test_half_precision_by_autocast() -> None:
