@@ -163,6 +163,22 @@ def tests(session: nox.Session, package: str) -> None:
     pytest(session, "tests", *session.posargs)
 
 
+@nox.session(default=False)
+def extras(session: nox.Session) -> None:
+    """Run, each once, the tests that need heavy extras: real molecules, Meta-World, Yeast, MovieLens.
+
+    Only the files of recbole are read: its own requirements, which pin other libraries to old versions, stay out. What
+    is parsed and collected is kept in `.nox/extras-cache` unless `MTL_CACHE` names a folder.
+    """
+    heavy = nox.project.load_toml(ROOT / "packages/mtl-benchmarks/pyproject.toml")["project"]["optional-dependencies"]
+    needed = [name for package in ("test", "extras") for name in group(package, "packages/mtl-benchmarks")]
+    install(session, EVERYTHING, *group("test"), *needed, extras={"mtl-benchmarks": "[qm9,mt10,yeast]"})
+    session.install("--no-deps", *heavy["movielens"], env=pip_settings() if session.venv_backend == "uv" else {})
+    session.env.setdefault("MTL_CACHE", os.environ.get("MTL_CACHE", str(ROOT / ".nox/extras-cache")))
+    # A file's tests in one process: what one of them parses is in memory for the others.
+    pytest(session, "packages/mtl-benchmarks", "-m", "extras", "--dist", "loadfile", *session.posargs)
+
+
 @nox.session(python=PYTHON_MATRIX, default=False)
 @nox.parametrize("torch", TORCH_MATRIX)
 @nox.parametrize("package", RUNGS)

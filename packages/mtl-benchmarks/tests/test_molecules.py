@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,84 +15,11 @@ from mtl_benchmarks.molecules import TARGETS, MoleculeBatch, Molecules, collate,
 from mtl_benchmarks.molecules.qm9pack import read_tables
 from mtl_benchmarks.molecules.raw import RAW_FILES, read_raw
 from mtl_benchmarks.molecules.smiles import heavy_bonds
-from mtl_benchmarks.molecules.units import HARTREE, KCAL_PER_MOL, REFERENCE_ENERGIES, atomisation_energies
+from mtl_benchmarks.molecules.units import HARTREE, REFERENCE_ENERGIES
 from mtl_core import InvalidInputError
 
-SYMBOLS = ("H", "C", "N", "O", "F")
-
-# Methanol, fluoroacetonitrile and ring-shaped ethylene oxide: SMILES, then symbol and position of each atom.
-METHANOL = ("CO", [("C", (0.0, 0.0, 0.0)), ("O", (1.42, 0.0, 0.0)), ("H", (-0.4, 1.0, 0.0)), ("H", (-0.4, -0.5, 0.9)),
-            ("H", (-0.4, -0.5, -0.9)), ("H", (1.75, 0.9, 0.0))])  # fmt: skip
-NITRILE = ("N#CCF", [("N", (-2.6, 0.0, 0.0)), ("C", (-1.45, 0.0, 0.0)), ("C", (0.0, 0.0, 0.0)), ("F", (0.5, 1.3, 0.0)),
-           ("H", (0.4, -0.5, 0.9)), ("H", (0.4, -0.5, -0.9))])  # fmt: skip
-OXIRANE = ("C1CO1", [("C", (-0.73, 0.0, 0.0)), ("C", (0.73, 0.0, 0.0)), ("O", (0.0, 1.2, 0.0)),
-           ("H", (-1.3, -0.3, 0.9)), ("H", (-1.3, -0.3, -0.9)),
-           ("H", (1.3, -0.3, 0.9)), ("H", (1.3, -0.3, -0.9))])  # fmt: skip
-WRITTEN = {4: METHANOL, 2: NITRILE, 9: OXIRANE}
-BONDS = {
-    4: {(0, 1, 1), (0, 2, 1), (0, 3, 1), (0, 4, 1), (1, 5, 1)},
-    2: {(0, 1, 3), (1, 2, 1), (2, 3, 1), (2, 4, 1), (2, 5, 1)},
-    9: {(0, 1, 1), (1, 2, 1), (0, 2, 1), (0, 3, 1), (0, 4, 1), (1, 5, 1), (1, 6, 1)},
-}
-PACKAGE_COLUMNS = (
-    "Dipole_debye", "Polarizability_bohr3", "HOMO_au", "LUMO_au", "HOMO_LUMO_gap_au", "R2_bohr2", "ZPVE_au",
-    "InternalEnergy_0K_au", "InternalEnergy_298K_au", "Enthalphy_298K_au", "GibbsFreeEnergy_298K_au",
-    "Heatcapacity_Cv_cal_mol_K", "RotA_GHz", "RotB_GHz", "RotC_GHz",
-)  # fmt: skip
-
-
-def _raw_values(number: int) -> dict[str, float]:
-    """Values in the units of the package, a different one for each column."""
-    return {column: number + k / 8 for k, column in enumerate(PACKAGE_COLUMNS)}
-
-
-def _written(value: float) -> str:
-    """As the package writes numbers: zero and whole ones end in a point."""
-    return f"{value:.0f}." if value == round(value) else repr(value)
-
-
-def write_package(folder: Path, edit: Callable[[dict[str, str]], None] = lambda row: None) -> Path:
-    file = folder / "qm9_part1.csv"
-    rows = []
-    for number, (smiles, atoms) in WRITTEN.items():
-        row = {
-            "Index": str(number),
-            "SMILES": smiles,
-            "Elements": str([symbol for symbol, _ in atoms]).replace(" ", ""),
-            "XYZ_Ang": str([[_written(x) for x in place] for _, place in atoms]).replace("'", "").replace(" ", ""),
-            **{column: repr(value) for column, value in _raw_values(number).items()},
-        }
-        edit(row)
-        rows.append(row)
-    with file.open("w", newline="") as text:
-        writer = csv.DictWriter(text, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return file
-
-
-def write_raw(root: Path, *, skipped: tuple[int, ...] = (), last_newline: bool = True) -> Path:
-    """The same molecules as PyG's raw files, in the order 1, 2, 3 of WRITTEN."""
-    (root / "raw").mkdir(parents=True, exist_ok=True)
-    records, rows = [], []
-    for place, (number, (_, atoms)) in enumerate(WRITTEN.items(), start=1):
-        bonds = sorted(BONDS[number])
-        lines = [f"gdb_{place}", "  made", "", f"{len(atoms):3d}{len(bonds):3d}  0  0  0  0  0  0  0  0999 V2000"]
-        lines += [f"{x:10.4f}{y:10.4f}{z:10.4f} {symbol:<3s} 0  0  0  0  0  0" for symbol, (x, y, z) in atoms]
-        lines += [f"{one + 1:3d}{other + 1:3d}{kind:3d}  0  0  0  0" for one, other, kind in bonds]
-        records.append("\n".join([*lines, "M  END", "$$$$"]))
-        raw = _raw_values(number)
-        mol = [raw[column] for column in PACKAGE_COLUMNS]
-        counts = torch.tensor([[sum(s == symbol for s, _ in atoms) for symbol in SYMBOLS]], dtype=torch.float64)
-        above = atomisation_energies(HARTREE * torch.tensor([mol[7:11]], dtype=torch.float64), counts)[0] / KCAL_PER_MOL
-        rows.append([f"gdb_{place}", *mol[12:15], *mol[:12], *above.tolist()])
-    header = "mol_id,A,B,C,mu,alpha,homo,lumo,gap,r2,zpve,u0,u298,h298,g298,cv,u0_atom,u298_atom,h298_atom,g298_atom"
-    text = "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + ("\n" if last_newline else "")
-    (root / "raw" / "gdb9.sdf").write_text("\n".join(records) + "\n")
-    (root / "raw" / "gdb9.sdf.csv").write_text(text)
-    listed = "".join(f"   {number}   SMILES  SMILES  0.1\n" for number in skipped)
-    (root / "raw" / "uncharacterized.txt").write_text("heading\n" * 9 + listed + "footer\n")
-    return root
+sys.path.insert(0, str(Path(__file__).parent))
+from written_molecules import BONDS, raw_values, write_package, write_raw
 
 
 def bonds_of(molecules: Molecules, row: int) -> set[tuple[int, int, int]]:
@@ -108,7 +35,7 @@ def test_the_package_is_read_by_number(tmp_path: Path) -> None:
     for row, number in enumerate((2, 4, 9)):
         assert bonds_of(molecules, row) == BONDS[number]
     by_name = dict(zip([name for name, _ in TARGETS], molecules.targets[1].tolist(), strict=True))
-    raw = _raw_values(4)
+    raw = raw_values(4)
     assert by_name["mu"] == raw["Dipole_debye"]
     assert by_name["homo"] == pytest.approx(raw["HOMO_au"] * HARTREE)
     assert by_name["cv"] == raw["Heatcapacity_Cv_cal_mol_K"]
@@ -200,6 +127,18 @@ def test_the_cache_is_read_again_and_refused_when_damaged(tmp_path: Path, monkey
     file.write_bytes(file.read_bytes()[:-200])
     with pytest.raises(InvalidInputError, match=r"cache file .*Delete it"):
         load_qm9(root)
+
+
+def test_a_cache_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MTL_CACHE", str(tmp_path / "cache"))
+    root = write_raw(tmp_path)
+    load_qm9(root)
+    monkeypatch.setattr("mtl_benchmarks.molecules.qm9._VERSION", 99)
+    with pytest.raises(InvalidInputError, match=r"version 99', got .*version 1', of another version\. Delete it"):
+        load_qm9(root)
+    (file,) = (tmp_path / "cache").glob("*.npz")
+    file.unlink()
+    assert len(load_qm9(root)) == 3
 
 
 def test_other_raw_files_have_another_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,8 @@ class Benchmark(ABC):
     """Options of a teleport that are other than its own defaults on this problem."""
     model_arguments: ClassVar[frozenset[str]] = frozenset()
     """What the benchmark gives to its model, where its constructor takes a class of models as ``model``."""
+    offered_to_model: ClassVar[frozenset[str]] = frozenset()
+    """What it gives besides to a class of models whose constructor has it."""
 
     @property
     @abstractmethod

@@ -6,8 +6,10 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from typing import Any
 
 from mtl_benchmarks.metrics import Baseline, Metric
+from mtl_benchmarks.protocol.training import Training
 from mtl_core import UnknownNameError
 from mtl_core.extension import plain_name
 
@@ -42,7 +44,7 @@ _OTHER_NAMES = {"uncertainty": "uw", "cost": "fairgrad + cost", "independent": "
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A published table that a benchmark declares as its own: same data, same metrics, same protocol by default.
+    """A published table that a benchmark declares as its own: same data, same metrics.
 
     Args:
         paper: as :func:`published_table` takes it.
@@ -50,6 +52,8 @@ class PublishedTable:
         dataset: as printed.
         metrics: the benchmark's metric → the name that is printed for it, in the same unit and direction.
         errors: what is known to be wrong with the printed table, one sentence each.
+        options: options of the benchmark under which it is the printed experiment, where they are not its defaults.
+        training: the protocol of the printed experiment; None: the benchmark's own.
     """
 
     paper: str
@@ -57,6 +61,8 @@ class PublishedTable:
     dataset: str
     metrics: Mapping[str, str] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    training: Training | None = None
 
     @property
     def source(self) -> str:

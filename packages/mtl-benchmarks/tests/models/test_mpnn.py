@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mtl_benchmarks.models import MPNN, EdgeConvolution, GraphMPNN, Graphs, GroupedMolecules, MoleculeGroup, SetToSet
 from mtl_benchmarks.models.declaration import count
 from mtl_core import InvalidInputError, MissingExtraError, Problem, collect
-from mtl_teleport import LoRA
+from mtl_teleport import LoRA, PeftLoRA
 
 TASKS = ("a", "b")
 
@@ -144,6 +144,22 @@ def test_messages_by_hand() -> None:
             torch.testing.assert_close(out[b, i], expected)
 
 
+@pytest.mark.parametrize("cutoff", [-9.0, 0.3, 9.0])
+def test_missing_edges_are_those_of_torch_geometric(cutoff: float) -> None:
+    """Also where an atom has no neighbour left, and where none has."""
+    ours, theirs = pair(torch.float64)
+    batch = molecules([1, 2, 5, 5, 4]).within(cutoff)
+    mine, other = stacked(ours(batch)), stacked(theirs(batch.to_graphs()))
+    torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
+    for outputs in (mine, other):
+        outputs.square().sum().backward()
+    for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12, msg=name)
+    edges = batch.to_graphs().edge_attr
+    assert bool((edges[:, -1] <= cutoff).all())
+    assert len(edges) == {-9.0: 0, 9.0: 2 + 20 + 20 + 12}.get(cutoff, len(edges))
+
+
 def test_the_diagonal_does_not_count() -> None:
     ours, _ = pair(torch.float64)
     group = molecules([3, 3]).groups[0]
@@ -180,11 +196,55 @@ def test_tasks_may_be_differentiated_together() -> None:
     torch.testing.assert_close(*rows)
 
 
+def moved(targets: list[str] | None) -> tuple[set[str], int]:
+    """The weights that LoRA of rank 5 displaces in the papers' network, and how many numbers it trains for that."""
+    model = MPNN()
+    problem = Problem(model, lambda *_: {}, shared=model.shared_parameters(), tasks=model.tasks)
+    session = LoRA(rank=5, targets=targets).attach(problem, generator=torch.Generator().manual_seed(0))
+    return set(session.delta()), sum(tensor.numel() for tensor in session.trainable)
+
+
 def test_a_teleport_may_move_the_papers_two_layers_alone() -> None:
-    model = MPNN(TASKS, width=8, hidden=12)
-    problem = Problem(model, lambda *_: {}, shared=model.shared_parameters(), tasks=TASKS)
-    session = LoRA(targets=["lin0", "lin1"]).attach(problem, generator=torch.Generator().manual_seed(0))
-    assert set(session.delta()) == {"lin0.weight", "lin1.weight"}
+    of_lin0, of_lin1 = 5 * (11 + 64), 5 * (128 + 64)
+    assert moved(["lin0", "lin1"]) == ({"lin0.weight", "lin1.weight"}, of_lin0 + of_lin1)
+    assert of_lin0 + of_lin1 == 1_335
+
+
+def test_a_teleport_may_move_every_layer() -> None:
+    """Recurrent ones included, and those whose weights make matrices, which the papers' adapters do not reach."""
+    shapes = {
+        "lin0.weight": (64, 11),
+        "conv.nn.0.weight": (128, 5),
+        "conv.nn.2.weight": (4096, 128),
+        "conv.lin.weight": (64, 64),
+        "gru.weight_ih_l0": (192, 64),
+        "gru.weight_hh_l0": (192, 64),
+        "set2set.lstm.weight_ih_l0": (256, 128),
+        "set2set.lstm.weight_hh_l0": (256, 64),
+        "lin1.weight": (64, 128),
+    }
+    assert moved(None) == (set(shapes), sum(5 * (rows + columns) for rows, columns in shapes.values()))
+    assert moved(None)[1] == 29_840
+
+
+@pytest.mark.parametrize(("targets", "n_layers", "n_numbers"), [(["lin0", "lin1"], 2, 1_335), (None, 5, 23_760)])
+def test_wrapped_layers_leave_the_recurrent_ones_out(targets: list[str] | None, n_layers: int, n_numbers: int) -> None:
+    """PEFT, as the papers use it: on the two layers it is the same adapter, on all it reaches linear layers only."""
+    model = MPNN()
+    batch = molecules([2, 3], dtype=torch.float32)
+    problem = Problem(
+        model,
+        lambda network, batch: {task: value.square().mean() for task, value in network(batch).items()},
+        shared=model.shared_parameters(),
+        tasks=model.tasks,
+    )
+    session = PeftLoRA(rank=5, targets=targets).attach(problem, batch=batch, generator=torch.Generator().manual_seed(0))
+    for tensor in session.trainable:
+        torch.nn.init.normal_(tensor)
+    assert len(session.delta()) == n_layers
+    assert sum(tensor.numel() for tensor in session.trainable) == n_numbers
+    assert not any(name.startswith(("gru", "set2set")) for name in session.delta())
+    session.detach()
 
 
 def test_half_precision_by_autocast() -> None:
@@ -247,6 +307,8 @@ def test_bad_batches_are_refused() -> None:
         GroupedMolecules.from_padded(torch.zeros(1, 2, 11), torch.zeros(1, 2, 2, 5), torch.tensor([3]))
     with pytest.raises(InvalidInputError, match=r"\[b, n, f\] and \[b, n, n, c\]"):
         MoleculeGroup(torch.zeros(1, 2, 11), torch.zeros(1, 2, 3, 5))
+    with pytest.raises(InvalidInputError, match=r"`links` must be \[b, n, n\]"):
+        MoleculeGroup(torch.zeros(1, 2, 11), torch.zeros(1, 2, 2, 5), torch.ones(2, 2, dtype=torch.bool))
     with pytest.raises(InvalidInputError, match="each of 0 to 1 once"):
         GroupedMolecules(molecules([2, 2]).groups, torch.tensor([0, 0]))
     with pytest.raises(InvalidInputError, match="`order`"):

@@ -7,17 +7,32 @@ from mtl_benchmarks.benchmarks.celeba import CelebA
 from mtl_benchmarks.benchmarks.cityscapes import CityScapes
 from mtl_benchmarks.benchmarks.ctr import CTR
 from mtl_benchmarks.benchmarks.digits import Digits
+from mtl_benchmarks.benchmarks.movielens import MovieLens
 from mtl_benchmarks.benchmarks.nyuv2 import NYUv2
 from mtl_benchmarks.benchmarks.qm9 import QM9
 from mtl_benchmarks.benchmarks.toy import Toy
+from mtl_benchmarks.benchmarks.yeast import Yeast
 from mtl_benchmarks.components.registry import Registry
 
-__all__ = ["BENCHMARKS", "CTR", "QM9", "CelebA", "CityScapes", "Digits", "NYUv2", "Toy", "available", "benchmark_class"]
+__all__ = [
+    "BENCHMARKS",
+    "CTR",
+    "QM9",
+    "CelebA",
+    "CityScapes",
+    "Digits",
+    "MovieLens",
+    "NYUv2",
+    "Toy",
+    "Yeast",
+    "available",
+    "benchmark_class",
+]
 
 BENCHMARKS = Registry(
     "benchmark",
     "mtl.benchmarks",
-    {cls.name: cls for cls in (CTR, QM9, CelebA, CityScapes, Digits, NYUv2, Toy)},
+    {cls.name: cls for cls in (CTR, QM9, CelebA, CityScapes, Digits, MovieLens, NYUv2, Toy, Yeast)},
     fits=lambda cls: issubclass(cls, Benchmark),
     rule="a subclass of mtl_benchmarks.Benchmark",
 )
@@ -29,7 +44,7 @@ def available() -> list[str]:
 
     Example:
         >>> available()
-        ['celeba', 'cityscapes', 'ctr', 'digits', 'nyuv2', 'qm9', 'toy']
+        ['celeba', 'cityscapes', 'ctr', 'digits', 'movielens', 'nyuv2', 'qm9', 'toy', 'yeast']
     """
     return sorted(BENCHMARKS.names())
 

@@ -83,8 +83,8 @@ class Chosen:
             about = f"{name} by name, or package.module:Class"
             found.append(Option(flag, str, about, chosen.name, shown="NAME", names=part.registry.names))
             cls = part.find(chosen.name)
-            inner = {**option_defaults(cls, given=part.given_by_owner), **chosen.options}
-            for option, argument in option_arguments(cls, given=part.given_by_owner).items():
+            inner = {**option_defaults(cls, given=part.provided), **chosen.options}
+            for option, argument in option_arguments(cls, given=part.provided).items():
                 found.append(_option(f"{flag}.{option}", argument, inner[option]))
         return found
 
@@ -116,7 +116,7 @@ class Chosen:
         owners = [
             part
             for part, chosen in self.parts.items()
-            if name in option_arguments(table[part].find(chosen.name), given=table[part].given_by_owner)
+            if name in option_arguments(table[part].find(chosen.name), given=table[part].provided)
         ]
         return f"{part_flag(self.kind, owners[0])}.{name}" if len(owners) == 1 else flag
 
@@ -207,7 +207,7 @@ def _chosen_part(flag: str, part: Part, words: Sequence[str] | None, base: Choic
     cls = part.find(name)
     own = part.registry.name_of(name, cls)
     same = part.registry.name_of(base.name, part.find(base.name)) == own
-    given = _typed(f"{part.registry.kind} {own!r}", options, option_arguments(cls, given=part.given_by_owner))
+    given = _typed(f"{part.registry.kind} {own!r}", options, option_arguments(cls, given=part.provided))
     return Choice(own, {**(base.options if same else {}), **given})
 
 
@@ -266,7 +266,7 @@ def _typed(
         if name in values or name in inner:
             default = part.default_name(known[name].default)
             cls = part.find(values.get(name, default))
-            own = option_arguments(cls, given=part.given_by_owner)
+            own = option_arguments(cls, given=part.provided)
             given = _typed(f"{name} {values.get(name, default)!r}", inner.get(name, {}), own)
             values[name] = Choice(values.get(name, default), given)
     return values

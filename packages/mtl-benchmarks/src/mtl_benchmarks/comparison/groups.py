@@ -19,7 +19,7 @@ from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.copies import distinct
 from mtl_benchmarks.runs.runner import RunResult
 
-__all__ = ["Comparison", "Group", "compare"]
+__all__ = ["Comparison", "Group", "compare", "relative_loss"]
 
 
 @dataclass(frozen=True)
@@ -190,13 +190,13 @@ def _group(label: str, runs: Sequence[RunResult], baselines: Sequence[Baseline])
         config=ordered[0].config,
         runs=ordered,
         values={name: Estimate.of([run.values[name] for run in ordered]) for name in names},
-        deltas={run.config.seed: _delta(run, baselines) for run in ordered} if baselines else {},
+        deltas={run.config.seed: relative_loss(run, baselines) for run in ordered} if baselines else {},
         moves=moves(ordered),
         seconds=statistics.fmean(run.seconds for run in ordered),
     )
 
 
-def _delta(run: RunResult, baselines: Sequence[Baseline]) -> float:
+def relative_loss(run: RunResult, baselines: Sequence[Baseline]) -> float:
     """Δm, or NaN for a run that has diverged: the others in the table still have theirs."""
     names = [baseline.metric.name for baseline in baselines]
     return delta_m(run.values, baselines) if all(math.isfinite(run.values[name]) for name in names) else math.nan

@@ -9,9 +9,10 @@ import torch
 
 from mtl_benchmarks.components.making import make_benchmark
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.published import PublishedTable
 from mtl_benchmarks.runs.config import RunConfig
 
-__all__ = ["differing", "flat", "own_protocol", "protocol_of", "short_name"]
+__all__ = ["differing", "flat", "own_protocol", "printed_protocol", "protocol_of", "short_name"]
 
 _NOT_PROTOCOL = frozenset({"seed", "method", "teleport", "tasks", "threads", "ranks"})
 """What a comparison is about (method, teleport), what it averages over (seed), what it is told apart by beside the rest
@@ -52,6 +53,19 @@ def own_protocol(config: RunConfig) -> dict[str, Any]:
     """The protocol that the benchmark has unless a run says otherwise, for the same case of it."""
     problem = make_benchmark(config.benchmark)
     return protocol_of(RunConfig.resolve(Choice(config.benchmark.name, _given(config, problem.case_options()))))
+
+
+_WHERE = frozenset({"device", "benchmark.options.root"})
+"""Where something is computed and where its data lie, which a printed table does not say."""
+
+
+def printed_protocol(config: RunConfig, table: PublishedTable) -> dict[str, Any]:
+    """The protocol behind a published table, for the same case of the benchmark and wherever ``config`` runs."""
+    problem = make_benchmark(config.benchmark)
+    options = {**_given(config, problem.case_options()), **table.options}
+    found = protocol_of(RunConfig.resolve(Choice(config.benchmark.name, options), training=table.training))
+    here = protocol_of(config)
+    return {key: here.get(key) if key in _WHERE else value for key, value in found.items()}
 
 
 def _given(config: RunConfig, case: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from mtl_benchmarks.comparison.estimates import paired_difference
-from mtl_benchmarks.comparison.groups import Comparison, Group
-from mtl_benchmarks.comparison.protocols import differing, own_protocol, short_name
+from mtl_benchmarks.comparison.estimates import Estimate, paired_difference
+from mtl_benchmarks.comparison.groups import Comparison, Group, relative_loss
+from mtl_benchmarks.comparison.protocols import differing, printed_protocol, short_name
 from mtl_benchmarks.comparison.tabular import Cell, Column, Pair, Row, Table
 from mtl_benchmarks.components.making import make_benchmark
-from mtl_benchmarks.metrics import Metric, mean_rank
+from mtl_benchmarks.metrics import Baseline, Metric, mean_rank
 from mtl_benchmarks.published import PublishedTable
 from mtl_core import UnknownNameError
 
@@ -150,6 +150,8 @@ def published_rows_table(comparison: Comparison) -> list[Table]:
 
 def _published_table(comparison: Comparison, published: PublishedTable, metrics: Sequence[Metric]) -> Table | None:
     wanted = {group.config.label for group in comparison.full}
+    problem = make_benchmark(comparison.config.benchmark)
+    whole = set(comparison.tasks) == set(problem.tasks)
     names = {printed: own for own, printed in published.metrics.items()}
     rows = []
     for printed, label in published.labels().items():
@@ -157,23 +159,48 @@ def _published_table(comparison: Comparison, published: PublishedTable, metrics:
             continue
         values = published.rows()[printed]
         cells: dict[str, Cell] = {names[name]: value for name, value in values.items() if name in names}
-        if "DeltaM_pct" in values and comparison.baselines:
+        if "DeltaM_pct" in values and (comparison.baselines or problem.baselines):
             cells["delta_m"] = values["DeltaM_pct"]
         rows.append(Row(f"{printed} ({label})", "published", cells))
     if not any(row for row in rows if not row.label.endswith("(single task)")):
         return None
-    columns = (*(column_of(metric) for metric in metrics if metric.name in published.metrics), _DELTA)
     notes = [
         "Printed values of other code on other machines; they take no part in ranks and differences.",
         *published.errors,
     ]
-    own = own_protocol(comparison.config)
-    changed = differing([own, comparison.protocol])
-    if changed or set(comparison.tasks) != set(make_benchmark(comparison.config.benchmark).tasks):
-        said = [f"{short_name(k)} {comparison.protocol.get(k)} instead of {own.get(k)}" for k in changed]
+    if problem.baselines and whole:
+        rows = [*_single_task_rows(comparison, problem.baselines), *rows, *_against(comparison, problem.baselines)]
+        notes.append(
+            f"Rows marked 'here' are the runs above; their Δm is against the printed single-task values "
+            f"({problem.baselines[0].source}), as the printed Δm is."
+        )
+    shown = {*published.metrics, *(b.metric.name for b in problem.baselines if whole)}
+    columns = (*(column_of(metric) for metric in metrics if metric.name in shown), _DELTA)
+    printed_as = printed_protocol(comparison.config, published)
+    changed = differing([printed_as, comparison.protocol])
+    if changed or not whole:
+        said = [f"{short_name(k)} {comparison.protocol.get(k)} instead of {printed_as.get(k)}" for k in changed]
         notes.append(f"The runs above have another protocol than this table: {'; '.join(said) or 'other tasks'}.")
     title = f"{comparison.title}: as published, {published.source}"
     return Table("published", title, columns, tuple(rows), tuple(notes)).without_empty_columns()
+
+
+def _single_task_rows(comparison: Comparison, printed: Sequence[Baseline]) -> list[Row]:
+    """Single-task values as printed and, where there are such runs, as measured."""
+    rows = [Row("single task, printed", "published", {each.metric.name: each.value for each in printed})]
+    if comparison.baselines:
+        own: dict[str, Cell] = {each.metric.name: each.value for each in comparison.baselines}
+        rows.append(Row("single task, here", "single-task", own))
+    return rows
+
+
+def _against(comparison: Comparison, printed: Sequence[Baseline]) -> list[Row]:
+    """The groups that train all tasks, with Δm against printed single-task values."""
+    rows = []
+    for group in comparison.full:
+        deltas = [relative_loss(run, printed) for run in group.runs]
+        rows.append(Row(f"{group.label}, here", "multi-task", {**group.values, "delta_m": Estimate.of(deltas)}))
+    return rows
 
 
 def moves_table(comparison: Comparison) -> Table | None:

@@ -102,7 +102,8 @@ PARTS: PartTable = {"adapter": Part(ADAPTERS), "trigger": Part(TRIGGERS)}
 
 def benchmark_parts(cls: type[Benchmark]) -> PartTable:
     """Options of a benchmark that are objects: the model, where its constructor takes one."""
-    return {"model": Part(MODELS, made_by_owner=True, given_by_owner=cls.model_arguments)}
+    given, offered = cls.model_arguments, cls.offered_to_model
+    return {"model": Part(MODELS, made_by_owner=True, given_by_owner=given, offered_by_owner=offered)}
 
 
 def method_class(name: str) -> type:

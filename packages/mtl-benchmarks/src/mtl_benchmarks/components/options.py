@@ -31,11 +31,18 @@ class Part:
         made_by_owner: the constructor gets the class with its options, and makes the object when it needs one; else it
             gets the object.
         given_by_owner: arguments that the owner then gives, which are no options.
+        offered_by_owner: likewise, but only to classes whose constructor has them.
     """
 
     registry: Registry
     made_by_owner: bool = False
     given_by_owner: frozenset[str] = frozenset()
+    offered_by_owner: frozenset[str] = frozenset()
+
+    @property
+    def provided(self) -> frozenset[str]:
+        """All arguments that are no options because the owner has them."""
+        return self.given_by_owner | self.offered_by_owner
 
     def find(self, name: str) -> type:
         """The class of a name, as the registry finds it.
@@ -149,7 +156,7 @@ def option_defaults(cls: type, parts: PartTable | None = None, *, given: Collect
         if name in parts:
             part = parts[name]
             chosen = part.default_name(argument.default)
-            inner = option_defaults(part.find(chosen), given=part.given_by_owner)
+            inner = option_defaults(part.find(chosen), given=part.provided)
             defaults[name] = Choice(chosen, inner)
         else:
             defaults[name] = conform(argument.annotation, argument.default)
@@ -190,7 +197,7 @@ def _resolved_part(name: str, value: Any, part: Part) -> Choice:
         raise InvalidParameterError(f"`{name}` must be one of {', '.join(part.registry.names())}, got {value!r}.")
     cls = part.find(chosen.name)
     own_name = part.registry.name_of(chosen.name, cls)
-    return resolve(name, Choice(own_name, chosen.options), cls, given=part.given_by_owner)
+    return resolve(name, Choice(own_name, chosen.options), cls, given=part.provided)
 
 
 def construct(cls: type, options: Mapping[str, Any], parts: PartTable | None = None, /, **given: Any) -> Any:

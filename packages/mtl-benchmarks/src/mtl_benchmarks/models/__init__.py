@@ -21,6 +21,7 @@ from mtl_benchmarks.models.segnet_cross_stitch import SegNetCrossStitch
 from mtl_benchmarks.models.segnet_mtan import SegNetMTAN
 from mtl_benchmarks.models.set_to_set import SetToSet
 from mtl_benchmarks.models.shared_tower import SharedTower
+from mtl_benchmarks.models.vector_network import VECTOR_PARTS, vector_network
 
 __all__ = [
     "CGC",
@@ -32,6 +33,7 @@ __all__ = [
     "NYUV2_OUTPUTS",
     "PLE",
     "QM9_TARGETS",
+    "VECTOR_PARTS",
     "ClonedPolicy",
     "CrossStitch",
     "DSelectK",
@@ -55,4 +57,5 @@ __all__ = [
     "TaskModel",
     "TwinCritic",
     "check_declaration",
+    "vector_network",
 ]

@@ -23,11 +23,13 @@ class Prepared(NamedTuple):
             to itself.
         weight: [k · c, o], the matrices that the hidden units stand for, one under the other.
         bias: [c, o], the matrix that every edge has.
+        links: per group [b, n, n], 1 where there is an edge and 0 elsewhere; None: every atom with every other.
     """
 
     hidden: tuple[Tensor, ...]
     weight: Tensor
     bias: Tensor
+    links: tuple[Tensor | None, ...]
 
 
 class _Contraction(torch.autograd.Function):
@@ -84,10 +86,11 @@ class EdgeConvolution(nn.Module):
         y_i = \Theta x_i + b + \frac{1}{n-1} \sum_{j \ne i} x_j^\top W(e_{ij}), \qquad
         W(e) = \mathrm{reshape}_{c \times o}\big(W_2\, \mathrm{relu}(W_1 e + b_1) + b_2\big)
 
-    on complete graphs. :math:`W(e)` is linear in the hidden layer :math:`h(e) \in \mathbb{R}^k`, so the sum over
-    neighbours may come first: :math:`\sum_j h(e_{ij}) \otimes x_j`, of :math:`k \cdot c` numbers per node, and then one
-    product with the second layer's weights. No edge ever has a matrix of its own, and the hidden layer is evaluated
-    once for all rounds. Parameters have the names and shapes of torch-geometric's ``NNConv`` with mean aggregation.
+    on complete graphs; where edges are missing, the mean over those that there are. :math:`W(e)` is linear in the
+    hidden layer :math:`h(e) \in \mathbb{R}^k`, so the sum over neighbours may come first:
+    :math:`\sum_j h(e_{ij}) \otimes x_j`, of :math:`k \cdot c` numbers per node, and then one product with the second
+    layer's weights. No edge ever has a matrix of its own, and the hidden layer is evaluated once for all rounds.
+    Parameters have the names and shapes of torch-geometric's ``NNConv`` with mean aggregation.
 
     Args:
         inputs: numbers ``c`` per node.
@@ -124,26 +127,31 @@ class EdgeConvolution(nn.Module):
         first, second = cast(nn.Linear, self.nn[0]), cast(nn.Linear, self.nn[2])
         weight, bias = second.weight, second.bias
         matrices = rearrange(weight, "(c o) k -> (k c) o", c=self.inputs)
-        hidden = tuple(self._hidden(first(group.edges)) for group in groups)
-        return Prepared(hidden, matrices, bias.view(self.inputs, self.outputs))
+        hidden = tuple(self._hidden(first(group.edges), group.links) for group in groups)
+        links = tuple(None if group.links is None else group.links.to(group.nodes.dtype) for group in groups)
+        return Prepared(hidden, matrices, bias.view(self.inputs, self.outputs), links)
 
     @staticmethod
-    def _hidden(raw: Tensor) -> Tensor:
-        others = ~torch.eye(raw.shape[1], dtype=torch.bool, device=raw.device)
+    def _hidden(raw: Tensor, links: Tensor | None) -> Tensor:
+        others = ~torch.eye(raw.shape[1], dtype=torch.bool, device=raw.device) if links is None else links
         # By target, unit, source: then the sum over sources is one product per molecule, over adjacent numbers.
         return rearrange(raw.relu() * others[..., None], "b i j k -> b (i k) j")
 
     def forward(self, x: Tensor, prepared: Prepared) -> Tensor:
         """New features ``[N, o]`` from those of all nodes ``[N, c]``, in the order of the prepared groups."""
-        hidden, weight, bias = prepared
+        hidden, weight, bias, links = prepared
         # A derivative runs outside of autocast, so its function must as well: else their dtypes differ.
         with torch.autocast(x.device.type, enabled=False):
             arguments = [value.to(weight.dtype) for value in (x, weight, *hidden)]
             sums: Tensor = _Contraction.apply(*arguments)  # type: ignore[no-untyped-call]
         out = []
-        for summed, nodes in zip(_grouped(sums, hidden), _grouped(x, hidden), strict=True):
-            others = nodes.sum(1, keepdim=True) - nodes
+        for summed, nodes, linked in zip(_grouped(sums, hidden), _grouped(x, hidden), links, strict=True):
             # An atom alone has no neighbours: their mean is zero, as in torch-geometric.
-            out.append(((summed + others @ bias) / max(nodes.shape[1] - 1, 1)).flatten(0, 1))
+            if linked is None:
+                others = nodes.sum(1, keepdim=True) - nodes
+                found = (summed + others @ bias) / max(nodes.shape[1] - 1, 1)
+            else:
+                found = (summed + (linked.to(nodes.dtype) @ nodes) @ bias) / linked.sum(2, keepdim=True).clamp(min=1)
+            out.append(found.flatten(0, 1))
         own: Tensor = self.lin(x)
         return torch.cat(out) + own + self.bias

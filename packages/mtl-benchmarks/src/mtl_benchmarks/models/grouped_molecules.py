@@ -1,4 +1,4 @@
-"""Batches of complete graphs, grouped by size so that nothing is padded."""
+"""Batches of molecules as complete graphs, or parts of them, grouped by size so that nothing is padded."""
 
 from __future__ import annotations
 
@@ -39,20 +39,24 @@ class MoleculeGroup:
         nodes: [b, n, f], features of the atoms.
         edges: [b, n, n, c], ``edges[:, i, j]`` those of the edge to atom i from atom j; what is on the diagonal does
             not count.
+        links: [b, n, n] bool, which of the edges there are, none of them on the diagonal; None: all.
     """
 
     nodes: Tensor
     edges: Tensor
+    links: Tensor | None = None
 
     def __post_init__(self) -> None:
         nodes, edges = tuple(self.nodes.shape), tuple(self.edges.shape)
+        if self.links is not None and tuple(self.links.shape) != edges[:3]:
+            raise InvalidInputError(f"`links` must be [b, n, n], got {tuple(self.links.shape)} for {edges} edges.")
         if len(nodes) != 3 or len(edges) != 4 or edges[:3] != (nodes[0], nodes[1], nodes[1]) or not nodes[1]:
             raise InvalidInputError(f"`nodes` and `edges` must be [b, n, f] and [b, n, n, c], got {nodes} and {edges}.")
 
 
 @dataclass(frozen=True)
 class GroupedMolecules:
-    """Molecules in which every atom is linked to every other one.
+    """Molecules in which every atom is linked to every other one, or to some.
 
     Args:
         groups: the molecules, one group per size.
@@ -104,24 +108,49 @@ class GroupedMolecules:
 
     def to(self, device: str | torch.device) -> GroupedMolecules:
         """The same batch on another device."""
-        groups = tuple(MoleculeGroup(group.nodes.to(device), group.edges.to(device)) for group in self.groups)
+        groups = tuple(
+            MoleculeGroup(
+                group.nodes.to(device), group.edges.to(device), None if group.links is None else group.links.to(device)
+            )
+            for group in self.groups
+        )
         return GroupedMolecules(groups, self.order.to(device))
+
+    def within(self, cutoff: float) -> GroupedMolecules:
+        """The same molecules, atoms linked up to a distance only.
+
+        Args:
+            cutoff: the last feature of an edge, its distance, is at most this.
+
+        Example:
+            >>> edges = torch.tensor([0.0, 1.0, 3.0, 1.0, 0.0, 1.0, 3.0, 1.0, 0.0]).reshape(1, 3, 3, 1)
+            >>> chain = GroupedMolecules.of([MoleculeGroup(torch.ones(1, 3, 11), edges)])
+            >>> chain.to_graphs().edge_index.shape[1], chain.within(2.0).to_graphs().edge_index.shape[1]
+            (6, 4)
+        """
+        groups = []
+        for group in self.groups:
+            other = ~torch.eye(group.nodes.shape[1], dtype=torch.bool, device=group.nodes.device)
+            groups.append(MoleculeGroup(group.nodes, group.edges, (group.edges[..., -1] <= cutoff) & other))
+        return GroupedMolecules(tuple(groups), self.order)
 
     def to_graphs(self) -> Graphs:
         """The same molecules edge by edge, in the batch's own order."""
-        molecules = [pair for group in self.groups for pair in zip(group.nodes, group.edges, strict=True)]
+        molecules = [
+            triple for group in self.groups for triple in zip(group.nodes, group.edges, _links_of(group), strict=True)
+        ]
         placed = [molecules[k] for k in self.order.argsort().tolist()]
-        x = torch.cat([nodes for nodes, _ in placed])
+        x = torch.cat([nodes for nodes, _, _ in placed])
         index, attr, first = [], [], 0
-        for nodes, edges in placed:
+        for nodes, edges, links in placed:
             n = len(nodes)
-            source, target = (~torch.eye(n, dtype=torch.bool, device=x.device)).nonzero().T
+            source, target = links.T.nonzero().T
             index.append(torch.stack([source, target]) + first)
             attr.append(edges[target, source])
             first += n
         graph = torch.repeat_interleave(
             torch.arange(len(placed), device=x.device),
-            torch.tensor([len(nodes) for nodes, _ in placed], device=x.device),
+            torch.tensor([len(nodes) for nodes, _, _ in placed], device=x.device),
         )
         return Graphs(x, torch.cat(index, dim=1), torch.cat(attr), graph)
 
@@ -198,3 +227,10 @@ class GroupedMolecules:
             groups.append(MoleculeGroup(nodes, edges.unflatten(1, (size, size))))
             order.append(which)
         return cls(tuple(groups), torch.cat(order))
+
+
+def _links_of(group: MoleculeGroup) -> Tensor:
+    """Which edges there are, [b, n, n] bool."""
+    b, n = group.nodes.shape[:2]
+    every = ~torch.eye(n, dtype=torch.bool, device=group.nodes.device)
+    return every.expand(b, n, n) if group.links is None else group.links

@@ -17,8 +17,9 @@ class MPNN(MessagePassing):
     """Three rounds of messages through one gated unit, a set-to-set reading, and a linear output per property.
 
     The function of the papers' network, with its parameters under its names: ``state_dict`` fits
-    :class:`~mtl_benchmarks.models.GraphMPNN`, which is built of torch-geometric's layers. Complete graphs only. Its
-    arguments are those of :class:`~mtl_benchmarks.models.message_passing.MessagePassing`.
+    :class:`~mtl_benchmarks.models.GraphMPNN`, which is built of torch-geometric's layers. Made for complete graphs;
+    where edges are missing (``GroupedMolecules.within``) it costs as much. Its arguments are those of
+    :class:`~mtl_benchmarks.models.message_passing.MessagePassing`.
 
     Example:
         >>> from mtl_benchmarks.models.grouped_molecules import MoleculeGroup

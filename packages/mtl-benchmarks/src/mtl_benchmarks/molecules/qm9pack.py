@@ -9,7 +9,6 @@ molecules. The SMILES are kekulised, so that no bond is aromatic.
 from __future__ import annotations
 
 import csv
-import importlib.util
 import itertools
 import json
 import math
@@ -23,7 +22,8 @@ import torch
 from mtl_benchmarks.molecules.smiles import heavy_bonds
 from mtl_benchmarks.molecules.store import ELEMENTS, TARGETS, Molecules
 from mtl_benchmarks.molecules.units import HARTREE, atomisation_energies
-from mtl_core import InvalidInputError, MissingExtraError
+from mtl_benchmarks.packaged_files import packaged_files
+from mtl_core import InvalidInputError
 
 __all__ = ["package_files", "read_package", "read_tables"]
 
@@ -65,16 +65,8 @@ def package_files() -> tuple[list[Path], str]:
         MissingExtraError: it is not installed.
         InvalidInputError: it is, and its files are not where they were.
     """
-    found = importlib.util.find_spec("qm9pack")
-    if found is None or found.origin is None:
-        raise MissingExtraError("the real QM9 out of the package qm9pack", "mtl-benchmarks[qm9]")
-    folder = Path(found.origin).parent / "data"
-    files = [folder / name for name in _PARTS]
-    missing = [str(file) for file in files if not file.is_file()]
-    if missing:
-        raise InvalidInputError(
-            f"the package qm9pack must hold {', '.join(_PARTS)}, got none at {missing[0]}. Install it again."
-        )
+    names = [f"data/{name}" for name in _PARTS]
+    files = packaged_files("qm9pack", names, what="the real QM9 out of the package qm9pack", extra="qm9")
     return files, metadata.version("qm9pack")
 
 
