@@ -65,7 +65,7 @@ def test_method_names_are_normalised() -> None:
 @pytest.mark.parametrize(
     ("arguments", "settings", "valid"),
     [
-        (("digit",), {}, "ctr, digits, qm9, toy"),
+        (("digit",), {}, "ctr, digits, mt10, qm9, toy"),
         (("digits", "fairgard"), {}, "fairgrad"),
         (("digits", "ls", "jump"), {}, "cost, none, random"),
         (("digits", Choice("fairgrad", {"alpa": 1.0})), {}, "alpha"),

@@ -119,7 +119,7 @@ def test_files_are_made_with_options(installed: Path, capsys: pytest.CaptureFixt
 
 def test_bad_input(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in {
-        "data": "`data` must be followed by one name, got none. Valid: ctr, digits, filed, qm9, toy, made-numbers.",
+        "data": "must be followed by one name, got none. Valid: ctr, digits, filed, mt10, qm9, toy, made-numbers.",
         "data file": "unknown benchmark or data 'file'. Did you mean 'filed'?",
         "data toy more": "must be followed by one name, got toy more",
         "data toy --data.digit 3": "unknown option '--data.digit'. Valid: --root.",

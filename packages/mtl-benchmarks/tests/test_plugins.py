@@ -139,7 +139,7 @@ def test_entry_points_are_names_like_any_other(installed: Path, spelling: str) -
     assert (config.benchmark.name, config.method.name) == ("halves", "inversenorm")
     assert config.teleport == Choice("nudge", {"by": 0.01})
     assert config.name.startswith("halves-inversenorm-nudge-seed0-")
-    assert available() == ["ctr", "digits", "halves", "qm9", "toy"]
+    assert available() == ["ctr", "digits", "halves", "mt10", "qm9", "toy"]
     assert TELEPORTS.names() == ["cost", "random", "nudge"]
     with pytest.raises(UnknownNameError, match="Did you mean 'halves'"):
         benchmark_class("halve")

@@ -5,16 +5,17 @@ from __future__ import annotations
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks.ctr import CTR
 from mtl_benchmarks.benchmarks.digits import Digits
+from mtl_benchmarks.benchmarks.mt10 import MT10
 from mtl_benchmarks.benchmarks.qm9 import QM9
 from mtl_benchmarks.benchmarks.toy import Toy
 from mtl_benchmarks.components.registry import Registry
 
-__all__ = ["BENCHMARKS", "CTR", "QM9", "Digits", "Toy", "available", "benchmark_class"]
+__all__ = ["BENCHMARKS", "CTR", "MT10", "QM9", "Digits", "Toy", "available", "benchmark_class"]
 
 BENCHMARKS = Registry(
     "benchmark",
     "mtl.benchmarks",
-    {cls.name: cls for cls in (CTR, QM9, Digits, Toy)},
+    {cls.name: cls for cls in (CTR, MT10, QM9, Digits, Toy)},
     fits=lambda cls: issubclass(cls, Benchmark),
     rule="a subclass of mtl_benchmarks.Benchmark",
 )
@@ -26,7 +27,7 @@ def available() -> list[str]:
 
     Example:
         >>> available()
-        ['ctr', 'digits', 'qm9', 'toy']
+        ['ctr', 'digits', 'mt10', 'qm9', 'toy']
     """
     return sorted(BENCHMARKS.names())
 

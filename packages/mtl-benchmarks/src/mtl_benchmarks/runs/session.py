@@ -138,7 +138,7 @@ def print_report(
     """
     comparisons = compare(runs, others=others)
     tables = _tables(comparisons, reference)
-    said = [*(copy.text for copy in distinct([*runs, *others])[1]), *told_apart(comparisons)]
+    said = [*(copy.text for copy in distinct([*runs, *others])[1]), *told_apart(comparisons), *_remarks(comparisons)]
     if form == "text":
         for sentence in said:
             console.print(sentence, markup=False, highlight=False)
@@ -155,6 +155,12 @@ def print_report(
 
         for path in draw_all(runs, figures, others=others):
             console.print(f"figure: {path}", markup=False, soft_wrap=True)
+
+
+def _remarks(comparisons: Sequence[Comparison]) -> list[str]:
+    """What the data of the benchmarks tell of their numbers, each once."""
+    found = [text for each in comparisons for text in make_benchmark(each.config.benchmark).remarks()]
+    return list(dict.fromkeys(found))
 
 
 def _tables(comparisons: Sequence[Comparison], reference: str | None) -> list[Table]:
