@@ -19,7 +19,7 @@ from mtl_core import InvalidInputError
 
 __all__ = ["COMMAND"]
 
-_MANY = ("--tasks", "--hidden")
+_MANY = ("--tasks",)
 _REFRESH = 0.5
 
 
@@ -39,7 +39,7 @@ def _own_options(method: str = "ls") -> dict[str, Sequence[Option]]:
             Option("--threads", int, "torch's CPU threads", 1),
         ],
         "the papers' protocol": [
-            Option(f"--{name}", argument.annotation, argument.help, defaults[name], many=name == "hidden")
+            Option(f"--{name}", argument.annotation, argument.help, defaults[name])
             for name, argument in option_arguments(SACProtocol).items()
         ],
     }
@@ -64,8 +64,8 @@ def _help(groups: dict[str, Sequence[Option]]) -> str:
         "mtl-bench sac [options]",
         about="MT10 by multi-task soft actor-critic, by the papers' protocol: real Meta-World, one goal per task.",
         examples=(
-            "mtl-bench sac --method cagrad --method.c 0.9 --device cuda --grouping vmap   # days on a GPU",
-            "mtl-bench sac --steps 3000 --evaluate_every 1500 --batch_size 320            # minutes on a CPU",
+            "mtl-bench sac --method cagrad --method.c 0.9 --device cuda --grouping vmap   # as the papers",
+            "mtl-bench sac --steps 3000 --evaluate_every 1500 --batch_size 320            # to try it out",
         ),
         groups=groups,
         notes=("A run that was broken off goes on where it was when the same command is given again.",),

@@ -127,6 +127,11 @@ class SACAgent:
         """The most likely actions, on the CPU: what evaluation does."""
         return self.actor.act(task, observations.to(self.device)).cpu()
 
+    def start_epoch(self, number: int) -> None:
+        """Tell methods that count epochs that one begins."""
+        for component in self._components.values():
+            component.start_epoch(number)
+
     def update(self, batch: Transitions) -> Updated:
         """One update of the critics, the actor, the temperature and the targets, in this order.
 

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from mtl_benchmarks.sac.protocol import SACProtocol
 from mtl_core import Method, Problem, StepReport, collect_per_task, step
-from mtl_core.extension import Remembers, finish, is_loss_weighting, offers
+from mtl_core.extension import CountsEpochs, Remembers, finish, is_loss_weighting, offers
 
 __all__ = ["Component", "Parts", "Samples"]
 
@@ -52,6 +52,11 @@ class Component:
     def is_on_gradients(self) -> bool:
         """Whether the method looks at the tasks' gradients, and leaves the step to others."""
         return not is_loss_weighting(self.method) and not offers(self.method, Method)
+
+    def start_epoch(self, number: int) -> None:
+        """Tell the method, if it counts them."""
+        if offers(self.method, CountsEpochs):
+            self.method.start_epoch(number)
 
     def step(self, parts: Parts) -> StepReport:
         """One update by the samples of each task."""

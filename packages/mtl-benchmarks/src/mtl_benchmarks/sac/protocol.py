@@ -12,8 +12,8 @@ from mtl_core.checks import in_interval, one_of, positive, positive_int
 __all__ = ["Grouping", "SACProtocol"]
 
 Grouping = Literal["split", "vmap"]
-"""How the tasks' gradients are taken. ``"split"``: a graph for each task's samples, one after the other. ``"vmap"``: all
-tasks at once by ``torch.func.vmap``, their samples padded to equally many. The same numbers but for rounding."""
+"""How the tasks' gradients are taken. ``"split"``: a graph for each task's samples, one after the other. ``"vmap"``:
+all tasks at once by ``torch.func.vmap``, their samples padded to equally many. The same numbers but for rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,8 @@ class SACProtocol(PlainData):
         warm_up: steps of random actions before the first update; then come as many updates at once, and after them one
             per step.
         episode: steps of an episode, after which all environments begin anew together; its end is no end for the
-            critic, which goes on counting rewards beyond it.
+            critic, which goes on counting rewards beyond it. The last one of a run is shorter where ``steps`` is no
+            multiple of it.
         batch_size: transitions per update, drawn uniformly from those of all tasks.
         capacity: transitions that are kept, of all tasks together.
         hidden: units of the hidden layers, of actor and critics alike.
@@ -72,14 +73,9 @@ class SACProtocol(PlainData):
             raise InvalidParameterError("`hidden` must name at least one layer, got none.")
         object.__setattr__(self, "hidden", tuple(positive_int("hidden", units) for units in self.hidden))
         one_of("grouping", self.grouping, ("split", "vmap"))
-        if self.steps % self.episode:
-            raise InvalidParameterError(
-                f"`steps` must be a multiple of `episode` {self.episode}, since runs end and are taken up where "
-                f"episodes do, got {self.steps}. Take {-(-self.steps // self.episode) * self.episode}."
-            )
 
     def is_evaluated(self, step: int) -> bool:
-        """Whether an evaluation is due at the end of an episode, after so many steps; there is one at the very end."""
+        """Whether an evaluation is due after an episode that ends at this step; there is one at the very end."""
         return step == self.steps or step // self.evaluate_every > (step - self.episode) // self.evaluate_every
 
     def updates(self, step: int) -> int:

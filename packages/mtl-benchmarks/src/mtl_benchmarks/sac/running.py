@@ -85,7 +85,11 @@ def train(
     files, settings = SACDirectory(directory), config.as_dict()
     if not files.refuse_other(settings) or files.read_result() is None:
         with files.working(settings) as unlocked, seeded(config.seed, threads=config.threads):
-            told: Callable[[str], None] = lambda text: (say or warn)(f"{files.path}: {text}.")
+            tell = say or warn
+
+            def told(text: str) -> None:
+                tell(f"{files.path}: {text}.")
+
             if unlocked is not None:
                 told(f"{unlocked}: see to it that no other process works on this run")
             _complete(config, files, told, checkpoint_every, progress)

@@ -61,22 +61,28 @@ class Training:
         return self.step >= self.protocol.steps
 
     def episode(self) -> None:
-        """One episode in each environment, with its updates, and the evaluation where one is due after it."""
+        """One episode in each environment, with its updates, and the evaluation where one is due after it.
+
+        To methods that count epochs it is one.
+        """
+        self._agent.start_epoch(self.step // self.protocol.episode)
         rewards: list[float] = []
         updates: list[Updated] = []
         observations = self._arena.begin()
-        for _ in range(self.protocol.episode):
+        for _ in range(min(self.protocol.episode, self.protocol.steps - self.step)):
             self.step += 1
             actions = self._actions(observations)
             following, found = self._arena.step(actions.double().numpy())
             rewards.append(float(found.mean()))
             self._keep(observations, actions, found, following)
             observations = following
-            for _ in range(self.protocol.updates(self.step)):
-                updates.append(self._agent.update(self._replay.draw(self.protocol.batch_size, self._agent.generator)))
+            updates += [self._update() for _ in range(self.protocol.updates(self.step))]
         self._seen.append(self._summary(rewards, updates))
         if self.protocol.is_evaluated(self.step):
             self._evaluate()
+
+    def _update(self) -> Updated:
+        return self._agent.update(self._replay.draw(self.protocol.batch_size, self._agent.generator))
 
     def _actions(self, observations: numpy.ndarray) -> torch.Tensor:
         if self.step <= self.protocol.warm_up:
@@ -119,7 +125,7 @@ class Training:
         for name in names:
             values = [row[name] for row in self._seen if name in row]
             means[name] = sum(values) / len(values)
-        temperature = float(self._agent.temperature())
+        temperature = float(self._agent.temperature().detach())
         success = sum(percent.values()) / len(percent)
         self.rows.append({"step": self.step, "success": success, **percent, "temperature": temperature, **means})
         self._seen = []
