@@ -291,16 +291,9 @@ def test_what_is_refused() -> None:
 
 @pytest.mark.slow
 def test_an_agent_learns_to_reach(tmp_path: Path) -> None:
-    protocol = SACProtocol(
-        steps=3000,
-        warm_up=300,
-        episode=30,
-        batch_size=64,
-        capacity=10_000,
-        hidden=(32, 32),
-        lr=3e-3,
-        evaluate_every=300,
-    )
+    sizes: dict[str, Any] = {"steps": 1200, "warm_up": 300, "episode": 30, "batch_size": 64, "hidden": (32, 32)}
+    rates: dict[str, Any] = {"lr": 3e-3, "temperature": 0.05, "discount": 0.9}
+    protocol = SACProtocol(**sizes, **rates, capacity=10_000, evaluate_every=300)
     result = train(SACConfig.resolve(protocol=protocol, tasks=("reach",), world=WORLD), tmp_path / "run")
     assert result.values["best_success"] == 100.0
 
