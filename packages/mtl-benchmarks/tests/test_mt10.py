@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mtl_benchmarks.benchmarks import MT10, mt10
+from mtl_benchmarks.cli import main
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.engine.trainer import Progress
 from mtl_benchmarks.models import ClonedPolicy
@@ -190,6 +191,19 @@ def test_the_experts_own_success_is_told() -> None:
     benchmark.batches(batch_size=10, seed=0, device="cpu")
     (told,) = benchmark.remarks()
     assert told == "The experts themselves, on the same 4 goals within 40 steps: mean 100.0 %, 100 % in each task."
+
+
+def test_tables_tell_the_experts_success_and_why_there_is_no_delta(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "runs"
+    options = [f"--benchmark.{name}={value}" for name, value in SMALL.items()]
+    words = ["run", "mt10", *options, "--tasks", "reach", "push", "--epochs", "1", "--lr", "1e-9", "--out", str(out)]
+    assert main(words) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "The experts themselves, on the same 4 goals within 40 steps: mean 100.0 %" in shown
+    assert "no Δm, as the single-task value of success_reach, success_push is 0." in shown
+    assert "No Δm: not every trained task has a single-task run of the same protocol whose value is not 0" in shown
 
 
 @pytest.mark.extras
