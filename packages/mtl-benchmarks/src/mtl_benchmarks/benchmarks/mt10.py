@@ -72,7 +72,7 @@ class MT10(Benchmark):
     Args:
         n_episodes: demonstrations of each task.
         horizon: steps within which a task must be solved, by the experts as by the policy; 150 in the papers, 500 at
-            most.
+            most in Meta-World.
         noise: standard deviation of what is added to the experts' actions while they demonstrate.
         n_goals: goals per task on which a policy is tried out; success is a multiple of 100 % / ``n_goals``.
         width: units of each shared layer.
@@ -110,7 +110,7 @@ class MT10(Benchmark):
     ) -> None:
         self.n_episodes = positive_int("n_episodes", n_episodes)
         self.horizon = positive_int("horizon", horizon)
-        if horizon > LONGEST:
+        if world == METAWORLD and horizon > LONGEST:
             raise InvalidParameterError(
                 f"`horizon` must be at most {LONGEST}, as many steps as the simulator allows, got {horizon}."
             )

@@ -62,7 +62,7 @@ def _run(words: Sequence[str]) -> None:
 def _help(groups: dict[str, Sequence[Option]]) -> str:
     return layout(
         "mtl-bench sac [options]",
-        about="MT10 by multi-task soft actor-critic, by the papers' protocol: real Meta-World, one goal per task.",
+        about=f"{COMMAND.summary}: in Meta-World, with one goal per task.",
         examples=(
             "mtl-bench sac --method cagrad --method.c 0.9 --device cuda --grouping vmap   # as the papers",
             "mtl-bench sac --steps 3000 --evaluate_every 1500 --batch_size 320            # to try it out",
