@@ -131,9 +131,8 @@ def shared_workers() -> Workers:
     """
     named = os.environ.get("MTL_WORKERS")
     if named is None:
-        return _workers(
-            min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-        )
+        allowed: Callable[[int], set[int]] | None = vars(os).get("sched_getaffinity")  # Linux has it
+        return _workers(min(8, os.cpu_count() or 1 if allowed is None else len(allowed(0))))
     if not named.isdecimal() or int(named) == 0:
         raise InvalidParameterError(f"`MTL_WORKERS` must be a whole number of at least 1, got {named!r}.")
     return _workers(int(named))
