@@ -10,14 +10,17 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
 
 from mtl_benchmarks.worlds import (
     MT10_TASKS,
+    MetaWorld,
     WorkerError,
     Workers,
     expert_success,
@@ -147,8 +150,6 @@ def _is_alive(number: int) -> bool:
 
 
 def test_without_the_simulator_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from mtl_benchmarks.worlds.metaworld import MetaWorld
-
     monkeypatch.setenv("MTL_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "metaworld", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'mtl-benchmarks\[mt10\]'"):
@@ -217,3 +218,31 @@ class Counting(Workers):
     def map(self, function: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
         self.jobs += len(jobs)
         return super().map(function, jobs)
+
+
+@pytest.mark.parametrize("is_hidden", [True, False])
+def test_a_simulator_that_hides_its_goal_is_refused(monkeypatch: pytest.MonkeyPatch, is_hidden: bool) -> None:
+    class Environment:
+        def set_task(self, task: float) -> None:
+            self.goal = 0.0 if is_hidden else task
+
+        def reset(self, seed: int) -> tuple[numpy.ndarray, dict[str, object]]:
+            return numpy.append(numpy.ones(36), [self.goal] * 3), {}
+
+    class Block:
+        def __init__(self, name: str, seed: int) -> None:
+            self.train_classes = {name: Environment}
+            self.train_tasks = [1000.0 * seed + k for k in range(50)]
+
+    fake = ModuleType("metaworld")
+    policies = ModuleType("metaworld.policies")
+    vars(fake)["MT1"], vars(policies)["ENV_POLICY_MAP"] = Block, {"reach-v3": object}
+    monkeypatch.setitem(sys.modules, "metaworld", fake)
+    monkeypatch.setitem(sys.modules, "metaworld.policies", policies)
+    world = MetaWorld("reach", 7)
+    if is_hidden:
+        with pytest.raises(InvalidInputError, match="the goal of 'reach' must be part of the observation"):
+            world.begin(3)
+    else:
+        assert world.begin(3)[36:].tolist() == [7003.0] * 3
+        assert world.begin(52)[36:].tolist() == [8002.0] * 3  # the next seed's goals

@@ -43,7 +43,7 @@ class SACProtocol(PlainData):
         InvalidParameterError: a value out of range.
 
     References:
-        Spec of the released multi-task agent (MTRL), run scripts of CAGrad's MT10 experiments: Liu et al.,
+        Settings of the released multi-task agent (MTRL) and of the run scripts for MT10 of Liu et al.,
         *Conflict-Averse Gradient Descent for Multi-task Learning*, NeurIPS 2021.
     """
 
