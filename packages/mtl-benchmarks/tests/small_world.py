@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 
 import numpy
+from torch import Tensor
+
+from mtl_teleport.triggers import Trigger
 
 
 class Field:
@@ -24,14 +27,14 @@ class Field:
         self._state[36:] = random.uniform(0.5, 1.0, 3) * (3 if self.task == "far" else 1)
         return self._state.copy()
 
-    def step(self, action: numpy.ndarray) -> tuple[numpy.ndarray, bool]:
+    def step(self, action: numpy.ndarray) -> tuple[numpy.ndarray, float, bool]:
         if self.task == "dies":
             os._exit(3)
         if self.task == "raises":
             raise ValueError("a simulator's own words")
         self._state[:3] += 0.1 * numpy.clip(action[:3], -1, 1)
-        near = float(numpy.abs(self._state[:3] - self._state[36:]).max()) < 0.05
-        return self._state.copy(), near and self.task != "never"
+        distance = float(numpy.abs(self._state[:3] - self._state[36:]).max())
+        return self._state.copy(), -distance, distance < 0.05 and self.task != "never"
 
     def expert(self, observation: numpy.ndarray) -> numpy.ndarray:
         return numpy.append(numpy.clip(10 * (observation[36:] - observation[:3]), -1, 1), 0.0)
@@ -39,3 +42,10 @@ class Field:
 
 def process_id(_: object) -> int:
     return os.getpid()
+
+
+class Always(Trigger):
+    """Conflict at every step."""
+
+    def __call__(self, gramian: Tensor) -> bool:
+        return True

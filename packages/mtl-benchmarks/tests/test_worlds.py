@@ -7,15 +7,32 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mtl_benchmarks.worlds import WorkerError, Workers, load_demonstrations, play, success_rates
+from mtl_benchmarks.worlds import (
+    MT10_TASKS,
+    MetaWorld,
+    WorkerError,
+    Workers,
+    expert_success,
+    keeping,
+    known_expert_success,
+    load_demonstrations,
+    play,
+    shared_workers,
+    success_rates,
+)
 from mtl_benchmarks.worlds.demonstrations import Demonstrations, collect_demonstrations
-from mtl_core import InvalidInputError, MissingExtraError, UnknownNameError
+from mtl_core import InvalidInputError, InvalidParameterError, MissingExtraError, UnknownNameError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_world import Field, process_id
@@ -36,13 +53,13 @@ class Homing(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.tensor(gain))
 
-    def forward(self, observations: Tensor, task: int) -> Tensor:
+    def act(self, task: str, observations: Tensor) -> Tensor:
         move = (self.gain * (observations[:, 36:] - observations[:, :3])).clamp(-1, 1)
         return torch.cat([move, torch.zeros(len(move), 1)], dim=1)
 
 
 def collect(workers: Workers, *, tasks: tuple[str, ...] = ("near", "far"), noise: float = 0.1) -> Demonstrations:
-    return collect_demonstrations(tasks, n_episodes=4, horizon=60, noise=noise, n_goals=3, workers=workers, world=WORLD)
+    return collect_demonstrations(tasks, n_episodes=4, horizon=60, noise=noise, workers=workers, world=WORLD)
 
 
 def test_an_episode_keeps_the_actions_without_the_noise_and_ends_at_success() -> None:
@@ -72,7 +89,6 @@ def test_demonstrations_do_not_depend_on_how_many_collect() -> None:
     assert alone.actions.equal(together.actions)
     assert alone.starts.equal(together.starts)
     assert alone.episodes[alone.of("far")].unique().tolist() == [0, 1, 2, 3]
-    assert alone.ceiling.tolist() == [1.0, 1.0]
     assert not collect(Workers(1), noise=0.0).observations.equal(alone.observations)
 
 
@@ -84,10 +100,7 @@ def test_an_expert_that_never_succeeds_is_refused() -> None:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_success_is_the_share_of_goals(processes: int) -> None:
     def rates(policy: nn.Module) -> dict[str, float]:
-        return success_rates(
-            policy, ("near", "never"), {"near": 0, "never": 1}, goals=5, n_goals=4, horizon=60, workers=workers,
-            world=WORLD,
-        )  # fmt: skip
+        return success_rates(policy, ("near", "never"), goals=5, n_goals=7, horizon=60, workers=workers, world=WORLD)
 
     with Workers(processes) as workers:
         assert rates(Homing(10.0)) == {"near": 1.0, "never": 0.0}
@@ -137,8 +150,6 @@ def _is_alive(number: int) -> bool:
 
 
 def test_without_the_simulator_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from mtl_benchmarks.worlds.metaworld import MetaWorld
-
     monkeypatch.setenv("MTL_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "metaworld", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'mtl-benchmarks\[mt10\]'"):
@@ -146,24 +157,92 @@ def test_without_the_simulator_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UnknownNameError, match="reach"):
         MetaWorld("juggle")
 
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
 
-def test_demonstrations_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from mtl_benchmarks.worlds import demonstrations
+    monkeypatch.setattr(metadata, "version", absent)
+    with pytest.raises(MissingExtraError, match=r"pip install 'mtl-benchmarks\[mt10\]'"):
+        load_demonstrations(Workers(1))
 
+
+def test_what_was_collected_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MTL_CACHE", str(tmp_path))
-    monkeypatch.setattr(demonstrations.metadata, "version", lambda name: "0.0")
-    monkeypatch.setattr(demonstrations, "MT10_TASKS", ("near", "far"))
-    calls = []
-
-    def collected(tasks: tuple[str, ...], **settings: object) -> Demonstrations:
-        calls.append(settings)
-        return collect(Workers(1), tasks=tasks)
-
-    monkeypatch.setattr(demonstrations, "collect_demonstrations", collected)
-    first = load_demonstrations(n_episodes=4, horizon=60, n_goals=3, processes=1)
-    again = load_demonstrations(n_episodes=4, horizon=60, n_goals=3, processes=1)
-    assert len(calls) == 1
+    workers = Counting(1)
+    first = load_demonstrations(workers, n_episodes=2, horizon=60, world=WORLD)
+    again = load_demonstrations(workers, n_episodes=2, horizon=60, world=WORLD)
+    assert workers.jobs == 2 * 10
     assert first.observations.equal(again.observations)
-    assert again.tasks == ("near", "far")
-    load_demonstrations(n_episodes=5, horizon=60, n_goals=3, processes=1)
-    assert len(calls) == 2
+    assert again.tasks == MT10_TASKS
+    assert known_expert_success(horizon=60, n_goals=3, world=WORLD) is None
+    assert expert_success(workers, horizon=60, n_goals=3, world=WORLD) == dict.fromkeys(MT10_TASKS, 1.0)
+    assert known_expert_success(horizon=60, n_goals=3, world=WORLD) == dict.fromkeys(MT10_TASKS, 1.0)
+    assert workers.jobs == 2 * 10 + 3 * 10
+    load_demonstrations(workers, n_episodes=3, horizon=60, world=WORLD)
+    assert workers.jobs == 2 * 10 + 3 * 10 + 3 * 10
+
+
+def test_a_cache_of_another_version_or_damaged_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MTL_CACHE", str(tmp_path))
+    load_demonstrations(Workers(1), n_episodes=1, horizon=60, world=WORLD)
+    monkeypatch.setattr(keeping, "_VERSION", 99)
+    with pytest.raises(InvalidInputError, match=r"version 99'.*of another version. Delete it"):
+        load_demonstrations(Workers(1), n_episodes=1, horizon=60, world=WORLD)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(InvalidInputError, match=r"must be readable.*Delete it"):
+        load_demonstrations(Workers(1), n_episodes=1, horizon=60, world=WORLD)
+
+
+def test_experts_who_reach_no_goal_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MTL_CACHE", str(tmp_path))
+    with pytest.raises(InvalidInputError, match=r"within `horizon` 2, got none for reach, push"):
+        expert_success(Workers(1), horizon=2, n_goals=2, world=WORLD)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_number_of_workers_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MTL_WORKERS", "1")
+    assert shared_workers() is shared_workers()
+    assert shared_workers().map(process_id, [0]) == [os.getpid()]
+    for wrong in ("0", "two", "-1"):
+        monkeypatch.setenv("MTL_WORKERS", wrong)
+        with pytest.raises(InvalidParameterError, match=f"`MTL_WORKERS`.*got '{wrong}'"):
+            shared_workers()
+
+
+class Counting(Workers):
+    """Counts the jobs."""
+
+    jobs = 0
+
+    def map(self, function: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
+        self.jobs += len(jobs)
+        return super().map(function, jobs)
+
+
+@pytest.mark.parametrize("is_hidden", [True, False])
+def test_a_simulator_that_hides_its_goal_is_refused(monkeypatch: pytest.MonkeyPatch, is_hidden: bool) -> None:
+    class Environment:
+        def set_task(self, task: float) -> None:
+            self.goal = 0.0 if is_hidden else task
+
+        def reset(self, seed: int) -> tuple[numpy.ndarray, dict[str, object]]:
+            return numpy.append(numpy.ones(36), [self.goal] * 3), {}
+
+    class Block:
+        def __init__(self, name: str, seed: int) -> None:
+            self.train_classes = {name: Environment}
+            self.train_tasks = [1000.0 * seed + k for k in range(50)]
+
+    fake = ModuleType("metaworld")
+    policies = ModuleType("metaworld.policies")
+    vars(fake)["MT1"], vars(policies)["ENV_POLICY_MAP"] = Block, {"reach-v3": object}
+    monkeypatch.setitem(sys.modules, "metaworld", fake)
+    monkeypatch.setitem(sys.modules, "metaworld.policies", policies)
+    world = MetaWorld("reach", 7)
+    if is_hidden:
+        with pytest.raises(InvalidInputError, match="the goal of 'reach' must be part of the observation"):
+            world.begin(3)
+    else:
+        assert world.begin(3)[36:].tolist() == [7003.0] * 3
+        assert world.begin(52)[36:].tolist() == [8002.0] * 3  # the next seed's goals

@@ -96,6 +96,17 @@ class Benchmark(ABC):
             )
         return self.metrics_from(self.tally(model, device=device, part=Part()))
 
+    def evaluate_tasks(self, model: nn.Module, tasks: Sequence[str], *, device: str) -> Evaluation:
+        """As :meth:`evaluate`, where only the metrics of ``tasks`` are wanted: those that the run trains.
+
+        For a benchmark whose evaluation is dear enough to leave the others out; the rest evaluate all.
+        """
+        return self.evaluate(model, device=device)
+
+    def remarks(self) -> Sequence[str]:
+        """What beside :attr:`caveats` only its data tell of its numbers, one sentence each; collects nothing."""
+        return ()
+
     def shard(self, model: nn.Module, mesh: DeviceMesh) -> None:
         """Spread the model's parameters over the processes of a mesh, where a protocol asks for it.
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtl_benchmarks.models import MT10_TASKS, ClonedPolicy, GaussianActor, TwinCritic
+from mtl_benchmarks.models import ClonedPolicy, GaussianActor, TwinCritic
 from mtl_benchmarks.models.declaration import check_declaration, count
+from mtl_benchmarks.worlds import MT10_TASKS
 from mtl_core import InvalidInputError, InvalidParameterError, collect_per_task
 
 
@@ -42,7 +43,7 @@ def test_log_densities_are_those_of_the_squashed_normal() -> None:
     torch.testing.assert_close(action, (mean + log_std.exp() * noise).tanh())
     # The released code adds 1e-6 inside the logarithm; these actions are inside (−1, 1) by more than that.
     torch.testing.assert_close(found, expected.log_prob(action).sum(-1), rtol=0, atol=1e-3)
-    torch.testing.assert_close(actor.act(observations), mean.tanh())
+    torch.testing.assert_close(actor.act("reach", observations), mean.tanh())
 
 
 def test_deviations_stay_within_their_bounds() -> None:

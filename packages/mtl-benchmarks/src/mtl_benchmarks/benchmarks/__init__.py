@@ -8,6 +8,7 @@ from mtl_benchmarks.benchmarks.cityscapes import CityScapes
 from mtl_benchmarks.benchmarks.ctr import CTR
 from mtl_benchmarks.benchmarks.digits import Digits
 from mtl_benchmarks.benchmarks.movielens import MovieLens
+from mtl_benchmarks.benchmarks.mt10 import MT10
 from mtl_benchmarks.benchmarks.nyuv2 import NYUv2
 from mtl_benchmarks.benchmarks.qm9 import QM9
 from mtl_benchmarks.benchmarks.toy import Toy
@@ -17,6 +18,7 @@ from mtl_benchmarks.components.registry import Registry
 __all__ = [
     "BENCHMARKS",
     "CTR",
+    "MT10",
     "QM9",
     "CelebA",
     "CityScapes",
@@ -32,7 +34,7 @@ __all__ = [
 BENCHMARKS = Registry(
     "benchmark",
     "mtl.benchmarks",
-    {cls.name: cls for cls in (CTR, QM9, CelebA, CityScapes, Digits, MovieLens, NYUv2, Toy, Yeast)},
+    {cls.name: cls for cls in (CTR, MT10, QM9, CelebA, CityScapes, Digits, MovieLens, NYUv2, Toy, Yeast)},
     fits=lambda cls: issubclass(cls, Benchmark),
     rule="a subclass of mtl_benchmarks.Benchmark",
 )
@@ -44,7 +46,7 @@ def available() -> list[str]:
 
     Example:
         >>> available()
-        ['celeba', 'cityscapes', 'ctr', 'digits', 'movielens', 'nyuv2', 'qm9', 'toy', 'yeast']
+        ['celeba', 'cityscapes', 'ctr', 'digits', 'movielens', 'mt10', 'nyuv2', 'qm9', 'toy', 'yeast']
     """
     return sorted(BENCHMARKS.names())
 

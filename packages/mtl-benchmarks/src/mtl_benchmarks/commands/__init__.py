@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "report": "mtl_benchmarks.commands.report",
     "study": "mtl_benchmarks.commands.study",
     "ablate": "mtl_benchmarks.commands.ablate",
+    "sac": "mtl_benchmarks.commands.sac",
     "data": "mtl_benchmarks.commands.data",
     "completion": "mtl_benchmarks.commands.completion",
 }

@@ -38,6 +38,10 @@ def find_runs(paths: Iterable[str | Path], *, siblings: bool = True) -> tuple[li
             parent = path.resolve()
             for directory in _complete(parent):
                 asked[directory] = load_result(directory)
+        elif kind == "sac":
+            raise ResultsDirectoryError(
+                f"`runs` must be of mtl-bench run, got {str(path)!r} of mtl-bench sac, whose metrics.csv is its table."
+            )
         else:
             raise ResultsDirectoryError(f"`runs` must be directories written by mtl-bench, got {str(path)!r}.")
         if siblings:

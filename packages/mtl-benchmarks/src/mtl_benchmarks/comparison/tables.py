@@ -75,7 +75,7 @@ def _result_notes(comparison: Comparison) -> list[str]:
         sources = dict.fromkeys(baseline.source for baseline in comparison.baselines)
         notes.append(f"Δm is over {', '.join(comparison.tasks)}, against {'; '.join(sources)}, held fixed.")
     elif comparison.full and make_benchmark(comparison.config.benchmark).has_single_task_runs:
-        notes.append("No Δm: not every trained task has a single-task run of the same protocol.")
+        notes.append("No Δm: not every trained task has a single-task run of the same protocol whose value is not 0.")
     return notes
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -16,7 +18,7 @@ __all__ = ["evaluate_together"]
 
 
 def evaluate_together(
-    benchmark: Benchmark, model: nn.Module, ranks: Ranks, *, device: str, sharded: bool
+    benchmark: Benchmark, model: nn.Module, tasks: Sequence[str], ranks: Ranks, *, device: str, sharded: bool
 ) -> Evaluation:
     """Every metric on every evaluated split, the same on all processes; all of them call this together.
 
@@ -27,6 +29,7 @@ def evaluate_together(
     Args:
         benchmark: the benchmark.
         model: its model, as this process has it.
+        tasks: those that are trained.
         ranks: the processes.
         device: of this process.
         sharded: whether the model's parameters are spread over the processes.
@@ -36,7 +39,7 @@ def evaluate_together(
         ranks.broadcast_buffers(model)
     if ranks.size == 1 or sharded or not isinstance(benchmark, Tallies):
         with ranks.together():
-            found = benchmark.evaluate(model, device=device)
+            found = benchmark.evaluate_tasks(model, tasks, device=device)
         if sharded:
             reshard(model)
         return found

@@ -271,7 +271,9 @@ class Trainer:
     def evaluate(self) -> None:
         """Evaluate, and keep what came of it; all processes call this together."""
         begin = time.perf_counter()
-        found = evaluate_together(self.benchmark, self.model, self.ranks, device=self.device, sharded=self._is_sharded)
+        found = evaluate_together(
+            self.benchmark, self.model, self.config.tasks, self.ranks, device=self.device, sharded=self._is_sharded
+        )
         self.recorder.record_evaluation(time.perf_counter() - begin)
         rates = {
             "lr" if k == 0 else f"lr_{k}": float(group["lr"]) for k, group in enumerate(self.optimizer.param_groups)

@@ -61,7 +61,8 @@ def _protocol(comparison: Comparison) -> dict[str, Any]:
 
 def caveats(comparison: Comparison) -> list[str]:
     """What limits the numbers: of the benchmark, and of these runs."""
-    found = list(make_benchmark(comparison.config.benchmark).caveats)
+    benchmark = make_benchmark(comparison.config.benchmark)
+    found = [*benchmark.caveats, *benchmark.remarks()]
     counts = sorted({len(group.runs) for group in comparison.full})
     if counts and counts[0] == 1:
         found.append("Some rows are of one seed: they have no interval, and a difference from them shows nothing.")

@@ -15,7 +15,7 @@ from mtl_benchmarks.models.mtan import MTAN
 from mtl_benchmarks.models.overlay_cnn import OverlayCNN
 from mtl_benchmarks.models.ple import CGC, PLE
 from mtl_benchmarks.models.policy import ClonedPolicy
-from mtl_benchmarks.models.sac import MT10_TASKS, GaussianActor, TwinCritic
+from mtl_benchmarks.models.sac import GaussianActor, TwinCritic
 from mtl_benchmarks.models.segnet import CITYSCAPES_OUTPUTS, NYUV2_OUTPUTS, DenseOutput, SegNetSplit
 from mtl_benchmarks.models.segnet_cross_stitch import SegNetCrossStitch
 from mtl_benchmarks.models.segnet_mtan import SegNetMTAN
@@ -28,7 +28,6 @@ __all__ = [
     "CITYSCAPES_OUTPUTS",
     "CNN9",
     "MPNN",
-    "MT10_TASKS",
     "MTAN",
     "NYUV2_OUTPUTS",
     "PLE",

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mtl_benchmarks.models.declaration import TaskModel
-from mtl_benchmarks.models.sac import MT10_TASKS, perceptron
+from mtl_benchmarks.models.sac import perceptron
+from mtl_benchmarks.worlds.tasks import MT10_TASKS
 from mtl_core import InvalidInputError
 from mtl_core.checks import one_of, positive_int
 

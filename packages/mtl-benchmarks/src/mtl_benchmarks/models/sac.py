@@ -10,23 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from mtl_benchmarks.models.declaration import TaskModel
+from mtl_benchmarks.worlds.tasks import MT10_TASKS
 from mtl_core import InvalidParameterError
 from mtl_core.checks import positive_int
 
-__all__ = ["MT10_TASKS", "GaussianActor", "TwinCritic", "perceptron"]
+__all__ = ["GaussianActor", "TwinCritic", "perceptron"]
 
-MT10_TASKS = (
-    "reach",
-    "push",
-    "pick-place",
-    "door-open",
-    "drawer-open",
-    "drawer-close",
-    "button-press-topdown",
-    "peg-insert-side",
-    "window-open",
-    "window-close",
-)
 _HIDDEN = (400, 400, 400)
 
 
@@ -91,8 +80,8 @@ class GaussianActor(TaskModel):
         low, high = self.log_std_bounds
         return mean, low + (high - low) / 2 * (raw.tanh() + 1)
 
-    def act(self, observations: Tensor) -> Tensor:
-        """The most likely action before squashing, squashed: what evaluation does."""
+    def act(self, task: str, observations: Tensor) -> Tensor:
+        """The most likely action before squashing, squashed: what evaluation does, in whichever task."""
         return self(observations)[0].tanh()  # type: ignore[no-any-return]
 
     def sample(self, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

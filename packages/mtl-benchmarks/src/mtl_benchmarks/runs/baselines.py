@@ -11,7 +11,7 @@ from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.copies import distinct
 from mtl_benchmarks.runs.runner import RunResult
 
-__all__ = ["own_baselines", "single_task_configs", "single_tasks"]
+__all__ = ["own_baselines", "single_task_configs", "single_tasks", "without_share"]
 
 
 def single_task_configs(config: RunConfig) -> tuple[RunConfig, ...]:
@@ -38,8 +38,24 @@ def own_baselines(config: RunConfig, runs: Iterable[RunResult]) -> tuple[Baselin
         runs: complete runs, among them the single-task ones; others are passed over, and copies count once.
 
     Returns:
-        One baseline per metric of the trained tasks, or none at all if a task has no single-task run.
+        One baseline per metric of the trained tasks, or none at all if a task has no single-task run, or a value of 0,
+        of which nothing is a share; see :func:`without_share`.
     """
+    found = _own_baselines(config, runs)
+    return found if all(baseline.value for baseline in found) else ()
+
+
+def without_share(config: RunConfig, runs: Iterable[RunResult]) -> tuple[str, ...]:
+    """Names of the metrics whose single-task value is 0, for which there can be no Δm.
+
+    Args:
+        config: a multi-task run.
+        runs: complete runs, among them the single-task ones.
+    """
+    return tuple(baseline.metric.name for baseline in _own_baselines(config, runs) if not baseline.value)
+
+
+def _own_baselines(config: RunConfig, runs: Iterable[RunResult]) -> tuple[Baseline, ...]:
     wanted = {single.digest(with_seed=False): single for single in single_task_configs(config)}
     found: dict[str, list[RunResult]] = {digest: [] for digest in wanted}
     for run in distinct(runs)[0]:

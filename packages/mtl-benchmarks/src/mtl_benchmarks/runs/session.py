@@ -27,7 +27,7 @@ from mtl_benchmarks.comparison.protocols import short_name
 from mtl_benchmarks.components.making import make_benchmark
 from mtl_benchmarks.engine.logs import make_logs
 from mtl_benchmarks.engine.trainer import Progress
-from mtl_benchmarks.runs.baselines import single_tasks
+from mtl_benchmarks.runs.baselines import single_tasks, without_share
 from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.copies import distinct
 from mtl_benchmarks.runs.runner import RunResult, run
@@ -139,6 +139,7 @@ def print_report(
     comparisons = compare(runs, others=others)
     tables = _tables(comparisons, reference)
     said = [*(copy.text for copy in distinct([*runs, *others])[1]), *told_apart(comparisons)]
+    said += [*_remarks(comparisons), *_without_share(comparisons, [*runs, *others])]
     if form == "text":
         for sentence in said:
             console.print(sentence, markup=False, highlight=False)
@@ -155,6 +156,22 @@ def print_report(
 
         for path in draw_all(runs, figures, others=others):
             console.print(f"figure: {path}", markup=False, soft_wrap=True)
+
+
+def _remarks(comparisons: Sequence[Comparison]) -> list[str]:
+    """What the data of the benchmarks tell of their numbers, each once."""
+    found = [text for each in comparisons for text in make_benchmark(each.config.benchmark).remarks()]
+    return list(dict.fromkeys(found))
+
+
+def _without_share(comparisons: Sequence[Comparison], runs: Sequence[RunResult]) -> list[str]:
+    """Why there is no Δm where a task learned alone comes to 0."""
+    found = []
+    for each in comparisons:
+        names = without_share(each.config, runs)
+        if names:
+            found.append(f"{each.title}: no Δm, as the single-task value of {', '.join(names)} is 0.")
+    return found
 
 
 def _tables(comparisons: Sequence[Comparison], reference: str | None) -> list[Table]:

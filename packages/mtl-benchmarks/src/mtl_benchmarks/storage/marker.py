@@ -1,10 +1,10 @@
-"""What a directory is: ours or not, a run or a collection of runs, of this format or another."""
+"""What a directory is: ours or not, a run, one of soft actor-critic or a collection, of this format or another."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from mtl_benchmarks.storage.files import damaged, entries, exists, is_directory, read
 from mtl_core import ResultsDirectoryError
@@ -20,7 +20,7 @@ MARKER = "mtl-bench.json"
 LOCK = "mtl-bench.lock"
 """Name of the empty file that a process holds while it works on a run."""
 
-Kind = Literal["run", "collection"]
+Kind = Literal["run", "collection", "sac"]
 
 
 def marker(kind: Kind) -> bytes:
@@ -29,7 +29,7 @@ def marker(kind: Kind) -> bytes:
 
 
 def kind_of(path: Path) -> Kind | None:
-    """What a directory is: a run, a collection of runs, or None where there is no directory or nothing in it.
+    """What a directory is: its kind, or None where there is no directory or nothing in it.
 
     Raises:
         ResultsDirectoryError: it is a file, holds something else, or is of another format version.
@@ -46,7 +46,7 @@ def kind_of(path: Path) -> Kind | None:
             )
         return None
     content = read(path / MARKER)
-    kinds: dict[bytes, Kind] = {marker("run"): "run", marker("collection"): "collection"}
+    kinds: dict[bytes, Kind] = {marker(kind): kind for kind in get_args(Kind)}
     if content not in kinds:
         raise _other_marker(path, content)
     return kinds[content]
@@ -71,6 +71,8 @@ def refuse_kind(path: Path, wanted: Kind) -> bool:
     """Refuse what is of another kind; whether it is of this one already."""
     found = kind_of(path)
     if found not in (None, wanted):
-        way_out = "Give the directory above it." if found == "run" else "Give a directory inside it."
+        way_out = {"run": "Give the directory above it.", "collection": "Give a directory inside it."}.get(
+            found, "It is of mtl-bench sac, whose metrics.csv is its table."
+        )
         raise ResultsDirectoryError(f"`directory` {str(path)!r} must be a {wanted}, got a {found}. {way_out}")
     return found is not None

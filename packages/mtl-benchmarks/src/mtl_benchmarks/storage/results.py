@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mtl_benchmarks.storage.checkpoint import Checkpoint, Checkpoints, config_digest
 from mtl_benchmarks.storage.differing import differing
@@ -24,7 +24,7 @@ from mtl_benchmarks.storage.files import (
     write_atomically,
 )
 from mtl_benchmarks.storage.lock import locked
-from mtl_benchmarks.storage.marker import LOCK, MARKER, kind_of, marker, refuse_kind
+from mtl_benchmarks.storage.marker import LOCK, MARKER, Kind, kind_of, marker, refuse_kind
 from mtl_benchmarks.storage.tables import TABLES, events_from, rows_from
 from mtl_core import DamagedFileError, ResultsDirectoryError
 
@@ -77,6 +77,8 @@ class RunDirectory:
         path: of the run. Nothing is looked at or written yet; see :meth:`existing` and :meth:`working`.
     """
 
+    kind: ClassVar[Kind] = "run"
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
@@ -88,7 +90,7 @@ class RunDirectory:
             ResultsDirectoryError: there is no run.
         """
         directory = cls(path)
-        if kind_of(directory.path) != "run":
+        if kind_of(directory.path) != cls.kind:
             raise ResultsDirectoryError(f"`directory` must hold a run, got {str(path)!r}, which does not.")
         if not exists(directory.config_file):
             raise ResultsDirectoryError(
@@ -113,7 +115,7 @@ class RunDirectory:
         make_directory(self.path)
         with locked(self.path / LOCK) as unlocked:
             if not self.refuse_other(config):
-                write_atomically(self.path / MARKER, marker("run"))
+                write_atomically(self.path / MARKER, marker(self.kind))
             remove_parts(self.path)
             if not exists(self.config_file):
                 # A run that was killed before it wrote this has no checkpoint; another one's is found by its digest.
@@ -123,7 +125,7 @@ class RunDirectory:
 
     def refuse_other(self, config: Mapping[str, Any]) -> bool:
         """Refuse a directory that is not of the run with this configuration; whether it is one already."""
-        begun = refuse_kind(self.path, "run")
+        begun = refuse_kind(self.path, self.kind)
         if begun and exists(self.config_file):
             changed = differing(self.read_config(), json.loads(json.dumps(config)))
             if changed:

@@ -10,27 +10,17 @@ from typing import Any
 
 import numpy
 
+from mtl_benchmarks.worlds.tasks import MT10_TASKS
 from mtl_core import InvalidInputError, MissingExtraError, UnknownNameError
 from mtl_core.checks import non_negative
 
-__all__ = ["HELD_OUT", "MT10_TASKS", "TRAINING", "MetaWorld"]
-
-MT10_TASKS = (
-    "reach",
-    "push",
-    "pick-place",
-    "door-open",
-    "drawer-open",
-    "drawer-close",
-    "button-press-topdown",
-    "peg-insert-side",
-    "window-open",
-    "window-close",
-)
-"""The tasks of MT10 in the papers' order."""
+__all__ = ["HELD_OUT", "LONGEST", "TRAINING", "MetaWorld"]
 
 TRAINING, HELD_OUT = 0, 1_000_000
 """Which goals: each block of 50 is drawn by a seed of its own, from this one on."""
+
+LONGEST = 500
+"""The most steps of an episode: what Meta-World's simulators allow between two resets."""
 
 _GOALS = 50
 """How many goals Meta-World draws per seed."""
@@ -97,10 +87,10 @@ class MetaWorld:
             )
         return numpy.asarray(observation, dtype=numpy.float64)
 
-    def step(self, action: numpy.ndarray) -> tuple[numpy.ndarray, bool]:
-        """One step; returns the next observation ``[39]`` and whether the task is solved now."""
-        observation, _, _, _, info = self._environment.step(numpy.clip(action, -1.0, 1.0))
-        return numpy.asarray(observation, dtype=numpy.float64), bool(info["success"] > 0)
+    def step(self, action: numpy.ndarray) -> tuple[numpy.ndarray, float, bool]:
+        """One step; returns the next observation ``[39]``, the reward, and whether the task is solved now."""
+        observation, reward, _, _, info = self._environment.step(numpy.clip(action, -1.0, 1.0))
+        return numpy.asarray(observation, dtype=numpy.float64), float(reward), bool(info["success"] > 0)
 
     def expert(self, observation: numpy.ndarray) -> numpy.ndarray:
         """What the scripted expert does, ``[4]`` in [-1, 1]."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy
 import torch
@@ -19,8 +20,16 @@ __all__ = ["METAWORLD", "Episode", "Policy", "World", "play", "success_rates"]
 METAWORLD = "mtl_benchmarks.worlds.metaworld:MetaWorld"
 """The simulator, as workers look it up."""
 
-Policy = nn.Module
-"""A module that takes observations ``[n, 39]`` and a task's number, and returns actions ``[n, 4]``."""
+_JOB = 5
+"""Goals per job: few enough to keep all processes busy to the end, many enough that sending the policy is nothing."""
+
+
+class Policy(Protocol):
+    """What can be tried out in a world; a module, so that it can be sent to another process."""
+
+    def act(self, task: str, observations: Tensor) -> Tensor:
+        """Actions ``[n, 4]`` at observations ``[n, 39]`` of a task."""
+        ...
 
 
 class World(Protocol):
@@ -30,8 +39,8 @@ class World(Protocol):
         """Start an episode; returns the first observation."""
         ...
 
-    def step(self, action: numpy.ndarray) -> tuple[numpy.ndarray, bool]:
-        """One step; returns the next observation, and whether the task is solved now."""
+    def step(self, action: numpy.ndarray) -> tuple[numpy.ndarray, float, bool]:
+        """One step; returns the next observation, the reward, and whether the task is solved now."""
         ...
 
     def expert(self, observation: numpy.ndarray) -> numpy.ndarray:
@@ -77,7 +86,7 @@ def play(
         action = act(observation)
         seen.append(observation)
         done.append(action)
-        observation, success = world.step(action if noise is None else action + noise())
+        observation, _, success = world.step(action if noise is None else action + noise())
         if success:
             break
     return Episode(numpy.array(seen, dtype=numpy.float32), numpy.array(done, dtype=numpy.float32), success)
@@ -86,40 +95,44 @@ def play(
 def success_rates(
     policy: Policy,
     tasks: Sequence[str],
-    numbers: Mapping[str, int],
     *,
     goals: int,
     n_goals: int,
     horizon: int,
     workers: Workers,
     world: str = METAWORLD,
+    first: int = 0,
 ) -> dict[str, float]:
     """The share of goals that a policy reaches, task → share in [0, 1].
 
     The workers go through the episodes side by side. Each episode is computed by itself, one observation at a time, so
-    that the result does not depend on how many workers there are; the simulator takes twenty times as long as the
-    policy.
+    that the result does not depend on how many workers there are; the simulator takes longer than the policy.
 
     Args:
-        policy: takes observations ``[n, 39]`` and the task's number.
+        policy: a module; it is copied, and the copy is tried out on the CPU in evaluation mode.
         tasks: the tasks to try.
-        numbers: task → its number for the policy.
         goals: which family of goals, as for ``MetaWorld``.
         n_goals: how many of them; shares are multiples of 1 / ``n_goals``.
         horizon: the most steps of an episode.
         workers: where to run.
         world: the simulator, as ``package.module:Class``.
+        first: number of the first goal.
 
     Raises:
         InvalidInputError: the simulator refuses.
     """
     positive_int("n_goals", n_goals)
-    policy = policy.cpu() if any(p.device.type != "cpu" for p in policy.parameters()) else policy
-    jobs = [(world, task, goals, goal, horizon, policy, numbers[task]) for goal in range(n_goals) for task in tasks]
-    found = workers.map(_try_policy, jobs)
+    assert isinstance(policy, nn.Module)
+    copied = copy.deepcopy(policy).cpu().eval()
+    starts = range(first, first + n_goals, _JOB)
+    jobs = [
+        (world, task, goals, range(start, min(start + _JOB, first + n_goals)), horizon, copied)
+        for start in starts
+        for task in tasks
+    ]
     solved = dict.fromkeys(tasks, 0)
-    for job, success in zip(jobs, found, strict=True):
-        solved[job[1]] += success
+    for job, successes in zip(jobs, workers.map(_try_policy, jobs), strict=True):
+        solved[job[1]] += successes
     return {task: count / n_goals for task, count in solved.items()}
 
 
@@ -135,12 +148,13 @@ def world_of(spec: str, task: str, goals: int) -> World:
     return _worlds[key]
 
 
-def _try_policy(job: tuple[str, str, int, int, int, Policy, int]) -> bool:
-    spec, task, goals, goal, horizon, policy, number = job
+def _try_policy(job: tuple[str, str, int, range, int, Any]) -> int:
+    """How many of a job's goals are reached."""
+    spec, task, goals, numbers, horizon, policy = job
 
     def act(observation: numpy.ndarray) -> numpy.ndarray:
         with torch.no_grad():
-            actions: Tensor = policy(torch.from_numpy(observation).to(torch.float32)[None], number)
+            actions: Tensor = policy.act(task, torch.from_numpy(observation).to(torch.float32)[None])
         return actions[0].double().numpy()
 
-    return play(world_of(spec, task, goals), goal, act, horizon=horizon).success
+    return sum(play(world_of(spec, task, goals), goal, act, horizon=horizon).success for goal in numbers)

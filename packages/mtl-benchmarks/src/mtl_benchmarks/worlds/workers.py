@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 from collections.abc import Callable, Sequence
+from functools import cache
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
 
+from mtl_core import InvalidParameterError
 from mtl_core.checks import positive_int
 
-__all__ = ["WorkerError", "Workers"]
+__all__ = ["WorkerError", "Workers", "shared_workers"]
 
 R = TypeVar("R")
 
@@ -115,6 +118,29 @@ class Workers:
                 process.kill()
                 process.join()
         self._started = []
+
+
+def shared_workers() -> Workers:
+    """The workers of this process, which stay from one evaluation and one run to the next.
+
+    As many as there are CPUs for this process, and 8 at most; ``MTL_WORKERS`` names another number. What they compute
+    does not depend on it.
+
+    Raises:
+        InvalidParameterError: ``MTL_WORKERS`` is no whole number of at least 1.
+    """
+    named = os.environ.get("MTL_WORKERS")
+    if named is None:
+        allowed: Callable[[int], set[int]] | None = vars(os).get("sched_getaffinity")  # Linux has it
+        return _workers(min(8, os.cpu_count() or 1 if allowed is None else len(allowed(0))))
+    if not named.isdecimal() or int(named) == 0:
+        raise InvalidParameterError(f"`MTL_WORKERS` must be a whole number of at least 1, got {named!r}.")
+    return _workers(int(named))
+
+
+@cache
+def _workers(processes: int) -> Workers:
+    return Workers(processes)
 
 
 def _serve(pipe: Connection) -> None:

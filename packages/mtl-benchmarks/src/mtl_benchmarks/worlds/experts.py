@@ -1,0 +1,75 @@
+"""What the scripted experts themselves achieve: the ceiling of whoever imitates them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy
+
+from mtl_benchmarks.worlds.keeping import kept, read_kept
+from mtl_benchmarks.worlds.metaworld import HELD_OUT
+from mtl_benchmarks.worlds.rollouts import METAWORLD, play, world_of
+from mtl_benchmarks.worlds.tasks import MT10_TASKS
+from mtl_benchmarks.worlds.workers import Workers
+from mtl_core import InvalidInputError
+
+__all__ = ["expert_success", "known_expert_success", "refuse_failing"]
+
+_KIND = "experts"
+
+
+def expert_success(workers: Workers, *, horizon: int, n_goals: int, world: str = METAWORLD) -> dict[str, float]:
+    """The experts' success without noise on the held-out goals: from the user's cache, or tried out now and kept.
+
+    Args:
+        workers: where to run.
+        horizon: the most steps of an episode.
+        n_goals: how many of the goals on which policies are tried out.
+        world: the simulator, as ``package.module:Class``.
+
+    Returns:
+        task → share in [0, 1].
+
+    Raises:
+        MissingExtraError: ``metaworld`` is not installed.
+        InvalidInputError: the cache is damaged or of another version, or an expert reaches none of the goals.
+    """
+
+    def collect() -> dict[str, numpy.ndarray]:
+        jobs = [(world, task, goal, horizon) for task in MT10_TASKS for goal in range(n_goals)]
+        solved = numpy.array(workers.map(_try_expert, jobs), dtype=numpy.float64).reshape(len(MT10_TASKS), n_goals)
+        share = solved.mean(1)
+        failing = [task for task, one in zip(MT10_TASKS, share.tolist(), strict=True) if one == 0]
+        refuse_failing(failing, n_goals=n_goals, horizon=horizon)
+        return {"success": share}
+
+    return _by_task(kept(_KIND, f"{n_goals}x{horizon}", collect, world=world))
+
+
+def known_expert_success(*, horizon: int, n_goals: int, world: str = METAWORLD) -> dict[str, float] | None:
+    """As :func:`expert_success`, or None where it is not in the cache."""
+    found = read_kept(_KIND, f"{n_goals}x{horizon}", world=world)
+    return None if found is None else _by_task(found)
+
+
+def refuse_failing(tasks: Sequence[str], *, n_goals: int, horizon: int) -> None:
+    """Refuse a simulator in which experts never succeed.
+
+    Raises:
+        InvalidInputError: there are such tasks.
+    """
+    if tasks:
+        raise InvalidInputError(
+            f"the experts must reach some of {n_goals} goals within `horizon` {horizon}, got none for "
+            f"{', '.join(tasks)}. Give more steps; if they are enough, the simulator hides its goals."
+        )
+
+
+def _by_task(arrays: dict[str, numpy.ndarray]) -> dict[str, float]:
+    return dict(zip(MT10_TASKS, arrays["success"].tolist(), strict=True))
+
+
+def _try_expert(job: tuple[str, str, int, int]) -> bool:
+    spec, task, goal, horizon = job
+    world = world_of(spec, task, HELD_OUT)
+    return play(world, goal, world.expert, horizon=horizon).success
