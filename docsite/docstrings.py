@@ -1,4 +1,4 @@
-r"""Docstrings, which are written for ``help()`` and reStructuredText's mathematics, as Markdown: a griffe extension."""
+r"""Docstrings, which are written for ``help()`` and reStructuredText's mathematics, as Markdown."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import functools
 import importlib
 import re
 import textwrap
-from typing import Any
-
-import griffe
-
-__all__ = ["Markdown", "as_markdown", "public_modules"]
+__all__ = ["as_markdown", "public_modules"]
 
 _ROLE = re.compile(r":math:`((?:[^`\\]|\\.)*)`", re.S)
 _BLOCK = re.compile(r"^(?P<indent> *)\.\. math::(?P<first>[^\n]*)\n(?P<rest>(?:(?P=indent) +\S[^\n]*\n|[ ]*\n)*)", re.M)
@@ -93,12 +89,3 @@ def _table(match: re.Match[str]) -> str:
     lines = [" | ".join(row) for row in (rows if headed else [[" "] * len(edges), *rows])]
     lines.insert(1, " | ".join("---" for _ in edges))
     return "".join(f"{match['indent']}| {line} |\n" for line in lines)
-
-
-class Markdown(griffe.Extension):
-    """Turns every docstring into Markdown before it is parsed."""
-
-    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Called once for each object that was loaded."""
-        if obj.docstring is not None:
-            obj.docstring.value = as_markdown(obj.docstring.value, itself=obj.name)

@@ -15,12 +15,12 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from docsite import licences, method_page, pictures, reference, repository, tutorials  # noqa: E402
+from docsite import computed, licences, method_page, reference, repository, tutorials  # noqa: E402
 from docsite.mathematics import with_mathml  # noqa: E402
 
 log = get_plugin_logger("docsite")
 _SOURCES: dict[str, str] = {}  # page → the file of the repository that its links are relative to
-_CONTENT: dict[str, str | bytes] = {}
+_CONTENT: dict[str, str] = {}
 
 
 def on_config(config: Any) -> Any:
@@ -33,17 +33,11 @@ def on_config(config: Any) -> Any:
             _SOURCES[page] = source
             _CONTENT[page] = (ROOT / source).read_text(encoding="utf-8")
     names = method_page.methods()
-    for name in names:
-        _CONTENT[f"methods/{name}.md"] = method_page.method_page(name)
-        _CONTENT[f"pictures/methods/{name}.svg"] = pictures.method_paths(name)
-    log.info("methods: %.0f s", time.monotonic() - began)
-    written = []
-    for path in tutorials.tutorials(ROOT / "docs" / "tutorials"):
-        page, drawn = tutorials.executed(path)
-        _SOURCES[f"tutorials/{path.stem}.md"] = path.relative_to(ROOT).as_posix()
-        _CONTENT[f"tutorials/{path.stem}.md"] = page
-        _CONTENT.update({f"pictures/tutorials/{name}": content for name, content in drawn.items()})
-        written.append(f"tutorials/{path.stem}.md")
+    files = tutorials.tutorials(ROOT / "docs" / "tutorials")
+    written = [f"tutorials/{path.stem}.md" for path in files]
+    for path, page in zip(files, written, strict=True):
+        _SOURCES[page] = path.relative_to(ROOT).as_posix()
+    _CONTENT.update(computed.pages(files, names))
     _CONTENT["licences.md"] = licences.page()
     pages, listed = reference.reference_pages()
     _CONTENT.update(pages)

@@ -81,7 +81,7 @@ over_time.set(xlabel="step", ylabel="cosine with the mean gradient", ylim=(-1, 1
 over_time.legend(frameon=False, ncols=2)
 
 average = torch.stack([cosine for _, _, cosine in seen]).mean(0)
-image = pairs.imshow(average, cmap="RdBu", vmin=-1, vmax=1)
+image = pairs.imshow(average.numpy(), cmap="RdBu", vmin=-1, vmax=1)
 pairs.set_xticks(range(4), tasks, rotation=30)
 pairs.set_yticks(range(4), tasks)
 for i in range(4):

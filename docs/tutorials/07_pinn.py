@@ -76,7 +76,7 @@ for (name, error), colour, dashes in zip(curves.items(), ("#0072B2", "#D55E00"),
     left.plot(range(0, 600, 20), error, color=colour, dashes=dashes, label=name)
 left.set(xlabel="step", ylabel="relative error", yscale="log")
 left.legend(frameon=False)
-image = right.imshow(found, origin="lower", extent=(0, 2, 0, 1), aspect="auto", cmap="cividis")
+image = right.imshow(found.numpy(), origin="lower", extent=(0, 2, 0, 1), aspect="auto", cmap="cividis")
 right.set(xlabel="t", ylabel="x", title="the network's solution, ConFIG")
 figure.colorbar(image, ax=right);
 

@@ -47,7 +47,7 @@ def _line(axes: Any, name: str, across: Any, up: Any) -> None:
 
 def conflict() -> Any:
     """Two gradients and what methods make of them, with and without conflict."""
-    figure, axes = panels(2, width=3.9, height=3.3, extra=0.6)
+    figure, axes = panels(2, width=3.9, height=2.6, extra=0.4)
     angles = {"no conflict: every method agrees with both": 50.0, "conflict: the sum goes against the short one": 130.0}
     for panel, (title, angle) in zip(axes, angles.items(), strict=True):
         turned = math.radians(angle)
@@ -74,13 +74,13 @@ def conflict() -> Any:
 def imbalance() -> Any:
     """How much an update agrees with the short and with the long gradient as they grow apart."""
     figure, axes = panels(2, width=3.7, height=2.9, extra=0.8)
-    ratios = torch.logspace(0, 3, 40, dtype=torch.float64)
+    ratios = torch.logspace(0, 3, 40, dtype=torch.float64).tolist()
     angle = math.radians(110.0)
     for name in ("ls", "mgda", "cagrad", "nashmtl", "upgrad", "imtlg"):
         rows = []
         for ratio in ratios:
             jacobian = torch.tensor(
-                [[float(ratio), 0.0], [math.cos(angle), math.sin(angle)]], dtype=torch.float64
+                [[ratio, 0.0], [math.cos(angle), math.sin(angle)]], dtype=torch.float64
             )
             update = _update(name, jacobian)
             rows.append((jacobian @ update / (jacobian.norm(dim=1) * update.norm())).tolist())
@@ -99,13 +99,13 @@ def pareto() -> Any:
     """Two ways to the Pareto set, and the distance from it by the stationarity gap."""
     figure, (plane, gap) = panels(2, width=3.7, height=2.9, extra=0.8)
     best = losses_at(front())
-    plane.plot(*best.T, color=MUTED, linewidth=3.0)
+    plane.plot(*best.T.tolist(), color=MUTED, linewidth=3.0)
     for name, start in (("ls", STARTS[0]), ("mgda", STARTS[0])):
         method = make(name)
         points = walk(method, start, lr=0.08 / method.facts.scale(2))
         style = method_style(name)
-        plane.plot(*losses_at(points).T, color=style.colour, linestyle=style.dash, label=_LABELS[name], linewidth=1.6)
-        plane.plot(*losses_at(points[-1]), marker="o", color=style.colour)
+        plane.plot(*losses_at(points).T.tolist(), color=style.colour, linestyle=style.dash, label=_LABELS[name], linewidth=1.6)
+        plane.plot(*losses_at(points[-1]).tolist(), marker="o", color=style.colour)
         gaps = []
         for point in points:
             at = point.clone().requires_grad_()
@@ -149,6 +149,7 @@ def heads() -> Any:
         panel.bar(across, values, width=0.36, color=(INK, method_style("fairgrad").colour)[k], label=f'heads="{kind}"')
     panel.set_xticks(range(len(tasks)), tasks)
     panel.set(yscale="log", ylabel="length of the head's gradient")
+    panel.yaxis.set_minor_formatter("")
     grid(panel)
     panel.legend(frameon=False, fontsize=8)
     return figure
@@ -171,7 +172,7 @@ def scale() -> Any:
 def degree() -> Any:
     """The update's length when all gradients are multiplied by s."""
     figure, (panel,) = panels(1, width=6.4, height=3.2, extra=0.7)
-    factors = torch.logspace(-3, 3, 13, dtype=torch.float64)
+    factors = torch.logspace(-3, 3, 13, dtype=torch.float64).tolist()
     jacobian = torch.tensor([[1.0, 0.0, 0.4], [-0.3, 1.0, 0.0], [0.0, -0.4, 1.0]], dtype=torch.float64)
     for name in ("ls", "mgda", "cagrad", "upgrad", "nashmtl", "fairgrad"):
         one = _update(name, jacobian).norm()
