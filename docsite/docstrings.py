@@ -6,11 +6,14 @@ import functools
 import importlib
 import re
 import textwrap
+
 __all__ = ["as_markdown", "public_modules"]
 
 _ROLE = re.compile(r":math:`((?:[^`\\]|\\.)*)`", re.S)
 _BLOCK = re.compile(r"^(?P<indent> *)\.\. math::(?P<first>[^\n]*)\n(?P<rest>(?:(?P=indent) +\S[^\n]*\n|[ ]*\n)*)", re.M)
-_TABLE = re.compile(r"^(?P<indent> *)(?P<rule>=+(?: +=+)+)\n(?P<rows>(?: *\S[^\n]*\n)*?)(?P=indent)(?P=rule)\n(?=\s*\n|$)", re.M)
+_TABLE = re.compile(
+    r"^(?P<indent> *)(?P<rule>=+(?: +=+)+)\n(?P<rows>(?: *\S[^\n]*\n)*?)(?P=indent)(?P=rule)\n(?=\s*\n|$)", re.M
+)
 _EXAMPLE = re.compile(r"^( *)Example:$", re.M)
 _NAME = re.compile(r"(?<![`\[])``([A-Z][A-Za-z0-9]+)``(?!`)")
 

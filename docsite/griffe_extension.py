@@ -10,7 +10,7 @@ import griffe
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from docsite.docstrings import as_markdown  # noqa: E402
+from docsite.docstrings import as_markdown
 
 __all__ = ["Markdown"]
 

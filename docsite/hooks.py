@@ -43,7 +43,15 @@ def on_config(config: Any) -> Any:
     _CONTENT.update(pages)
     packages = [{package: f"packages/{package}.md"} for package in repository.PACKAGES]
     changes = [{f"{package}: changes": f"packages/{package}-changes.md"} for package in repository.PACKAGES]
+    docs = ROOT / "docs"
+    measured = [
+        *docs.glob("benchmarks*.md"),
+        docs / "evidence.md",
+        *docs.glob("evidence/**/*.md"),
+        docs / "performance.md",
+    ]
     generated = {
+        "@measured": [path.relative_to(docs).as_posix() for path in measured if path.is_file()],
         "@methods": [f"methods/{name}.md" for name in names],
         "@tutorials": written,
         "@reference": listed,
@@ -72,11 +80,15 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Turn links between files of the repository into links between pages."""
     name = page.file.src_uri
-    source = _SOURCES.get(name, f"docs/{name}")
+    if name == "index.md":
+        page.meta["hide"] = ["navigation"]  # there is nothing beside it
+    if name in _CONTENT and name not in _SOURCES:
+        return markdown
     try:
-        return repository.rewritten(markdown, source, name) if name in _SOURCES or name not in _CONTENT else markdown
+        markdown = repository.rewritten(markdown, _SOURCES.get(name, f"docs/{name}"), name)
     except FileNotFoundError as error:
         raise PluginError(str(error)) from error
+    return method_page.linked(markdown, name)
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:

@@ -23,7 +23,9 @@ def _licence(metadata: importlib.metadata.PackageMetadata) -> str:
     expression = metadata.get("License-Expression")
     if expression:
         return str(expression)
-    classified = [value.removeprefix(_CLASSIFIER) for value in metadata.get_all("Classifier") or () if _CLASSIFIER in value]
+    classified = [
+        value.removeprefix(_CLASSIFIER) for value in metadata.get_all("Classifier") or () if _CLASSIFIER in value
+    ]
     text = (metadata.get("License") or "").strip()
     return "; ".join(classified) or (text.splitlines()[0][:60] if text else "not declared")
 

@@ -6,12 +6,13 @@ import functools
 import inspect
 import re
 
+from docsite.docstrings import as_markdown
 from docsite.measured import N_DRAWS, Behaviour, behaviour, passes, remembers
-from docsite.repository import ROOT
+from docsite.repository import CODE, ROOT
 from mtl_aggregators import available, make
 from mtl_aggregators.registry import method_class
 
-__all__ = ["cells", "method_page", "methods", "overview"]
+__all__ = ["cells", "linked", "method_page", "methods"]
 
 _ROUTE = {
     "losses": "the losses alone",
@@ -19,10 +20,21 @@ _ROUTE = {
     "jacobian": "the task gradients themselves, `[m, d]`",
     "batches": "the task gradients of three batches",
 }
+_COMMANDS = """## On the command line
+
+```console
+$ mtl-bench describe {name}
+$ mtl-bench run digits --method {name} --seeds 3
+```"""
+_CAPTION = (
+    "*Two quadratic losses in two variables, from three starts: the way through the parameters, and the same way in the "
+    "plane of the losses, with the Pareto front in grey. Plain gradient descent at a learning rate that makes up for the "
+    "method's scale.*"
+)
 _COST = {
     "losses": "Independent of the number of tasks: no gradient of a single task is formed.",
     "gramian": "One backward pass per task through the shared part; the heads are differentiated once where the features "
-    "are known. `keep=\"gramian\"` needs no memory for `m` gradients.",
+    'are known. `keep="gramian"` needs no memory for `m` gradients.',
     "jacobian": "One backward pass per task through the shared part, and memory for `m` gradients.",
     "batches": "Backward passes per task on two batches for the weights, and the update on a third; memory for two times "
     "`m` gradients.",
@@ -68,45 +80,46 @@ def method_page(name: str) -> str:
         ("[Heads](../concepts/heads.md) in released code", facts.paper_heads),
         ("Laws", laws),
     ]
-    first = _converted(first)
     parts = [
         f"# {cls.__name__}",
-        first,
+        as_markdown(first, itself=cls.__name__),
         f"**The update**: {update}.",
-        "| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows),
+        '<div class="facts" markdown>\n\n| | |\n|---|---|\n'
+        + "\n".join(f"| {key} | {value} |" for key, value in rows)
+        + "\n\n</div>",
         "Passes are counted while this page is built, in steps of a network with one head per task.",
         f"![Paths of {cls.__name__} on two quadratic losses](../pictures/methods/{name}.svg){{ .wide }}",
-        "*Two quadratic losses in two variables, from three starts: the way through the parameters, and the same way in "
-        "the plane of the losses, with the Pareto front in grey. Plain gradient descent at a learning rate that makes "
-        "up for the method's scale.*",
+        _CAPTION,
         f"## When to take it\n\n{_sentence(good)}",
         f"## When it fails\n\n{_sentence(bad)}",
         _measured(behaviour(name), behaviour("pcgrad"), cls.__name__),
         f"## What it costs\n\n{_COST[facts.needs]} Times: [performance](../performance.md).",
         f"## A step\n\n{_example(name)}",
         _by_hand(name),
-        "## On the command line\n\n```console\n"
-        f"$ mtl-bench describe {name}\n$ mtl-bench run digits --method {name} --seeds 3\n```",
+        _COMMANDS.format(name=name),
         _difference(name),
         f"## Reference\n\n::: mtl_aggregators.{cls.__name__}\n    options:\n      heading_level: 3",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def overview() -> str:
-    """The list of all methods as Markdown, by what they see."""
-    lines = []
-    for needs, words in _ROUTE.items():
-        names = [name for name in methods() if make(name).facts.needs == needs]
-        links = ", ".join(f"[{method_class(name).__name__}](methods/{name}.md)" for name in names)
-        lines.append(f"- **{words.replace('`', '')}**: {links}")
-    return "\n".join(lines) + "\n"
+@functools.cache
+def _by_class() -> dict[str, str]:
+    return {f"`{method_class(name).__name__}`": name for name in methods()} | {f"`{name}`": name for name in methods()}
 
 
-def _converted(text: str) -> str:
-    from docsite.docstrings import as_markdown
+def linked(markdown: str, page: str) -> str:
+    """A page with every method that it names, in the code of a sentence or a table, linked to the method's page."""
+    up = "../" * page.count("/")
 
-    return as_markdown(text)
+    def link(match: re.Match[str]) -> str:
+        before, after = match.string[: match.start()], match.string[match.end() :]
+        heading = before.rpartition("\n")[2].startswith("#")
+        in_link = (before.endswith("[") and after.startswith("]")) or re.match(r"[^\[\]\n]*\]\(", after) is not None
+        name = _by_class().get(match[0])
+        return match[0] if name is None or heading or in_link else f"[{match[0]}]({up}methods/{name}.md)"
+
+    return CODE.sub(link, markdown)
 
 
 def _sentence(text: str) -> str:
@@ -119,9 +132,9 @@ def _measured(found: Behaviour | None, other: Behaviour | None, title: str) -> s
     beside = "" if title == "PCGrad" else f" (PCGrad: {other.harm:.0%})"
     return (
         f"Measured at build time on {N_DRAWS} drawn Jacobians of four tasks whose gradients are up to a hundred times as "
-        f"long as each other, one fresh method each: **{found.harm:.0%}** of the updates raise some task's loss to first "
-        f"order{beside}. Median cosine of the update with the shortest gradient **{found.shortest:.2f}**, with the longest "
-        f"**{found.longest:.2f}**, with the worst served **{found.worst:.2f}**."
+        f"long as each other, one fresh method each: **{found.harm:.0%}** of the updates raise some task's loss to "
+        f"first order{beside}. Median cosine of the update with the shortest gradient **{found.shortest:.2f}**, with the "
+        f"longest **{found.longest:.2f}**, with the worst served **{found.worst:.2f}**."
     )
 
 

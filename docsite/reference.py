@@ -137,7 +137,10 @@ def _page(title: str, module: str, names: list[str]) -> str:
 
 
 def _index() -> str:
-    lines = ["# Reference", "Every name that may be imported. What is not here is internal and may change without a word."]
+    lines = [
+        "# Reference",
+        "Every name that may be imported. What is not here is internal and may change without a word.",
+    ]
     for module, names in public_modules().items():
         lines.append(f"## `{module}`")
         lines.append((sys.modules[module].__doc__ or "").partition("\n\n")[0].replace("\n", " "))

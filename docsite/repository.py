@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["PACKAGES", "ROOT", "outside_docs", "page_of", "rewritten"]
+__all__ = ["CODE", "PACKAGES", "ROOT", "outside_docs", "page_of", "rewritten"]
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("mtl-core", "mtl-aggregators", "mtl-teleport", "mtl-benchmarks")
@@ -20,7 +20,7 @@ _PAGES = {
     **{f"packages/{package}/CHANGELOG.md": f"packages/{package}-changes.md" for package in PACKAGES},
 }
 # Code is left as it is: a link inside of it is an example.
-_CODE = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+).*?^(?P=indent)(?P=fence) *$|`+[^`\n]*`+", re.M | re.S)
+CODE = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+).*?^(?P=indent)(?P=fence) *$|`+[^`\n]*`+", re.M | re.S)
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)")
 
 
@@ -58,7 +58,7 @@ def rewritten(text: str, source: str, page: str) -> str:
     Raises:
         FileNotFoundError: a link leads to nothing.
     """
-    code = [match.span() for match in _CODE.finditer(text)]
+    code = [match.span() for match in CODE.finditer(text)]
 
     def new(match: re.Match[str]) -> str:
         target, _, anchor = match["target"].partition("#")

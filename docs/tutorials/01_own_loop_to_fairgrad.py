@@ -100,7 +100,7 @@ for k, (panel, task) in enumerate(zip(axes, tasks, strict=True)):
     panel.plot([row[k] for row in after], color="#D55E00", dashes=(6, 2), label="FairGrad")
     panel.set(title=task, yscale="log", xlabel="epoch")
 axes[0].set_ylabel("test loss")
-axes[0].legend(frameon=False);
+axes[0].legend(frameon=False)
 
 # %% [markdown]
 # One seed of a small problem: it shows what the line does, not which method is better. For that there are [benchmarks](../evidence.md), with seeds, intervals and baselines.

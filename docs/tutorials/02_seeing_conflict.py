@@ -87,7 +87,7 @@ pairs.set_yticks(range(4), tasks)
 for i in range(4):
     for j in range(4):
         pairs.text(j, i, f"{average[i, j]:.2f}", ha="center", va="center", fontsize=8)
-figure.colorbar(image, ax=pairs, label="mean cosine");
+figure.colorbar(image, ax=pairs, label="mean cosine")
 
 # %% [markdown]
 # ## What to do with it

@@ -40,7 +40,10 @@ for step in range(500):
         break
     mtl_core.step(problem, batch, optimizer, LS())
 cosines = mtl_core.mean_cosines(gradients).tolist()
-print(f"step {step}: cosines with the mean gradient", dict(zip(problem.tasks, (round(c, 2) for c in cosines), strict=True)))
+print(
+    f"step {step}: cosines with the mean gradient",
+    dict(zip(problem.tasks, (round(c, 2) for c in cosines), strict=True)),
+)
 
 # %% [markdown]
 # ## Teleport
@@ -54,7 +57,9 @@ before = copy.deepcopy(model.state_dict())
 method = COST(LS(), adapter=LoRA(rank=5), probe_batches=held)
 report = method.teleport(problem, held, gradients, optimizer=optimizer)
 after = copy.deepcopy(model.state_dict())
-print(f"accepted: {report.accepted}; {report.reason}; length {report.length:.3f}; drift of the losses {report.drift:.2%}")
+print(
+    f"accepted: {report.accepted}; {report.reason}; length {report.length:.3f}; drift of the losses {report.drift:.2%}"
+)
 
 
 # %% [markdown]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import mtl_core
-from mtl_aggregators import LS, MGDA
+from mtl_aggregators import MGDA
 
 
 class Agreement:
@@ -56,10 +56,12 @@ for _ in range(150):
     weights.append(report.weights.tolist())
 
 figure, axes = plt.subplots(figsize=(6, 2.4), layout="constrained")
-for task, line, colour in zip(problem.tasks, zip(*weights, strict=True), ("#4477AA", "#EE6677", "#228833"), strict=True):
+for task, line, colour in zip(
+    problem.tasks, zip(*weights, strict=True), ("#4477AA", "#EE6677", "#228833"), strict=True
+):
     axes.plot(line, color=colour, label=task)
 axes.set(xlabel="step", ylabel="weight")
-axes.legend(frameon=False);
+axes.legend(frameon=False)
 
 # %% [markdown]
 # ## Held to laws

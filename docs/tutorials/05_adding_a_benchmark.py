@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mtl_aggregators import make
 from mtl_benchmarks import Batches, Benchmark, Metric, OptimizerChoice, Training
 from mtl_core import ConflictMonitor, Problem, step
-from mtl_aggregators import make
 
 
 class Waves(Benchmark):

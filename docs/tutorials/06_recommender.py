@@ -61,7 +61,9 @@ problem = mtl_core.Problem(
     model, losses_fn, shared=["users.*", "items.*", "tower.*"], tasks=("click", "purchase", "rating")
 )
 sparse = torch.optim.SparseAdam([model.users.weight, model.items.weight], lr=5e-3)
-dense = torch.optim.Adam([p for name, p in model.named_parameters() if not name.startswith(("users", "items"))], lr=5e-3)
+dense = torch.optim.Adam(
+    [p for name, p in model.named_parameters() if not name.startswith(("users", "items"))], lr=5e-3
+)
 
 # %% [markdown]
 # ## Two optimisers

@@ -78,7 +78,7 @@ left.set(xlabel="step", ylabel="relative error", yscale="log")
 left.legend(frameon=False)
 image = right.imshow(found.numpy(), origin="lower", extent=(0, 2, 0, 1), aspect="auto", cmap="cividis")
 right.set(xlabel="t", ylabel="x", title="the network's solution, ConFIG")
-figure.colorbar(image, ax=right);
+figure.colorbar(image, ax=right)
 
 # %% [markdown]
 # Six hundred steps of one seed: enough to see that losses which differentiate on the way go through `step` as they are, under every method, and how the terms compare. Not enough to rank methods.

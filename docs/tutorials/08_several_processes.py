@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-PROGRAM = '''
+PROGRAM = """
 import os, sys, torch
 import torch.distributed as dist
 from torch import nn
@@ -45,7 +45,7 @@ line = f"rank {rank} of {size}: losses {report.losses.tolist()}, sum of all para
 sys.stdout.write(line + "\\n")  # in one piece: the ranks share the terminal
 if not alone:
     dist.destroy_process_group()
-'''
+"""
 
 file = Path(tempfile.mkdtemp()) / "train.py"
 file.write_text(PROGRAM)

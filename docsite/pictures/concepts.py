@@ -79,9 +79,7 @@ def imbalance() -> Any:
     for name in ("ls", "mgda", "cagrad", "nashmtl", "upgrad", "imtlg"):
         rows = []
         for ratio in ratios:
-            jacobian = torch.tensor(
-                [[ratio, 0.0], [math.cos(angle), math.sin(angle)]], dtype=torch.float64
-            )
+            jacobian = torch.tensor([[ratio, 0.0], [math.cos(angle), math.sin(angle)]], dtype=torch.float64)
             update = _update(name, jacobian)
             rows.append((jacobian @ update / (jacobian.norm(dim=1) * update.norm())).tolist())
         for panel, cosine in zip(axes, list(zip(*rows, strict=True))[::-1], strict=True):
@@ -104,7 +102,9 @@ def pareto() -> Any:
         method = make(name)
         points = walk(method, start, lr=0.08 / method.facts.scale(2))
         style = method_style(name)
-        plane.plot(*losses_at(points).T.tolist(), color=style.colour, linestyle=style.dash, label=_LABELS[name], linewidth=1.6)
+        plane.plot(
+            *losses_at(points).T.tolist(), color=style.colour, linestyle=style.dash, label=_LABELS[name], linewidth=1.6
+        )
         plane.plot(*losses_at(points[-1]).tolist(), marker="o", color=style.colour)
         gaps = []
         for point in points:
@@ -128,7 +128,9 @@ def heads() -> Any:
     lengths, tasks = {}, ("metres", "millimetres", "class")
     for kind in ("unit", "weighted"):
         torch.manual_seed(0)
-        model = nn.ModuleDict({"trunk": nn.Sequential(nn.Linear(6, 32), nn.Tanh())} | {t: nn.Linear(32, 1) for t in tasks})
+        model = nn.ModuleDict(
+            {"trunk": nn.Sequential(nn.Linear(6, 32), nn.Tanh())} | {t: nn.Linear(32, 1) for t in tasks}
+        )
 
         def losses(model: Any, x: Tensor) -> dict[str, Tensor]:
             z = model["trunk"](x)
