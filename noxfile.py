@@ -179,6 +179,41 @@ def ladder(session: nox.Session, package: str) -> None:
     session.run("python", "-I", "tests/ladder/check.py", package)
 
 
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the documentation site, strictly, into .nox/site, and look at five of its pages in a browser."""
+    install(session, EVERYTHING, *group("docs"), extras={"mtl-benchmarks": "[digits,figures]"})
+    provide_browser(session)
+    # The notices are advertisements of other builders.
+    env = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "NO_MKDOCS_2_WARNING": "1"}
+    session.run("mkdocs", "build", "--strict", env=env)
+    session.run("python", "-m", "pytest", "tests/site", *session.posargs)
+
+
+@nox.session(default=False, venv_backend="virtualenv")
+def build(session: nox.Session) -> None:
+    """Make and check sdists and wheels in dist/, install them in order, run their READMEs' examples, list licences."""
+    install_tools(session, "build")
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    for package in EVERYTHING:
+        session.run("python", "-m", "build", "--outdir", str(dist), f"packages/{package}", silent=True)
+    files = sorted(str(path) for path in dist.iterdir())
+    session.run("twine", "check", "--strict", *files)
+    session.run("check-wheel-contents", *(name for name in files if name.endswith(".whl")))
+    empty = Path(session.create_tmp()) / "empty"
+    session.run("python", "-m", "venv", "--clear", str(empty))
+    python = str(empty / ("Scripts" if os.name == "nt" else "bin") / "python")
+    extras = {"mtl-aggregators": "[testing]", "mtl-benchmarks": "[digits,figures]"}
+    for package in EVERYTHING:
+        wanted = (f"torch=={TORCH}", "--find-links", str(dist), package + extras.get(package, ""))
+        session.run(python, "-m", "pip", "install", "--quiet", *wanted, external=True)
+        readme = str(ROOT / "packages" / package / "README.md")
+        session.run(python, "-I", str(ROOT / "tests" / "ladder" / "examples.py"), readme, external=True)
+    # The environment has nothing but the packages and what they need: the list of it is the bill of materials.
+    session.run(python, "docsite/licences.py", "--cyclonedx", str(dist / "bom.json"), external=True)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style and formatting: ruff."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
+import json
 import re
 from collections import deque
+from pathlib import Path
+from typing import Any
 
-from docsite.repository import PACKAGES
+__all__ = ["bill", "cyclonedx", "page"]
 
-__all__ = ["bill", "page"]
+PACKAGES = ("mtl-core", "mtl-aggregators", "mtl-teleport", "mtl-benchmarks")
 
 _KNOWN = re.compile(r"[A-Za-z0-9._-]+")
 _CLASSIFIER = "License :: OSI Approved :: "
@@ -62,16 +66,47 @@ def bill(extras: tuple[str, ...] = ("digits", "figures")) -> list[tuple[str, str
 def page() -> str:
     """The bill of materials as a page of the site."""
     rows = "\n".join(f"| {name} | {version} | {licence} | {by or '—'} |" for name, version, licence, by in bill())
-    return (
-        "# Licences\n\n"
-        "The four packages are under the MIT licence. What they need to run, with the versions in the environment in which "
-        "this page was built, the licence that each distribution declares, and which package asked for it first. The same "
-        "list as a CycloneDX file: `python -m nox -s build` writes it beside the wheels.\n\n"
-        f"| package | version | licence | needed by |\n|---|---|---|---|\n{rows}\n\n"
-        "The digits that `mtl-benchmarks` trains on are scikit-learn's copy of the UCI set *Optical Recognition of "
-        "Handwritten Digits* (Alpaydin and Kaynak, 1998), under CC BY 4.0.\n"
-    )
+    return f"""# Licences
+
+The four packages are under the MIT licence. What they need to run, with the versions in the environment in which this
+page was built, the licence that each distribution declares, and which package asked for it first. `python -m nox -s
+build` writes the same list as a CycloneDX file, for tools that read one.
+
+| package | version | licence | needed by |
+|---|---|---|---|
+{rows}
+
+The digits that `mtl-benchmarks` trains on are scikit-learn's copy of the UCI set *Optical Recognition of Handwritten
+Digits* (Alpaydin and Kaynak, 1998), under CC BY 4.0.
+"""
+
+
+def cyclonedx() -> dict[str, Any]:
+    """The same list in the form of CycloneDX 1.5, which tools for audits read."""
+    components = [
+        {
+            "type": "library",
+            "name": name,
+            "version": version,
+            "purl": f"pkg:pypi/{name}@{version}",
+            "licenses": [{"license": {"name": licence}}],
+        }
+        for name, version, licence, _ in bill()
+    ]
+    return {"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1, "components": components}
+
+
+def main() -> None:
+    """Print the page, or write the list for tools."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cyclonedx", type=Path, metavar="FILE", help="write the list as CycloneDX JSON")
+    options = parser.parse_args()
+    if options.cyclonedx is None:
+        print(page(), end="")
+        return
+    options.cyclonedx.write_text(json.dumps(cyclonedx(), indent=1) + "\n", encoding="utf-8")
+    print(f"{options.cyclonedx}: {len(bill())} packages")
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    main()

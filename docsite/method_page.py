@@ -27,17 +27,21 @@ $ mtl-bench describe {name}
 $ mtl-bench run digits --method {name} --seeds 3
 ```"""
 _CAPTION = (
-    "*Two quadratic losses in two variables, from three starts: the way through the parameters, and the same way in the "
-    "plane of the losses, with the Pareto front in grey. Plain gradient descent at a learning rate that makes up for the "
-    "method's scale.*"
+    "*Two quadratic losses in two variables, from three starts: the way through the parameters, and the same way in "
+    "the plane of the losses, with the Pareto front in grey. Plain gradient descent at a learning rate that makes up for "
+    "the method's scale.*"
 )
 _COST = {
     "losses": "Independent of the number of tasks: no gradient of a single task is formed.",
-    "gramian": "One backward pass per task through the shared part; the heads are differentiated once where the features "
-    'are known. `keep="gramian"` needs no memory for `m` gradients.',
+    "gramian": (
+        "One backward pass per task through the shared part; the heads are differentiated once where the features are "
+        'known. `keep="gramian"` needs no memory for `m` gradients.'
+    ),
     "jacobian": "One backward pass per task through the shared part, and memory for `m` gradients.",
-    "batches": "Backward passes per task on two batches for the weights, and the update on a third; memory for two times "
-    "`m` gradients.",
+    "batches": (
+        "Backward passes per task on two batches for the weights, and the update on a third; memory for two times `m` "
+        "gradients."
+    ),
 }
 
 
@@ -131,10 +135,10 @@ def _measured(found: Behaviour | None, other: Behaviour | None, title: str) -> s
         return ""
     beside = "" if title == "PCGrad" else f" (PCGrad: {other.harm:.0%})"
     return (
-        f"Measured at build time on {N_DRAWS} drawn Jacobians of four tasks whose gradients are up to a hundred times as "
-        f"long as each other, one fresh method each: **{found.harm:.0%}** of the updates raise some task's loss to "
-        f"first order{beside}. Median cosine of the update with the shortest gradient **{found.shortest:.2f}**, with the "
-        f"longest **{found.longest:.2f}**, with the worst served **{found.worst:.2f}**."
+        f"Measured at build time on {N_DRAWS} drawn Jacobians of four tasks whose gradients are up to a hundred times "
+        f"as long as each other, one fresh method each: **{found.harm:.0%}** of the updates raise some task's loss to "
+        f"first order{beside}. Median cosine of the update with the shortest gradient **{found.shortest:.2f}**, with "
+        f"the longest **{found.longest:.2f}**, with the worst served **{found.worst:.2f}**."
     )
 
 
