@@ -1,8 +1,8 @@
 """Versions, changelogs and tags of the four packages, by one command that a person runs: ``python .ci/release.py``.
 
 Without arguments it says where each package stands. ``python .ci/release.py mtl-core 0.3.0`` sets the version, heads
-the changelog with it, moves the ranges of the siblings if the breaking number changed, and prints what is left to do; it
-commits, tags and uploads nothing. Needs Python and git only.
+the changelog with it, moves the ranges of the siblings if the breaking number changed, and prints what is left to
+do; it commits, tags and uploads nothing. Needs Python and git only.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ $ mtl-bench run digits --method {name} --seeds 3
 ```"""
 _CAPTION = (
     "*Two quadratic losses in two variables, from three starts: the way through the parameters, and the same way in "
-    "the plane of the losses, with the Pareto front in grey. Plain gradient descent at a learning rate that makes up for "
-    "the method's scale.*"
+    "the plane of the losses, with the Pareto front in grey. Plain gradient descent at a learning rate that makes up "
+    "for the method's scale.*"
 )
 _COST = {
     "losses": "Independent of the number of tasks: no gradient of a single task is formed.",
