@@ -212,8 +212,20 @@ def build(session: nox.Session) -> None:
         session.run(python, "-m", "pip", "install", "--quiet", *wanted, external=True)
         readme = str(ROOT / "packages" / package / "README.md")
         session.run(python, "-I", str(ROOT / "tests" / "ladder" / "examples.py"), readme, external=True)
+    _install_from_git(session)
     # The environment has nothing but the packages and what they need: the list of it is the bill of materials.
     session.run(python, "docsite/licences.py", "--cyclonedx", str(dist / "bom.json"), external=True)
+
+
+def _install_from_git(session: nox.Session) -> None:
+    """Install each package by the line of docs/installing.md, with this clone's last commit for the address."""
+    folder = Path(session.create_tmp()) / "git"
+    session.run("python", "-m", "venv", "--clear", str(folder))
+    python = str(folder / ("Scripts" if os.name == "nt" else "bin") / "python")
+    for package, needed in LADDER.items():
+        sources = [f"{name} @ git+{ROOT.as_uri()}#subdirectory=packages/{name}" for name in needed]
+        session.run(python, "-m", "pip", "install", "--quiet", f"torch=={TORCH}", *sources, external=True)
+        session.run(python, "-I", "-c", f"import {package.replace('-', '_')}", external=True)
 
 
 @nox.session
