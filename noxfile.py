@@ -11,7 +11,8 @@ Nothing has to be installed beforehand but nox; each session makes its own envir
 again the next time. The block above lets nox fetch uv for itself, which fills the environments several times
 faster than pip does; `NOX_SCRIPT_MODE=none NOX_DEFAULT_VENV_BACKEND=virtualenv` does without it.
 
-`MTL_TORCH` names the version of torch to install (`MTL_TORCH=2.9.1 python -m nox -s tests`).
+`MTL_TORCH` names the version of torch to install (`MTL_TORCH=2.9.1 python -m nox -s tests`). `MTL_PYTHONS` names folders
+of interpreters that are not on the path, such as `~/.pyenv/versions`, for the matrix.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ ROOT = Path(__file__).parent
 TORCH = os.environ.get("MTL_TORCH", "2.13.0")
 TORCH_MATRIX = (TORCH,) if "MTL_TORCH" in os.environ else ("2.9.1", TORCH)
 PYTHON_MATRIX = ("3.11", "3.12", "3.13")
+
+# Version managers keep their interpreters off the path; last on it, they replace none that is there.
+for folder in filter(None, os.environ.get("MTL_PYTHONS", "").split(os.pathsep)):
+    found = sorted({path.parent for path in Path(folder).expanduser().glob("**/bin/python3.[0-9]*")})
+    os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *map(str, found)])
 
 # Each package and the siblings it stands on, lowest first: what its tests may find installed.
 LADDER = {

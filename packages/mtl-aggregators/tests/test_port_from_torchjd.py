@@ -1,4 +1,4 @@
-"""The port in docs/from_torchjd.md: the loop of the other library and ours, side by side, and the names that it gives."""
+"""The port in docs/from_torchjd.md: their loop and ours, side by side, and the names that the page gives."""
 
 from __future__ import annotations
 
