@@ -11,14 +11,15 @@ Nothing has to be installed beforehand but nox; each session makes its own envir
 again the next time. The block above lets nox fetch uv for itself, which fills the environments several times
 faster than pip does; `NOX_SCRIPT_MODE=none NOX_DEFAULT_VENV_BACKEND=virtualenv` does without it.
 
-`MTL_TORCH` names the version of torch to install (`MTL_TORCH=2.9.1 python -m nox -s tests`). `MTL_PYTHONS` names folders
-of interpreters that are not on the path, such as `~/.pyenv/versions`, for the matrix.
+`MTL_TORCH` names the version of torch to install (`MTL_TORCH=2.9.1 python -m nox -s tests`). `MTL_PYTHONS` names
+folders of interpreters that are not on the path, such as `~/.pyenv/versions`, for the matrix.
 """
 
 from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,10 +40,24 @@ TORCH = os.environ.get("MTL_TORCH", "2.13.0")
 TORCH_MATRIX = (TORCH,) if "MTL_TORCH" in os.environ else ("2.9.1", TORCH)
 PYTHON_MATRIX = ("3.11", "3.12", "3.13")
 
-# Version managers keep their interpreters off the path; last on it, they replace none that is there.
-for folder in filter(None, os.environ.get("MTL_PYTHONS", "").split(os.pathsep)):
-    found = sorted({path.parent for path in Path(folder).expanduser().glob("**/bin/python3.[0-9]*")})
-    os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *map(str, found)])
+
+def link_interpreters(folders: str) -> None:
+    """Put the interpreters in these folders at the head of the path, by links in a folder that holds nothing else.
+
+    Version managers keep them off the path, and what they put there instead may refuse to start.
+    """
+    links = ROOT / ".nox" / "interpreters"
+    for folder in filter(None, folders.split(os.pathsep)):
+        for found in sorted(Path(folder).expanduser().glob("*/bin/python3.[0-9]*")):
+            link = links / found.name
+            if re.fullmatch(r"python3\.\d+", found.name) and not link.exists():
+                links.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(found)
+    if links.is_dir():
+        os.environ["PATH"] = os.pathsep.join([str(links), os.environ["PATH"]])
+
+
+link_interpreters(os.environ.get("MTL_PYTHONS", ""))
 
 # Each package and the siblings it stands on, lowest first: what its tests may find installed.
 LADDER = {
@@ -212,7 +227,7 @@ def build(session: nox.Session) -> None:
     empty = Path(session.create_tmp()) / "empty"
     session.run("python", "-m", "venv", "--clear", str(empty))
     python = str(empty / ("Scripts" if os.name == "nt" else "bin") / "python")
-    extras = {"mtl-aggregators": "[testing]", "mtl-benchmarks": "[digits,figures]"}
+    extras = {"mtl-core": "[testing]", "mtl-aggregators": "[testing]", "mtl-benchmarks": "[digits,figures]"}
     for package in EVERYTHING:
         wanted = (f"torch=={TORCH}", "--find-links", str(dist), package + extras.get(package, ""))
         session.run(python, "-m", "pip", "install", "--quiet", *wanted, external=True)
