@@ -213,6 +213,13 @@ def docs(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "tests/site", *session.posargs)
 
 
+@nox.session(default=False)
+def recipes(session: nox.Session) -> None:
+    """Run the recipes of docs/recipes.md that need an installation or processes of their own: Lightning, FSDP2."""
+    install(session, EVERYTHING, *group("test"), *group("recipes"))
+    session.run("python", "-m", "pytest", "tests/recipes", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
 @nox.session(default=False, venv_backend="virtualenv")
 def build(session: nox.Session) -> None:
     """Make and check sdists and wheels in dist/, install them in order, run their READMEs' examples, list licences."""
