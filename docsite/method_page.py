@@ -6,7 +6,7 @@ import functools
 import inspect
 import re
 
-from docsite.docstrings import as_markdown
+from docsite.docstrings import as_markdown, public_modules
 from docsite.measured import N_DRAWS, Behaviour, behaviour, passes, remembers
 from docsite.repository import CODE, ROOT
 from mtl_aggregators import available, make
@@ -112,16 +112,31 @@ def _by_class() -> dict[str, str]:
     return {f"`{method_class(name).__name__}`": name for name in methods()} | {f"`{name}`": name for name in methods()}
 
 
+@functools.cache
+def _documented() -> frozenset[str]:
+    """Every public name that has an anchor in the reference."""
+    return frozenset(f"{module}.{name}" for module, names in public_modules().items() for name in names)
+
+
 def linked(markdown: str, page: str) -> str:
-    """A page with every method that it names, in the code of a sentence or a table, linked to the method's page."""
+    """A page with what it names in the code of a sentence linked: methods to their pages, dotted names to the reference.
+
+    Example:
+        >>> linked("`FAMO` and `mtl_core.step`", "concepts/scale.md")
+        '[`FAMO`](../methods/famo.md) and [`mtl_core.step`][mtl_core.step]'
+    """
     up = "../" * page.count("/")
 
     def link(match: re.Match[str]) -> str:
         before, after = match.string[: match.start()], match.string[match.end() :]
         heading = before.rpartition("\n")[2].startswith("#")
-        in_link = (before.endswith("[") and after.startswith("]")) or re.match(r"[^\[\]\n]*\]\(", after) is not None
-        name = _by_class().get(match[0])
-        return match[0] if name is None or heading or in_link else f"[{match[0]}]({up}methods/{name}.md)"
+        in_link = before.endswith("[") or re.match(r"[^\[\]\n]*\]\(", after) is not None
+        dotted = match[0].strip("`").partition("(")[0]
+        if heading or in_link:
+            return match[0]
+        if match[0] in _by_class():
+            return f"[{match[0]}]({up}methods/{_by_class()[match[0]]}.md)"
+        return f"[{match[0]}][{dotted}]" if dotted in _documented() and "\n" not in match[0] else match[0]
 
     return CODE.sub(link, markdown)
 
