@@ -251,7 +251,7 @@ def _install_from_git(session: nox.Session) -> None:
     session.run("python", "-m", "venv", "--clear", str(folder))
     python = str(folder / ("Scripts" if os.name == "nt" else "bin") / "python")
     for package, needed in LADDER.items():
-        sources = [f"{name} @ git+{ROOT.as_uri()}#subdirectory=packages/{name}" for name in needed]
+        sources = [f"git+{ROOT.as_uri()}#subdirectory=packages/{name}" for name in needed]
         session.run(python, "-m", "pip", "install", "--quiet", f"torch=={TORCH}", *sources, external=True)
         session.run(python, "-I", "-c", f"import {package.replace('-', '_')}", external=True)
 

@@ -53,14 +53,20 @@ file.write_text(PROGRAM)
 # %% [markdown]
 # Alone, and on two ranks with half of each batch:
 
-# %%
-alone = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, check=True)
-print(alone.stdout.strip())
-launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(file)]
-together = subprocess.run(launcher, capture_output=True, text=True, check=True)
-print("\n".join(sorted(together.stdout.strip().splitlines())))
 
-sums = {line.rsplit(" ", 1)[1] for line in (alone.stdout + together.stdout).strip().splitlines()}
+# %%
+def printed(*arguments):
+    done = subprocess.run([sys.executable, *arguments, str(file)], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return sorted(done.stdout.strip().splitlines())
+
+
+alone = printed()
+together = printed("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+print("\n".join([*alone, *together]))
+
+sums = {line.rsplit(" ", 1)[1] for line in [*alone, *together]}
 assert max(map(float, sums)) - min(map(float, sums)) < 1e-9
 print("one process and two made the same model")
 
