@@ -11,13 +11,15 @@ Nothing has to be installed beforehand but nox; each session makes its own envir
 again the next time. The block above lets nox fetch uv for itself, which fills the environments several times
 faster than pip does; `NOX_SCRIPT_MODE=none NOX_DEFAULT_VENV_BACKEND=virtualenv` does without it.
 
-`MTL_TORCH` names the version of torch to install (`MTL_TORCH=2.9.1 python -m nox -s tests`).
+`MTL_TORCH` names the version of torch to install (`MTL_TORCH=2.9.1 python -m nox -s tests`). `MTL_PYTHONS` names
+folders of interpreters that are not on the path, such as `~/.pyenv/versions`, for the matrix.
 """
 
 from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +39,25 @@ ROOT = Path(__file__).parent
 TORCH = os.environ.get("MTL_TORCH", "2.13.0")
 TORCH_MATRIX = (TORCH,) if "MTL_TORCH" in os.environ else ("2.9.1", TORCH)
 PYTHON_MATRIX = ("3.11", "3.12", "3.13")
+
+
+def link_interpreters(folders: str) -> None:
+    """Put the interpreters in these folders at the head of the path, by links in a folder that holds nothing else.
+
+    Version managers keep them off the path, and what they put there instead may refuse to start.
+    """
+    links = ROOT / ".nox" / "interpreters"
+    for folder in filter(None, folders.split(os.pathsep)):
+        for found in sorted(Path(folder).expanduser().glob("*/bin/python3.[0-9]*")):
+            link = links / found.name
+            if re.fullmatch(r"python3\.\d+", found.name) and not link.exists():
+                links.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(found)
+    if links.is_dir():
+        os.environ["PATH"] = os.pathsep.join([str(links), os.environ["PATH"]])
+
+
+link_interpreters(os.environ.get("MTL_PYTHONS", ""))
 
 # Each package and the siblings it stands on, lowest first: what its tests may find installed.
 LADDER = {
@@ -150,6 +171,8 @@ def demo(session: nox.Session) -> None:
     """Train on the bundled digits with FairGrad, without and with COST; write figures and a run directory."""
     install(session, EVERYTHING, extras={"mtl-benchmarks": "[digits,figures]"})
     session.run("python", "-m", "mtl_benchmarks.demo", "--out", "runs/demo", *session.posargs)
+    if not session.posargs:  # says whether the README's numbers are these; another processor may make others
+        session.run("python", ".ci/demo_numbers.py", "runs/demo", success_codes=[0, 1])
 
 
 @nox.session
@@ -193,6 +216,60 @@ def ladder(session: nox.Session, package: str) -> None:
     """Install each package as a user would, by pip, with those below it, and use it: nothing else may be there."""
     install(session, LADDER[package], editable=False)
     session.run("python", "-I", "tests/ladder/check.py", package)
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the documentation site, strictly, into .nox/site, and look at five of its pages in a browser."""
+    install(session, EVERYTHING, *group("docs"), extras={"mtl-benchmarks": "[digits,figures]"})
+    provide_browser(session)
+    # The notices are advertisements of other builders.
+    env = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "NO_MKDOCS_2_WARNING": "1"}
+    session.run("mkdocs", "build", "--strict", env=env)
+    session.run("python", "-m", "pytest", "tests/site", *session.posargs)
+
+
+@nox.session(default=False)
+def recipes(session: nox.Session) -> None:
+    """Run the recipes of docs/recipes.md that need an installation or processes of their own: Lightning, FSDP2."""
+    install(session, EVERYTHING, *group("test"), *group("recipes"))
+    session.run("python", "-m", "pytest", "tests/recipes", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session(default=False, venv_backend="virtualenv")
+def build(session: nox.Session) -> None:
+    """Make and check sdists and wheels in dist/, install them in order, run their READMEs' examples, list licences."""
+    install_tools(session, "build")
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    for package in EVERYTHING:
+        session.run("python", "-m", "build", "--outdir", str(dist), f"packages/{package}", silent=True)
+    files = sorted(str(path) for path in dist.iterdir())
+    session.run("twine", "check", "--strict", *files)
+    session.run("check-wheel-contents", *(name for name in files if name.endswith(".whl")))
+    empty = Path(session.create_tmp()) / "empty"
+    session.run("python", "-m", "venv", "--clear", str(empty))
+    python = str(empty / ("Scripts" if os.name == "nt" else "bin") / "python")
+    extras = {"mtl-core": "[testing]", "mtl-aggregators": "[testing]", "mtl-benchmarks": "[digits,figures]"}
+    for package in EVERYTHING:
+        wanted = (f"torch=={TORCH}", "--find-links", str(dist), package + extras.get(package, ""))
+        session.run(python, "-m", "pip", "install", "--quiet", *wanted, external=True)
+        readme = str(ROOT / "packages" / package / "README.md")
+        session.run(python, "-I", str(ROOT / "tests" / "ladder" / "examples.py"), readme, external=True)
+    _install_from_git(session)
+    # The environment has nothing but the packages and what they need: the list of it is the bill of materials.
+    session.run(python, "docsite/licences.py", "--cyclonedx", str(dist / "bom.json"), external=True)
+
+
+def _install_from_git(session: nox.Session) -> None:
+    """Install each package by the line of docs/installing.md, with this clone's last commit for the address."""
+    folder = Path(session.create_tmp()) / "git"
+    session.run("python", "-m", "venv", "--clear", str(folder))
+    python = str(folder / ("Scripts" if os.name == "nt" else "bin") / "python")
+    for package, needed in LADDER.items():
+        sources = [f"git+{ROOT.as_uri()}#subdirectory=packages/{name}" for name in needed]
+        session.run(python, "-m", "pip", "install", "--quiet", f"torch=={TORCH}", *sources, external=True)
+        session.run(python, "-I", "-c", f"import {package.replace('-', '_')}", external=True)
 
 
 @nox.session

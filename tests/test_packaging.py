@@ -102,3 +102,12 @@ def test_package_is_typed_and_documented(package: str) -> None:
 @packages
 def test_no_tool_is_configured_outside_the_root(package: str) -> None:
     assert set(pyproject(package).get("tool", {})) <= {"hatch"}
+
+
+def test_the_citation_names_a_version_that_exists() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    found = re.search(r"^version: (\S+)$", text, flags=re.MULTILINE)
+
+    assert text.startswith("cff-version: 1.2.0\n")
+    assert found is not None
+    assert found[1] in {importlib.import_module(package.replace("-", "_")).__version__ for package in BELOW}

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^(?P<indent> *)```python\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md"))]
-PAGES = [*READMES, *sorted(ROOT.glob("docs/**/*.md")), ROOT / "CONTRIBUTING.md"]
+PAGES = [*READMES, *sorted(ROOT.glob("docs/**/*.md")), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 
 
 @dataclass(frozen=True)

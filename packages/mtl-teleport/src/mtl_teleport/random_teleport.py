@@ -32,7 +32,9 @@ class RandomTeleport(Teleportation):
         length: :math:`\ell > 0`, or a sequence of lengths, used one after the other and then from the start again:
             the ``length`` of a ``COST`` run's reports gives moves of equal length one by one.
         trigger: when to move.
-        start_after, max_per_epoch, steps_per_epoch: limits, as for ``COST``.
+        start_after: epochs without moves at the start, as for ``COST``.
+        max_per_epoch: moves per epoch, as for ``COST``.
+        steps_per_epoch: how long an epoch is, as for ``COST``.
         max_drift: largest mean relative drift of the losses, by backtracking; ``None`` (the default) takes the move
             as it is unless a loss is not finite. With a limit the move may be shorter than ``length``.
         mode: in which mode losses are compared, as for ``COST``.

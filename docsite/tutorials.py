@@ -1,0 +1,79 @@
+"""Tutorials are programs in jupytext's percent format; on the site they are pages with what they printed and drew."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Cell", "cells_of", "executed", "tutorials"]
+
+_MARK = re.compile(r"^# %%(?P<kind>[^\n]*)\n", re.M)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a notebook.
+
+    Attributes:
+        kind: ``"markdown"`` or ``"code"``.
+        text: without comment signs, if it is Markdown.
+        line: where its text begins in the file, counted from 1.
+    """
+
+    kind: str
+    text: str
+    line: int
+
+
+def tutorials(folder: Path) -> list[Path]:
+    """The tutorials, in the order of their names."""
+    return sorted(folder.glob("*.py"))
+
+
+def cells_of(source: str) -> list[Cell]:
+    r"""The cells of a program in the percent format.
+
+    Example:
+        >>> [(cell.kind, cell.text) for cell in cells_of("# %% [markdown]\n# # Title\n\n# %%\nx = 1\n")]
+        [('markdown', '# Title'), ('code', 'x = 1')]
+    """
+    marks = list(_MARK.finditer(source))
+    found = []
+    for mark, end in zip(marks, [*(mark.start() for mark in marks[1:]), len(source)], strict=True):
+        text = source[mark.end() : end].strip("\n")
+        markdown = "[markdown]" in mark["kind"]
+        if markdown:
+            text = re.sub(r"^# ?", "", text, flags=re.M)
+        found.append(Cell("markdown" if markdown else "code", text, source.count("\n", 0, mark.end()) + 1))
+    return found
+
+
+def executed(path: Path) -> tuple[str, dict[str, bytes]]:
+    """A tutorial's page, and its pictures by file name, from running it cell by cell in one namespace."""
+    import matplotlib.pyplot as plt
+
+    parts: list[str] = []
+    pictures: dict[str, bytes] = {}
+    namespace: dict[str, Any] = {"__name__": "__tutorial__"}
+    for cell in cells_of(path.read_text(encoding="utf-8")):
+        if cell.kind == "markdown":
+            parts.append(cell.text)
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile("\n" * (cell.line - 1) + cell.text, str(path), "exec"), namespace)
+        parts.append(f"```python\n{cell.text}\n```")
+        if printed.getvalue():
+            parts.append(f"```text\n{printed.getvalue().rstrip()}\n```\n{{ .output }}")
+        for number in plt.get_fignums():
+            name = f"{path.stem}-{len(pictures)}.svg"
+            buffer = io.BytesIO()
+            plt.figure(number).savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+            pictures[name] = buffer.getvalue()
+            parts.append(f"![What the lines above draw](../pictures/tutorials/{name})")
+        plt.close("all")
+    return "\n\n".join(parts) + "\n", pictures

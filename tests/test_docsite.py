@@ -1,0 +1,142 @@
+"""What the documentation site is made of: pages of methods, tutorials, links between files, the reference."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import FunctionType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from docsite import method_page, reference, repository, tutorials  # noqa: E402
+from docsite.docstrings import as_markdown, public_modules  # noqa: E402
+from docsite.measured import behaviour, passes  # noqa: E402
+from docsite.pictures import CONCEPTS  # noqa: E402
+from mtl_aggregators import make  # noqa: E402
+from mtl_aggregators.registry import own_methods  # noqa: E402
+
+TUTORIALS = tutorials.tutorials(ROOT / "docs" / "tutorials")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What examples write is written to a folder that goes."""
+    monkeypatch.chdir(tmp_path)
+
+
+def blocks(page: str) -> list[str]:
+    return [part.partition("```")[0] for part in page.split("```python\n")[1:]]
+
+
+@pytest.mark.parametrize("name", own_methods())
+def test_the_code_on_the_page_of_a_method_runs(name: str) -> None:
+    page = method_page.method_page(name)
+    namespace: dict[str, object] = {"__name__": "__page__"}
+
+    for block in blocks(page):
+        exec(block, namespace)
+
+    assert f"# {own_methods()[name].__name__}" in page
+    assert "report" in namespace
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_a_tutorial_runs(path: Path) -> None:
+    page, pictures = tutorials.executed(path)
+
+    assert page.startswith("# ")
+    assert "```text" in page
+    assert all(picture.startswith(b"<?xml") for picture in pictures.values())
+
+
+def test_every_method_says_when_it_fails_and_no_other_does() -> None:
+    assert set(method_page.cells("when_methods_fail.md", 0)) == set(own_methods())
+
+
+@pytest.mark.parametrize(
+    ("name", "forward", "backward"), [("ls", 1, 1), ("famo", 2, 1), ("mgda", 1, 3), ("modo", 1, 7)]
+)
+def test_passes_are_counted(name: str, forward: float, backward: float) -> None:
+    # modo: three tasks on each of two batches of a third, and one backward pass on the last.
+    found = passes(name, 3)
+
+    assert found.forward == pytest.approx(forward)
+    assert found.backward == backward
+
+
+def test_behaviour_tells_methods_that_never_harm_from_others() -> None:
+    safe, other = behaviour("mgda"), behaviour("krum")
+
+    assert safe is not None
+    assert other is not None
+    assert safe.harm == 0.0 < other.harm
+    assert behaviour("famo") is None
+
+
+def test_methods_without_harm_on_the_draws_are_those_that_claim_it() -> None:
+    for name in own_methods():
+        found = behaviour(name)
+        if found is not None and "non_conflicting" in make(name).facts.laws:
+            assert found.harm == 0.0, name
+
+
+def test_links_between_files_become_links_between_pages() -> None:
+    text = (
+        "[a](../packages/mtl-core/README.md#limits), [b](cost.md), ![c](figures/toy.png), [d](../noxfile.py), `[e](f)`"
+    )
+
+    found = repository.rewritten(text, "docs/adoption.md", "adoption.md")
+
+    assert found == "[a](packages/mtl-core.md#limits), [b](cost.md), ![c](figures/toy.png), d (`noxfile.py`), `[e](f)`"
+    assert repository.rewritten("[a](docs/cost.md)", "README.md", "index.md") == "[a](cost.md)"
+    assert repository.rewritten("[a](tutorials/07_pinn.py)", "docs/a.md", "a.md") == "[a](tutorials/07_pinn.md)"
+    with pytest.raises(FileNotFoundError, match="absent"):
+        repository.rewritten("[a](../absent)", "docs/a.md", "a.md")
+
+
+def test_names_of_methods_become_links_but_not_in_code_headings_and_links() -> None:
+    text = "## `FAMO`\n\n`FAMO`, [`FAMO`](x.md)\n\n```python\nFAMO()\n```\n"
+
+    found = method_page.linked(text, "concepts/scale.md")
+
+    assert found == "## `FAMO`\n\n[`FAMO`](../methods/famo.md), [`FAMO`](x.md)\n\n```python\nFAMO()\n```\n"
+
+
+def test_docstrings_become_markdown() -> None:
+    table = "=====  ====\nmoved  by\n=====  ====\na      1\n=====  ====\n"
+    text = "One :math:`x_i`.\n\n.. math::\n    a \\\\\n    b\n\n" + table
+
+    found = as_markdown(text)
+
+    assert found.startswith("One \\(x_i\\).\n\n\\[a \\\\ b\\]\n")
+    assert "| moved | by |\n| --- | --- |\n| a | 1 |" in found
+
+
+def test_every_public_name_has_a_page_and_a_docstring() -> None:
+    pages, _ = reference.reference_pages()
+    methods = [f"::: mtl_aggregators.{cls.__name__}\n" for cls in own_methods().values()]
+    own = "\n".join([*pages.values(), *methods])
+
+    absent = [name for name in reference.documented() if f"::: {name}\n" not in own]
+    silent = [
+        f"{module}.{name}"
+        for module, names in public_modules().items()
+        for name in names
+        if isinstance(value := getattr(sys.modules[module], name), type | FunctionType) and not value.__doc__
+    ]
+
+    assert absent == []
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", CONCEPTS)
+def test_every_concept_has_its_picture_on_its_page(name: str) -> None:
+    assert (ROOT / "docs" / "figures" / "concepts" / f"{name}.svg").is_file()
+    assert f"(../figures/concepts/{name}.svg)" in (ROOT / "docs" / "concepts" / f"{name}.md").read_text(
+        encoding="utf-8"
+    )
