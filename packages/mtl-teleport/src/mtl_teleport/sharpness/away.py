@@ -1,17 +1,21 @@
-"""A second point that depends on the first, evaluated and differentiated."""
+"""Quantities of the losses at other points that depend on the gradient here: those points, and their derivative."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from mtl_core import TaskLosses
 from mtl_teleport.double_backward import check_functions
+from mtl_teleport.sharpness.estimate import Estimate, Sharpness, Slopes
 from mtl_teleport.sharpness.point import Point
+from mtl_teleport.sharpness.task_slopes import task_slopes
 
-__all__ = ["Away", "gradients_with_graph"]
+__all__ = ["Away", "GradientPoints", "Tried", "gradients_with_graph"]
 
 
 @dataclass
@@ -67,3 +71,79 @@ def gradients_with_graph(point: Point, weights: Tensor) -> list[Tensor]:
     loss = point.combination(weights)
     check_functions(loss)
     return list(point.session.differentiate(loss, point.tensors, at=point.values, create_graph=True))
+
+
+@dataclass
+class Tried(ABC):
+    """What was found at one point and at those that its gradient leads to.
+
+    Attributes:
+        gain: the quantity, detached.
+        gradients: those that lead away, with their graph.
+        here: derivatives of the quantity by the losses at the point itself, ``[k]``.
+    """
+
+    gain: Tensor
+    gradients: list[Tensor]
+    here: Tensor
+
+    @abstractmethod
+    def back_to(self, point: Point) -> tuple[Tensor, list[Tensor]]:
+        """The derivative through the other points, once at most.
+
+        Returns:
+            that by the adapter's tensors with the steps to them held, ``[p]``, and that by the gradients.
+        """
+
+
+class GradientPoints(Sharpness):
+    """Base of quantities of the losses at points to which the gradient leads, differentiated through it.
+
+    A subclass evaluates them. Every operation of the model must be twice differentiable.
+    """
+
+    differentiates_twice = True
+
+    @abstractmethod
+    def _try(self, point: Point) -> Tried:
+        """Evaluate at a point and at those that it leads to."""
+
+    def estimate(self, point: Point) -> Estimate:
+        """The quantity, and its gradient together with that of the losses.
+
+        Raises:
+            InvalidInputError: a hand-written function of the model is only once differentiable.
+        """
+        tried = self._try(point)
+
+        def gradient(by_loss: Tensor, by_gain: Tensor) -> Tensor:
+            pulled, seeds = tried.back_to(point)
+            own = point.combination(by_loss.to(tried.here) + by_gain.to(tried.here) * tried.here)
+            found = point.session.differentiate_all(
+                [*tried.gradients, own],
+                point.inputs,
+                at=point.values,
+                seeds=[*(by_gain.to(seed) * seed for seed in seeds), torch.ones_like(own)],
+            )
+            return point.pull_back(found) + by_gain.to(pulled) * pulled
+
+        return Estimate(tried.gain, gradient)
+
+    def slopes(self, point: Point) -> Slopes:
+        """The quantity, and how it and each loss change with the adapter.
+
+        Raises:
+            InvalidInputError: a hand-written function of the model is only once differentiable.
+        """
+        check_functions(point.combination(point.weights))
+        found = task_slopes(point, retain_graph=True)
+        tried = self._try(point)
+
+        def directions() -> tuple[Tensor, Tensor]:
+            pulled, seeds = tried.back_to(point)
+            through = point.session.differentiate_all(
+                tried.gradients, point.inputs, at=point.values, seeds=seeds, retain_graph=False
+            )
+            return tried.here.to(found.rows) @ found.rows + pulled + point.pull_back(through), found.rows
+
+        return Slopes(tried.gain, directions, found.gramian)

@@ -8,19 +8,17 @@ import torch
 from torch import Tensor
 
 from mtl_core import InvalidInputError, checks
-from mtl_teleport.double_backward import check_functions
 from mtl_teleport.drift import drift_scale
 from mtl_teleport.next_step import NextStep
 from mtl_teleport.search_context import Search
-from mtl_teleport.sharpness.away import Away, gradients_with_graph
-from mtl_teleport.sharpness.estimate import Estimate, Sharpness, Slopes
+from mtl_teleport.sharpness.away import Away, GradientPoints, Tried, gradients_with_graph
+from mtl_teleport.sharpness.estimate import Sharpness, SharpnessKind
 from mtl_teleport.sharpness.point import Point
-from mtl_teleport.sharpness.task_slopes import task_slopes
 
 __all__ = ["LookAhead"]
 
 
-class LookAhead(Sharpness):
+class LookAhead(GradientPoints):
     r"""The mean relative fall of the tasks' losses by a step of the method and optimiser that are at work, tried.
 
     .. math:: \frac1k \sum_i \frac{L_i(\theta') - L_i(\theta' - n\eta P \sum_j w_j g_j(\theta'))}{|L_i^*|}
@@ -40,8 +38,7 @@ class LookAhead(Sharpness):
         Beyond the paper. Every operation of the model must be twice differentiable.
     """
 
-    name = "look-ahead"
-    differentiates_twice = True
+    name: SharpnessKind = "look-ahead"
 
     is_judge = True
 
@@ -67,47 +64,7 @@ class LookAhead(Sharpness):
         bound._scale = drift_scale(torch.stack([losses.double() for losses in search.losses]).nanmean(dim=0))
         return bound
 
-    def estimate(self, point: Point) -> Estimate:
-        """The fall, and its gradient together with that of the losses.
-
-        Raises:
-            InvalidInputError: a hand-written function of the model is only once differentiable.
-        """
-        tried = self._try(point)
-
-        def gradient(by_loss: Tensor, by_gain: Tensor) -> Tensor:
-            pulled, seeds = tried.back_to(point)
-            shares = by_loss.to(tried.shares) + by_gain.to(tried.shares) * tried.shares
-            own = point.combination(shares)
-            scaled = [by_gain.to(seed) * seed for seed in seeds]
-            found = point.session.differentiate_all(
-                [*tried.gradients, own], point.inputs, at=point.values, seeds=[*scaled, torch.ones_like(own)]
-            )
-            return point.pull_back(found) - by_gain.to(pulled) * pulled
-
-        return Estimate(tried.gain, gradient)
-
-    def slopes(self, point: Point) -> Slopes:
-        """The fall, and how it and each loss change with the adapter.
-
-        Raises:
-            InvalidInputError: a hand-written function of the model is only once differentiable.
-        """
-        check_functions(point.combination(point.weights))
-        found = task_slopes(point, retain_graph=True)
-        tried = self._try(point)
-
-        def directions() -> tuple[Tensor, Tensor]:
-            pulled, seeds = tried.back_to(point)
-            through = point.session.differentiate_all(
-                tried.gradients, point.inputs, at=point.values, seeds=seeds, retain_graph=False
-            )
-            upward = tried.shares.to(found.rows) @ found.rows - pulled + point.pull_back(through)
-            return upward, found.rows
-
-        return Slopes(tried.gain, directions, found.gramian)
-
-    def _try(self, point: Point) -> _Tried:
+    def _try(self, point: Point) -> _Step:
         assert self._step is not None
         index = list(point.losses.index)
         gradients = gradients_with_graph(point, self._step.weights[index])
@@ -118,28 +75,22 @@ class LookAhead(Sharpness):
         end = Away.of(point, [-rate * gradient.detach() for rate, gradient in zip(rates, gradients, strict=True)])
         shares = 1.0 / self._scale[index].to(point.losses.values) / len(index)
         fall = point.losses.values.detach() - end.losses.values.detach()
-        return _Tried((shares * fall).sum(), shares, gradients, rates, end)
+        return _Step((shares * fall).sum(), gradients, shares, rates, end)
 
 
 @dataclass
-class _Tried:
+class _Step(Tried):
     """One step that was tried.
 
     Attributes:
-        gain: how much the losses fell, relative and in the mean.
-        shares: each task's part in that per unit of its loss, ``[k]``.
-        gradients: the combined gradient by the point, with its graph.
         rates: what each parameter's gradient was multiplied by.
         end: where the step led.
     """
 
-    gain: Tensor
-    shares: Tensor
-    gradients: list[Tensor]
     rates: list[Tensor]
     end: Away
 
     def back_to(self, point: Point) -> tuple[Tensor, list[Tensor]]:
-        """The derivative of the losses after the step: by the adapter with the step held, and by the gradients."""
-        pulled, by_end = self.end.differentiate(point, self.shares)
-        return pulled, [rate * g.to(rate) for rate, g in zip(self.rates, by_end, strict=True)]
+        """Through the losses after the step, which count against those before it."""
+        pulled, by_end = self.end.differentiate(point, -self.here)
+        return pulled, [-rate * g.to(rate) for rate, g in zip(self.rates, by_end, strict=True)]

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from mtl_core import checks
-from mtl_teleport.double_backward import check_functions
 from mtl_teleport.search_context import Search
-from mtl_teleport.sharpness.away import Away, gradients_with_graph
-from mtl_teleport.sharpness.estimate import Estimate, Sharpness, Slopes
+from mtl_teleport.sharpness.away import Away, GradientPoints, Tried, gradients_with_graph
+from mtl_teleport.sharpness.estimate import Sharpness, SharpnessKind
 from mtl_teleport.sharpness.point import Point, norm
-from mtl_teleport.sharpness.task_slopes import task_slopes
 
 __all__ = ["NewtonSharpness"]
 
@@ -21,7 +19,7 @@ _FLOOR = 0.1
 """Of the curvature where the search began: less curvature than this part of it gains no more."""
 
 
-class NewtonSharpness(Sharpness):
+class NewtonSharpness(GradientPoints):
     r"""The squared slope over the curvature, along the gradient.
 
     .. math:: \frac{D^2}{\max(C, 0) + C_0}, \qquad
@@ -41,8 +39,7 @@ class NewtonSharpness(Sharpness):
         Beyond the paper. Every operation of the model must be twice differentiable.
     """
 
-    name = "newton"
-    differentiates_twice = True
+    name: SharpnessKind = "newton"
 
     def __init__(self, radius: float = 0.05) -> None:
         self.radius = checks.positive("radius", radius)
@@ -51,46 +48,6 @@ class NewtonSharpness(Sharpness):
     def for_search(self, search: Search) -> Sharpness:
         """A fresh one: the floor is that of one search."""
         return NewtonSharpness(self.radius)
-
-    def estimate(self, point: Point) -> Estimate:
-        """The quotient, and its gradient together with that of the losses.
-
-        Raises:
-            InvalidInputError: a hand-written function of the model is only once differentiable.
-        """
-        tried = self._try(point)
-
-        def gradient(by_loss: Tensor, by_gain: Tensor) -> Tensor:
-            pulled, seeds = tried.back_to(point)
-            own = point.combination(by_loss.to(tried.middle) + by_gain.to(tried.middle) * tried.middle)
-            found = point.session.differentiate_all(
-                [*tried.gradients, own],
-                point.inputs,
-                at=point.values,
-                seeds=[*(by_gain.to(seed) * seed for seed in seeds), torch.ones_like(own)],
-            )
-            return point.pull_back(found) + by_gain.to(pulled) * pulled
-
-        return Estimate(tried.gain, gradient)
-
-    def slopes(self, point: Point) -> Slopes:
-        """The quotient, and how it and each loss change with the adapter.
-
-        Raises:
-            InvalidInputError: a hand-written function of the model is only once differentiable.
-        """
-        check_functions(point.combination(point.weights))
-        found = task_slopes(point, retain_graph=True)
-        tried = self._try(point)
-
-        def directions() -> tuple[Tensor, Tensor]:
-            pulled, seeds = tried.back_to(point)
-            through = point.session.differentiate_all(
-                tried.gradients, point.inputs, at=point.values, seeds=seeds, retain_graph=False
-            )
-            return tried.middle.to(found.rows) @ found.rows + pulled + point.pull_back(through), found.rows
-
-        return Slopes(tried.gain, directions, found.gramian)
 
     def _try(self, point: Point) -> _BothWays:
         weights, radius = point.weights, self.radius
@@ -112,35 +69,29 @@ class NewtonSharpness(Sharpness):
         shares = [(by_curvature + sign * by_slope).to(weights) * weights for sign in (1.0, -1.0)]
         # What the curvature takes from the loss in the middle is the opposite of what it takes from the two ends.
         middle = -2.0 * by_curvature.to(weights) * weights
-        return _BothWays(gain, gradients, units, inverse, radius, ends, shares, middle)
+        return _BothWays(gain, gradients, middle, units, inverse, radius, ends, shares)
 
 
 @dataclass
-class _BothWays:
+class _BothWays(Tried):
     """The losses at both ends of a step along the gradient.
 
     Attributes:
-        gain: the quotient.
-        gradients: by the point, with their graph.
         units: their direction u.
         inverse: of their length.
         radius: the distance to either end.
         ends: ahead and behind.
         shares: derivatives of the quotient by the losses at either end, ``[k]``.
-        middle: that by the losses at the point itself.
     """
 
-    gain: Tensor
-    gradients: list[Tensor]
     units: list[Tensor]
     inverse: Tensor
     radius: float
     ends: list[Away]
     shares: list[Tensor]
-    middle: Tensor
 
     def back_to(self, point: Point) -> tuple[Tensor, list[Tensor]]:
-        """The derivative through both ends: by the adapter with u held, ``[p]``, and by the gradients that u is of."""
+        """Through both ends."""
         ahead, by_ahead = self.ends[0].differentiate(point, self.shares[0])
         behind, by_behind = self.ends[1].differentiate(point, self.shares[1])
         by_unit = [self.radius * (a - b) for a, b in zip(by_ahead, by_behind, strict=True)]
