@@ -294,6 +294,13 @@ def test_the_papers_row_stands_beside_a_run_of_the_papers_protocol() -> None:
     assert "its row has no code" in notes
 
 
+def test_rows_that_the_papers_ran_again_are_of_that_method() -> None:
+    labels = QM9.published[0].labels()
+    assert labels["FairGrad-R"] == "fairgrad"
+    assert labels["COST"] == "fairgrad + cost"
+    assert labels["IMTL-G"] == "imtlg"
+
+
 def test_a_smaller_run_is_said_to_be_another_experiment() -> None:
     notes = " ".join(_published(n_train=3000).notes)
     assert "another protocol than this table: n_train 3000 instead of 110831." in notes

@@ -38,8 +38,17 @@ class PublishedValue:
     higher_is_better: bool
 
 
-_OTHER_NAMES = {"uncertainty": "uw", "cost": "fairgrad + cost", "independent": "single task", "stl": "single task"}
+_OTHER_NAMES = {
+    "uncertainty": "uw",
+    "nash": "nashmtl",
+    "cost": "fairgrad + cost",
+    "independent": "single task",
+    "stl": "single task",
+}
 """Where a table calls a row otherwise than we do. COST's own rows are FairGrad with COST."""
+
+_RERUN = ("-R", " (rerun)")
+"""At the end of a name: its method, run again by the authors of the table."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +93,22 @@ class PublishedTable:
             >>> labels = PublishedTable("COST", "Table 1", "CityScapes").labels()
             >>> [labels[name] for name in ("Independent", "Uncertainty", "Nash-MTL", "COST")]
             ['single task', 'uw', 'nashmtl', 'fairgrad + cost']
+            >>> PublishedTable("COST", "Table 5", "CityScapes").labels()["Nash-MTL-R + COST"]
+            'nashmtl + cost'
         """
         return {printed: _own_label(printed) for printed in self.rows()}
 
 
 def _own_label(printed: str) -> str:
-    words = [plain_name(word) for word in printed.split(" + ")]
+    words = [_own_name(word) for word in printed.split(" + ")]
     return _OTHER_NAMES.get(words[0], words[0]) if len(words) == 1 else " + ".join(words)
+
+
+def _own_name(printed: str) -> str:
+    for mark in _RERUN:
+        printed = printed.removesuffix(mark)
+    name = plain_name(printed)
+    return name if name == "cost" else _OTHER_NAMES.get(name, name)
 
 
 def _dense_prediction(task: str, *metrics: tuple[str, str, bool]) -> tuple[Metric, ...]:

@@ -180,5 +180,8 @@ def joined(environment: Mapping[str, str] | None = None) -> Iterator[Ranks]:
                 silence = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(silence))
             yield ranks
+        # Who ends while another is still at it takes its connections with it, and threads of theirs that then end by
+        # themselves abort the process.
+        dist.barrier()
     finally:
         dist.destroy_process_group()

@@ -240,12 +240,16 @@ def on_disk(path: Path, rule: str) -> Iterator[None]:
         rule: what it must be: ``"readable"`` or ``"writable"``.
 
     Raises:
-        ResultsDirectoryError: instead of an ``OSError``.
+        ResultsDirectoryError: instead of an ``OSError``, or where no file can have the name.
     """
     try:
         yield
     except OSError as error:
         raise ResultsDirectoryError(_told(path, rule, error)) from error
+    except ValueError as error:  # a name with a null character, or one that this system cannot encode
+        raise ResultsDirectoryError(
+            f"`path` must be a name that a file can have, got {str(path)!r} ({error}). Choose another one."
+        ) from error
 
 
 def _told(path: Path, rule: str, error: OSError) -> str:
