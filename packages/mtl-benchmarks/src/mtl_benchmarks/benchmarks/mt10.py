@@ -34,7 +34,7 @@ from mtl_benchmarks.worlds import (
 from mtl_core import InvalidInputError, InvalidParameterError, MissingExtraError, Problem
 from mtl_core.checks import non_negative, one_of, positive_int
 
-__all__ = ["MT10", "Transitions"]
+__all__ = ["MT10", "DemonstrationBatch"]
 
 _EPOCHS = 20
 
@@ -45,7 +45,7 @@ def _loaded(n_episodes: int, horizon: int, noise: float, world: str) -> Demonstr
 
 
 @dataclass(frozen=True)
-class Transitions:
+class DemonstrationBatch:
     """Equally many observations of each task, and what the experts do there.
 
     Attributes:
@@ -165,7 +165,7 @@ class MT10(Benchmark):
         assert isinstance(model, ClonedPolicy)
         wanted = tuple(tasks)
 
-        def losses(policy: nn.Module, batch: Transitions) -> Any:
+        def losses(policy: nn.Module, batch: DemonstrationBatch) -> Any:
             assert isinstance(policy, ClonedPolicy)
             # A pass through the trunk for each task: in one pass for all, each task's gradient would go back through
             # the transitions of all the others.
@@ -177,7 +177,7 @@ class MT10(Benchmark):
 
         return Problem(model, losses, shared=model.shared_parameters(), tasks=wanted)
 
-    def batches(self, *, batch_size: int, seed: int, device: str) -> Batches[Transitions]:
+    def batches(self, *, batch_size: int, seed: int, device: str) -> Batches[DemonstrationBatch]:
         """Shuffled transitions, equally many of each task; an epoch is one pass over the task that has most.
 
         Raises:
@@ -194,9 +194,9 @@ class MT10(Benchmark):
         observations = {task: found.observations[found.of(task)].to(device) for task in self.tasks}
         actions = {task: found.actions[found.of(task)].to(device) for task in self.tasks}
 
-        def fetch(rows: Tensor, generator: torch.Generator) -> Transitions:
+        def fetch(rows: Tensor, generator: torch.Generator) -> DemonstrationBatch:
             own = {task: rows.to(device) % len(actions[task]) for task in self.tasks}
-            return Transitions(
+            return DemonstrationBatch(
                 {task: observations[task][own[task]] for task in self.tasks},
                 {task: actions[task][own[task]] for task in self.tasks},
             )
