@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -276,3 +277,10 @@ def test_what_the_system_says_is_one_line(tmp_path: Path, number: int) -> None:
             raise OSError(number, os.strerror(number))
     assert "\n" not in str(caught.value)
     assert "give the same command again" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\udcff\0"])
+@pytest.mark.parametrize("look", [files.exists, files.read, files.entries, files.is_directory, files.make_directory])
+def test_a_name_that_no_file_can_have(tmp_path: Path, name: str, look: Callable[[Path], object]) -> None:
+    with pytest.raises(ResultsDirectoryError, match=r"must be a name that a file can have, got .* Choose another"):
+        look(tmp_path / name)
