@@ -119,7 +119,7 @@ def _documented() -> frozenset[str]:
 
 
 def linked(markdown: str, page: str) -> str:
-    """A page with what it names in code linked: methods to their pages, dotted names to the reference.
+    """A page whose names in code are links: methods to their pages, dotted names to the reference.
 
     Example:
         >>> linked("`FAMO` and `mtl_core.step`", "concepts/scale.md")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -143,6 +144,8 @@ PROTOCOLS = [
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.__name__)
 @pytest.mark.parametrize("name", [name for name in CASES if name != "none"])
 def test_as_isinstance(name: str, protocol: Any) -> None:
+    if sys.version_info >= (3, 12) and "forwards" in name:
+        pytest.skip("isinstance looks statically from Python 3.12 on, and does not see what __getattr__ forwards")
     method, _ = CASES[name]
     assert offers(method, protocol) == isinstance(method, protocol)
 
