@@ -23,7 +23,7 @@ from torch import Tensor
 from mtl_aggregators import CRMOGM, ThreeBatches, available, log_transform, make
 from mtl_core import MicroBatches, TaskSampling, UpdateEvery, step
 from mtl_core.extension import CountsEpochs, offers
-from mtl_core.testing import faulty_problem
+from mtl_core.testing import faulty_problem, leave
 from mtl_teleport import COST, Trigger
 
 WORLD = 2
@@ -105,7 +105,7 @@ def worker(rank: int, folder: str) -> None:
         for trouble in TROUBLE:
             found[name, trouble] = run(name, trouble, rank)
     torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 
 import mtl_core
 from mtl_aggregators import DWA, FAMO, IMTL, IMTLL, MARIGOLD, RLW, UW, log_transform
-from mtl_core.testing import small_problem
+from mtl_core.testing import leave, small_problem
 
 WORLD = 2
 
@@ -56,7 +56,7 @@ def _worker(rank: int, folder: str) -> None:
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
     )
     torch.save(train(dist.group.WORLD, rank, WORLD), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.fixture(scope="module")

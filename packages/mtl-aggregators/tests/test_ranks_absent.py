@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import mtl_core
 from mtl_aggregators import FAMO, MARIGOLD, UW, AuxiliaryWeights, Bilevel, MainTasks
+from mtl_core.testing import leave
 
 METHODS: dict[str, Callable[[], Any]] = {
     "UW": UW,
@@ -62,7 +63,7 @@ def _worker(rank: int, folder: str) -> None:
     world = dist.group.WORLD
     assert world is not None
     torch.save(train(world, rank), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.fixture(scope="module")

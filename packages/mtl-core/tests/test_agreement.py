@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 
 from mtl_core import InvalidInputError, NonFiniteLossError, RankError, SolverError
 from mtl_core.agreement import agree, gather_texts, together
+from mtl_core.testing import leave
 
 TIMEOUT = timedelta(seconds=20)
 
@@ -75,7 +76,7 @@ def _worker(rank: int, folder: str) -> None:
     found["nested"] = _caught(lambda: _nested(rank, group))
     found["texts"] = gather_texts("said" if rank == 1 else "", group)
     torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.fixture(scope="module")

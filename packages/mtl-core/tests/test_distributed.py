@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from mtl_core import InvalidInputError, MicroBatches, Problem, collect, step
-from mtl_core.testing import TwoLayers, small_problem
+from mtl_core.testing import TwoLayers, leave, small_problem
 
 WORLD = 2
 
@@ -121,7 +121,7 @@ def _worker(rank: int, folder: str) -> None:
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
     )
     torch.save(train(dist.group.WORLD, rank, WORLD), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.fixture(scope="module")

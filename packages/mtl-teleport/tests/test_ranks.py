@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from mtl_core import InvalidInputError, Problem, step
+from mtl_core.testing import leave
 from mtl_teleport import COST, LoHa, TeleportReport
 from mtl_teleport.triggers import Trigger
 
@@ -136,7 +137,7 @@ def _worker(rank: int, folder: str) -> None:
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
     )
     torch.save(train(dist.group.WORLD, rank, WORLD), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.fixture(scope="module")

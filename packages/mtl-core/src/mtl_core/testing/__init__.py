@@ -30,6 +30,7 @@ from mtl_core.testing.laws import (  # noqa: E402
     tolerance,
 )
 from mtl_core.testing.problems import TwoLayers, reference_jacobian, small_problem  # noqa: E402
+from mtl_core.testing.ranks import leave  # noqa: E402
 from mtl_core.testing.strategies import (  # noqa: E402
     STRUCTURES,
     gramians,
@@ -59,6 +60,7 @@ __all__ = [
     "gramians",
     "jacobian_of",
     "jacobians",
+    "leave",
     "losses",
     "reference_jacobian",
     "rotations",
