@@ -41,10 +41,12 @@ for batch in data:
     report = mtl_core.step(problem, mine, optimizer, FairGrad(), group=group)
 
 total = sum(p.double().sum() for p in model.parameters())
-line = f"rank {rank} of {size}: losses {report.losses.tolist()}, sum of all parameters {float(total):.12f}"
+line = f"rank {rank} of {size}: losses {report.losses.tolist()}, sum of all parameters {total.item():.12f}"
 sys.stdout.write(line + "\\n")  # in one piece: the ranks share the terminal
 if not alone:
-    dist.destroy_process_group()
+    dist.barrier()  # nobody leaves while another still talks to it
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads now and then abort a process that ends in the usual way
 """
 
 file = Path(tempfile.mkdtemp()) / "train.py"

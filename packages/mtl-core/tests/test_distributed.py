@@ -250,7 +250,8 @@ def test_sharded_steps_equal_those_of_one_process(
     for found in ranks:
         torch.testing.assert_close(found["sharded"][method, form], alone[method], rtol=1e-6, atol=1e-9)
         losses = found["sharded"][method, form, "losses"]
-        torch.testing.assert_close(losses, alone[f"{method} losses"], rtol=1e-9, atol=0.0)
+        # As the parameters at which they are taken: under PyTorch 2.9 they differ by 4e-8.
+        torch.testing.assert_close(losses, alone[f"{method} losses"], rtol=1e-6, atol=0.0)
 
 
 def test_the_sum_is_what_data_parallelism_trains(ranks: list[dict[str, Any]]) -> None:
