@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 
 {page}
+from mtl_core.testing import leave
+
 dist.init_process_group("gloo")
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -35,7 +37,7 @@ def next_batch():
 {recipe}
 whole = [p.full_tensor() for p in model.parameters()]
 print("sum", float(sum(p.double().sum() for p in whole)), "losses", report.losses.tolist(), flush=True)
-dist.destroy_process_group()
+leave()
 """
 
 

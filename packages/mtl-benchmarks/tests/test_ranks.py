@@ -39,6 +39,7 @@ from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.batching.loading import Loading
 from mtl_benchmarks.engine.ranks import joined
 from mtl_benchmarks.runs.runner import run
+from mtl_core.testing import leave
 
 def train(config, path, breaks, workers):
     def stop(now):
@@ -56,6 +57,7 @@ with joined():
         except Exception as error:
             outcome = f"{{type(error).__name__}}: {{error}}"
         print(json.dumps([name, outcome]), file=said, flush=True)
+leave()
 """
 
 Job = tuple[RunConfig, Path, int, int]
