@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtl_aggregators import make
 from mtl_core import InvalidInputError, InvalidParameterError, Problem, step
+from mtl_core.extension import FixedWeights
 from mtl_teleport import COST, Always, Dense, LoRA, PeftLoRA, TeleportReport
 from mtl_teleport.adapters import Adapter, AdapterSession
 from mtl_teleport.next_step import NextStep, next_step
@@ -224,7 +224,7 @@ class Trained:
         )
         self.adam = torch.optim.Adam(self.model.parameters(), lr=1e-2)
         for _ in range(20):
-            step(self.problem, self.x, self.adam, make("ls"))
+            step(self.problem, self.x, self.adam, FixedWeights())
 
     def teleport(self, **settings: Any) -> TeleportReport:
         cost = COST(trigger=Always(), max_per_epoch=None, aim=None, lr=1e-2, **settings)
@@ -266,7 +266,7 @@ def conflicting(**settings: Any) -> TeleportReport:
     )
     adam = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(60):
-        step(problem, x, adam, make("ls"))
+        step(problem, x, adam, FixedWeights())
     cost = COST(trigger=Always(), max_per_epoch=None, aim=None, lr=3e-3, max_steps=10, **settings)
     (report,) = step(problem, x, torch.optim.SGD(model.parameters(), lr=1e-3), cost).events
     assert isinstance(report, TeleportReport)

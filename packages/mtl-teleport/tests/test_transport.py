@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtl_aggregators import make
 from mtl_core import InvalidInputError, InvalidParameterError, Problem, step
+from mtl_core.extension import FixedWeights
 from mtl_teleport import COST, Always, MemoryOnly, RandomTeleport, TeleportReport, modulated
 
 
@@ -119,8 +119,8 @@ class Small:
 def test_a_teleport_carries_by_the_gradients_on_the_probes() -> None:
     """The change that reaches the optimiser is that of the weighted loss, worked out here by autograd."""
     small = Small()
-    small.train(make("ls"), 5)
-    method = RandomTeleport(make("ls"), length=0.3, trigger=Always(), max_per_epoch=None, htr="transported")
+    small.train(FixedWeights(), 5)
+    method = RandomTeleport(FixedWeights(), length=0.3, trigger=Always(), max_per_epoch=None, htr="transported")
     names = list(small.problem.named_shared)
 
     def gradient() -> list[Tensor]:
@@ -159,7 +159,13 @@ def test_a_teleport_carries_by_the_gradients_on_the_probes() -> None:
 def test_cost_trains_with_it_and_goes_on_from_its_state(optimizer: str, own_step: Any) -> None:
     def method() -> COST:
         return COST(
-            make("ls"), trigger=Always(), max_per_epoch=None, htr="transported", own_step=own_step, max_steps=3, lr=1e-2
+            FixedWeights(),
+            trigger=Always(),
+            max_per_epoch=None,
+            htr="transported",
+            own_step=own_step,
+            max_steps=3,
+            lr=1e-2,
         )
 
     whole, parts = Small(optimizer), Small(optimizer)
@@ -177,18 +183,18 @@ def test_cost_trains_with_it_and_goes_on_from_its_state(optimizer: str, own_step
 @pytest.mark.parametrize("htr", ["released", "reset", "keep", "paper"])
 def test_memory_alone_is_the_method_but_at_its_steps(htr: Any) -> None:
     plain, only = Small(), Small()
-    plain.train(make("ls"), 3)
-    only.train(MemoryOnly(make("ls"), steps=[7], sigmas=[-0.2], htr=htr), 3)
+    plain.train(FixedWeights(), 3)
+    only.train(MemoryOnly(FixedWeights(), steps=[7], sigmas=[-0.2], htr=htr), 3)
     for a, b in zip(plain.model.parameters(), only.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    method = MemoryOnly(make("ls"), steps=[1], sigmas=[-0.2], htr=htr)
+    method = MemoryOnly(FixedWeights(), steps=[1], sigmas=[-0.2], htr=htr)
     events = only.train(method, 3)
     assert [(e.kind, e.step, e.sigma) for e in events] == [("memory", 1, -0.2)]
     assert events[0].as_dict() == {"kind": "memory", "step": 1, "sigma": -0.2}
-    plain.train(make("ls"), 1)
+    plain.train(FixedWeights(), 1)
     with modulated(plain.optimizer, -0.2, plain.problem.shared, mode=htr):
-        plain.train(make("ls"), 1)
-    plain.train(make("ls"), 1)
+        plain.train(FixedWeights(), 1)
+    plain.train(FixedWeights(), 1)
     for a, b in zip(plain.model.parameters(), only.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -196,10 +202,10 @@ def test_memory_alone_is_the_method_but_at_its_steps(htr: Any) -> None:
 def test_memory_alone_goes_on_from_its_state() -> None:
     whole, parts = Small(), Small()
     settings: dict[str, Any] = {"steps": [1, 3], "sigmas": [-1.0, 0.5]}
-    whole.train(MemoryOnly(make("ls"), **settings), 5)
-    first = MemoryOnly(make("ls"), **settings)
+    whole.train(MemoryOnly(FixedWeights(), **settings), 5)
+    first = MemoryOnly(FixedWeights(), **settings)
     parts.train(first, 2)
-    second = MemoryOnly(make("ls"), **settings)
+    second = MemoryOnly(FixedWeights(), **settings)
     second.load_state_dict(first.state_dict())
     assert len(parts.train(second, 3)) == 1
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
