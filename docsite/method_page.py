@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import re
 
@@ -114,8 +115,13 @@ def _by_class() -> dict[str, str]:
 
 @functools.cache
 def _documented() -> frozenset[str]:
-    """Every public name that has an anchor in the reference."""
-    return frozenset(f"{module}.{name}" for module, names in public_modules().items() for name in names)
+    """Every public name that has an anchor in the reference; a module has a page, and none."""
+    return frozenset(
+        f"{module}.{name}"
+        for module, names in public_modules().items()
+        for name in names
+        if not inspect.ismodule(getattr(importlib.import_module(module), name))
+    )
 
 
 def linked(markdown: str, page: str) -> str:

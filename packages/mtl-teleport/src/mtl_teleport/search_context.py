@@ -152,8 +152,10 @@ def task_gramian(session: AdapterSession, *batches: Any) -> Tensor:
             jacobian = torch.zeros(n_tasks, size, dtype=dtype, device=inputs[0].device)
         for task, row in zip(losses.index, session.each_task_gradient(losses, inputs, at=point), strict=True):
             counts[task] += 1
-            for part, gradient in zip(jacobian[task].split([t.numel() for t in inputs]), row, strict=True):
-                part.add_(gradient.reshape(-1))
+            # Losses that differentiate leave gradients with a graph, which the sum must not take up.
+            with torch.no_grad():
+                for part, gradient in zip(jacobian[task].split([t.numel() for t in inputs]), row, strict=True):
+                    part.add_(gradient.reshape(-1))
     assert jacobian is not None
     if len(batches) > 1:
         jacobian /= torch.tensor(counts, dtype=jacobian.dtype, device=jacobian.device).clamp(min=1.0)[:, None]
