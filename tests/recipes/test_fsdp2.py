@@ -12,6 +12,8 @@ import torch
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
 AROUND = """
+import sys
+
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
@@ -36,7 +38,8 @@ def next_batch():
 
 {recipe}
 whole = [p.full_tensor() for p in model.parameters()]
-print("sum", float(sum(p.double().sum() for p in whole)), "losses", report.losses.tolist(), flush=True)
+line = f"sum {{float(sum(p.double().sum() for p in whole))}} losses {{report.losses.tolist()}}\\n"
+sys.stdout.write(line)  # in one piece: torchrun leaves the ranks' output unbuffered, and they share the pipe
 leave()
 """
 
