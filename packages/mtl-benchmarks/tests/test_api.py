@@ -1,5 +1,7 @@
 """The public surface, as a literal list: a change of it is a visible difference."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import mtl_benchmarks
@@ -63,3 +65,11 @@ def test_public_names() -> None:
 
 def test_is_typed() -> None:
     assert (Path(mtl_benchmarks.__file__).parent / "py.typed").is_file()
+
+
+def test_what_is_slow_to_import_waits_until_it_is_needed() -> None:
+    """Sharded tensors alone bring a second of imports with them (sympy among these)."""
+    slow = ["torch.distributed.tensor", "sympy", "peft", "matplotlib", "torch_geometric"]
+    program = f"import sys; import mtl_benchmarks.cli; print([name for name in {slow} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from mtl_benchmarks.engine.trainer import Trainer
+from mtl_core.extension import is_sharded
 
 __all__ = ["Watch"]
 
@@ -55,7 +55,8 @@ def _non_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
 
 def _own_part(tensor: Tensor) -> Tensor:
     """Of a sharded tensor what this process has; to ask for more, all processes would have to ask."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    own: Tensor = tensor.to_local() if is_sharded([tensor]) else tensor  # type: ignore[attr-defined]
+    return own
 
 
 def _tensors(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
