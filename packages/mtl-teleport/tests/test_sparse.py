@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mtl_core import InvalidInputError, Problem, step
 from mtl_core.extension import collect_problem
-from mtl_teleport import COST, TeleportReport
+from mtl_teleport import COST, Always, RandomTeleport, TeleportReport
 from mtl_teleport.sparse import dense_embeddings
 
 
@@ -99,3 +99,22 @@ def test_they_are_sparse_again_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="inside"):
         fails()
     assert model.words.sparse
+
+
+@pytest.mark.parametrize("move", ["exact", "ascent", "random", "newton", "look-ahead", "flat", "a random move"])
+def test_momentum_of_sparse_gradients_is_no_copy_of_the_weights(move: Any) -> None:
+    """At the second step SGD's buffer is a sparse tensor of the weights' shape."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(6, 3, sparse=True), torch.nn.Linear(3, 2))
+    problem = Problem(model, lambda m, x: m(x).square().mean(0), shared=model, tasks=("a", "b"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    settings: dict[str, Any] = {"trigger": Always(), "max_per_epoch": None}
+    method = (
+        RandomTeleport(length=0.1, **settings)
+        if move == "a random move"
+        else COST(sharpness=move, aim=None, max_steps=2, **settings)
+    )
+    for _ in range(3):
+        (report,) = step(problem, torch.tensor([0, 2, 2, 5]), optimizer, method).events
+    assert optimizer.state[next(model.parameters())]["momentum_buffer"].is_sparse
+    assert isinstance(report, TeleportReport)

@@ -97,6 +97,7 @@ class WayBack:
             if isinstance(entry, Tensor)
             and entry.shape == parameter.shape
             and entry.is_floating_point()
+            and entry.layout == parameter.layout  # the momentum of an embedding's sparse gradients is sparse
             and entry.device == parameter.device
             and torch.equal(entry.to(parameter.dtype), parameter.detach())
         ]
