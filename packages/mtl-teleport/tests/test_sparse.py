@@ -102,13 +102,14 @@ def test_they_are_sparse_again_after_an_error() -> None:
 
 
 @pytest.mark.parametrize("move", ["exact", "ascent", "random", "newton", "look-ahead", "flat", "a random move"])
-def test_momentum_of_sparse_gradients_is_no_copy_of_the_weights(move: Any) -> None:
+@pytest.mark.parametrize("htr", ["released", "transported"])
+def test_momentum_of_sparse_gradients_is_no_copy_of_the_weights(move: Any, htr: Any) -> None:
     """At the second step SGD's buffer is a sparse tensor of the weights' shape."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Embedding(6, 3, sparse=True), torch.nn.Linear(3, 2))
     problem = Problem(model, lambda m, x: m(x).square().mean(0), shared=model, tasks=("a", "b"))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    settings: dict[str, Any] = {"trigger": Always(), "max_per_epoch": None}
+    settings: dict[str, Any] = {"trigger": Always(), "max_per_epoch": None, "htr": htr}
     method = (
         RandomTeleport(length=0.1, **settings)
         if move == "a random move"

@@ -80,7 +80,9 @@ def carry(
         momentum = float(group.get("momentum", 0.0))
         if 0.0 < momentum < 1.0:
             rate = (1.0 - float(group.get("dampening", 0.0))) / (1.0 - momentum)
-            state["momentum_buffer"].add_((after - before).to(parameter), alpha=rate)
+            buffer, added = state["momentum_buffer"], (after - before).to(parameter)
+            # That of an embedding's sparse gradients is sparse itself.
+            buffer.add_(added.to_sparse(buffer.sparse_dim()) if buffer.is_sparse else added, alpha=rate)
         return
     if "exp_avg" not in state or "step" not in state:
         return
