@@ -15,7 +15,9 @@ from mtl_benchmarks.runs.pool import run_all
 from mtl_benchmarks.runs.runner import RunResult
 from mtl_benchmarks.storage.results import RunDirectory
 from mtl_benchmarks.studies.matching_lengths import lengths_of
-from mtl_benchmarks.studies.study import StudyRow, study, study_table
+from mtl_benchmarks.studies.rows import StudyRow
+from mtl_benchmarks.studies.study import study
+from mtl_benchmarks.studies.tables import study_table
 from mtl_core import InvalidParameterError, UnknownNameError
 
 DIGITS = Choice("digits", {"n_train": 192, "n_test": 64})
@@ -24,18 +26,22 @@ DIGITS = Choice("digits", {"n_train": 192, "n_test": 64})
 def test_table_by_hand() -> None:
     rows = [
         StudyRow(
-            "ls", {"none": {0: 10.0, 1: 12.0}, "cost": {0: 9.0, 1: 9.0}, "random": {0: 10.0, 1: 10.0}}, {"none": 1.0}
+            "ls",
+            {"none": {0: 10.0, 1: 12.0}, "cost": {0: 9.0, 1: 9.0}, "random as cost": {0: 10.0, 1: 10.0}},
+            {"none": 1.0},
         ),
         StudyRow(
-            "mgda", {"none": {0: 8.0, 1: 12.0}, "cost": {0: 8.0, 1: 8.0}, "random": {0: 6.0, 1: 8.0}}, {"none": 1.0}
+            "mgda",
+            {"none": {0: 8.0, 1: 12.0}, "cost": {0: 8.0, 1: 8.0}, "random as cost": {0: 6.0, 1: 8.0}},
+            {"none": 1.0},
         ),
     ]
     # For n = 2, t = 12.7062 and half the interval is t |a - b| / 2.
     assert rows[0].difference("cost").mean == -2.0
     assert rows[0].difference("cost").half_width == pytest.approx(12.7062 * 2.0 / 2.0, rel=1e-4)
-    assert rows[1].difference("cost", "random").mean == 1.0
+    assert rows[1].difference("cost", "random as cost").mean == 1.0
     console = Console(width=200, record=True)
-    console.print(study_table(rows, title="by hand", heading="Δm % ↓"))
+    console.print(study_table(rows, title="by hand"))
     lines = [line for line in console.export_text().splitlines() if line.strip().startswith(("ls", "mgda"))]
     first = "ls 11.00 ±12.71 9.00 ±0.00 -2.00 ±12.71 10.00 ±0.00 -1.00 ±0.00"
     second = "mgda 10.00 ±25.41 -1.00 ±12.71 8.00 ±0.00 -2.00 ±25.41 7.00 ±12.71 1.00 ±12.71"
@@ -44,7 +50,7 @@ def test_table_by_hand() -> None:
 
 def test_every_way_of_every_method_with_a_control_as_long_as_cost(tmp_path: Path) -> None:
     seen: list[RunResult] = []
-    rows, runs = study(
+    found = study(
         DIGITS,
         [Choice("ls"), Choice("cagrad", {"c": 0.5})],
         seeds=(3, 5),
@@ -53,8 +59,9 @@ def test_every_way_of_every_method_with_a_control_as_long_as_cost(tmp_path: Path
         settings={"epochs": 4},
         progress=seen.append,
     )
+    rows, runs = found.rows, found.runs
     assert [row.name for row in rows] == ["ls", "cagrad (c 0.5)"]
-    assert all(set(row.measure) == {"none", "cost", "random", "memory"} for row in rows)
+    assert all(set(row.measure) == {"none", "cost", "random as cost", "memory as cost"} for row in rows)
     assert all(set(by_seed) == {3, 5} for row in rows for by_seed in row.measure.values())
     assert sum(run.config.is_single_task for run in runs) == 6
     assert len({run.config.name for run in runs}) == len(runs)
@@ -65,7 +72,11 @@ def test_every_way_of_every_method_with_a_control_as_long_as_cost(tmp_path: Path
     for (method, teleport, seed), run in by_key.items():
         if teleport == "random":
             assert run.config.teleport is not None
+            like = by_key[method, "cost", seed].config.teleport
+            assert like is not None
             assert run.config.teleport.options["length"] == lengths_of(by_key[method, "cost", seed])
+            for name in ("trigger", "start_after", "max_per_epoch", "htr"):
+                assert run.config.teleport.options[name] == like.options[name]
         if teleport == "memory":
             assert run.config.teleport is not None
             moves = [event for event in by_key[method, "cost", seed].events if event["accepted"]]
@@ -80,17 +91,42 @@ def test_every_way_of_every_method_with_a_control_as_long_as_cost(tmp_path: Path
 
 def test_a_benchmark_without_single_tasks_shows_its_main_metric(tmp_path: Path) -> None:
     toy = Choice("toy", {"start": 1})
-    rows, runs = study(toy, [Choice("ls")], seeds=(0,), out=tmp_path / "runs", settings={"epochs": 1})
+    found = study(toy, [Choice("ls")], seeds=(0,), out=tmp_path / "runs", settings={"epochs": 1})
+    rows, runs = found.rows, found.runs
     assert [run.config.method.name for run in runs] == ["ls"]
     assert rows[0].measure["none"][0] == runs[0].values["distance"]
+
+
+def test_each_cost_has_its_own_controls(tmp_path: Path) -> None:
+    designs = (Choice("cost", {"max_drift": 0.01}), Choice("cost", {"trigger": Choice("always"), "htr": "transported"}))
+    found = study(
+        DIGITS,
+        [Choice("ls")],
+        seeds=(3,),
+        out=tmp_path / "runs",
+        teleports=(*designs, "random"),
+        settings={"epochs": 3},
+    )
+    (row,) = found.rows
+    assert row.ways == ("cost (max_drift 0.01)", "cost (trigger always, htr transported)")
+    assert [row.controls(way) for way in row.ways] == [{"random": f"random as {way}"} for way in row.ways]
+    by_way = {record.way: record for record in found.records if record.control}
+    assert by_way[row.ways[1]].moves == 3  # one an epoch, at its first step
+    options = [
+        run.config.teleport.options
+        for run in found.runs
+        if run.config.teleport and run.config.teleport.name == "random"
+    ]
+    assert [(o["trigger"].name, o["htr"]) for o in options] == [("dominated", "released"), ("always", "keep")]
 
 
 @pytest.mark.slow
 def test_runs_in_other_processes_are_the_same(tmp_path: Path) -> None:
     chosen = [Choice("ls"), Choice("rlw")]
-    alone, _ = study(DIGITS, chosen, seeds=(0,), out=tmp_path / "one", settings={"epochs": 1})
-    beside, runs = study(DIGITS, chosen, seeds=(0,), out=tmp_path / "two", settings={"epochs": 1}, processes=2)
-    assert [row.measure for row in alone] == [row.measure for row in beside]
+    alone = study(DIGITS, chosen, seeds=(0,), out=tmp_path / "one", settings={"epochs": 1})
+    beside = study(DIGITS, chosen, seeds=(0,), out=tmp_path / "two", settings={"epochs": 1}, processes=2)
+    runs = beside.runs
+    assert [row.measure for row in alone.rows] == [row.measure for row in beside.rows]
     again = run_all([run.config for run in runs], tmp_path / "two", processes=2)
     assert [run.directory for run in again] == [run.directory for run in runs]
     assert all(RunDirectory.existing(run.directory).read_result() for run in again)

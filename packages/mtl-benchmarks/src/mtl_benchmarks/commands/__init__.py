@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, str] = {
     "compare": "mtl_benchmarks.commands.compare",
     "report": "mtl_benchmarks.commands.report",
     "study": "mtl_benchmarks.commands.study",
+    "verdict": "mtl_benchmarks.commands.verdict",
     "ablate": "mtl_benchmarks.commands.ablate",
     "sac": "mtl_benchmarks.commands.sac",
     "data": "mtl_benchmarks.commands.data",

@@ -92,10 +92,8 @@ def _help(name: str, about: str, groups: Mapping[str, Sequence[Option]]) -> str:
 
 
 def _ablate(request: Request) -> None:
-    from mtl_benchmarks.runs.config import RunConfig
     from mtl_benchmarks.runs.session import open_console
     from mtl_benchmarks.studies.ablation import ablate, ablation_table
-    from mtl_benchmarks.studies.study import measure_heading
     from mtl_benchmarks.studies.variants import variants
 
     values, console = request.values, open_console()
@@ -104,7 +102,6 @@ def _ablate(request: Request) -> None:
     seeds = parse_seeds(values.get("--seeds", "5"))
     for choice, case in request.cases():
         settings = request.settings(case)
-        heading = measure_heading(RunConfig.resolve(choice, method, seed=seeds[0], **settings))
         rows = ablate(
             choice,
             method,
@@ -117,7 +114,7 @@ def _ablate(request: Request) -> None:
         )
         shown = trained_title(choice, case.case_options())
         title = f"{shown}: {method.name}, and what of a teleport matters; {len(seeds)} seeds"
-        console.print(ablation_table(rows, title=title, heading=heading))
+        console.print(ablation_table(rows, title=title))
 
 
 COMMAND = Command(

@@ -61,7 +61,11 @@ def _own_options(tasks: Sequence[str]) -> dict[str, Sequence[Option]]:
             ),
             first,
         ],
-        "how": [*out_options("runs/study"), *rest],
+        "how": [
+            *out_options("runs/study"),
+            Option("--csv", str, "write one line per run to this file", shown="FILE", path=True),
+            *rest,
+        ],
     }
 
 
@@ -106,7 +110,9 @@ def _study(request: Request) -> None:
     from mtl_benchmarks.runs.runner import RunResult
     from mtl_benchmarks.runs.session import open_console, print_report
     from mtl_benchmarks.studies.controls import CONTROLS
-    from mtl_benchmarks.studies.study import StudyRow, measure_heading, study, study_table
+    from mtl_benchmarks.studies.records import Record, write_records
+    from mtl_benchmarks.studies.study import study
+    from mtl_benchmarks.studies.tables import print_study
 
     values, console = request.values, open_console()
     methods = [parse_choice("method", text) for text in values.get("--methods", ("ls",))]
@@ -123,13 +129,13 @@ def _study(request: Request) -> None:
         line = f"  {done}: {result.config.label}, seed {result.config.seed}: {result.seconds:.1f} s"
         console.print(line, highlight=False, markup=False)
 
-    cases = [(choice, case, request.settings(case)) for choice, case in request.cases()]
-    for choice, _, settings in cases:  # every name and value is looked at before the first run begins
+    cases = [(choice, request.settings(case)) for choice, case in request.cases()]
+    for choice, settings in cases:  # every name and value is looked at before the first run begins
         for method in methods:
             RunConfig.resolve(choice, method, seed=seeds[0], **settings)
-    found: list[tuple[str, str, list[StudyRow]]] = []
-    for choice, case, settings in cases:
-        rows, runs = study(
+    records: list[Record] = []
+    for choice, settings in cases:
+        found = study(
             choice,
             methods,
             seeds=seeds,
@@ -139,13 +145,13 @@ def _study(request: Request) -> None:
             processes=values.get("--processes", 1),
             progress=progress,
         )
-        shown = [run for run in runs if run.config.teleport is None or run.config.teleport.name not in CONTROLS]
+        shown = [run for run in found.runs if run.config.teleport is None or run.config.teleport.name not in CONTROLS]
         print_report(shown, console)
-        heading = measure_heading(RunConfig.resolve(choice, methods[0], seed=seeds[0], **settings))
-        title = f"{trained_title(choice, case.case_options())}, {len(seeds)} seeds"
-        found.append((title, heading, rows))
-    for title, heading, rows in found:
-        console.print(study_table(rows, title=title, heading=heading))
+        records += found.records
+    print_study(records, console)
+    if "--csv" in values:
+        write_records(values["--csv"], records)
+        console.print(f"records: {values['--csv']}", highlight=False, markup=False)
 
 
 COMMAND = Command(

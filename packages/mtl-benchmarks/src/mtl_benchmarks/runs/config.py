@@ -212,11 +212,12 @@ class RunConfig:
     def as_group(self) -> dict[str, Any]:
         """As :meth:`as_dict`, without what differs between the seeds of one comparison.
 
-        That is the seed, and the lengths of a random control that are listed because each seed has its own.
+        That is the seed, and what controls list because each seed has its own: lengths, steps, agreements.
         """
         data = {**self.as_dict(), "seed": None}
-        if self.teleport is not None and isinstance(self.teleport.options.get("length"), list):
-            data["teleport"]["options"]["length"] = "listed"
+        for name in ("length", "steps", "sigmas"):
+            if self.teleport is not None and isinstance(self.teleport.options.get(name), list):
+                data["teleport"]["options"][name] = "listed"
         return data
 
     def single_task(self, task: str) -> RunConfig:

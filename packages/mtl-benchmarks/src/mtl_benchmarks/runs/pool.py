@@ -27,6 +27,7 @@ from mtl_core.checks import positive_int
 __all__ = ["run_all"]
 
 Job = tuple[RunConfig, Path]
+Lost = Callable[[Job, Exception], None]
 
 _PR_SET_PDEATHSIG = 1
 _PATIENCE = 10.0
@@ -40,6 +41,7 @@ def run_all(
     processes: int = 1,
     progress: Callable[[RunResult], None] | None = None,
     say: Callable[[str], None] | None = None,
+    spare: Callable[[RunConfig, Exception], bool] | None = None,
 ) -> list[RunResult]:
     """Train every configuration in a collection of runs; complete runs are only read, broken-off ones finished.
 
@@ -53,9 +55,10 @@ def run_all(
         processes: how many runs at a time; with 1 they run in this process.
         progress: called with each result, in the order of ``configs``.
         say: called with what a person should know, see ``run``; None: a warning.
+        spare: called with a run that has failed, and its error; true: the others go on without it. None: never.
 
     Returns:
-        the results, in the same order.
+        the results, in the same order, without those that were spared.
 
     Raises:
         ResultsDirectoryError: ``out`` holds something else, or the process of a run was ended from outside.
@@ -64,23 +67,42 @@ def run_all(
     positive_int("processes", processes)
     collection = Collection(out)
     jobs = [(config, collection.run_path(config.name)) for config in configs]
+
+    def lost(job: Job, error: Exception) -> None:
+        if spare is None or not spare(job[0], error):
+            raise error
+
     finished = (
-        (run(config, path, say=say) for config, path in jobs)
-        if processes == 1
-        else _run_beside_each_other(jobs, processes, say or warn)
+        _run_in_turn(jobs, lost, say) if processes == 1 else _run_beside_each_other(jobs, processes, lost, say or warn)
     )
     results: list[RunResult] = []
     for result in finished:
-        results.append(result)
-        if progress is not None:
-            progress(result)
+        if result is not None:
+            results.append(result)
+            if progress is not None:
+                progress(result)
     return results
 
 
-def _run_beside_each_other(jobs: Sequence[Job], processes: int, say: Callable[[str], None]) -> Iterator[RunResult]:
-    """The results in the order of the jobs, each as soon as those before it are there."""
+def _run_in_turn(jobs: Sequence[Job], lost: Lost, say: Callable[[str], None] | None) -> Iterator[RunResult | None]:
+    """The results in the order of the jobs, None for a run that was spared."""
+    for job in jobs:
+        config, path = job
+        try:
+            result = run(config, path, say=say)
+        except Exception as error:  # noqa: BLE001 - it is raised, or told to whoever spares the run
+            lost(job, error)
+            yield None
+        else:
+            yield result
+
+
+def _run_beside_each_other(
+    jobs: Sequence[Job], processes: int, lost: Lost, say: Callable[[str], None]
+) -> Iterator[RunResult | None]:
+    """As :func:`_run_in_turn`, each as soon as those before it are there."""
     waiting = deque(range(len(jobs)))
-    results: dict[int, RunResult] = {}
+    results: dict[int, RunResult | None] = {}
     with _workers(min(processes, len(jobs))) as workers:
         for worker in workers:
             worker.give(waiting, jobs)
@@ -88,12 +110,12 @@ def _run_beside_each_other(jobs: Sequence[Job], processes: int, say: Callable[[s
             while number not in results:
                 for worker in _heard_from(workers):
                     kind, content = worker.hear(jobs)
-                    if kind == "failed":
-                        raise content
                     if kind == "said":
                         say(content)
-                    if kind == "done":
-                        results[worker.job] = content
+                    if kind == "failed":
+                        lost(jobs[worker.job], content)
+                    if kind in ("done", "failed"):
+                        results[worker.job] = content if kind == "done" else None
                         worker.give(waiting, jobs)
             yield results.pop(number)
 
@@ -179,7 +201,7 @@ def _work(connection: Connection) -> None:
         except Exception as error:  # noqa: BLE001 - it is raised in the parent
             error.add_note("".join(traceback.format_exception(error)))
             connection.send(("failed", _portable(error)))
-            return
+            continue
         connection.send(("done", result))
 
 

@@ -127,7 +127,7 @@ class Work:
             self.sessions.note(f"goes on from {self.files.checkpoints.previous.name}, there being no newer checkpoint")
         stopped = self.files.read_stopped()
         if stopped is not None:
-            self.sessions.note(f"has stopped before, {stopped}")
+            self.sessions.note(f"has stopped before, {stopped.rstrip('.')}")
         self.files.write_table("environment.json", self.sessions.table())
 
     def _advance(self, every: int | None, progress: Callable[[Progress], None] | None) -> None:

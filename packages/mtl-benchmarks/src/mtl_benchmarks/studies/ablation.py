@@ -16,16 +16,17 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.comparison import Estimate, Moves, moves
 from mtl_benchmarks.components.making import ADAPTERS, make_benchmark
 from mtl_benchmarks.components.options import Choice, construct
-from mtl_benchmarks.metrics import delta_m
+from mtl_benchmarks.metrics import Metric, delta_m
 from mtl_benchmarks.runs.baselines import own_baselines, single_tasks
 from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.pool import run_all
 from mtl_benchmarks.runs.runner import RunResult
 from mtl_benchmarks.studies.matching_lengths import lengths_of
-from mtl_benchmarks.studies.study import standing_metric
+from mtl_benchmarks.studies.rows import heading_of, main_metric
 from mtl_benchmarks.studies.variants import Variant
 from mtl_core import InvalidInputError, NoMatchError
 
@@ -41,12 +42,14 @@ class Row:
         measure: seed → Δm in percent, or the benchmark's own measure where there is no Δm.
         moves: what its teleports did, over all seeds.
         seconds: training time of one run.
+        metric: what is measured; None: Δm.
     """
 
     name: str
     measure: Mapping[int, float]
     moves: Moves | None
     seconds: float
+    metric: Metric | None = None
 
 
 def ablate(
@@ -94,22 +97,23 @@ def ablate(
 
     singles = train(single_tasks([resolve(None, seed) for seed in seeds]))
     baselines = own_baselines(resolve(None, seeds[0]), singles)
-    standing = standing_metric(resolve(None, seeds[0]))
     trained: dict[tuple[str, int], RunResult] = {}
     for waits in (False, True):
         keys = [(variant, seed) for variant in chosen if (variant.like is not None) == waits for seed in seeds]
         configs = [resolve(matched(v, seed) if waits else v.teleport, seed) for v, seed in keys]
         for (variant, seed), result in zip(keys, train(configs), strict=True):
             trained[variant.name, seed] = result
+    known = trained[chosen[0].name, seeds[0]].values
+    metric = None if baselines else main_metric(benchmark_class(benchmark.name), known)
     rows = []
     for variant in chosen:
         found = {seed: trained[variant.name, seed] for seed in seeds}
         measure = {
-            seed: delta_m(result.values, baselines) if baselines else result.values[standing.name]
+            seed: delta_m(result.values, baselines) if metric is None else result.values[metric.name]
             for seed, result in found.items()
         }
         seconds = statistics.fmean(result.seconds for result in found.values())
-        rows.append(Row(variant.name, measure, moves(found.values()), seconds))
+        rows.append(Row(variant.name, measure, moves(found.values()), seconds, metric))
     return rows
 
 
@@ -134,13 +138,12 @@ def _fits(variant: Variant, resolve: Callable[[Choice | None], RunConfig], said:
     return True
 
 
-def ablation_table(rows: Sequence[Row], *, title: str, heading: str = "Δm % ↓") -> Table:
+def ablation_table(rows: Sequence[Row], *, title: str) -> Table:
     """One line per variant: what it reached, against the first row seed by seed, what it moved, and what it cost.
 
     Args:
         rows: from ``ablate``; the first is the method alone.
         title: of the table.
-        heading: of the measure.
 
     Raises:
         InvalidInputError: there is no row.
@@ -150,7 +153,7 @@ def ablation_table(rows: Sequence[Row], *, title: str, heading: str = "Δm % ↓
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("variant", no_wrap=True)
     for column in (
-        heading,
+        heading_of(rows[0].metric),
         "minus alone,\nby seed",
         "moves\nkept",
         "undone",

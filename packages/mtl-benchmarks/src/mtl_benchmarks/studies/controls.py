@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.runs.runner import RunResult
@@ -11,28 +12,43 @@ from mtl_benchmarks.studies.matching_lengths import lengths_of
 __all__ = ["CONTROLS", "HEADINGS", "control_of"]
 
 
+_WHEN = ("trigger", "start_after", "max_per_epoch")
+"""Settings that say at which steps there may be a move."""
+
+
 def _random(run: RunResult) -> Choice:
-    return Choice("random", {"length": lengths_of(run)})
+    options = _options(run)
+    return Choice(
+        "random",
+        {"length": lengths_of(run), "htr": _memory_of(options), **{name: options[name] for name in _WHEN}},
+    )
 
 
 def _memory(run: RunResult) -> Choice:
-    assert run.config.teleport is not None
     moves = [event for event in run.events if event.get("accepted")]
-    htr = run.config.teleport.options["htr"]
     return Choice(
         "memory",
         {
             "steps": [int(event["step"]) for event in moves],
             "sigmas": [float(event["sigma"]) for event in moves],
-            # Nothing has moved, so that there is no change of the gradient to carry.
-            "htr": "keep" if htr == "transported" else htr,
+            "htr": _memory_of(_options(run)),
         },
     )
 
 
+def _options(run: RunResult) -> Mapping[str, Any]:
+    assert run.config.teleport is not None
+    return run.config.teleport.options
+
+
+def _memory_of(options: Mapping[str, Any]) -> str:
+    """Nothing has moved to a point whose gradients were looked at, so that there is no change of them to carry."""
+    return "keep" if options["htr"] == "transported" else options["htr"]
+
+
 CONTROLS: Mapping[str, Callable[[RunResult], Choice]] = {"random": _random, "memory": _memory}
-"""Name of a teleport → how it is made from a complete run with COST: random moves as long as its own, and the
-optimiser's memory treated as there without a move."""
+"""Name of a teleport → how it is made from a complete run with COST: random moves as long as its own at
+the steps at which its trigger would let them, and the optimiser's memory treated as there without a move."""
 
 HEADINGS = {"random": "random moves", "memory": "memory alone"}
 """How tables call them."""

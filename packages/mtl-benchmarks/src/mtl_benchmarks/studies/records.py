@@ -1,0 +1,134 @@
+"""One line per run of a study: what it came to, apart from the directory that it was trained in.
+
+Directories of runs hold checkpoints and tables and are large; a table of records is small enough to be kept beside a
+text, and everything that a study says is computed from it (:mod:`mtl_benchmarks.studies.rows`,
+:mod:`mtl_benchmarks.studies.verdict`), whether the runs are still there or not.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtl_benchmarks.benchmarks import benchmark_class
+from mtl_core import InvalidInputError
+
+__all__ = ["ALONE", "COLUMNS", "Record", "label", "read_records", "write_records"]
+
+ALONE = "none"
+"""The way of a method without teleports."""
+
+COLUMNS = ("benchmark", "case", "protocol", "task", "method", "way", "control", "seed", "moves", "seconds", "diverged")
+"""What every table of records begins with; a column per metric follows."""
+
+
+def label(way: str, control: str = "") -> str:
+    """How a way of training is called: a teleport's name, or the control of one."""
+    return f"{control} as {way}" if control else way
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run came to.
+
+    Attributes:
+        benchmark: its registered name.
+        case: the options that make its case, as titles have them; empty where there are no cases.
+        protocol: digest of everything but method, teleport, tasks and seed; runs of different ones do not mix.
+        task: the task that was trained alone; empty for a joint run.
+        method: the weighting, with the options that were named.
+        way: what moves the parameters: :data:`ALONE`, or the name of a teleport.
+        control: which control of ``way`` this is; empty for the way itself.
+        seed: of the run.
+        moves: teleports that were kept.
+        seconds: of training, on the clock.
+        diverged: whether it ended because its numbers became none; then it has no values.
+        values: metric → value at the reported epoch.
+    """
+
+    benchmark: str
+    case: str
+    protocol: str
+    task: str
+    method: str
+    way: str
+    control: str
+    seed: int
+    moves: int
+    seconds: float
+    diverged: bool
+    values: Mapping[str, float]
+
+    @property
+    def title(self) -> str:
+        """The benchmark and its case."""
+        return " ".join(filter(None, (self.benchmark, self.case)))
+
+
+def write_records(path: str | Path, records: Iterable[Record]) -> None:
+    """Write a table of records, all of one benchmark, numbers to their last digit.
+
+    Raises:
+        InvalidInputError: there is none, or they are of several benchmarks, whose metrics differ.
+    """
+    records = list(records)
+    names = sorted({record.benchmark for record in records})
+    if len(names) != 1:
+        raise InvalidInputError(f"`records` must be of one benchmark, got {', '.join(names) or 'none'}.")
+    metrics = [metric.name for metric in benchmark_class(names[0]).metrics]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*COLUMNS, *metrics])
+        for record in records:
+            own = [getattr(record, name) for name in COLUMNS]
+            own[COLUMNS.index("seconds")] = f"{record.seconds:.3f}"
+            own[COLUMNS.index("diverged")] = "yes" if record.diverged else ""
+            writer.writerow([*own, *(repr(record.values[name]) if name in record.values else "" for name in metrics)])
+
+
+def read_records(paths: Sequence[str | Path]) -> list[Record]:
+    """Read tables of records; a run that stands in several of them counts once.
+
+    Raises:
+        InvalidInputError: a file is not such a table, or two tables say different things of one run. The text names
+            the file and the line.
+        OSError: one cannot be read.
+    """
+    found: dict[tuple[object, ...], tuple[Record, str]] = {}
+    for path in paths:
+        with open(path, newline="", encoding="utf-8") as file:
+            for number, cells in enumerate(reader := csv.DictReader(file), 2):
+                where = f"line {number} of {str(path)!r}"
+                record = _record(cells, reader.fieldnames or (), where)
+                key = tuple(getattr(record, name) for name in COLUMNS[:8])
+                other, before = found.setdefault(key, (record, where))
+                if (other.values, other.moves, other.diverged) != (record.values, record.moves, record.diverged):
+                    raise InvalidInputError(
+                        f"a run must stand in one way in all tables, got two in {before} and {where}."
+                    )
+            if not reader.fieldnames:
+                raise InvalidInputError(f"{str(path)!r} must be a table of records, got an empty file.")
+    return [record for record, _ in found.values()]
+
+
+def _record(cells: Mapping[str | None, str | None], names: Sequence[str], where: str) -> Record:
+    if tuple(names[: len(COLUMNS)]) != COLUMNS:
+        raise InvalidInputError(f"{where} must begin with the columns {', '.join(COLUMNS)}, got {', '.join(names)}.")
+    if None in cells or None in cells.values():
+        raise InvalidInputError(f"{where} must have {len(names)} cells, got more or fewer.")
+    text = {str(name): str(cell) for name, cell in cells.items()}
+    try:
+        values = {name: float(text[name]) for name in names[len(COLUMNS) :] if text[name]}
+        seed, moves, seconds = int(text["seed"]), int(text["moves"]), float(text["seconds"])
+    except ValueError as error:
+        raise InvalidInputError(f"{where} must hold numbers from `seed` on, got {error}.") from None
+    if text["diverged"] not in ("", "yes") or not all(map(math.isfinite, values.values())):
+        raise InvalidInputError(f"{where} must hold finite values, and 'yes' or nothing for `diverged`.")
+    if bool(values) == (text["diverged"] == "yes"):
+        raise InvalidInputError(f"{where} must hold values, or say that the run diverged, got both or neither.")
+    benchmark, case, protocol, task, method, way, control = (text[name] for name in COLUMNS[:7])
+    diverged = text["diverged"] == "yes"
+    return Record(benchmark, case, protocol, task, method, way, control, seed, moves, seconds, diverged, values)

@@ -1,0 +1,131 @@
+r"""Whether teleports help, over all methods of a study: paired differences, tested together.
+
+For a way of moving and what it is compared with (the method alone, or a control), each seed gives one number, the mean
+over the methods of the measure with it minus without. Student's t-test of these numbers against 0 is two-sided; the
+tests of all ways, references and benchmarks that are looked at together are one family, corrected by Holm's procedure,
+which holds the chance of any false finding below the level whatever the tests have to do with each other.
+
+References:
+    Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 1979.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scipy.special import stdtr
+
+from mtl_benchmarks.comparison import Estimate
+from mtl_benchmarks.studies.records import ALONE
+from mtl_benchmarks.studies.rows import StudyRow
+from mtl_core import InvalidInputError
+
+__all__ = ["LEVEL", "Verdict", "holm", "p_value", "verdicts"]
+
+LEVEL = 0.05
+"""Chance of any false finding in a family that is accepted."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One test of a family.
+
+    Attributes:
+        benchmark: on which, with its case.
+        way: what moves the parameters.
+        reference: what it is compared with: the method alone, or the label of a control.
+        differences: one per seed, the mean over the methods; below 0 where the way is better.
+        estimate: their mean and its 95 % interval.
+        p: of the t-test by itself.
+        adjusted: the same after Holm's correction over the family.
+    """
+
+    benchmark: str
+    way: str
+    reference: str
+    differences: tuple[float, ...]
+    estimate: Estimate
+    p: float
+    adjusted: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the way is better than the reference beyond chance."""
+        return self.estimate.mean < 0.0 and self.adjusted < LEVEL
+
+
+def p_value(differences: Sequence[float]) -> float:
+    """Two-sided p of Student's t-test that the mean of one difference per seed is 0.
+
+    Raises:
+        InvalidInputError: there are fewer than two.
+
+    Example:
+        >>> round(p_value([1.0, 2.0, 3.0]), 4)  # t = 2 √3, two degrees of freedom
+        0.0742
+    """
+    n = len(differences)
+    if n < 2:
+        raise InvalidInputError(f"`differences` must hold at least two seeds, got {n}.")
+    mean, spread = statistics.fmean(differences), statistics.stdev(differences)
+    if spread == 0.0:
+        return 1.0 if mean == 0.0 else 0.0
+    return 2.0 * float(stdtr(n - 1, -abs(mean) * math.sqrt(n) / spread))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    r"""Adjusted p-values of a family, in the order given.
+
+    With :math:`p_{(1)} \le \dots \le p_{(k)}`, the i-th is
+    :math:`\max_{j \le i} \min(1, (k - j + 1)\, p_{(j)})`; a test holds at a level if its adjusted p is below it.
+
+    Example:
+        >>> [round(p, 3) for p in holm([0.04, 0.01, 0.03])]
+        [0.06, 0.03, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=lambda k: p_values[k])
+    adjusted, least = [0.0] * len(order), 0.0
+    for rank, k in enumerate(order):
+        least = max(least, min(1.0, (len(order) - rank) * p_values[k]))
+        adjusted[k] = least
+    return adjusted
+
+
+def verdicts(studies: Mapping[str, Sequence[StudyRow]]) -> list[Verdict]:
+    """Test every way against the methods alone and each of its controls, as one family.
+
+    Args:
+        studies: benchmark → its rows. A seed counts where every method has it for both ways.
+
+    Raises:
+        InvalidInputError: fewer than two such seeds.
+    """
+    tests: list[tuple[str, str, str, list[float]]] = []
+    for benchmark, rows in studies.items():
+        for way in rows[0].ways:
+            for reference in (ALONE, *rows[0].controls(way).values()):
+                differences = _over_methods(rows, way, reference)
+                if len(differences) < 2:
+                    raise InvalidInputError(
+                        f"a test must have at least two seeds that every method has, got {len(differences)} for {way} "
+                        f"against {reference} on {benchmark}."
+                    )
+                tests.append((benchmark, way, reference, differences))
+    plain = [p_value(differences) for *_, differences in tests]
+    return [
+        Verdict(benchmark, way, reference, tuple(differences), Estimate.of(differences), p, adjusted)
+        for (benchmark, way, reference, differences), p, adjusted in zip(tests, plain, holm(plain), strict=True)
+    ]
+
+
+def _over_methods(rows: Sequence[StudyRow], way: str, reference: str) -> list[float]:
+    seeds = set.intersection(*(set(row.measure[each]) for row in rows for each in (way, reference)))
+    metric = rows[0].metric
+    sign = -1.0 if metric is not None and metric.higher_is_better else 1.0
+    return [
+        statistics.fmean(sign * (row.measure[way][seed] - row.measure[reference][seed]) for row in rows)
+        for seed in sorted(seeds)
+    ]

@@ -1,0 +1,273 @@
+"""Records of a study, and what is said from them."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from scipy import stats
+
+from mtl_benchmarks.cli import main
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.runs.pool import run_all
+from mtl_benchmarks.studies.records import Record, read_records, write_records
+from mtl_benchmarks.studies.rows import rows_of
+from mtl_benchmarks.studies.study import study
+from mtl_benchmarks.studies.tables import print_study
+from mtl_benchmarks.studies.verdict import holm, p_value, verdicts
+from mtl_core import InvalidInputError, NonFiniteStateError
+
+NAMES = ("accuracy_left", "accuracy_right", "error_image")
+
+
+def record(method: str, way: str, seed: int, image: float, *, control: str = "", task: str = "") -> Record:
+    values = dict(zip(NAMES, (80.0, 80.0, image), strict=True))
+    if task:
+        values = {name: value for name, value in values.items() if name.endswith(task)}
+    return Record("digits", "", "0123abcd", task, method, way, control, seed, 0, 1.5, False, values)
+
+
+SINGLE = [record("", "none", 0, 0.5, task=task) for task in ("left", "right", "image")]
+
+
+def lost(which: Record) -> Record:
+    return replace(which, values={}, diverged=True)
+
+
+def test_rows_by_hand() -> None:
+    # Both accuracies are those of the single tasks, so that Δm is a third of the error's relative loss:
+    # (0.65 - 0.5) / 0.5 is 30 %, a third of it 10.
+    joint = [
+        record("ls", "none", 0, 0.65),
+        record("ls", "none", 1, 0.8),
+        record("ls", "cost", 0, 0.5),
+        record("ls", "cost", 1, 0.65),
+        record("ls", "cost", 0, 0.65, control="random"),
+        lost(record("ls", "cost", 1, 0.0, control="random")),
+    ]
+    (row,) = rows_of([*SINGLE, *joint])
+    assert row.metric is None
+    assert row.ways == ("cost",)
+    assert row.measure["none"] == pytest.approx({0: 10.0, 1: 20.0})
+    assert row.measure["cost"] == pytest.approx({0: 0.0, 1: 10.0})
+    # The one that diverged counts as the worst that did not.
+    assert row.measure["random as cost"] == pytest.approx({0: 10.0, 1: 20.0})
+    assert row.diverged == {"random as cost": [1]}
+    console = Console(width=200, record=True)
+    print_study([*SINGLE, *joint], console)
+    text = console.export_text()
+    assert "random as cost with seed 1" in text
+    assert "digits, 2 seeds" in text
+
+
+@pytest.mark.parametrize("method", ["ls", "mgda"])
+def test_without_a_single_task_the_last_metric_stands(method: str) -> None:
+    (row,) = rows_of([record(method, "none", 0, 0.4), *SINGLE[:2]])
+    assert row.metric is not None
+    assert row.metric.name == "error_image"
+    assert row.measure == {"none": {0: 0.4}}
+
+
+def test_differences_are_means_over_methods_by_seed() -> None:
+    image = {
+        ("ls", "none"): (0.65, 0.8, 0.5),
+        ("ls", "cost"): (0.5, 0.65, 0.5),
+        ("mgda", "none"): (0.5, 0.5, 0.65),
+        ("mgda", "cost"): (0.8, 0.5, 0.5),
+    }
+    joint = [record(*key, seed, value) for key, values in image.items() for seed, value in enumerate(values)]
+    (found,) = verdicts({"digits": rows_of([*SINGLE, *joint])})
+    # ls: -10, -10, 0; mgda: +20, 0, -10.
+    assert found.differences == pytest.approx((5.0, -5.0, -5.0))
+    assert found.p == found.adjusted == pytest.approx(stats.ttest_1samp([5.0, -5.0, -5.0], 0.0).pvalue)
+    assert not found.holds
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=12).filter(lambda x: max(x) - min(x) > 1e-3))
+def test_p_is_that_of_the_t_test(differences: list[float]) -> None:
+    assert p_value(differences) == pytest.approx(stats.ttest_1samp(differences, 0.0).pvalue, rel=1e-9, abs=1e-12)
+
+
+def test_p_of_equal_differences() -> None:
+    assert p_value([0.0, 0.0]) == 1.0
+    assert p_value([-1.0, -1.0, -1.0]) == 0.0
+    with pytest.raises(InvalidInputError, match="at least two seeds, got 1"):
+        p_value([1.0])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=15))
+def test_holm_refuses_step_by_step(p: list[float]) -> None:
+    """The adjusted values refuse what the procedure as written does: from the smallest on, until one holds."""
+    adjusted = holm(p)
+    assert all(a >= b for a, b in zip(adjusted, p, strict=True))
+    for level in (0.01, 0.05, 0.5):
+        refused = set()
+        for rank, k in enumerate(sorted(range(len(p)), key=lambda k: p[k])):
+            if p[k] * (len(p) - rank) >= level:
+                break
+            refused.add(k)
+        assert {k for k, value in enumerate(adjusted) if value < level} == refused
+
+
+def test_a_family_is_all_benchmarks_and_references() -> None:
+    def rows(by: float) -> list[Record]:
+        noise = (0.001, -0.001, 0.002, -0.002)
+        return [
+            *SINGLE,
+            *(record("ls", "none", s, 0.8) for s in range(4)),
+            *(record("ls", "cost", s, 0.8 - by + noise[s]) for s in range(4)),
+            *(record("ls", "cost", s, 0.8, control="random") for s in range(4)),
+        ]
+
+    found = verdicts({"a": rows_of(rows(0.3)), "b": rows_of(rows(0.0))})
+    assert [(v.benchmark, v.reference) for v in found] == [
+        (benchmark, reference) for benchmark in "ab" for reference in ("none", "random as cost")
+    ]
+    assert [v.holds for v in found] == [True, True, False, False]
+    assert found[0].adjusted == pytest.approx(4 * found[0].p)
+    assert found[1].adjusted == pytest.approx(4 * found[1].p)  # of equals, neither is below the other
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from(["ls", "fairgrad (alpha 2)"]), st.floats(0.1, 9.9)),
+        min_size=1,
+        unique_by=lambda x: x[:2],
+    )
+)
+def test_records_come_back_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory, found: list[tuple[int, str, float]]
+) -> None:
+    path = tmp_path_factory.mktemp("records") / "records.csv"
+    records = [*SINGLE, *(record(method, "none", seed, value) for seed, method, value in found)]
+    records.append(lost(record("ls", "cost", 9, 0.0)))
+    write_records(path, records)
+    assert read_records([path]) == records
+    assert read_records([path, path]) == records
+
+
+CHANGES = {
+    "another column": (0, "seed", "seeds", "must begin with the columns"),
+    "no number": (1, "1.500", "fast", "must hold numbers"),
+    "neither": (1, "80.0,80.0,0.65", ",,", "both or neither"),
+    "infinite": (1, "0.65", "inf", "finite"),
+    "cells missing": (1, ",80.0,80.0,0.65", "", "cells"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_damaged_records_are_named(change: str, tmp_path: Path) -> None:
+    path = tmp_path / "records.csv"
+    write_records(path, [record("ls", "none", 0, 0.65)])
+    line, old, new, words = CHANGES[change]
+    lines = path.read_text().splitlines()
+    assert old in lines[line]
+    lines[line] = lines[line].replace(old, new, 1)
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InvalidInputError, match=words) as error:
+        read_records([path])
+    assert "line 2" in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_two_tables_that_disagree(tmp_path: Path) -> None:
+    for name, image in (("a.csv", 0.65), ("b.csv", 0.66)):
+        write_records(tmp_path / name, [record("ls", "none", 0, image)])
+    with pytest.raises(InvalidInputError, match="in one way in all tables"):
+        read_records([tmp_path / "a.csv", tmp_path / "b.csv"])
+    other = replace(record("ls", "none", 0, 0.66), protocol="ffff0000")
+    with pytest.raises(InvalidInputError, match="one case and protocol"):
+        rows_of([record("ls", "none", 0, 0.65), other])
+    with pytest.raises(InvalidInputError, match="of one benchmark, got none"):
+        write_records(tmp_path / "c.csv", [])
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(InvalidInputError, match="empty file"):
+        read_records([tmp_path / "empty.csv"])
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "digits.csv"
+    words = "study digits --benchmark.n_train 192 --benchmark.n_test 64 --epochs 1 --seeds 2 --teleports cost random"
+    assert main([*words.split(), "--out", str(tmp_path / "runs"), "--csv", str(path)]) == 0
+    first = capsys.readouterr().out
+    assert main(["verdict", str(path)]) == 0
+    again = capsys.readouterr().out
+    assert again.strip()
+    assert "All methods together" in again
+    assert again.strip() in first
+    with path.open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["task"] for line in lines[:6]] == ["left"] * 2 + ["right"] * 2 + ["image"] * 2 or len(lines) == 12
+    assert main(["verdict"]) == 2
+    assert "must be followed by tables of records" in capsys.readouterr().err
+    assert main(["verdict", str(tmp_path / "no.csv")]) == 2
+    assert "no.csv" in capsys.readouterr().err
+
+
+MODULE = '''
+import math
+import torch
+import mtl_core
+from mtl_core.extension import Wrapper
+
+
+class Breaks(Wrapper):
+    """Parameters become infinite in the third step."""
+
+    def __init__(self, method, *, at: int = 3) -> None:
+        super().__init__(method)
+        self.at, self.count = at, 0
+
+    def own_state(self):
+        return {"count": self.count}
+
+    def load_own_state(self, state):
+        self.count = state["count"]
+
+    def step(self, problem, batch, optimizer, *, options=mtl_core.StepOptions()):
+        report = mtl_core.step(problem, batch, optimizer, self.method)
+        self.count += 1
+        if self.count == self.at:
+            with torch.no_grad():
+                problem.shared[0].fill_(math.inf)
+        return report
+'''
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_that_diverges_does_not_end_the_others(
+    processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "breaking.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    settings = {"epochs": 1}
+    digits = Choice("digits", {"n_train": 192, "n_test": 64})
+    found = study(
+        digits,
+        [Choice("ls")],
+        seeds=(0, 1),
+        out=tmp_path / "runs",
+        teleports=("breaking:Breaks",),
+        settings=settings,
+        processes=processes,
+    )
+    (row,) = found.rows
+    assert row.diverged == {"breaking:Breaks": [0, 1]}
+    worst = max(row.measure["none"].values())
+    assert row.measure["breaking:Breaks"] == {0: worst, 1: worst}
+    # Where nobody spares it, it ends the others as before.
+    config = RunConfig.resolve(digits, "ls", Choice("breaking:Breaks"), seed=0, **settings)
+    said: list[str] = []
+    with pytest.raises(NonFiniteStateError):
+        run_all([config], tmp_path / "runs", processes=processes, say=said.append)
+    assert "has stopped before" in said[0]
+    assert not said[0].endswith("..")
+    sys.modules.pop("breaking", None)
