@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -28,13 +26,12 @@ from types import FrameType
 from typing import Any
 
 import torch
+from server import Server
 from torch import Tensor, nn
 
 from mtl_aggregators import LS, MGDA
 from mtl_core import Problem, step
 
-ROOT = Path(__file__).parent.parent
-PACKAGES = ("mtl-core", "mtl-aggregators", "mtl-teleport", "mtl-benchmarks")
 METHODS: dict[str, Callable[[], Any]] = {"LS": LS, "MGDA": MGDA}
 TASKS = ("a", "b", "c")
 
@@ -124,29 +121,6 @@ def serve() -> None:
         print(json.dumps(found), flush=True)
 
 
-class Server:
-    """A process that measures one state of the repository."""
-
-    def __init__(self, root: Path) -> None:
-        paths = [str(root / "packages" / package / "src") for package in PACKAGES]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--serve"],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def ask(self, method: str, steps: int) -> dict[str, float]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"method": method, "steps": steps}) + "\n")
-        self.process.stdin.flush()
-        found: dict[str, float] = json.loads(self.process.stdout.readline())
-        return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40)
@@ -157,16 +131,16 @@ def main() -> None:
     if arguments.serve:
         serve()
         return
-    states = {"this": Server(ROOT)}
+    states = {"this": Server(__file__)}
     if arguments.against is not None:
-        states["other"] = Server(arguments.against.resolve())
+        states["other"] = Server(__file__, arguments.against.resolve())
     print(f"{'method':<7} {'state':<6} {'calls':>6} {'all':>6} {'us ours':>8} {'us plain':>8} {'ours / plain':>12}")
     for method in METHODS:
-        counted = {name: state.ask(method, 0) for name, state in states.items()}
+        counted = {name: state.ask(method=method, steps=0) for name, state in states.items()}
         found: dict[str, list[dict[str, float]]] = {name: [] for name in states}
         for k in range(arguments.rounds):
             for name in list(states)[:: 1 if k % 2 else -1]:
-                found[name].append(states[name].ask(method, arguments.steps))
+                found[name].append(states[name].ask(method=method, steps=arguments.steps))
         for name, rounds in found.items():
             ours, plain = ([1e6 * each[which] for each in rounds] for which in ("ours", "plain"))
             ratio = statistics.median(a / b for a, b in zip(ours, plain, strict=True))
@@ -180,9 +154,7 @@ def main() -> None:
             low, middle, high = statistics.quantiles([a["ours"] / b["ours"] for a, b in pairs], n=4)
             print(f"{method:<7} this / other: {middle:.3f} ({low:.3f} to {high:.3f})", flush=True)
     for state in states.values():
-        assert state.process.stdin is not None
-        state.process.stdin.close()
-        state.process.wait()
+        state.end()
 
 
 if __name__ == "__main__":

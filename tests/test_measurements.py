@@ -13,6 +13,7 @@ SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 
 DIGITS = "digits:n_train=320,n_test=32,width=2"
 RUNS = {
+    "against": ["{root}", "--rounds", "1", "--repeat", "1", "--cases", "step"],
     "collect": ["--nets", "tiny", "--tasks", "2", "--rounds", "1"],
     "ctr": ["--train", "400", "--epochs", "1", "--seeds", "2", "--methods", "LS", "MARIGOLD"],
     "overhead": ["--rounds", "1"],
@@ -26,6 +27,7 @@ RUNS = {
     "toy": ["--seeds", "1", "--epochs", "1", "--plain-epochs", "1", "--out", "{out}"],
 }
 EXPECTED = {
+    "against": "fairgrad",
     "collect": "sequential",
     "ctr": "MARIGOLD",
     "overhead": "",
@@ -41,7 +43,7 @@ EXPECTED = {
 def test_it_runs(name: str, tmp_path: Path) -> None:
     if name == "collect":
         pytest.importorskip("torchjd", reason="torchjd is not installed (dependency group bench)")
-    words = [word.format(out=tmp_path / "out") for word in RUNS[name]]
+    words = [word.format(out=tmp_path / "out", root=SCRIPTS.parent) for word in RUNS[name]]
     done = subprocess.run(
         [sys.executable, SCRIPTS / f"{name}.py", *words],
         cwd=tmp_path,
