@@ -23,6 +23,7 @@ from mtl_benchmarks.molecules import TARGETS, Molecules, load_qm9
 from mtl_benchmarks.molecules.files import QM9Files
 from mtl_benchmarks.protocol import papers
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
+from mtl_benchmarks.protocol.schedules import Cosine
 from mtl_benchmarks.protocol.training import Training
 from mtl_benchmarks.published import PublishedTable
 from mtl_core import InvalidParameterError, Problem
@@ -58,7 +59,7 @@ class QM9(Benchmark):
     squared error of the normalised property, the metric its mean absolute error in the papers' units. Scales differ
     between tasks and several depend on each other, so that gradients are imbalanced and in conflict.
 
-    Defaults are for two CPU cores: a subset, a narrower network, ten epochs. The papers' protocol is
+    Defaults are for two CPU cores: a subset, a narrower network, ten epochs with a falling rate. The papers' protocol is
     ``QM9(**PAPERS_OPTIONS)`` with ``mtl_benchmarks.protocol.papers.qm9()``; the split is that of ``data_seed`` and not
     the very one of any paper, which changes with their seed. Δm on the validation set, by which that protocol chooses,
     is against the single-task errors that the papers' released code has as constants.
@@ -140,8 +141,12 @@ class QM9(Benchmark):
 
     @property
     def training(self) -> Training:
-        """Ten epochs of Adam with learning rate 2e-3."""
-        return Training(epochs=10, batch_size=60, optimizer=OptimizerChoice("adam", {"lr": 2e-3}))
+        """Ten epochs of Adam, the learning rate falling from 2e-3 to zero along half a cosine.
+
+        At a constant rate the last epoch of so short a training is a matter of luck: Δm of five seeds of LS had a
+        standard deviation of 18 points, and has one of 6 with the cosine.
+        """
+        return Training(epochs=10, batch_size=60, optimizer=OptimizerChoice("adam", {"lr": 2e-3}), schedule=Cosine())
 
     @property
     def splits(self) -> tuple[str, ...]:
