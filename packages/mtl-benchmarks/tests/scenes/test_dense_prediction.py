@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
 from pathlib import Path
@@ -23,6 +24,10 @@ from mtl_benchmarks.comparison import all_tables, compare, find_runs
 from mtl_benchmarks.components.making import make_benchmark
 from mtl_benchmarks.models import SegNetCrossStitch, SegNetMTAN, SegNetSplit
 from mtl_benchmarks.protocol import papers
+from mtl_benchmarks.protocol.optimizers import OptimizerChoice
+from mtl_benchmarks.protocol.outcome import Last, MeanOfLast
+from mtl_benchmarks.protocol.schedules import Constant, Cosine
+from mtl_benchmarks.protocol.training import Training
 from mtl_benchmarks.scenes import Scenes
 from mtl_benchmarks.scenes.sources import OfficialCityScapes, OfficialNYUv2, Rooms, Streets
 from mtl_core import InvalidInputError, InvalidParameterError
@@ -70,6 +75,40 @@ def test_official_folders_get_the_papers_protocol(name: str, tmp_path: Path) -> 
     assert cls(root=tmp_path).published == cls(root=tmp_path).baselines == ()
     # Nothing to see: results of the papers' protocol can be compared where the pictures are not.
     assert cls(root=tmp_path / "nowhere").training == paper
+
+
+@both
+@pytest.mark.parametrize("family", ["nash", "cagrad"])
+def test_other_pictures_get_a_falling_rate_and_their_last_epoch(
+    name: str, family: papers.Family, folders: dict[str, Path]
+) -> None:
+    cls, _ = KINDS[name]
+    model = functools.partial(SegNetMTAN, attention={"nash": "shared", "cagrad": "task"}[family])
+    found = cls(root=folders[name], family=family, model=model).training
+    assert found == Training(
+        epochs=10,
+        batch_size=4,
+        optimizer=OptimizerChoice("adam", {"lr": 1e-3}),
+        schedule=Cosine(),
+        clip=papers.PROTOCOLS[name](family=family).clip,  # type: ignore[call-arg]
+        reported=Last(),
+    )
+
+
+@both
+def test_the_words_of_a_constant_rate_replace_the_falling_one(name: str, folders: dict[str, Path]) -> None:
+    """What earlier tables of docs/benchmarks.md were measured with, and the words that the default stands for."""
+    run_words = [name, "--benchmark.root", str(folders[name])]
+
+    def trained(words: str) -> Training:
+        plan = parse_run([*run_words, *words.split()])
+        assert plan is not None
+        return plan.configs[0].training
+
+    default = trained("")
+    assert trained("--schedule cosine --reported last") == default
+    earlier = trained("--schedule constant --reported mean-of-last --reported.count 2")
+    assert earlier == dataclasses.replace(default, schedule=Constant(), reported=MeanOfLast(2))
 
 
 @both

@@ -47,7 +47,7 @@ class NYUv2(DensePrediction):
 
     On the official pictures (795 and 654 of 288 × 384) the defaults are the papers' protocol: SegNet-MTAN at full
     width, 200 epochs, batches of 2, mean of the last ten epochs. Elsewhere they are for two CPU cores: a quarter of the
-    width, 10 epochs in batches of 4, mean of the last two.
+    width, 10 epochs in batches of 4, a rate that falls to zero along half a cosine, the last epoch.
 
     Args:
         root: folder of the data set, with ``train`` and ``val``.
