@@ -180,7 +180,7 @@ def test_what_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", absent)
-    with pytest.raises(MissingExtraError, match=r"pip install 'mtl-benchmarks\[mt10\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install metaworld=="):
         MT10().batches(batch_size=320, seed=0, device="cpu")
     assert MT10().remarks() == ()
 

@@ -194,7 +194,7 @@ def test_splits_larger_than_the_data(drawn: Path) -> None:
 
 def test_without_pillow_it_says_what_to_install(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'mtl-benchmarks\[celeba\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'pillow>="):
         FaceFolder(drawn, "train")[0]
 
 
