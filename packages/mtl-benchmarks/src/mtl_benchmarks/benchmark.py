@@ -69,6 +69,17 @@ class Benchmark(ABC):
         """What a reader of its numbers has to know, one sentence each; may be a class attribute."""
         return ()
 
+    def refuse_missing_files(self) -> None:
+        """Look whether the folders and files are there that every run reads; nothing is read.
+
+        Called before a run touches its directory. Where the default protocol depends on what lies in a folder, a run
+        of half a folder would leave the directory of another protocol behind.
+
+        Raises:
+            InvalidInputError: something is missing; all of it is named, and what to do.
+        """
+        return None
+
     @abstractmethod
     def build(self) -> nn.Module:
         """A freshly initialised model, by torch's global generator."""

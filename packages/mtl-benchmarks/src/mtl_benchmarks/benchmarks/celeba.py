@@ -15,8 +15,16 @@ from mtl_benchmarks.batching.loading import LoadedBatches
 from mtl_benchmarks.batching.tally import Rows, Tally
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.components.options import Choice
-from mtl_benchmarks.data_files import DataSource
-from mtl_benchmarks.faces.folder import ATTRIBUTES, COUNTS, PARTITION, FaceFolder, Faces, FaceSplit
+from mtl_benchmarks.data_files import DataSource, refuse_missing
+from mtl_benchmarks.faces.folder import (
+    ATTRIBUTES,
+    COUNTS,
+    PARTITION,
+    FaceFolder,
+    Faces,
+    FaceSplit,
+    missing_files,
+)
 from mtl_benchmarks.faces.source import OfficialCelebA
 from mtl_benchmarks.metrics import Baseline, Metric
 from mtl_benchmarks.models.cnn9 import CNN9
@@ -164,6 +172,14 @@ class CelebA(Benchmark):
         trap = "The papers' single-task script never leaves training mode: its batch normalisation tests on batches."
         return (trap, "The papers' pictures may have been made smaller by another filter.")
 
+    def refuse_missing_files(self) -> None:
+        """The folder of pictures and both text files.
+
+        Raises:
+            InvalidInputError: one of them is not there.
+        """
+        refuse_missing("CelebA", self.root, missing_files(self.root), self.data_sources())
+
     def data(self, split: FaceSplit) -> _Kept:
         """The pictures of a split.
 
@@ -171,6 +187,7 @@ class CelebA(Benchmark):
             InvalidInputError: something is wrong with the files, or there are fewer pictures than asked for.
         """
         if split not in self._folders:
+            self.refuse_missing_files()
             self._folders[split] = _Kept(FaceFolder(self.root, split, limit=self.limits[split]))
         return self._folders[split]
 

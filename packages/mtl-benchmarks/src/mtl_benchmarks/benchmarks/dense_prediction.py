@@ -16,6 +16,7 @@ from mtl_benchmarks.batching.loading import LoadedBatches
 from mtl_benchmarks.batching.tally import Tally
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.data_files import DataSource, refuse_missing
 from mtl_benchmarks.metrics import Baseline
 from mtl_benchmarks.models.declaration import MultiTaskModel
 from mtl_benchmarks.models.segnet import DenseOutput, SegNetSplit
@@ -28,7 +29,7 @@ from mtl_benchmarks.protocol.schedules import Cosine
 from mtl_benchmarks.protocol.training import Training
 from mtl_benchmarks.published import PublishedTable, printed_baselines
 from mtl_benchmarks.scenes.augmentation import augmented
-from mtl_benchmarks.scenes.folders import SceneFolder, Split, is_official, looked_through
+from mtl_benchmarks.scenes.folders import SceneFolder, Split, is_official, looked_through, missing_files
 from mtl_benchmarks.scenes.layout import SceneLayout, Scenes
 from mtl_benchmarks.scenes.losses import scene_losses
 from mtl_benchmarks.scenes.scores import Averaging, SceneScores, values_from
@@ -37,6 +38,7 @@ from mtl_core.checks import one_of, positive
 
 __all__ = ["DensePrediction"]
 
+_SPLITS: tuple[Split, Split] = ("train", "val")
 _SMALL = 1 / 4
 _KEPT = 2**28
 """Bytes of pictures and maps up to which a split is read once and kept: 1,700 generated rooms of 64 × 96."""
@@ -105,6 +107,21 @@ class DensePrediction(Benchmark):
     def papers_training(self) -> Training:
         """The papers' protocol."""
 
+    @staticmethod
+    @abstractmethod
+    def data_sources() -> Mapping[str, type[DataSource]]:
+        """The official files, and generated ones."""
+
+    def refuse_missing_files(self) -> None:
+        """Each folder of both splits that is not there, and the first few missing files of the others.
+
+        Raises:
+            InvalidInputError: there are such.
+        """
+        missing = [path for split in _SPLITS for path in missing_files(self.root, split, self.layout)]
+        names = [path.relative_to(self.root).as_posix() for path in missing]
+        refuse_missing(self.layout.name, self.root, names, self.data_sources())
+
     @property
     def training(self) -> Training:
         """The papers' protocol on the official pictures; elsewhere one for two CPU cores.
@@ -158,6 +175,7 @@ class DensePrediction(Benchmark):
             InvalidInputError: something is wrong with them; all of it is named.
         """
         if split not in self._folders:
+            self.refuse_missing_files()
             self._folders[split] = _Pictures(self.root, split, self.layout)
         return self._folders[split]
 
@@ -167,8 +185,8 @@ class DensePrediction(Benchmark):
         Raises:
             InvalidInputError: it does not declare its shared parameters, or lacks a task.
         """
-        self.data("train")
-        self.data("val")
+        for split in _SPLITS:
+            self.data(split)
         width = self.width if self.width is not None else 1.0 if self.is_official else _SMALL
         model = self.model(outputs=self.outputs, width=width)
         if not isinstance(model, MultiTaskModel) or set(model.tasks) != set(self.tasks):

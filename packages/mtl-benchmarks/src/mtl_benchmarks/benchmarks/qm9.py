@@ -21,6 +21,8 @@ from mtl_benchmarks.metrics import Baseline, Metric
 from mtl_benchmarks.models.mpnn import MPNN
 from mtl_benchmarks.molecules import TARGETS, Molecules, load_qm9
 from mtl_benchmarks.molecules.files import QM9Files
+from mtl_benchmarks.molecules.qm9pack import package_files
+from mtl_benchmarks.molecules.raw import find_raw
 from mtl_benchmarks.protocol import papers
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
 from mtl_benchmarks.protocol.training import Training
@@ -152,6 +154,18 @@ class QM9(Benchmark):
     def baselines(self) -> tuple[Baseline, ...]:
         """The single-task errors that the released code has as constants."""
         return PRINTED
+
+    def refuse_missing_files(self) -> None:
+        """The raw files under ``root``, or the package.
+
+        Raises:
+            MissingExtraError: neither a ``root`` nor the package.
+            InvalidInputError: a file is not there.
+        """
+        if self.root is None:
+            package_files()
+        else:
+            find_raw(Path(self.root))
 
     def data(self, split: Literal["train", "validation", "test"]) -> MoleculeSet:
         """The molecules of a split; the same at every call.

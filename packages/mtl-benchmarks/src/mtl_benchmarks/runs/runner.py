@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl_benchmarks.batching.loading import Loading
+from mtl_benchmarks.components.making import make_benchmark
 from mtl_benchmarks.engine.following import follow
 from mtl_benchmarks.engine.observers import Observer, Watching
 from mtl_benchmarks.engine.precision import arithmetic
@@ -119,6 +120,7 @@ def _run_first(
 ) -> RunResult:
     files, settings = RunDirectory(directory), config.as_dict()
     if not _is_complete(files, settings):
+        make_benchmark(config.benchmark).refuse_missing_files()
         precise = arithmetic(config.training.precision, device=config.device)
         watching = Watching(observers, config, files.path)
         with (
