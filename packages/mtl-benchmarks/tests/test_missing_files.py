@@ -66,7 +66,7 @@ def laid_out(root: Path, files: Iterable[str]) -> Path:
 @pytest.mark.parametrize("name", FILES)
 def test_a_whole_folder_lacks_nothing(name: str, tmp_path: Path) -> None:
     root = laid_out(tmp_path / "data", FILES[name])
-    make_benchmark(Choice(name, {"root": str(root)})).refuse_missing_files()
+    make_benchmark(Choice(name, {"root": str(root)})).prepare(pytest.fail)
 
 
 @pytest.mark.parametrize(("name", "taken", "named"), CASES, ids=[f"{n} without {' '.join(t)}" for n, t, _ in CASES])

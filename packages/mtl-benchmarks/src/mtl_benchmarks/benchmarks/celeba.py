@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -172,12 +172,15 @@ class CelebA(Benchmark):
         trap = "The papers' single-task script never leaves training mode: its batch normalisation tests on batches."
         return (trap, "The papers' pictures may have been made smaller by another filter.")
 
-    def refuse_missing_files(self) -> None:
-        """The folder of pictures and both text files.
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """Refuse a folder that lacks the pictures or one of the text files.
 
         Raises:
             InvalidInputError: one of them is not there.
         """
+        self._refuse_missing()
+
+    def _refuse_missing(self) -> None:
         refuse_missing("CelebA", self.root, missing_files(self.root), self.data_sources())
 
     def data(self, split: FaceSplit) -> _Kept:
@@ -187,7 +190,7 @@ class CelebA(Benchmark):
             InvalidInputError: something is wrong with the files, or there are fewer pictures than asked for.
         """
         if split not in self._folders:
-            self.refuse_missing_files()
+            self._refuse_missing()
             self._folders[split] = _Kept(FaceFolder(self.root, split, limit=self.limits[split]))
         return self._folders[split]
 

@@ -112,12 +112,15 @@ class DensePrediction(Benchmark):
     def data_sources() -> Mapping[str, type[DataSource]]:
         """The official files, and generated ones."""
 
-    def refuse_missing_files(self) -> None:
-        """Each folder of both splits that is not there, and the first few missing files of the others.
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """Refuse a folder that lacks something: folders of both splits, the first few files of those that are there.
 
         Raises:
-            InvalidInputError: there are such.
+            InvalidInputError: there is such.
         """
+        self._refuse_missing()
+
+    def _refuse_missing(self) -> None:
         missing = [path for split in _SPLITS for path in missing_files(self.root, split, self.layout)]
         names = [path.relative_to(self.root).as_posix() for path in missing]
         refuse_missing(self.layout.name, self.root, names, self.data_sources())
@@ -175,7 +178,7 @@ class DensePrediction(Benchmark):
             InvalidInputError: something is wrong with them; all of it is named.
         """
         if split not in self._folders:
-            self.refuse_missing_files()
+            self._refuse_missing()
             self._folders[split] = _Pictures(self.root, split, self.layout)
         return self._folders[split]
 

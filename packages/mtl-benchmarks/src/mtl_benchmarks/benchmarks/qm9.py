@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -155,8 +155,8 @@ class QM9(Benchmark):
         """The single-task errors that the released code has as constants."""
         return PRINTED
 
-    def refuse_missing_files(self) -> None:
-        """The raw files under ``root``, or the package.
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """Refuse a ``root`` without the raw files, or where there is none, an environment without the package.
 
         Raises:
             MissingExtraError: neither a ``root`` nor the package.

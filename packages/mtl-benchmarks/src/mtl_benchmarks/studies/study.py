@@ -90,7 +90,7 @@ def study(
         settings: what else ``RunConfig.resolve`` takes, the same for all runs: ``tasks``, ``epochs`` and so on.
         processes: how many runs at a time.
         progress: called with each result.
-        say: called with what a person should know, see ``run``; None: a warning.
+        say: called with what a person should know, see ``run_all``; None: a warning.
 
     Raises:
         UnknownNameError: a method, teleport or option that does not exist.
