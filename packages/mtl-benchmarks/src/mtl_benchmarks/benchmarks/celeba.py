@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from mtl_benchmarks.batching.batches import Part
 from mtl_benchmarks.batching.loading import LoadedBatches
-from mtl_benchmarks.batching.tally import Rows, Tally
+from mtl_benchmarks.batching.tally import Rows, Tally, tallied
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.data_files import DataSource, refuse_missing
@@ -233,15 +233,10 @@ class CelebA(Benchmark):
             )
         return LoadedBatches(data, batch_size=batch_size, seed=seed, device=device, collate=Faces.stack)
 
-    @torch.no_grad()
     def tally(self, model: nn.Module, *, device: str, part: Part) -> Tally:
         """Hits, false alarms and misses of each attribute over a part of each split."""
-        was_training = model.training
-        model.eval()
-        found: dict[str, dict[str, Tensor | Rows]] = {}
-        for split in ("validation", "test"):
-            data = self.data(split)
-            begin, end = part.bounds(len(data))
+
+        def count(data: _Kept, begin: int, end: int) -> dict[str, Tensor | Rows]:
             counts = torch.zeros(3, len(self.tasks), dtype=torch.float64)
             for first in range(begin, end, _EVALUATED):
                 faces = Faces.stack([data[k] for k in range(first, min(first + _EVALUATED, end))]).to(device)
@@ -250,9 +245,9 @@ class CelebA(Benchmark):
                 there = faces.labels > 0
                 for row, cases in enumerate((yes & there, yes & ~there, ~yes & there)):
                     counts[row] += cases.double().sum(0).cpu()
-            found[split] = {"counts": counts}
-        model.train(was_training)
-        return found
+            return {"counts": counts}
+
+        return tallied(model, {split: self.data(split) for split in ("validation", "test")}, count, part=part)
 
     def metrics_from(self, tally: Tally) -> Evaluation:
         """F1 of each attribute over whole splits, in percent."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mtl_benchmarks.batching.batches import Part
 from mtl_benchmarks.batching.loading import LoadedBatches
-from mtl_benchmarks.batching.tally import Tally
+from mtl_benchmarks.batching.tally import Rows, Tally, tallied
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.data_files import DataSource, refuse_missing
@@ -72,11 +72,11 @@ class DensePrediction(Benchmark):
         self,
         *,
         root: str | Path,
-        model: Callable[..., nn.Module],
-        width: float | None,
-        family: Family,
-        augment: bool,
-        metrics: Averaging,
+        model: Callable[..., nn.Module] = SegNetMTAN,
+        width: float | None = None,
+        family: Family = "nash",
+        augment: bool = True,
+        metrics: Averaging = "pixel",
     ) -> None:
         self.root = Path(root).expanduser()
         self.width = None if width is None else positive("width", width)
@@ -225,22 +225,21 @@ class DensePrediction(Benchmark):
             collate=Scenes.stack,
         )
 
-    @torch.no_grad()
     def tally(self, model: nn.Module, *, device: str, part: Part) -> Tally:
         """Confusion matrix, errors and angles over a part of the batches of the test set."""
-        was_training = model.training
-        model.eval()
         pictures = self.data("val")
         # Over pixels it does not matter how they are cut into batches.
         size = self.papers_training().batch_size if self.averaging == "released" else _EVALUATED
-        scores = SceneScores(self.layout, metrics=self.averaging)
-        begin, end = part.bounds(-(-len(pictures) // size))
-        for k in range(begin, end):
-            rows = range(k * size, min((k + 1) * size, len(pictures)))
-            scenes = Scenes.stack([pictures[row] for row in rows]).to(device)
-            scores.update(_predicted(model, scenes.images, self.tasks)[0], scenes)
-        model.train(was_training)
-        return {"test": scores.sums()}
+        batches = [range(k, min(k + size, len(pictures))) for k in range(0, len(pictures), size)]
+
+        def count(batches: Sequence[range], begin: int, end: int) -> Mapping[str, Tensor | Rows]:
+            scores = SceneScores(self.layout, metrics=self.averaging)
+            for rows in batches[begin:end]:
+                scenes = Scenes.stack([pictures[row] for row in rows]).to(device)
+                scores.update(_predicted(model, scenes.images, self.tasks)[0], scenes)
+            return scores.sums()
+
+        return tallied(model, {"test": batches}, count, part=part)
 
     def metrics_from(self, tally: Tally) -> Evaluation:
         """The papers' metrics over the test set."""
