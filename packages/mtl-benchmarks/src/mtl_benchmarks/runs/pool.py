@@ -73,9 +73,7 @@ def run_all(
         if spare is None or not spare(job[0], error):
             raise error
 
-    finished = (
-        _run_in_turn(jobs, lost, say) if processes == 1 else _run_beside_each_other(jobs, processes, lost, say)
-    )
+    finished = _run_in_turn(jobs, lost, say) if processes == 1 else _run_beside_each_other(jobs, processes, lost, say)
     results: list[RunResult] = []
     for result in finished:
         if result is not None:

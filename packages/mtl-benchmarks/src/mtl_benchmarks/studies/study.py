@@ -135,15 +135,18 @@ def study(
                 controlled.append(_Planned(config, "", each.method, each.way, control))
     train(controlled)
     everything = [*alone, *joint, *controlled]
-    return Study([_record(each, results.get(each.config.name)) for each in everything], list(results.values()))
+    # Single-task runs of another network belong to the joint runs' protocol, which names that network.
+    protocol = _protocol_digest(joint[0].config)
+    records = [_record(each, results.get(each.config.name), protocol) for each in everything]
+    return Study(records, list(results.values()))
 
 
-def _record(planned: _Planned, result: RunResult | None) -> Record:
+def _record(planned: _Planned, result: RunResult | None, protocol: str) -> Record:
     config = planned.config
     return Record(
         benchmark=config.benchmark.name,
         case=_options(make_benchmark(config.benchmark).case_options()),
-        protocol=_protocol_digest(config),
+        protocol=protocol,
         task=planned.task,
         method=planned.method,
         way=planned.way,
