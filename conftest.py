@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,3 +50,21 @@ def _accelerate_afresh() -> Iterator[None]:
     state = sys.modules.get("accelerate.state")
     if state is not None:
         state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium: the system's, or the one that playwright has brought."""
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed (groups `test` of mtl-benchmarks, `docs`)"
+    )
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with api.sync_playwright() as started:
+        own = Path(started.chromium.executable_path)
+        if found is None and not own.is_file():
+            pytest.skip("no Chromium here (Debian: apt-get install chromium; else: playwright install chromium)")
+        opened = started.chromium.launch(executable_path=found or str(own), args=flags)
+        yield opened
+        opened.close()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mtl_core import MissingExtraError
 
 ROOT = Path(__file__).parents[1]
 BELOW = {
@@ -54,6 +57,36 @@ def test_version_stands_in_the_package(package: str) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", module.__version__)
     installed = importlib.metadata.version(package)
     assert installed == module.__version__, f"the environment knows {package} as it was: install it again"
+
+
+def brought(package: str, extra: str) -> set[str]:
+    """What an extra stands for in pyproject.toml, extras of our own packages followed to their end."""
+    found: set[str] = set()
+    for line in pyproject(package)["project"]["optional-dependencies"][extra]:
+        own = re.match(r"(mtl-[a-z]+)\[(.+)\]", line)
+        found |= {line} if own is None else {r for name in own[2].split(",") for r in brought(own[1], name)}
+    return found
+
+
+EXTRAS = [(p, extra) for p in BELOW for extra in pyproject(p)["project"].get("optional-dependencies", {})]
+
+
+@pytest.mark.parametrize(("package", "extra"), EXTRAS, ids=[f"{p}[{extra}]" for p, extra in EXTRAS])
+def test_an_error_names_the_packages_of_an_extra_with_their_bounds(package: str, extra: str) -> None:
+    error = MissingExtraError("this", f"{package}[{extra}]")
+
+    words = shlex.split(str(error).partition("Install it with: ")[2])
+    assert words[:2] == ["pip", "install"]
+    assert set(words[2:]) == brought(package, extra), f"the environment knows {package} as it was: install it again"
+
+
+def test_every_extra_that_the_code_names_is_declared() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in ROOT.glob("packages/*/src/**/*.py")]
+    named = {found for text in texts for found in re.findall(r'"(mtl-[a-z]+)\[(\w+)\]"', text)}
+    named |= {("mtl-benchmarks", extra) for text in texts for extra in re.findall(r'\bextra="(\w+)"', text)}
+
+    assert named <= set(EXTRAS)
+    assert {extra for _, extra in set(EXTRAS) - named} <= {"all"}  # each is named where it is missing
 
 
 @packages

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import http.server
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,22 +35,6 @@ def address() -> Iterator[str]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium: the system's, or the one that playwright has brought."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (dependency group `docs`)")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with api.sync_playwright() as started:
-        own = Path(started.chromium.executable_path)
-        if found is None and not own.is_file():
-            pytest.skip("no Chromium here (Debian: apt-get install chromium; else: playwright install chromium)")
-        opened = started.chromium.launch(executable_path=found or str(own), args=flags)
-        yield opened
-        opened.close()
 
 
 def opened(browser: Any, address: str, page: str, width: int) -> tuple[Any, list[str]]:

@@ -117,7 +117,7 @@ def test_evaluation_by_hand_and_mode() -> None:
 def test_without_scikit_learn_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     _scanned_digits.cache_clear()
-    with pytest.raises(MissingExtraError, match=r"pip install 'mtl-benchmarks\[digits\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'scikit-learn>="):
         Digits(**SMALL).data("train")
 
 

@@ -45,22 +45,6 @@ def page(runs: Path) -> Path:
     return write_report([runs])
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium: the system's, or the one that playwright has brought."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (test group of the package)")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with api.sync_playwright() as started:
-        own = Path(started.chromium.executable_path)
-        if found is None and not own.is_file():
-            pytest.skip("no Chromium here (Debian: apt-get install chromium; else: playwright install chromium)")
-        opened = started.chromium.launch(executable_path=found or str(own), args=flags)
-        yield opened
-        opened.close()
-
-
 def opened(browser: Any, page: Path, width: int) -> tuple[Any, list[str]]:
     """The page at a width, and everything that went wrong or was asked of the network."""
     view = browser.new_page(viewport={"width": width, "height": 900})

@@ -132,7 +132,7 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'mtl-benchmarks\[movielens\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install --no-deps recbole=="):
         movielens_files()
 
 

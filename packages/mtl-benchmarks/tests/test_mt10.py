@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +20,7 @@ from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.engine.trainer import Progress
 from mtl_benchmarks.models import ClonedPolicy
 from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.runs.pool import run_all
 from mtl_benchmarks.runs.runner import RunResult, run
 from mtl_benchmarks.storage.results import RunDirectory
 from mtl_benchmarks.worlds import HELD_OUT, MT10_TASKS, MetaWorld, Workers, play, success_rates
@@ -35,9 +38,9 @@ SMALL: dict[str, Any] = {"n_episodes": 3, "horizon": 40, "n_goals": 4, "width": 
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("MTL_WORKERS", "1")
     monkeypatch.setenv("MTL_CACHE", str(tmp_path / "cache"))
-    mt10._loaded.cache_clear()
+    mt10._loaded.clear()
     yield
-    mt10._loaded.cache_clear()
+    mt10._loaded.clear()
 
 
 def small(method: str = "ls", teleport: Choice | None = None, **settings: Any) -> RunConfig:
@@ -168,6 +171,46 @@ def test_cost_moves_the_shared_layers_and_no_output() -> None:
     torch.testing.assert_close(problem.losses(batch).values.detach(), losses, rtol=0.05, atol=0.0)
 
 
+def lines_of_collecting(n_episodes: int = 3, n_goals: int = 4) -> list[str]:
+    parts = (("experts are tried out", 10 * n_goals), ("experts demonstrate", 10 * n_episodes))
+    return [f"mt10, once on this machine: {what}, {k} of {n} episodes" for what, n in parts for k in (0, n)]
+
+
+def test_the_first_collecting_says_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [word for name, value in SMALL.items() for word in (f"--benchmark.{name}", str(value))]
+    words = ["run", "mt10", *options, "--epochs", "1", "--baselines", "none", "--out", str(tmp_path / "runs")]
+    assert main(words) == 0
+    said = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in said if line.startswith("mt10, once")] == lines_of_collecting()
+    mt10._loaded.clear()  # another process finds it in the cache
+    assert main([*words, "--seeds", "2"]) == 0
+    assert "mt10, once" not in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_from_python_says_it_to_whom_it_may_concern(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    run(small(epochs=1), tmp_path / "one", preparing=said.append)
+    assert said == lines_of_collecting()
+    run(small(epochs=1, options={"n_episodes": 2, "n_goals": 3}), tmp_path / "two")
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_runs_beside_each_other_say_it_to_whom_it_may_concern(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_heard: bool
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    said: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_all([small(epochs=1)], tmp_path / "runs", processes=2, say=said.append if is_heard else None)
+    assert said == (lines_of_collecting() if is_heard else [])
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
 def test_what_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(InvalidParameterError, match="`horizon` must be at most 500"):
         MT10(horizon=501)
@@ -180,7 +223,7 @@ def test_what_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", absent)
-    with pytest.raises(MissingExtraError, match=r"pip install 'mtl-benchmarks\[mt10\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install metaworld=="):
         MT10().batches(batch_size=320, seed=0, device="cpu")
     assert MT10().remarks() == ()
 

@@ -171,7 +171,7 @@ def test_names_of_logs(monkeypatch: pytest.MonkeyPatch) -> None:
         make_logs(["paper"])
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    with pytest.raises(MissingExtraError, match=r"mtl-benchmarks\[tensorboard\]"):
+    with pytest.raises(MissingExtraError, match="pip install 'tensorboard>="):
         make_logs(["tensorboard"])
-    with pytest.raises(MissingExtraError, match=r"mtl-benchmarks\[wandb\]"):
+    with pytest.raises(MissingExtraError, match="pip install 'wandb>="):
         make_logs(["wandb"])

@@ -35,7 +35,7 @@ def test_means_by_hand() -> None:
         given_ = report(weights, jacobian)
         series.record_step(given_, step=step)
         gramians.append(given_.gramian)
-    row = series.end_interval(gramians, steps=2, number=0)  # type: ignore[arg-type]
+    row = series.end_interval(torch.stack(gramians), steps=2, number=0)  # type: ignore[arg-type]
     assert row == pytest.approx(
         {
             "weight_a": 1.5,
@@ -73,7 +73,7 @@ def test_going_on_from_any_step_gives_the_same_bits() -> None:
             series.record_step(reports[step], step=step)
             if step % 4 == 3:
                 gramians = [each.gramian for each in reports[step - 3 : step + 1]]
-                series.end_interval(gramians, steps=4, number=step // 4)  # type: ignore[arg-type]
+                series.end_interval(torch.stack(gramians), steps=4, number=step // 4)  # type: ignore[arg-type]
         return series
 
     whole = feed(TaskSeries(("a", "b")), 0, 8)

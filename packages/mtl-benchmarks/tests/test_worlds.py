@@ -32,6 +32,7 @@ from mtl_benchmarks.worlds import (
     success_rates,
 )
 from mtl_benchmarks.worlds.demonstrations import Demonstrations, collect_demonstrations
+from mtl_benchmarks.worlds.workers import counted
 from mtl_core import InvalidInputError, InvalidParameterError, MissingExtraError, UnknownNameError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -107,6 +108,25 @@ def test_success_is_the_share_of_goals(processes: int) -> None:
         assert rates(Homing(0.0)) == {"near": 0.0, "never": 0.0}
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_workers_count_what_is_done(processes: int) -> None:
+    counts: list[int] = []
+    with Workers(processes) as workers:
+        assert workers.map(abs, [-3, 2, -1], done=counts.append) == [3, 2, 1]
+    assert counts == [1, 2, 3]
+
+
+def test_every_hundredth_episode_and_the_last_is_told() -> None:
+    said: list[str] = []
+    done = counted("experts play", 1250, said.append)
+    assert done is not None
+    for n in range(1, 1251):
+        done(n)
+    told = [0, *range(100, 1250, 100), 1250]
+    assert said == [f"mt10, once on this machine: experts play, {n:,} of 1,250 episodes" for n in told]
+    assert counted("experts play", 1250, None) is None
+
+
 def test_errors_and_ends_of_workers_are_told() -> None:
     with Workers(2) as workers:
         with pytest.raises(ValueError, match="a simulator's own words"):
@@ -152,7 +172,7 @@ def _is_alive(number: int) -> bool:
 def test_without_the_simulator_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MTL_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "metaworld", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'mtl-benchmarks\[mt10\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install metaworld=="):
         MetaWorld("reach")
     with pytest.raises(UnknownNameError, match="reach"):
         MetaWorld("juggle")
@@ -161,7 +181,7 @@ def test_without_the_simulator_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", absent)
-    with pytest.raises(MissingExtraError, match=r"pip install 'mtl-benchmarks\[mt10\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install metaworld=="):
         load_demonstrations(Workers(1))
 
 
@@ -215,9 +235,9 @@ class Counting(Workers):
 
     jobs = 0
 
-    def map(self, function: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
+    def map(self, function: Callable[[Any], Any], jobs: Sequence[Any], **told: Any) -> list[Any]:
         self.jobs += len(jobs)
-        return super().map(function, jobs)
+        return super().map(function, jobs, **told)
 
 
 @pytest.mark.parametrize("is_hidden", [True, False])

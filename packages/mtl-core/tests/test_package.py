@@ -89,7 +89,10 @@ def test_errors_say_what_to_do() -> None:
         str(SolverError("no minimum", residual=0.5, iterations=3))
         == "no minimum (residual 5.000e-01 after 3 iterations)"
     )
-    assert "pip install 'mtl-core[testing]'" in str(MissingExtraError("x", "mtl-core[testing]"))
+    assert str(MissingExtraError("x", "mtl-core[testing]")).endswith("with: pip install 'hypothesis>=6.131'")
+    assert str(MissingExtraError("x", "other[y]", dependencies=False)).endswith(
+        "with: pip install --no-deps 'other[y]'"
+    )
 
 
 @pytest.mark.parametrize(

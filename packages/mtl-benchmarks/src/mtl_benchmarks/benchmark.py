@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
@@ -68,6 +68,21 @@ class Benchmark(ABC):
     def caveats(self) -> tuple[str, ...]:
         """What a reader of its numbers has to know, one sentence each; may be a class attribute."""
         return ()
+
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """See to what has to be there before a run begins, which has not touched its directory yet; by default nothing.
+
+        Folders and files that every run reads are looked for, not read: where the default protocol depends on what
+        lies in a folder, a run of half a folder would leave the directory of another protocol behind. What is made
+        once on a machine and kept is made here.
+
+        Args:
+            say: called with a line now and then where that takes long.
+
+        Raises:
+            InvalidInputError: something is missing; all of it is named, and what to do.
+        """
+        return None
 
     @abstractmethod
     def build(self) -> nn.Module:

@@ -51,10 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
-        # What the system says of a file that is none of a run's, such as a figure or a module.
-        what = "a file" if error.filename is None else repr(os.fspath(error.filename))
-        wrong = error.strerror or error
-        return _said(f"{what} must be usable, got {wrong}. See to it, and give the same command again.", BAD_INPUT)
+        return _said(_system(error), BAD_INPUT)
     except Exception as error:  # noqa: BLE001 - the last door: code of others may raise anything
         if os.environ.get(TRACEBACK):
             traceback.print_exc()

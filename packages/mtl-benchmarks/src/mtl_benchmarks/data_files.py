@@ -6,12 +6,15 @@ writes what can be made here, and checks what it finds. A benchmark that makes i
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-__all__ = ["DataSource", "ReadsFiles"]
+from mtl_core import InvalidInputError
+
+__all__ = ["DataSource", "ReadsFiles", "refuse_missing"]
 
 
 class DataSource(ABC):
@@ -57,3 +60,29 @@ class ReadsFiles(Protocol):
     def data_sources() -> Mapping[str, type[DataSource]]:
         """Name → source; the one under the benchmark's own name is what its name alone means."""
         ...
+
+
+def refuse_missing(what: str, root: Path, missing: Sequence[str], sources: Mapping[str, type[DataSource]]) -> None:
+    """Say what is not there, and by which command one comes by it.
+
+    Args:
+        what: the data's name.
+        root: the folder of the data.
+        missing: folders and files below it; where there is none, nothing happens.
+        sources: as a benchmark's ``data_sources()``.
+
+    Raises:
+        InvalidInputError: something is missing; all of it is named.
+    """
+    if not missing:
+        return
+    made = {name for name, source in sources.items() if source.write is not DataSource.write}
+    ways = [f"`mtl-bench data {name}` says what to fetch" for name in sources if name not in made]
+    ways += [
+        f"of generated {name}, the same `mtl-bench data {name} --root {shlex.quote(str(root))} …` makes what is missing"
+        for name in sources
+        if name in made
+    ]
+    raise InvalidInputError(
+        f"`root` must hold {what}, got {str(root)!r} without {', '.join(missing)}. What to do: {'; '.join(ways)}."
+    )

@@ -11,7 +11,9 @@ from mtl_core import InvalidInputError, MissingExtraError
 __all__ = ["packaged_files"]
 
 
-def packaged_files(package: str, names: Sequence[str], *, what: str, extra: str) -> list[Path]:
+def packaged_files(
+    package: str, names: Sequence[str], *, what: str, extra: str, dependencies: bool = True
+) -> list[Path]:
     """Files of an installed package, by their paths inside it.
 
     Args:
@@ -19,6 +21,7 @@ def packaged_files(package: str, names: Sequence[str], *, what: str, extra: str)
         names: paths below the package's folder.
         what: what needs them, in the reader's words.
         extra: the extra of mtl-benchmarks that brings the package.
+        dependencies: whether an error names the package with its dependencies, none of which its files need.
 
     Raises:
         MissingExtraError: the package is not installed.
@@ -26,7 +29,7 @@ def packaged_files(package: str, names: Sequence[str], *, what: str, extra: str)
     """
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise MissingExtraError(what, f"mtl-benchmarks[{extra}]")
+        raise MissingExtraError(what, f"mtl-benchmarks[{extra}]", dependencies=dependencies)
     folder = Path(next(iter(found.submodule_search_locations)))
     files = [folder / name for name in names]
     missing = [str(file) for file in files if not file.is_file()]

@@ -325,6 +325,6 @@ def test_source_and_target_are_not_confused() -> None:
 def test_without_torch_geometric(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_geometric", None)
     monkeypatch.setitem(sys.modules, "torch_geometric.nn", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'mtl-benchmarks\[graph\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'torch-geometric>="):
         GraphMPNN(TASKS)
     assert MPNN(TASKS, width=4)(molecules([2, 3], dtype=torch.float32))["a"].shape == (2,)

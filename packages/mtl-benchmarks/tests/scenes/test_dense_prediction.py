@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtl_benchmarks import Choice, RunConfig, delta_m, run
+from mtl_benchmarks import Choice, RunConfig, delta_m, run, single_task_configs
 from mtl_benchmarks.batching.batches import Part
 from mtl_benchmarks.batching.tally import Tallies, combined
 from mtl_benchmarks.benchmarks import CityScapes, NYUv2
@@ -21,11 +23,18 @@ from mtl_benchmarks.cli import main
 from mtl_benchmarks.command_line.run_words import parse_run
 from mtl_benchmarks.comparison import all_tables, compare, find_runs
 from mtl_benchmarks.components.making import make_benchmark
+from mtl_benchmarks.metrics import Baseline
 from mtl_benchmarks.models import SegNetCrossStitch, SegNetMTAN, SegNetSplit
 from mtl_benchmarks.protocol import papers
+from mtl_benchmarks.protocol.optimizers import OptimizerChoice
+from mtl_benchmarks.protocol.outcome import Last, MeanOfLast
+from mtl_benchmarks.protocol.schedules import Constant, Cosine
+from mtl_benchmarks.protocol.training import Training
 from mtl_benchmarks.scenes import Scenes
 from mtl_benchmarks.scenes.sources import OfficialCityScapes, OfficialNYUv2, Rooms, Streets
-from mtl_core import InvalidInputError, InvalidParameterError
+from mtl_benchmarks.studies.rows import rows_of
+from mtl_benchmarks.studies.study import study
+from mtl_core import InvalidInputError, InvalidParameterError, UnknownNameError
 
 KINDS: dict[str, tuple[type[DensePrediction], type[Rooms | Streets]]] = {
     "nyuv2": (NYUv2, Rooms),
@@ -70,6 +79,40 @@ def test_official_folders_get_the_papers_protocol(name: str, tmp_path: Path) -> 
     assert cls(root=tmp_path).published == cls(root=tmp_path).baselines == ()
     # Nothing to see: results of the papers' protocol can be compared where the pictures are not.
     assert cls(root=tmp_path / "nowhere").training == paper
+
+
+@both
+@pytest.mark.parametrize("family", ["nash", "cagrad"])
+def test_other_pictures_get_a_falling_rate_and_their_last_epoch(
+    name: str, family: papers.Family, folders: dict[str, Path]
+) -> None:
+    cls, _ = KINDS[name]
+    model = functools.partial(SegNetMTAN, attention={"nash": "shared", "cagrad": "task"}[family])
+    found = cls(root=folders[name], family=family, model=model).training
+    assert found == Training(
+        epochs=10,
+        batch_size=4,
+        optimizer=OptimizerChoice("adam", {"lr": 1e-3}),
+        schedule=Cosine(),
+        clip=papers.PROTOCOLS[name](family=family).clip,  # type: ignore[call-arg]
+        reported=Last(),
+    )
+
+
+@both
+def test_the_words_of_a_constant_rate_replace_the_falling_one(name: str, folders: dict[str, Path]) -> None:
+    """What earlier tables of docs/benchmarks.md were measured with, and the words that the default stands for."""
+    run_words = [name, "--benchmark.root", str(folders[name])]
+
+    def trained(words: str) -> Training:
+        plan = parse_run([*run_words, *words.split()])
+        assert plan is not None
+        return plan.configs[0].training
+
+    default = trained("")
+    assert trained("--schedule cosine --reported last") == default
+    earlier = trained("--schedule constant --reported mean-of-last --reported.count 2")
+    assert earlier == dataclasses.replace(default, schedule=Constant(), reported=MeanOfLast(2))
 
 
 @both
@@ -293,6 +336,150 @@ def test_published_rows_stand_beside_runs_on_official_pictures(
         labels = [row.label for row in table.rows]
         assert any(label.endswith("(ls)") for label in labels)
         assert any(label.endswith("(single task)") for label in labels)
+
+
+# --- single-task runs of another network -----------------------------------------------------------------------------
+
+
+PLAIN = Choice("segnetsplit", {"variant": "standard"})
+
+
+def small(root: Path, method: str = "ls", **settings: Any) -> RunConfig:
+    return RunConfig.resolve(Choice("nyuv2", {"root": str(root), "width": 1 / 16}), method, epochs=1, **settings)
+
+
+def test_single_task_runs_of_another_network_are_its_own_runs(folders: dict[str, Path]) -> None:
+    root = folders["nyuv2"]
+    config = small(root, "fairgrad", baseline_model="SegNet-Split", seed=3)
+    assert config.baseline_model == PLAIN
+    assert config.benchmark.options["model"].name == "segnetmtan"
+    singles = single_task_configs(config)
+    plain = Choice("nyuv2", {"root": str(root), "width": 1 / 16, "model": "segnetsplit"})
+    assert singles == tuple(RunConfig.resolve(plain, epochs=1, seed=3, tasks=(task,)) for task in NYUv2.tasks)
+    # One directory for both: the runs of a plain network that anyone trains.
+    assert {single.name for single in singles} == {
+        single.name for single in single_task_configs(RunConfig.resolve(plain, "mgda", epochs=1, seed=3))
+    }
+    assert {single.name for single in singles}.isdisjoint(s.name for s in single_task_configs(small(root, seed=3)))
+
+
+def test_the_file_of_a_run_names_the_network_where_it_is_another(folders: dict[str, Path]) -> None:
+    root = folders["nyuv2"]
+    without, other = small(root), small(root, baseline_model="segnetsplit")
+    assert "baseline_model" not in without.as_dict()
+    assert other.as_dict()["baseline_model"] == PLAIN.as_dict()
+    assert {k: v for k, v in other.as_dict().items() if k != "baseline_model"} == without.as_dict()
+    for config in (without, other):
+        assert RunConfig.from_dict(json.loads(json.dumps(config.as_dict()))) == config
+    assert without.name != other.name
+    # The run's own network is no other one, and a task alone has no baselines.
+    assert small(root, baseline_model=Choice("segnetmtan", {"attention": "shared"})) == without
+    assert small(root, baseline_model="segnetsplit", tasks=("depth",)) == small(root, tasks=("depth",))
+
+
+def test_networks_of_single_task_runs_are_looked_at_before_anything_runs(
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folders["nyuv2"]
+    with pytest.raises(UnknownNameError, match="unknown model 'segnet'"):
+        small(root, baseline_model="segnet")
+    with pytest.raises(InvalidParameterError, match=r"`model.attention` must be 'shared' where `family` is 'nash'"):
+        small(root, baseline_model=Choice("segnetmtan", {"attention": "task"}))
+    with pytest.raises(InvalidParameterError, match="`baseline_model` must belong to a benchmark that lets its"):
+        RunConfig.resolve("toy", baseline_model="segnetsplit")
+    assert main(["run", "toy", "--baseline_model", "segnetsplit"]) == 2
+    assert "mtl-bench: `--baseline_model` must belong to a benchmark" in capsys.readouterr().err
+    words = ["run", "nyuv2", "--benchmark.root", str(root), "--baseline_model"]
+    assert main([*words, "segnetsplit:depth=3"]) == 2
+    assert "unknown option of model 'segnetsplit' 'depth'" in capsys.readouterr().err
+
+
+def test_the_words_of_another_network(folders: dict[str, Path], tmp_path: Path) -> None:
+    words = ["nyuv2", "--benchmark.root", str(folders["nyuv2"]), "--benchmark.family", "cagrad"]
+    words += ["--model.attention", "task"]
+
+    def planned(*more: str) -> RunConfig:
+        plan = parse_run([*words, *more])
+        assert plan is not None
+        return plan.configs[0]
+
+    named = planned("--baseline_model", "segnetmtan:attention=task")
+    assert named == planned()
+    other = planned("--baseline_model", "segnetsplit")
+    assert other.baseline_model == PLAIN
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(other.as_dict()))
+    again = parse_run(["--config", str(file)])
+    assert again is not None
+    assert again.configs == (other,)
+    back = parse_run(["--config", str(file), "--baseline_model", "none"])
+    assert back is not None
+    assert back.configs == (named,)
+
+
+def test_delta_m_against_one_network_never_stands_beside_that_against_another(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the same runs alone are baselines of one and, in a table of their own network, of the other."""
+    out = tmp_path / "runs"
+    words = f"run cityscapes --benchmark.root {folders['cityscapes']} --benchmark.width 0.0625 --epochs 1 --out {out}"
+    assert main([*words.split(), "--baseline_model", "segnetsplit"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "single-task run(s) of this code with the network segnetsplit, seeds 0" in said
+    assert main(words.split()) == 0
+    assert main([*words.split(), "--model", "segnetsplit"]) == 0
+    results = find_runs([out])[0]
+    assert len(results) == 3 + 2 * 2  # the plain network's single tasks are trained once
+    found = {
+        (c.config.benchmark.options["model"].name, c.config.baseline_model is not None): c for c in compare(results)
+    }
+    assert sorted(found) == [("segnetmtan", False), ("segnetmtan", True), ("segnetsplit", False)]
+    other = found["segnetmtan", True]
+    assert [group.label for group in other.groups] == [
+        "ls", *(f"single {task} (segnetsplit)" for task in CityScapes.tasks)
+    ]  # fmt: skip
+    assert "baseline_model.name segnetsplit" in other.title
+    for key in (("segnetmtan", False), ("segnetsplit", False)):
+        assert [group.label for group in found[key].groups] == ["ls", *(f"single {task}" for task in CityScapes.tasks)]
+    # By hand: the same joint values against the one and the other network.
+    by_key = {run.config.name: run for run in results}
+    joint = other.groups[0].runs[0]
+    values = {}
+    for single in single_task_configs(joint.config):
+        assert single.benchmark.options["model"].name == "segnetsplit"
+        values |= by_key[single.name].values
+    baselines = [Baseline(m, values[m.name], "by hand") for m in CityScapes.metrics]
+    assert other.full[0].delta_m is not None
+    assert other.full[0].delta_m.mean == pytest.approx(delta_m(joint.values, baselines))
+    same = found["segnetmtan", False].full[0]
+    assert same.runs[0].values == joint.values
+    assert same.delta_m is not None
+    assert same.delta_m.mean != other.full[0].delta_m.mean
+
+
+def test_a_study_is_measured_against_the_network_that_it_names(folders: dict[str, Path], tmp_path: Path) -> None:
+    benchmark = Choice("cityscapes", {"root": str(folders["cityscapes"]), "width": 1 / 16})
+    settings = {"epochs": 1, "baseline_model": "segnetsplit"}
+    found = study(benchmark, [Choice("ls")], seeds=[0], out=tmp_path / "runs", settings=settings)
+    assert len({record.protocol for record in found.records}) == 1
+    (row,) = rows_of(found.records)
+    joint = next(run for run in found.runs if not run.config.is_single_task)
+    (comparison,) = compare(found.runs)
+    assert row.measure["none"][0] == comparison.full[0].deltas[0]
+    plain = study(benchmark, [Choice("ls")], seeds=[0], out=tmp_path / "plain", settings={"epochs": 1})
+    assert {record.protocol for record in plain.records}.isdisjoint(record.protocol for record in found.records)
+    assert joint.config.baseline_model == PLAIN
+
+
+def test_published_rows_do_not_mind_which_network_single_tasks_have(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_official(monkeypatch)
+    runs = [run(small(folders["nyuv2"], baseline_model="segnetsplit", batch_size=4), tmp_path / "ls")]
+    (comparison,) = compare(runs)
+    notes = [note for table in all_tables(comparison) if table.name == "published" for note in table.notes]
+    assert any("epochs 1 instead of 200" in note for note in notes)
+    assert not any("baseline_model" in note for note in notes)
 
 
 def test_the_papers_low_rank_layers(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mtl_core.extras import install_line
+
 __all__ = [
     "DamagedFileError",
     "DetachedLossError",
@@ -180,11 +182,14 @@ class MissingExtraError(ImportError):
 
     Args:
         what: what needs it, in the reader's words.
-        extra: the requirement that brings it, e.g. ``"mtl-aggregators[cvxpy]"``.
+        extra: the requirement that brings it, e.g. ``"mtl-aggregators[cvxpy]"``; the text names the packages that it
+            stands for.
+        dependencies: whether they need their own dependencies; not where only their files are read.
     """
 
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs an optional dependency. Install it with: pip install '{extra}'")
+    def __init__(self, what: str, extra: str, *, dependencies: bool = True) -> None:
+        line = install_line(extra, dependencies=dependencies)
+        super().__init__(f"{what} needs an optional dependency. Install it with: {line}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _made_again, (type(self), self.args, self.__dict__)

@@ -16,7 +16,8 @@ weights that are known.
 **Models and optimisers.** ``Trace``, ``RandomState`` and ``preserved`` leave no trace in a model; ``inner_optimizer``
 is the one that owns the state; ``uncovered`` and ``refuse_closure`` check it.
 
-**Other packages' classes.** ``find_plugin`` by entry point or ``package.module:Class``, ``plugin_names``.
+**Other packages.** ``find_plugin`` by entry point or ``package.module:Class``, ``plugin_names``; ``install_line`` of
+what an extra brings.
 
 **Ranks.** ``ranks_of``, ``is_sharded``, ``mean_over_tasks_present_``, ``sum_over_ranks_``.
 """
@@ -32,6 +33,7 @@ from mtl_core.combination import combine, combine_per_group
 from mtl_core.conflict import read_gramian
 from mtl_core.distributed import is_sharded, mean_over_tasks_present_, sum_over_ranks_
 from mtl_core.evaluation import evaluate_without_graph, without_graph
+from mtl_core.extras import install_line
 from mtl_core.functional import placed
 from mtl_core.gradient_step import checked_gramian, finish
 from mtl_core.optimizers import inner_optimizer, refuse_closure, uncovered
@@ -99,6 +101,7 @@ __all__ = [
     "gramian_of",
     "guarded",
     "inner_optimizer",
+    "install_line",
     "is_loss_weighting",
     "is_sharded",
     "is_spec",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy
 import torch
@@ -22,10 +22,12 @@ __all__ = [
     "Probes",
     "Repeated",
     "Share",
+    "Table",
     "generator_of",
     "mixed_seed",
     "order_of",
     "part_of",
+    "resident",
     "rows_of",
     "weighted_rows",
 ]
@@ -180,6 +182,38 @@ class Batches(Generic[B]):
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, order_of(self._n_samples, self._seed, epoch))
         return rows_of(self._order[1], index, self._batch_size)
+
+
+class Table(Protocol):
+    """Samples that are tensors, row by row."""
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        ...
+
+    def rows(self, rows: Tensor) -> Self:
+        """Some of them, by their numbers ``[b]`` on the device of the samples."""
+        ...
+
+    def to(self, device: str) -> Self:
+        """The same on another device."""
+        ...
+
+
+T = TypeVar("T", bound=Table)
+
+
+def resident(data: T, *, batch_size: int, seed: int, device: str) -> Batches[T]:
+    """Shuffled batches of samples that stay on the device.
+
+    Args:
+        data: all samples for training.
+        batch_size: samples per batch; the last batch holds the rest.
+        seed: seed of the order.
+        device: where they are kept.
+    """
+    there = data.to(device)
+    return Batches(lambda rows, generator: there.rows(rows.to(device)), len(there), batch_size=batch_size, seed=seed)
 
 
 class Probes(Generic[B]):

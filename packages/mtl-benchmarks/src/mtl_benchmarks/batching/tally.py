@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from mtl_benchmarks.batching.batches import Part
 from mtl_core import InvalidInputError
 
-__all__ = ["Rows", "Tallies", "Tally", "combined"]
+__all__ = ["Rows", "Tallies", "Tally", "combined", "tallied"]
+
+D = TypeVar("D", bound=Sized)
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,36 @@ class Tallies(Protocol):
     def metrics_from(self, tally: Tally) -> Mapping[str, Mapping[str, float]]:
         """The metrics of every split from the sums over all of it."""
         ...
+
+
+@torch.no_grad()
+def tallied(
+    model: nn.Module,
+    splits: Mapping[str, D],
+    count: Callable[[D, int, int], Mapping[str, Tensor | Rows]],
+    *,
+    part: Part,
+) -> Tally:
+    """A model's sums over a part of every split, in evaluation mode and without gradients; its mode is put back.
+
+    Args:
+        model: what is evaluated.
+        splits: split → its samples, or whatever else is divided among the parts.
+        count: the sums over the samples from one place up to another.
+        part: of each split.
+
+    Example:
+        >>> found = tallied(
+        ...     nn.Identity(), {"test": [1, 2, 3]}, lambda data, a, b: {"n": torch.tensor(b - a)}, part=Part()
+        ... )
+        >>> found["test"]["n"]
+        tensor(3)
+    """
+    was_training = model.training
+    model.eval()
+    found = {split: count(data, *part.bounds(len(data))) for split, data in splits.items()}
+    model.train(was_training)
+    return found
 
 
 def combined(tallies: Sequence[Tally]) -> Tally:

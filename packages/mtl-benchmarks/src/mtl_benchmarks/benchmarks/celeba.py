@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,11 +12,19 @@ from torch.nn import functional
 
 from mtl_benchmarks.batching.batches import Part
 from mtl_benchmarks.batching.loading import LoadedBatches
-from mtl_benchmarks.batching.tally import Rows, Tally
+from mtl_benchmarks.batching.tally import Rows, Tally, tallied
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.components.options import Choice
-from mtl_benchmarks.data_files import DataSource
-from mtl_benchmarks.faces.folder import ATTRIBUTES, COUNTS, PARTITION, FaceFolder, Faces, FaceSplit
+from mtl_benchmarks.data_files import DataSource, refuse_missing
+from mtl_benchmarks.faces.folder import (
+    ATTRIBUTES,
+    COUNTS,
+    PARTITION,
+    FaceFolder,
+    Faces,
+    FaceSplit,
+    missing_files,
+)
 from mtl_benchmarks.faces.source import OfficialCelebA
 from mtl_benchmarks.metrics import Baseline, Metric
 from mtl_benchmarks.models.cnn9 import CNN9
@@ -164,6 +172,17 @@ class CelebA(Benchmark):
         trap = "The papers' single-task script never leaves training mode: its batch normalisation tests on batches."
         return (trap, "The papers' pictures may have been made smaller by another filter.")
 
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """Refuse a folder that lacks the pictures or one of the text files.
+
+        Raises:
+            InvalidInputError: one of them is not there.
+        """
+        self._refuse_missing()
+
+    def _refuse_missing(self) -> None:
+        refuse_missing("CelebA", self.root, missing_files(self.root), self.data_sources())
+
     def data(self, split: FaceSplit) -> _Kept:
         """The pictures of a split.
 
@@ -171,6 +190,7 @@ class CelebA(Benchmark):
             InvalidInputError: something is wrong with the files, or there are fewer pictures than asked for.
         """
         if split not in self._folders:
+            self._refuse_missing()
             self._folders[split] = _Kept(FaceFolder(self.root, split, limit=self.limits[split]))
         return self._folders[split]
 
@@ -213,15 +233,10 @@ class CelebA(Benchmark):
             )
         return LoadedBatches(data, batch_size=batch_size, seed=seed, device=device, collate=Faces.stack)
 
-    @torch.no_grad()
     def tally(self, model: nn.Module, *, device: str, part: Part) -> Tally:
         """Hits, false alarms and misses of each attribute over a part of each split."""
-        was_training = model.training
-        model.eval()
-        found: dict[str, dict[str, Tensor | Rows]] = {}
-        for split in ("validation", "test"):
-            data = self.data(split)
-            begin, end = part.bounds(len(data))
+
+        def count(data: _Kept, begin: int, end: int) -> dict[str, Tensor | Rows]:
             counts = torch.zeros(3, len(self.tasks), dtype=torch.float64)
             for first in range(begin, end, _EVALUATED):
                 faces = Faces.stack([data[k] for k in range(first, min(first + _EVALUATED, end))]).to(device)
@@ -230,9 +245,9 @@ class CelebA(Benchmark):
                 there = faces.labels > 0
                 for row, cases in enumerate((yes & there, yes & ~there, ~yes & there)):
                     counts[row] += cases.double().sum(0).cpu()
-            found[split] = {"counts": counts}
-        model.train(was_training)
-        return found
+            return {"counts": counts}
+
+        return tallied(model, {split: self.data(split) for split in ("validation", "test")}, count, part=part)
 
     def metrics_from(self, tally: Tally) -> Evaluation:
         """F1 of each attribute over whole splits, in percent."""

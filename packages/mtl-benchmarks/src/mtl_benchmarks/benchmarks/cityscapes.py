@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import ClassVar
-
-from torch import nn
 
 from mtl_benchmarks.benchmarks.dense_prediction import DensePrediction
 from mtl_benchmarks.data_files import DataSource
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.models.segnet import CITYSCAPES_OUTPUTS
-from mtl_benchmarks.models.segnet_mtan import SegNetMTAN
 from mtl_benchmarks.protocol import papers
-from mtl_benchmarks.protocol.papers import Family
 from mtl_benchmarks.protocol.training import Training
 from mtl_benchmarks.published import PUBLISHED_METRICS, PublishedTable
 from mtl_benchmarks.scenes.layout import CITYSCAPES
-from mtl_benchmarks.scenes.scores import Averaging, scene_metrics
+from mtl_benchmarks.scenes.scores import scene_metrics
 from mtl_benchmarks.scenes.sources import OfficialCityScapes, Streets
 
 __all__ = ["CityScapes"]
@@ -37,7 +32,7 @@ class CityScapes(DensePrediction):
 
     On the official pictures (2,975 and 500 of 128 × 256) the defaults are the papers' protocol: SegNet-MTAN at full
     width, 200 epochs, batches of 8, mean of the last ten epochs. Elsewhere they are for two CPU cores: a quarter of the
-    width, 10 epochs in batches of 4, mean of the last two.
+    width, 10 epochs in batches of 4, a rate that falls to zero along half a cosine, the last epoch.
 
     Args:
         root: folder of the data set, with ``train`` and ``val``.
@@ -64,18 +59,6 @@ class CityScapes(DensePrediction):
         PublishedTable("COST", "Table 1", "CityScapes", _NAMES, (_NASH,)),
         PublishedTable("MARIGOLD", "Table 8", "CityScapes", _NAMES, (_NASH,)),
     )
-
-    def __init__(
-        self,
-        *,
-        root: str | Path,
-        model: Callable[..., nn.Module] = SegNetMTAN,
-        width: float | None = None,
-        family: Family = "nash",
-        augment: bool = True,
-        metrics: Averaging = "pixel",
-    ) -> None:
-        super().__init__(root=root, model=model, width=width, family=family, augment=augment, metrics=metrics)
 
     def papers_training(self) -> Training:
         """The papers' protocol."""

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar, Literal, cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtl_benchmarks.batching.batches import Batches, Part
-from mtl_benchmarks.batching.tally import Rows, Tally
+from mtl_benchmarks.batching.batches import Batches, Part, resident
+from mtl_benchmarks.batching.tally import Rows, Tally, tallied
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.benchmarks.ctr_log import CATEGORIES, DEVICES, HOURS, ClickLog, ClickWorld
 from mtl_benchmarks.benchmarks.ctr_scores import auc, log_product, ne_gain, normalised_entropy, scores
@@ -161,19 +160,16 @@ class CTR(Benchmark):
 
     def batches(self, *, batch_size: int, seed: int, device: str) -> Batches[ClickLog]:
         """Shuffled training impressions, kept on the device."""
-        data = self.data("train").to(device)
-        return Batches(lambda rows, generator: data.rows(rows.to(device)), len(data), batch_size=batch_size, seed=seed)
+        return resident(self.data("train"), batch_size=batch_size, seed=seed, device=device)
 
-    @torch.no_grad()
     def tally(self, model: nn.Module, *, device: str, part: Part) -> Tally:
         """The logits of a part of the test set: the area under a curve needs all of them side by side."""
-        data = self.data("test")
-        begin, end = part.bounds(len(data))
-        was_training = model.training
-        model.eval()
-        logits: dict[str, Tensor] = model(data.fields[begin:end].to(device))
-        model.train(was_training)
-        return {"test": {name: Rows(found.double()) for name, found in logits.items()}}
+
+        def count(data: ClickLog, begin: int, end: int) -> dict[str, Tensor | Rows]:
+            logits: dict[str, Tensor] = model(data.fields[begin:end].to(device))
+            return {name: Rows(found.double()) for name, found in logits.items()}
+
+        return tallied(model, {"test": self.data("test")}, count, part=part)
 
     def metrics_from(self, tally: Tally) -> Evaluation:
         """Normalised entropy and area under the curve of every task, over the whole test set.

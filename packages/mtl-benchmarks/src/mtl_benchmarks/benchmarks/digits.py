@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtl_benchmarks.batching.batches import Batches, Part
-from mtl_benchmarks.batching.tally import Rows, Tally
+from mtl_benchmarks.batching.batches import Batches, Part, resident
+from mtl_benchmarks.batching.tally import Rows, Tally, tallied
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.models.overlay_cnn import OverlayCNN
@@ -254,20 +254,15 @@ class Digits(Benchmark):
 
     def batches(self, *, batch_size: int, seed: int, device: str) -> Batches[OverlaidDigits]:
         """Shuffled training pairs, kept on the device."""
-        data = self.data("train").to(device)
-        return Batches(lambda rows, generator: data.rows(rows.to(device)), len(data), batch_size=batch_size, seed=seed)
+        return resident(self.data("train"), batch_size=batch_size, seed=seed, device=device)
 
-    @torch.no_grad()
     def tally(self, model: nn.Module, *, device: str, part: Part) -> Tally:
         """Pairs whose digits were read right, and squared errors of the pixels (full ink is 1), per split."""
-        was_training = model.training
-        model.eval()
-        found: dict[str, dict[str, Tensor | Rows]] = {}
-        for split in self.splits:
-            begin, end = part.bounds(len(self.data(split)))
-            found[split] = _counts(model, self.data(split).rows(slice(begin, end)).to(device))
-        model.train(was_training)
-        return found
+
+        def count(data: OverlaidDigits, begin: int, end: int) -> dict[str, Tensor | Rows]:
+            return _counts(model, data.rows(slice(begin, end)).to(device))
+
+        return tallied(model, {split: self.data(split) for split in self.splits}, count, part=part)
 
     def metrics_from(self, tally: Tally) -> Evaluation:
         """Accuracies in percent and the root mean squared error per pixel, over whole splits."""

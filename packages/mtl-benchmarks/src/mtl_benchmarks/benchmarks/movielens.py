@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtl_benchmarks.batching.batches import Batches, Part
-from mtl_benchmarks.batching.tally import Rows, Tally
+from mtl_benchmarks.batching.batches import Batches, Part, resident
+from mtl_benchmarks.batching.splits import drawn_splits
+from mtl_benchmarks.batching.tally import Rows, Tally, tallied
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.benchmarks.ctr_scores import auc
 from mtl_benchmarks.benchmarks.movielens_files import Ratings, movielens_files, read_movielens
@@ -107,15 +107,14 @@ class MovieLens(Benchmark):
         return self._data[split]
 
     def _draw(self, ratings: Ratings, cardinalities: dict[str, int]) -> None:
-        sizes = {"test": self.n_test, "validation": self.n_validation, "train": self.n_train}
-        wanted = sum(sizes.values())
-        if wanted > len(ratings):
-            raise InvalidParameterError(
-                f"`n_train` + `n_validation` + `n_test` must be at most {len(ratings)}, the ratings there are, got "
-                f"{self.n_train} + {self.n_validation} + {self.n_test} = {wanted}."
-            )
-        order = torch.randperm(len(ratings), generator=torch.Generator().manual_seed(self.data_seed))
-        rows = dict(zip(sizes, order.split([*sizes.values(), len(order) - wanted]), strict=False))
+        rows = drawn_splits(
+            len(ratings),
+            train=self.n_train,
+            validation=self.n_validation,
+            test=self.n_test,
+            seed=self.data_seed,
+            what="ratings",
+        )
         for split in self.splits:
             stars = ratings.stars[rows[split]]
             if not (bool((stars < 4).any()) and bool((stars == 5).any())):
@@ -144,22 +143,16 @@ class MovieLens(Benchmark):
 
     def batches(self, *, batch_size: int, seed: int, device: str) -> Batches[Ratings]:
         """Shuffled ratings for training, kept on the device."""
-        data = self.data("train").to(device)
-        return Batches(lambda rows, generator: data.rows(rows.to(device)), len(data), batch_size=batch_size, seed=seed)
+        return resident(self.data("train"), batch_size=batch_size, seed=seed, device=device)
 
-    @torch.no_grad()
     def tally(self, model: nn.Module, *, device: str, part: Part) -> Tally:
         """The outputs for a part of every split: the area under a curve needs all of them side by side."""
-        was_training = model.training
-        model.eval()
-        found = {}
-        for split in self.splits:
-            data = self.data(split)  # type: ignore[arg-type]
-            begin, end = part.bounds(len(data))
+
+        def count(data: Ratings, begin: int, end: int) -> dict[str, Tensor | Rows]:
             outputs: dict[str, Tensor] = model(data.fields[begin:end].to(device))
-            found[split] = {task: Rows(output.double()) for task, output in outputs.items()}
-        model.train(was_training)
-        return found
+            return {task: Rows(output.double()) for task, output in outputs.items()}
+
+        return tallied(model, {split: self.data(split) for split in self.splits}, count, part=part)  # type: ignore[arg-type]
 
     def metrics_from(self, tally: Tally) -> Evaluation:
         """Root of the mean squared error in stars, and areas under the curve, over whole splits."""

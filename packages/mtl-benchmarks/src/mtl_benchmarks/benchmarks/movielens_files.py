@@ -57,7 +57,9 @@ def movielens_files() -> list[Path]:
         InvalidInputError: it is, and a file is not where it was.
     """
     names = [f"{_FOLDER}/{name}" for name in _COLUMNS]
-    return packaged_files("recbole", names, what="MovieLens-100K, files of the package recbole,", extra="movielens")
+    what = "MovieLens-100K, files of the package recbole,"
+    # Its own requirements pin other libraries to old versions.
+    return packaged_files("recbole", names, what=what, extra="movielens", dependencies=False)
 
 
 def read_movielens(files: Sequence[Path]) -> tuple[Ratings, dict[str, int]]:

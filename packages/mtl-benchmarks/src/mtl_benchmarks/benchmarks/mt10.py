@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -39,9 +38,8 @@ __all__ = ["MT10", "DemonstrationBatch"]
 _EPOCHS = 20
 
 
-@cache
-def _loaded(n_episodes: int, horizon: int, noise: float, world: str) -> Demonstrations:
-    return load_demonstrations(shared_workers(), n_episodes=n_episodes, horizon=horizon, noise=noise, world=world)
+_loaded: dict[tuple[int, int, float, str], Demonstrations] = {}
+"""The demonstrations of this process, by number of episodes, horizon, noise and world."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,36 @@ class MT10(Benchmark):
             MissingExtraError: ``metaworld`` is not installed.
             InvalidInputError: an expert never succeeds, or the cache is damaged or of another version.
         """
-        return _loaded(self.n_episodes, self.horizon, self.noise, self.world)
+        return self._demonstrations(say=None)
+
+    def _demonstrations(self, say: Callable[[str], None] | None) -> Demonstrations:
+        key = (self.n_episodes, self.horizon, self.noise, self.world)
+        if key not in _loaded:
+            _loaded[key] = load_demonstrations(
+                shared_workers(),
+                n_episodes=self.n_episodes,
+                horizon=self.horizon,
+                noise=self.noise,
+                world=self.world,
+                say=say,
+            )
+        return _loaded[key]
+
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """Let the experts play, where what they did is not in the user's cache: about two minutes on two cores.
+
+        Before the first step and not only after the last the simulator is looked for, too: an hour of training must not
+        end at a missing one.
+
+        Args:
+            say: called with how far it is.
+
+        Raises:
+            MissingExtraError: ``metaworld`` is not installed.
+            InvalidInputError: an expert never succeeds, or the cache is damaged or of another version.
+        """
+        expert_success(shared_workers(), horizon=self.horizon, n_goals=self.n_goals, world=self.world, say=say)
+        self._demonstrations(say)
 
     def remarks(self) -> tuple[str, ...]:
         """The experts' own success, where it is known."""
@@ -188,7 +215,6 @@ class MT10(Benchmark):
                 f"`batch_size` must be a multiple of {len(self.tasks)}, the tasks that share a batch equally, got "
                 f"{batch_size}."
             )
-        # Before the first step and not only after the last: an hour of training must not end at a missing simulator.
         expert_success(shared_workers(), horizon=self.horizon, n_goals=self.n_goals, world=self.world)
         found = self.demonstrations
         observations = {task: found.observations[found.of(task)].to(device) for task in self.tasks}

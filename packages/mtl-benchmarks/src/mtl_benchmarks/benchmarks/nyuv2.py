@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import ClassVar
-
-from torch import nn
 
 from mtl_benchmarks.benchmarks.dense_prediction import DensePrediction
 from mtl_benchmarks.data_files import DataSource
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.models.segnet import NYUV2_OUTPUTS
-from mtl_benchmarks.models.segnet_mtan import SegNetMTAN
 from mtl_benchmarks.protocol import papers
-from mtl_benchmarks.protocol.papers import Family
 from mtl_benchmarks.protocol.training import Training
 from mtl_benchmarks.published import PUBLISHED_METRICS, PublishedTable
 from mtl_benchmarks.scenes.layout import NYUV2
-from mtl_benchmarks.scenes.scores import Averaging, scene_metrics
+from mtl_benchmarks.scenes.scores import scene_metrics
 from mtl_benchmarks.scenes.sources import OfficialNYUv2, Rooms
 
 __all__ = ["NYUv2"]
@@ -47,7 +42,7 @@ class NYUv2(DensePrediction):
 
     On the official pictures (795 and 654 of 288 × 384) the defaults are the papers' protocol: SegNet-MTAN at full
     width, 200 epochs, batches of 2, mean of the last ten epochs. Elsewhere they are for two CPU cores: a quarter of the
-    width, 10 epochs in batches of 4, mean of the last two.
+    width, 10 epochs in batches of 4, a rate that falls to zero along half a cosine, the last epoch.
 
     Args:
         root: folder of the data set, with ``train`` and ``val``.
@@ -70,18 +65,6 @@ class NYUv2(DensePrediction):
     tasks: ClassVar[tuple[str, ...]] = NYUV2.tasks
     metrics: ClassVar[tuple[Metric, ...]] = scene_metrics(NYUV2)
     tables = _TABLES
-
-    def __init__(
-        self,
-        *,
-        root: str | Path,
-        model: Callable[..., nn.Module] = SegNetMTAN,
-        width: float | None = None,
-        family: Family = "nash",
-        augment: bool = True,
-        metrics: Averaging = "pixel",
-    ) -> None:
-        super().__init__(root=root, model=model, width=width, family=family, augment=augment, metrics=metrics)
 
     def papers_training(self) -> Training:
         """The papers' protocol."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from mtl_benchmarks.batching.batches import Batches, Part
 from mtl_benchmarks.batching.loading import LoadedBatches
-from mtl_benchmarks.batching.tally import Tally
+from mtl_benchmarks.batching.splits import drawn_splits
+from mtl_benchmarks.batching.tally import Rows, Tally, tallied
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.benchmarks.qm9_samples import PRINTED, PROPERTIES, MoleculeSample, MoleculeSet
 from mtl_benchmarks.data_files import DataSource
@@ -21,6 +22,8 @@ from mtl_benchmarks.metrics import Baseline, Metric
 from mtl_benchmarks.models.mpnn import MPNN
 from mtl_benchmarks.molecules import TARGETS, Molecules, load_qm9
 from mtl_benchmarks.molecules.files import QM9Files
+from mtl_benchmarks.molecules.qm9pack import package_files
+from mtl_benchmarks.molecules.raw import find_raw
 from mtl_benchmarks.protocol import papers
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
 from mtl_benchmarks.protocol.schedules import Cosine
@@ -158,6 +161,18 @@ class QM9(Benchmark):
         """The single-task errors that the released code has as constants."""
         return PRINTED
 
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """Refuse a ``root`` without the raw files, or where there is none, an environment without the package.
+
+        Raises:
+            MissingExtraError: neither a ``root`` nor the package.
+            InvalidInputError: a file is not there.
+        """
+        if self.root is None:
+            package_files()
+        else:
+            find_raw(Path(self.root))
+
     def data(self, split: Literal["train", "validation", "test"]) -> MoleculeSet:
         """The molecules of a split; the same at every call.
 
@@ -171,17 +186,16 @@ class QM9(Benchmark):
         return self._splits[split]
 
     def _draw(self, molecules: Molecules) -> None:
-        sizes = {"test": self.n_test, "validation": self.n_validation, "train": self.n_train}
-        wanted = sum(sizes.values())
-        if wanted > len(molecules):
-            raise InvalidParameterError(
-                f"`n_train` + `n_validation` + `n_test` must be at most {len(molecules)}, the molecules there are, got "
-                f"{self.n_train} + {self.n_validation} + {self.n_test} = {wanted}."
-            )
-        order = torch.randperm(len(molecules), generator=torch.Generator().manual_seed(self.data_seed))
+        rows = drawn_splits(
+            len(molecules),
+            train=self.n_train,
+            validation=self.n_validation,
+            test=self.n_test,
+            seed=self.data_seed,
+            what="molecules",
+        )
         names = [name for name, _ in TARGETS]
         targets = molecules.targets[:, [names.index(each.column) for each in PROPERTIES]]
-        rows = dict(zip(sizes, order.split([*sizes.values(), len(order) - wanted]), strict=False))
         counted = targets if self.statistics == "all" else targets[rows["train"]]
         differ = (counted != counted[0]).any(0)
         if not bool(differ.all()):
@@ -224,25 +238,20 @@ class QM9(Benchmark):
             lambda rows, generator: data.sample(rows).to(device), len(data), batch_size=batch_size, seed=seed
         )
 
-    @torch.no_grad()
     def tally(self, model: nn.Module, *, device: str, part: Part) -> Tally:
         """Summed absolute errors of each property in its unit, and how many molecules they are of, per split."""
-        was_training = model.training
-        model.eval()
-        found = {}
-        for split in self.splits:
-            data = self.data(split)  # type: ignore[arg-type]
-            begin, end = part.bounds(len(data))
+        factors = torch.tensor([each.factor for each in PROPERTIES], dtype=torch.float64)
+
+        def count(data: MoleculeSet, begin: int, end: int) -> dict[str, Tensor | Rows]:
             total = torch.zeros(len(self.tasks), dtype=torch.float64)
             for rows in torch.arange(begin, end).split(_EVALUATED) if end > begin else ():
                 sample = data.sample(rows).to(device)
                 output: dict[str, Tensor] = model(sample.molecules)
                 error = torch.stack([output[task] for task in self.tasks], dim=1) - sample.targets
                 total += error.abs().double().sum(0).cpu()
-            factors = torch.tensor([each.factor for each in PROPERTIES], dtype=torch.float64)
-            found[split] = {"errors": total * self._scale * factors, "molecules": torch.tensor(end - begin)}
-        model.train(was_training)
-        return found
+            return {"errors": total * self._scale * factors, "molecules": torch.tensor(end - begin)}
+
+        return tallied(model, {split: self.data(split) for split in self.splits}, count, part=part)  # type: ignore[arg-type]
 
     def metrics_from(self, tally: Tally) -> Evaluation:
         """Mean absolute error of each property over the whole of each split, in its unit."""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtl_benchmarks.batching.batches import Batches, Part
-from mtl_benchmarks.batching.tally import Rows, Tally
+from mtl_benchmarks.batching.batches import Batches, Part, resident
+from mtl_benchmarks.batching.splits import drawn_splits
+from mtl_benchmarks.batching.tally import Rows, Tally, tallied
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.benchmarks.ctr_scores import auc
 from mtl_benchmarks.benchmarks.yeast_table import N_CLASSES, N_FEATURES, read_yeast, yeast_file
@@ -133,15 +134,14 @@ class Yeast(Benchmark):
         return self._data[split]
 
     def _draw(self, table: Tensor) -> None:
-        sizes = {"test": self.n_test, "validation": self.n_validation, "train": self.n_train}
-        wanted = sum(sizes.values())
-        if wanted > len(table):
-            raise InvalidParameterError(
-                f"`n_train` + `n_validation` + `n_test` must be at most {len(table)}, the genes there are, got "
-                f"{self.n_train} + {self.n_validation} + {self.n_test} = {wanted}."
-            )
-        order = torch.randperm(len(table), generator=torch.Generator().manual_seed(self.data_seed))
-        rows = dict(zip(sizes, order.split([*sizes.values(), len(order) - wanted]), strict=False))
+        rows = drawn_splits(
+            len(table),
+            train=self.n_train,
+            validation=self.n_validation,
+            test=self.n_test,
+            seed=self.data_seed,
+            what="genes",
+        )
         features, labels = table[:, :N_FEATURES], table[:, N_FEATURES:]
         for split in self.splits:
             with_both = (labels[rows[split]] > 0).any(0) & (labels[rows[split]] == 0).any(0)
@@ -188,22 +188,16 @@ class Yeast(Benchmark):
 
     def batches(self, *, batch_size: int, seed: int, device: str) -> Batches[Genes]:
         """Shuffled genes for training, kept on the device."""
-        data = self.data("train").to(device)
-        return Batches(lambda rows, generator: data.rows(rows.to(device)), len(data), batch_size=batch_size, seed=seed)
+        return resident(self.data("train"), batch_size=batch_size, seed=seed, device=device)
 
-    @torch.no_grad()
     def tally(self, model: nn.Module, *, device: str, part: Part) -> Tally:
         """The logits of a part of every split: the area under a curve needs all of them side by side."""
-        was_training = model.training
-        model.eval()
-        found = {}
-        for split in self.splits:
-            data = self.data(split)  # type: ignore[arg-type]
-            begin, end = part.bounds(len(data))
+
+        def count(data: Genes, begin: int, end: int) -> dict[str, Tensor | Rows]:
             logits: dict[str, Tensor] = model(data.features[begin:end].to(device))
-            found[split] = {"logits": Rows(torch.cat([logits[task] for task in self.tasks], dim=1).double())}
-        model.train(was_training)
-        return found
+            return {"logits": Rows(torch.cat([logits[task] for task in self.tasks], dim=1).double())}
+
+        return tallied(model, {split: self.data(split) for split in self.splits}, count, part=part)  # type: ignore[arg-type]
 
     def metrics_from(self, tally: Tally) -> Evaluation:
         """Area under the curve of every class, over whole splits."""

@@ -19,7 +19,7 @@ from mtl_benchmarks.components.signatures import Argument
 from mtl_core import InvalidParameterError, UnknownNameError
 from mtl_core.extension import plain_name
 
-__all__ = ["KINDS", "Chosen", "Kind", "KindName", "choose", "chosen_of", "parse_choice", "part_flag"]
+__all__ = ["KINDS", "Chosen", "Kind", "KindName", "choose", "chosen_of", "parse_choice", "parse_part", "part_flag"]
 
 KindName = Literal["benchmark", "method", "teleport"]
 
@@ -203,12 +203,26 @@ def _chosen_part(flag: str, part: Part, words: Sequence[str] | None, base: Choic
         return base
     if not words:
         raise InvalidParameterError(f"`{flag}` must be followed by a name, got none.")
-    name, options = _split_choice(words[0], part.registry.names())
+    given = parse_part(part, words[0])
+    same = part.registry.name_of(base.name, part.find(base.name)) == given.name
+    return Choice(given.name, {**(base.options if same else {}), **given.options})
+
+
+def parse_part(part: Part, text: str) -> Choice:
+    """``"segnetsplit"`` or ``"lora:rank=3"`` → the choice, under its registered name.
+
+    Args:
+        part: what kind of object it is.
+        text: as typed.
+
+    Raises:
+        UnknownNameError: a name or option that does not exist.
+        InvalidParameterError: an option without a value, or with one that is none.
+    """
+    name, options = _split_choice(text, part.registry.names())
     cls = part.find(name)
     own = part.registry.name_of(name, cls)
-    same = part.registry.name_of(base.name, part.find(base.name)) == own
-    given = _typed(f"{part.registry.kind} {own!r}", options, option_arguments(cls, given=part.provided))
-    return Choice(own, {**(base.options if same else {}), **given})
+    return Choice(own, _typed(f"{part.registry.kind} {own!r}", options, option_arguments(cls, given=part.provided)))
 
 
 def parse_choice(kind: KindName, text: str) -> Choice:

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks import available, benchmark_class
-from mtl_benchmarks.command_line.choosing import Chosen, KindName
+from mtl_benchmarks.command_line.choosing import Chosen, KindName, parse_part
 from mtl_benchmarks.command_line.option import Option, read_options, refuse_unknown
 from mtl_benchmarks.command_line.training_words import TrainingWords
 from mtl_benchmarks.command_line.words import Words
-from mtl_benchmarks.components.making import make_benchmark, resolve_benchmark
+from mtl_benchmarks.components.making import MODELS, benchmark_parts, make_benchmark, resolve_benchmark
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.protocol.training import Training
 from mtl_benchmarks.runs.config import RunConfig
@@ -57,8 +57,14 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(range(listed[0]))
 
 
-def shared_options(tasks: Sequence[str], base: RunConfig | None) -> list[Option]:
-    """Options of everything that trains, beside those of the protocol."""
+def shared_options(tasks: Sequence[str], base: RunConfig | None, *, has_networks: bool = True) -> list[Option]:
+    """Options of everything that trains, beside those of the protocol.
+
+    Args:
+        tasks: of the benchmark.
+        base: a run whose configuration the options are laid over.
+        has_networks: whether the benchmark lets its network be chosen; else help leaves out what is about networks.
+    """
     return [
         Option("--tasks", str, "train these tasks only", many=True, shown="TASK", names=lambda: tasks),
         Option(
@@ -69,6 +75,15 @@ def shared_options(tasks: Sequence[str], base: RunConfig | None) -> list[Option]
         ),
         Option("--device", str, "as torch names it", base.device if base else "cpu"),
         Option("--threads", int, "torch's CPU threads", base.threads if base else 1),
+        Option(
+            "--baseline_model",
+            str,
+            "network of the single-task runs; with options as NAME:OPTION=VALUE",
+            base.baseline_model.name if base and base.baseline_model else None,
+            shown="NAME",
+            names=MODELS.names,
+            hidden=not has_networks,
+        ),
     ]
 
 
@@ -104,14 +119,23 @@ class Request:
         base: dict[str, Any] = {}
         protocol = case.training
         if self.base is not None:
-            base = {name: vars(self.base)[name] for name in ("tasks", "heads", "device", "threads")}
+            names = ("tasks", "heads", "device", "threads", "baseline_model")
+            base = {name: vars(self.base)[name] for name in names}
             protocol = self.base.training
         given = {
             name: self.values[f"--{name}"]
             for name in ("tasks", "heads", "device", "threads")
             if f"--{name}" in self.values
         }
+        if "--baseline_model" in self.values:
+            given["baseline_model"] = self._baseline_model(self.values["--baseline_model"])
         return {**base, **given, "training": self.training.applied(protocol, self.values)}
+
+    def _baseline_model(self, text: str) -> Choice | None:
+        """The network of single-task runs as typed; ``none``: that of the run, whatever the base has."""
+        if text.lower() == "none":
+            return None
+        return parse_part(benchmark_parts(benchmark_class(self.benchmark.name))["model"], text)
 
     def resolved(self, kind: KindName) -> Choice:
         """What was chosen of a kind, with the options that were typed."""

@@ -156,7 +156,8 @@ def own_options(
 ) -> dict[str, list[Option]]:
     """The options of ``run`` that depend on no class."""
     method, teleport = chosen.get("method"), chosen.get("teleport")
-    first, *rest = shared_options(tasks, base)
+    benchmark = chosen.get("benchmark")
+    first, *rest = shared_options(tasks, base, has_networks=benchmark is None or "model" in benchmark.parts)
     seeds = "1" if base is None else f"{base.seed},"
     return {
         "what is run": [

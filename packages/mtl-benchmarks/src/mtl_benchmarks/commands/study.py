@@ -144,6 +144,7 @@ def _study(request: Request) -> None:
             settings=settings,
             processes=values.get("--processes", 1),
             progress=progress,
+            say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
         )
         shown = [run for run in found.runs if run.config.teleport is None or run.config.teleport.name not in CONTROLS]
         print_report(shown, console)

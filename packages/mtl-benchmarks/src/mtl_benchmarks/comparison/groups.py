@@ -58,6 +58,9 @@ class Group:
 class Comparison:
     """Groups that may be compared: one benchmark with the same options, tasks, training, precision and device.
 
+    The network of the single-task runs behind Δm is one of these: Δm against one network never stands beside Δm against
+    another.
+
     Attributes:
         protocol: what they have in common, as :func:`protocol_of` gives it.
         tasks: the tasks that are trained.
@@ -110,8 +113,9 @@ class Comparison:
 def compare(runs: Sequence[RunResult], *, others: Sequence[RunResult] = ()) -> list[Comparison]:
     """Sort runs into comparisons, and these into groups.
 
-    Runs of different protocols never share a comparison. Single-task runs stand below the multi-task runs of the same
-    protocol that train their task, and in a comparison of their own where there is none. Copies count once.
+    Runs of different protocols never share a comparison. Single-task runs stand below the multi-task runs whose
+    baselines they are, by protocol and network, and in a comparison of their own where there is none. Copies count
+    once.
 
     Args:
         runs: complete runs.
@@ -129,7 +133,7 @@ def compare(runs: Sequence[RunResult], *, others: Sequence[RunResult] = ()) -> l
         place[2].append(run)
     for run in [run for run in asked if run.config.is_single_task]:
         protocol = protocol_of(run.config)
-        homes = [p for p in places.values() if p[0] == protocol and set(run.config.tasks) <= set(p[1])]
+        homes = [p for p in places.values() if set(run.config.tasks) <= set(p[1]) and _alone(p[2][0]) == protocol]
         homes = homes or [places.setdefault(_key(protocol, ()), (protocol, (), []))]
         for _, _, members in homes:
             members.append(run)
@@ -138,6 +142,11 @@ def compare(runs: Sequence[RunResult], *, others: Sequence[RunResult] = ()) -> l
         Comparison(protocol, tasks, _told_apart(number, found), *_groups(members, pool))
         for number, (protocol, tasks, members) in enumerate(found)
     ]
+
+
+def _alone(run: RunResult) -> dict[str, Any]:
+    """The protocol of the single-task runs of a multi-task run."""
+    return protocol_of(run.config.single_task(run.config.tasks[0]))
 
 
 def _key(protocol: Mapping[str, Any], tasks: tuple[str, ...]) -> str:
@@ -211,8 +220,16 @@ def _labels(configs: Sequence[RunConfig]) -> list[str]:
         own = flat(config.as_group())
         keys = [key for key in own if any(other.get(key) != own[key] for other in all_flat)]
         extra = ", ".join(f"{key.replace('.options', '')}={_shown(own[key])}" for key in keys)
+        extra = extra or _other_network(config, configs[0])
         labels.append(f"{config.label} ({extra})" if extra else config.label)
     return labels
+
+
+def _other_network(config: RunConfig, first: RunConfig) -> str:
+    """The network of a single-task run that stands below runs of another one."""
+    own = config.benchmark.options.get("model")
+    is_other = config.is_single_task and not first.is_single_task and own != first.benchmark.options.get("model")
+    return str(own.name) if is_other and own is not None else ""
 
 
 def _shown(value: Any) -> str:

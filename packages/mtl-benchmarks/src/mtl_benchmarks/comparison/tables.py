@@ -177,7 +177,8 @@ def _published_table(comparison: Comparison, published: PublishedTable, metrics:
     shown = {*published.metrics, *(b.metric.name for b in problem.baselines if whole)}
     columns = (*(column_of(metric) for metric in metrics if metric.name in shown), _DELTA)
     printed_as = printed_protocol(comparison.config, published)
-    changed = differing([printed_as, comparison.protocol])
+    # Which network single-task runs have is no difference of the rows, and their values stand below as measured.
+    changed = [k for k in differing([printed_as, comparison.protocol]) if not k.startswith("baseline_model.")]
     if changed or not whole:
         said = [f"{short_name(k)} {comparison.protocol.get(k)} instead of {printed_as.get(k)}" for k in changed]
         notes.append(f"The runs above have another protocol than this table: {'; '.join(said) or 'other tasks'}.")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mtl_benchmarks.engine.series import TaskSeries
+from mtl_benchmarks.engine.stacked import Stacked
 from mtl_core import StepReport
 
 __all__ = ["TIMES", "Recorder", "conflict_statistics"]
@@ -78,8 +79,8 @@ class Recorder:
     events: list[dict[str, Any]] = field(default_factory=list)
     trace: list[list[float]] = field(default_factory=list)
     series: TaskSeries = field(init=False)
-    _losses: list[Tensor] = field(default_factory=list)
-    _gramians: list[Tensor] = field(default_factory=list)
+    _losses: Stacked = field(default_factory=Stacked)
+    _gramians: Stacked = field(default_factory=Stacked)
     _seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIMES, 0.0))
 
     def __post_init__(self) -> None:
@@ -135,22 +136,29 @@ class Recorder:
             step: steps taken.
             rates: learning rates of the optimiser's groups.
         """
-        losses = torch.stack(self._losses).double().cpu().nanmean(0).tolist()
-        row = {f"loss_{task}": value for task, value in zip(self.tasks, losses, strict=True)}
-        if len(self._gramians) == len(self._losses) and len(self.tasks) > 1:
-            row |= conflict_statistics(torch.stack(self._gramians).double().cpu())
-        row |= self.series.end_interval(self._gramians, steps=len(self._losses), number=len(self.training))
+        losses = self._losses.whole()
+        assert losses is not None
+        means = losses.double().cpu().nanmean(0).tolist()
+        row = {f"loss_{task}": value for task, value in zip(self.tasks, means, strict=True)}
+        found = self._gramians.whole() if len(self._gramians) == len(losses) and len(self.tasks) > 1 else None
+        gramians = None if found is None else found.double().cpu()
+        if gramians is not None:
+            row |= conflict_statistics(gramians)
+        row |= self.series.end_interval(gramians, steps=len(losses), number=len(self.training))
         self.training.append({**row, **rates})
         self.history.append({split: dict(values) for split, values in evaluation.items()})
         self.times.append(self._seconds)
         self.epochs.append(epoch)
         self.steps.append(step)
-        self._losses, self._gramians, self._seconds = [], [], dict.fromkeys(TIMES, 0.0)
+        self._losses.clear()
+        self._gramians.clear()
+        self._seconds = dict.fromkeys(TIMES, 0.0)
 
     @property
     def last_losses(self) -> list[float]:
         """The losses of the latest step since the last evaluation; waits for the device."""
-        return self._losses[-1].tolist() if self._losses else []
+        last = self._losses.last
+        return [] if last is None else list(last.tolist())
 
     def n_events(self, *, accepted: bool) -> int:
         """Number of moves so far that were kept, or undone."""
@@ -166,8 +174,8 @@ class Recorder:
             "steps": list(self.steps),
             "events": list(self.events),
             "trace": torch.tensor(self.trace, dtype=torch.float64),
-            "losses": torch.stack(self._losses) if self._losses else None,
-            "gramians": torch.stack(self._gramians) if self._gramians else None,
+            "losses": self._losses.whole(),
+            "gramians": self._gramians.whole(),
             "series": self.series.state_dict(),
             "seconds": dict(self._seconds),
         }
@@ -178,8 +186,8 @@ class Recorder:
         self.times, self.epochs, self.steps = list(state["times"]), list(state["epochs"]), list(state["steps"])
         self.events = list(state["events"])
         self.trace = state["trace"].tolist()
-        self._losses = [] if state["losses"] is None else list(state["losses"])
-        self._gramians = [] if state["gramians"] is None else list(state["gramians"])
+        self._losses.load(state["losses"])
+        self._gramians.load(state["gramians"])
         self.series.load_state_dict(state["series"])
         self._seconds = dict(state["seconds"])
 

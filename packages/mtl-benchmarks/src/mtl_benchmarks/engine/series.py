@@ -7,7 +7,7 @@ thinned series is kept: every s-th, where s doubles each time the series is full
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Generic, TypeVar
@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from mtl_benchmarks.engine.stacked import Stacked
 from mtl_core import StepReport
 
 __all__ = ["PAIR_HEADER", "STEP_HEADER", "TaskSeries", "Thinned", "pair_cosines"]
@@ -109,8 +110,11 @@ class TaskSeries:
     steps: Thinned[Tensor] = field(default_factory=lambda: Thinned(MAX_STEPS))
     pairs: Thinned[Tensor] = field(default_factory=lambda: Thinned(MAX_PAIRS))
     last: StepReport | None = None
-    _weights: list[Tensor] = field(default_factory=list)
-    _waiting: list[tuple[int, Tensor, Tensor | None, Tensor | None]] = field(default_factory=list)
+    _weights: Stacked = field(default_factory=Stacked)
+    _waiting: list[tuple[int, bool, bool]] = field(default_factory=list)
+    """Steps of which single values are to be kept, and whether they had weights and a Gramian."""
+    _parts: tuple[Stacked, Stacked, Stacked] = field(default_factory=lambda: (Stacked(), Stacked(), Stacked()))
+    """Losses, weights and squared norms of those steps that had them."""
 
     def record_step(self, report: StepReport, *, step: int) -> None:
         """Keep one step."""
@@ -121,57 +125,73 @@ class TaskSeries:
         if weights is not None:
             self._weights.append(weights)
         if self.steps.wants(step):
-            norms = None if report.gramian is None else report.gramian.diagonal()
-            self._waiting.append((step, report.losses, weights, norms))
+            squared = None if report.gramian is None else report.gramian.diagonal()
+            self._waiting.append((step, weights is not None, squared is not None))
+            for kept, part in zip(self._parts, (report.losses, weights, squared), strict=True):
+                if part is not None:
+                    kept.append(part.detach())
 
-    def end_interval(self, gramians: Sequence[Tensor], *, steps: int, number: int) -> dict[str, float]:
+    def end_interval(self, gramians: Tensor | None, *, steps: int, number: int) -> dict[str, float]:
         """Means over the steps since the last evaluation, named after what they are and their task.
 
         Args:
-            gramians: of these steps, one per step where all of them had one.
+            gramians: of these steps, [n, m, m] float64 on the host; None where not all of them had one.
             steps: how many there were.
             number: how many evaluations there were before.
         """
         row: dict[str, float] = {}
-        if self._weights and len(self._weights) == steps:
-            device = self._weights[-1].device  # those from before a restart come from the CPU
-            row |= self._named("weight", torch.stack([w.to(device) for w in self._weights]).double().cpu().nanmean(0))
-        if gramians and len(gramians) == steps and len(self.tasks) > 1:
-            stacked = torch.stack(list(gramians)).double().cpu()
-            row |= self._named("norm", stacked.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt().mean(0))
-            row |= self._named("cosine", _mean_cosines(stacked))
+        weights = self._weights.whole()
+        if weights is not None and len(weights) == steps:
+            row |= self._named("weight", weights.double().cpu().nanmean(0))
+        if gramians is not None:
+            row |= self._named("norm", gramians.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt().mean(0))
+            row |= self._named("cosine", _mean_cosines(gramians))
             if self.pairs.wants(number):
-                self.pairs.offer(number, pair_cosines(stacked).float())
+                self.pairs.offer(number, pair_cosines(gramians).float())
         self._read_waiting()
-        self._weights = []
+        self._weights.clear()
         return {name: value for name, value in row.items() if not math.isnan(value)}
 
     def _named(self, quantity: str, values: Tensor) -> dict[str, float]:
         return {f"{quantity}_{task}": value for task, value in zip(self.tasks, values.tolist(), strict=True)}
 
     def _read_waiting(self) -> None:
-        absent = torch.full((len(self.tasks),), torch.nan)
-        for step, losses, weights, squared in self._waiting:
-            norms = absent if squared is None else squared.detach().cpu().clamp(min=0).sqrt().float()
-            shown = absent if weights is None else weights.detach().cpu().float()
-            self.steps.offer(step, torch.stack([losses.detach().cpu().float(), shown, norms]))
+        values = self._waiting_values()
+        values[:, 2] = values[:, 2].clamp(min=0).sqrt()
+        for (step, *_), row in zip(self._waiting, values.float(), strict=True):
+            self.steps.offer(step, row.clone())  # not a view, which would keep the rows that are thinned out
+        self._forget_waiting()
+
+    def _waiting_values(self) -> Tensor:
+        """Losses, weights and squared norms of the waiting steps, [n, 3, m] float64; NaN where there are none."""
+        values = torch.full((len(self._waiting), 3, len(self.tasks)), torch.nan, dtype=torch.float64)
+        for k, (kept, there) in enumerate(zip(self._parts, self._there(), strict=True)):
+            whole = kept.whole()
+            if whole is not None:
+                values[there, k] = whole.double().cpu()
+        return values
+
+    def _there(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Which of the waiting steps have losses, weights and squared norms, [n] each."""
+        weighted = torch.tensor([weighted for _, weighted, _ in self._waiting], dtype=torch.bool)
+        measured = torch.tensor([measured for _, _, measured in self._waiting], dtype=torch.bool)
+        return torch.ones(len(self._waiting), dtype=torch.bool), weighted, measured
+
+    def _forget_waiting(self) -> None:
         self._waiting = []
+        for kept in self._parts:
+            kept.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data and few tensors, whatever the length of the series: each tensor in a checkpoint costs time."""
-        absent = torch.full((len(self.tasks),), torch.nan, dtype=torch.float64)
-        waiting = [
-            torch.stack([absent if part is None else part.detach().cpu().double() for part in parts])
-            for _, *parts in self._waiting
-        ]
         return {
             "steps": _packed(self.steps),
             "pairs": _packed(self.pairs),
-            "weights": torch.stack(self._weights) if self._weights else None,
+            "weights": self._weights.whole(),
             "waiting": (
                 [step for step, *_ in self._waiting],
-                [(weights is not None, squared is not None) for _, _, weights, squared in self._waiting],
-                torch.stack(waiting) if waiting else None,
+                [(weighted, measured) for _, weighted, measured in self._waiting],
+                self._waiting_values() if self._waiting else None,
             ),
         }
 
@@ -181,12 +201,13 @@ class TaskSeries:
             kept.stride = state[name]["stride"]
             values = state[name]["values"]
             kept.items = [] if values is None else list(zip(state[name]["places"], values, strict=True))
-        self._weights = [] if state["weights"] is None else list(state["weights"])
+        self._weights.load(state["weights"])
         steps, there, values = state["waiting"]
-        self._waiting = [
-            (step, found[0], found[1] if weighted else None, found[2] if measured else None)
-            for step, (weighted, measured), found in zip(steps, there, [] if values is None else values, strict=True)
-        ]
+        self._forget_waiting()
+        self._waiting = [(step, *found) for step, found in zip(steps, there, strict=True)]
+        if values is not None:
+            for k, (part, rows) in enumerate(zip(self._parts, self._there(), strict=True)):
+                part.load(values[rows, k] if bool(rows.any()) else None)
 
     def step_rows(self) -> Iterable[tuple[Any, ...]]:
         """Rows of ``steps.csv``: step, task, loss, weight, norm; empty where there is none."""

@@ -15,7 +15,16 @@ from torch import Tensor
 from mtl_core import InvalidInputError, MissingExtraError
 from mtl_core.checks import one_of
 
-__all__ = ["ATTRIBUTES", "COUNTS", "FaceFolder", "FaceSplit", "Faces", "folder_problems", "picture_problems"]
+__all__ = [
+    "ATTRIBUTES",
+    "COUNTS",
+    "FaceFolder",
+    "FaceSplit",
+    "Faces",
+    "folder_problems",
+    "missing_files",
+    "picture_problems",
+]
 
 ATTRIBUTES: tuple[str, ...] = (
     "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose",
@@ -93,6 +102,7 @@ class FaceFolder:
             raise InvalidInputError(
                 f"`root` must hold CelebA, got {len(problems)} problem(s):\n"
                 + "\n".join(f"- {problem}" for problem in problems)
+                + "\n`mtl-bench data celeba` says how it must lie."
             )
         names, labels, parts = _tables(self.root)
         rows = [k for k, part in enumerate(parts) if part == _SPLITS.index(split)]
@@ -112,6 +122,13 @@ class FaceFolder:
         return Faces(_picture(path)[None], self.labels[index : index + 1])
 
 
+def missing_files(root: str | Path) -> list[str]:
+    """Which of the folder of pictures and the two text files are not there, as paths below ``root``."""
+    base = Path(root)
+    there = {PICTURES: (base / PICTURES).is_dir(), **{name: (base / name).is_file() for name in (LABELS, PARTITION)}}
+    return [name for name, is_there in there.items() if not is_there]
+
+
 def folder_problems(root: str | Path) -> list[str]:
     """What is wrong with the files, each with its name; empty where a run can begin.
 
@@ -121,10 +138,10 @@ def folder_problems(root: str | Path) -> list[str]:
         root: the data set's folder; it need not exist.
     """
     base = Path(root)
-    found = [f"{base / name}: there is no such folder" for name in (PICTURES,) if not (base / name).is_dir()]
-    found += [f"{base / name}: is missing" for name in (LABELS, PARTITION) if not (base / name).is_file()]
-    if found:
-        return found
+    missing = missing_files(root)
+    if missing:
+        how = {PICTURES: "there is no such folder"}
+        return [f"{base / name}: {how.get(name, 'is missing')}" for name in missing]
     found = [*_label_problems(base / LABELS), *_partition_problems(base / PARTITION)]
     if found:
         return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from mtl_benchmarks.data_files import DataSource
 from mtl_benchmarks.molecules.raw import RAW_FILES, read_raw
 from mtl_core import InvalidInputError
+from mtl_core.extension import install_line
 
 __all__ = ["QM9Files"]
 
@@ -18,7 +19,7 @@ _MOLECULES, _LAST = 130_831, 133_885
 _INSTRUCTIONS = """\
 QM9: 130,831 molecules, from either of
 
-1. the package qm9pack (104 MB): pip install 'mtl-benchmarks[qm9]'. Nothing else is needed, and no --root.
+1. the package qm9pack (104 MB): {install}. Nothing else is needed, and no --root.
 2. the raw files of torch_geometric.datasets.QM9, which fetches them where it may, under {raw}:
      {structures}
        (zip) with {names}
@@ -38,6 +39,7 @@ class QM9Files(DataSource):
             root: the folder of the data; it need not exist.
         """
         return _INSTRUCTIONS.format(
+            install=install_line("mtl-benchmarks[qm9]"),
             raw=root / "raw",
             structures=_STRUCTURES,
             names=" and ".join(RAW_FILES[:2]),

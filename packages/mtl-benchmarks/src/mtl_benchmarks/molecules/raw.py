@@ -19,6 +19,7 @@ __all__ = ["RAW_FILES", "find_raw", "read_raw"]
 RAW_FILES = ("gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt")
 """What PyG keeps in ``raw/``, of the archives ``qm9.zip`` (MoleculeNet) and figshare's file 3195404."""
 
+_WAY_OUT = "torch_geometric.datasets.QM9(root) downloads them; `mtl-bench data qm9` says from where."
 _ENERGIES = ("zpve", "u0", "u298", "h298", "g298")
 _ATOMISED = ("u0_atom", "u298_atom", "h298_atom", "g298_atom")
 _COLUMNS = ["A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", *_ENERGIES, "cv", *_ATOMISED]
@@ -40,11 +41,11 @@ def find_raw(root: Path) -> list[Path]:
             return files
         if len(missing) < len(files):
             raise InvalidInputError(
-                f"`root` must hold {', '.join(RAW_FILES)}, got {str(folder)!r} without {', '.join(missing)}."
+                f"`root` must hold {', '.join(RAW_FILES)}, got {str(folder)!r} without {', '.join(missing)}. {_WAY_OUT}"
             )
     raise InvalidInputError(
         f"`root` must hold {', '.join(RAW_FILES)}, got {str(root)!r}, which has none of them, nor a folder raw with "
-        "them. torch_geometric.datasets.QM9(root) downloads them."
+        f"them. {_WAY_OUT}"
     )
 
 

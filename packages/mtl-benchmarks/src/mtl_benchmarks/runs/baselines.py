@@ -17,7 +17,8 @@ __all__ = ["own_baselines", "single_task_configs", "single_tasks", "without_shar
 def single_task_configs(config: RunConfig) -> tuple[RunConfig, ...]:
     """The runs that give the baselines of ``config``: each task alone, everything else the same.
 
-    Their options of heads and clipping are the same as well. Several runs that differ in method or teleport share them,
+    Their options of heads and clipping are the same as well, and so is the network, unless ``config.baseline_model``
+    names another one. Several runs that differ in method or teleport share them,
     so that a directory of runs holds each only once.
     """
     if not make_benchmark(config.benchmark).has_single_task_runs or config.is_single_task:
@@ -69,9 +70,16 @@ def _own_baselines(config: RunConfig, runs: Iterable[RunResult]) -> tuple[Baseli
         for metric in make_benchmark(config.benchmark).metrics:
             if metric.task in single.tasks:
                 values = [run.values[metric.name] for run in found[digest]]
-                source = f"{len(values)} single-task run(s) of this code, seeds {_seeds(found[digest])}"
+                source = (
+                    f"{len(values)} single-task run(s) of this code{_network(config)}, seeds {_seeds(found[digest])}"
+                )
                 baselines.append(Baseline(metric, statistics.fmean(values), source))
     return tuple(baselines)
+
+
+def _network(config: RunConfig) -> str:
+    """Which network the single-task runs have, where it is another one."""
+    return "" if config.baseline_model is None else f" with the network {config.baseline_model.name}"
 
 
 def _seeds(runs: Sequence[RunResult]) -> str:

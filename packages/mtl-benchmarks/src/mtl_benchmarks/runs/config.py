@@ -43,6 +43,8 @@ class RunConfig:
         device: where to compute.
         threads: torch's CPU threads; part of the configuration because sums depend on it.
         ranks: processes that train together, for the same reason.
+        baseline_model: the network of the single-task runs that Δm is against; None: the run's own with one task. Part
+            of the configuration because Δm depends on it, though the training does not; files name it where it is set.
     """
 
     benchmark: Choice
@@ -55,6 +57,7 @@ class RunConfig:
     device: str
     threads: int
     ranks: int = 1
+    baseline_model: Choice | None = None
 
     @classmethod
     def resolve(
@@ -77,6 +80,7 @@ class RunConfig:
         device: str = "cpu",
         threads: int = 1,
         ranks: int | None = None,
+        baseline_model: str | Choice | None = None,
     ) -> RunConfig:
         """A configuration from names and whatever options differ from the defaults.
 
@@ -98,6 +102,7 @@ class RunConfig:
             device: as torch names it.
             threads: torch's CPU threads, of each process.
             ranks: processes that train together; None: those of torch's default process group, or one.
+            baseline_model: network of the single-task runs, for benchmarks that let theirs be chosen; None: the run's.
 
         Raises:
             UnknownNameError: a benchmark, method, teleport, task or option that does not exist; lists those that do.
@@ -140,6 +145,8 @@ class RunConfig:
             threads=positive_int("threads", threads),
             ranks=current_ranks().size if ranks is None else positive_int("ranks", ranks),
         )
+        if baseline_model is not None:
+            config = replace(config, baseline_model=config._other_model(_choice(baseline_model)))
         config.check()
         return config
 
@@ -172,6 +179,9 @@ class RunConfig:
         data["teleport"] = None if self.teleport is None else self.teleport.as_dict()
         data["tasks"] = list(self.tasks)
         data["training"] = self.training.as_dict()
+        del data["baseline_model"]
+        if self.baseline_model is not None:  # other files, and names of directories, stay as they were
+            data["baseline_model"] = self.baseline_model.as_dict()
         return data
 
     @classmethod
@@ -182,6 +192,8 @@ class RunConfig:
         values["teleport"] = None if data["teleport"] is None else Choice.from_dict(data["teleport"])
         values["tasks"] = tuple(data["tasks"])
         values["training"] = Training.from_dict(data["training"])
+        if data.get("baseline_model") is not None:
+            values["baseline_model"] = Choice.from_dict(data["baseline_model"])
         return cls(**values)
 
     @property
@@ -221,8 +233,24 @@ class RunConfig:
         return data
 
     def single_task(self, task: str) -> RunConfig:
-        """The same training of one task alone: equal weight on one loss, no teleport."""
-        return replace(self, method=resolve_method(Choice("ls")), teleport=None, tasks=(task,))
+        """The same training of one task alone: equal weight on one loss, no teleport, the network of baselines."""
+        alone = replace(self, method=resolve_method(Choice("ls")), teleport=None, tasks=(task,), baseline_model=None)
+        return alone if self.baseline_model is None else replace(alone, benchmark=self._with_model(self.baseline_model))
+
+    def _with_model(self, model: Choice) -> Choice:
+        return resolve_benchmark(Choice(self.benchmark.name, {**self.benchmark.options, "model": model}))
+
+    def _other_model(self, model: Choice) -> Choice | None:
+        """The network of single-task runs with all its options; None where they are the run's own or it is one."""
+        if "model" not in self.benchmark.options:
+            raise InvalidParameterError(
+                f"`baseline_model` must belong to a benchmark that lets its network be chosen, got {model.name!r} for "
+                f"{self.benchmark.name!r}, which has one network."
+            )
+        changed = self._with_model(model)
+        make_benchmark(changed)  # the constructors know which values are allowed
+        found: Choice = changed.options["model"]
+        return None if self.is_single_task or changed == self.benchmark else found
 
 
 def _choice(given: str | Choice) -> Choice:

@@ -54,7 +54,8 @@ def run_all(
         out: the collection.
         processes: how many runs at a time; with 1 they run in this process.
         progress: called with each result, in the order of ``configs``.
-        say: called with what a person should know, see ``run``; None: a warning.
+        say: called with what a person should know, and while a benchmark makes what is made once on a machine, see
+            ``run``; None: a warning, and silence.
         spare: called with a run that has failed, and its error; true: the others go on without it. None: never.
 
     Returns:
@@ -72,9 +73,7 @@ def run_all(
         if spare is None or not spare(job[0], error):
             raise error
 
-    finished = (
-        _run_in_turn(jobs, lost, say) if processes == 1 else _run_beside_each_other(jobs, processes, lost, say or warn)
-    )
+    finished = _run_in_turn(jobs, lost, say) if processes == 1 else _run_beside_each_other(jobs, processes, lost, say)
     results: list[RunResult] = []
     for result in finished:
         if result is not None:
@@ -89,7 +88,7 @@ def _run_in_turn(jobs: Sequence[Job], lost: Lost, say: Callable[[str], None] | N
     for job in jobs:
         config, path = job
         try:
-            result = run(config, path, say=say)
+            result = run(config, path, say=say, preparing=say)
         except Exception as error:  # noqa: BLE001 - it is raised, or told to whoever spares the run
             lost(job, error)
             yield None
@@ -98,7 +97,7 @@ def _run_in_turn(jobs: Sequence[Job], lost: Lost, say: Callable[[str], None] | N
 
 
 def _run_beside_each_other(
-    jobs: Sequence[Job], processes: int, lost: Lost, say: Callable[[str], None]
+    jobs: Sequence[Job], processes: int, lost: Lost, say: Callable[[str], None] | None
 ) -> Iterator[RunResult | None]:
     """As :func:`_run_in_turn`, each as soon as those before it are there."""
     waiting = deque(range(len(jobs)))
@@ -111,6 +110,8 @@ def _run_beside_each_other(
                 for worker in _heard_from(workers):
                     kind, content = worker.hear(jobs)
                     if kind == "said":
+                        (say or warn)(content)
+                    if kind == "prepares" and say is not None:
                         say(content)
                     if kind == "failed":
                         lost(jobs[worker.job], content)
@@ -197,7 +198,12 @@ def _work(connection: Connection) -> None:
     while (job := connection.recv()) is not None:
         config, path = job
         try:
-            result = run(config, path, say=lambda text: connection.send(("said", text)))
+            result = run(
+                config,
+                path,
+                say=lambda text: connection.send(("said", text)),
+                preparing=lambda text: connection.send(("prepares", text)),
+            )
         except Exception as error:  # noqa: BLE001 - it is raised in the parent
             error.add_note("".join(traceback.format_exception(error)))
             connection.send(("failed", _portable(error)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl_benchmarks.batching.loading import Loading
+from mtl_benchmarks.components.making import make_benchmark
 from mtl_benchmarks.engine.following import follow
 from mtl_benchmarks.engine.observers import Observer, Watching
 from mtl_benchmarks.engine.precision import arithmetic
@@ -58,6 +59,7 @@ def run(
     observers: Sequence[Observer] = (),
     loading: Loading = Loading(),
     say: Callable[[str], None] | None = None,
+    preparing: Callable[[str], None] | None = None,
 ) -> RunResult:
     """Train once, or finish what an earlier call with the same arguments began.
 
@@ -74,6 +76,8 @@ def run(
         observers: see its steps and evaluations, and cannot change its numbers; not called for a complete run.
         loading: how data is read ahead, where a benchmark reads it sample by sample; what reads ends with the run.
         say: called with what a person should know, such as other versions than before the restart; None: a warning.
+        preparing: called with a line now and then while a benchmark makes what is made once on a machine, such as
+            demonstrations; None: silence.
 
     Returns:
         the complete run.
@@ -102,7 +106,7 @@ def run(
         found: RunResult = follow(config, ranks, loading)
         return found
     with ranks.leading():
-        result = _run_first(config, directory, checkpoint_every, progress, loading, observers, say or warn)
+        result = _run_first(config, directory, checkpoint_every, progress, loading, observers, say or warn, preparing)
         ranks.say("end")
     shared: RunResult = ranks.share(result)
     return shared
@@ -116,9 +120,11 @@ def _run_first(
     loading: Loading,
     observers: Sequence[Observer],
     say: Callable[[str], None],
+    preparing: Callable[[str], None] | None,
 ) -> RunResult:
     files, settings = RunDirectory(directory), config.as_dict()
     if not _is_complete(files, settings):
+        make_benchmark(config.benchmark).prepare(preparing or _silence)
         precise = arithmetic(config.training.precision, device=config.device)
         watching = Watching(observers, config, files.path)
         with (
@@ -175,6 +181,10 @@ def load_result(directory: str | Path) -> RunResult:
 def warn(text: str) -> None:
     """How a person is told what they should know where nothing else was asked for."""
     warnings.warn(text, stacklevel=2)
+
+
+def _silence(text: str) -> None:
+    """What has no listener."""
 
 
 def _is_complete(files: RunDirectory, settings: Mapping[str, Any]) -> bool:

@@ -111,6 +111,7 @@ def _with_bar(config: RunConfig, collection: Collection, plan: Plan, bars: Progr
         observers=make_logs(plan.log),
         loading=plan.loading,
         say=say,
+        preparing=say,
     )
     steps = max(1, bars.tasks[bars.task_ids.index(bar)].completed)
     bars.update(bar, total=steps, completed=steps, state="done")

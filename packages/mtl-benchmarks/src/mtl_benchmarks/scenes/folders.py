@@ -15,7 +15,15 @@ from mtl_benchmarks.scenes.layout import SceneLayout, Scenes
 from mtl_core import InvalidInputError
 from mtl_core.checks import one_of
 
-__all__ = ["SceneFolder", "Split", "content_problems", "folder_problems", "is_official", "looked_through"]
+__all__ = [
+    "SceneFolder",
+    "Split",
+    "content_problems",
+    "folder_problems",
+    "is_official",
+    "looked_through",
+    "missing_files",
+]
 
 Split = Literal["train", "val"]
 _SHOWN = 3  # names in a message; a folder that was unpacked wrongly has hundreds
@@ -48,6 +56,7 @@ class SceneFolder:
             raise InvalidInputError(
                 f"`root` must hold {layout.name} as .npy files, got {len(problems)} problem(s):\n"
                 + "\n".join(f"- {problem}" for problem in problems)
+                + f"\n`mtl-bench data {layout.name.lower()}` says how they must lie."
             )
         self._n = len(_numbers(self.folder / "image")[0])
         self.size: tuple[int, int] = tuple(_header(self.folder / "image" / "0.npy").shape[:2])
@@ -105,6 +114,27 @@ class SceneFolder:
         return values
 
 
+def missing_files(root: str | Path, split: Split, layout: SceneLayout) -> list[Path]:
+    """Folders of a split that are not there, and the first few files that are missing in the others.
+
+    Args:
+        root: the data set's folder; it need not exist.
+        split: which part of it.
+        layout: which data set it is.
+    """
+    folder = Path(root) / split
+    n = max(1, len(_numbers(folder / "image")[0]))
+    missing: list[Path] = []
+    for place in (folder / name for name in layout.folders):
+        if not place.is_dir():
+            missing.append(place)
+            continue
+        found = _numbers(place)[0]
+        expected = set(range(max(n, max(found, default=-1) + 1)))
+        missing += [place / f"{k}.npy" for k in _few(sorted(expected - set(found)))]
+    return missing
+
+
 def folder_problems(root: str | Path, split: Split, layout: SceneLayout) -> list[str]:
     """What is wrong with a split's files, each with the file's name; empty where a run can begin.
 
@@ -114,17 +144,17 @@ def folder_problems(root: str | Path, split: Split, layout: SceneLayout) -> list
         layout: which data set it is.
     """
     folder = Path(root) / split
-    missing = [str(folder / name) for name in layout.folders if not (folder / name).is_dir()]
-    if missing:
-        return [f"{path}: there is no such folder" for path in missing]
+    missing = missing_files(root, split, layout)
+    folders = [path for path in missing if path.suffix != ".npy"]
+    if folders:
+        return [f"{path}: there is no such folder" for path in folders]
     numbers, problems = _numbers(folder / "image")
     if not numbers and not problems:
         return [f"{folder / 'image'}: there is no .npy file"]
     for name in layout.folders:
-        found, misnamed = _numbers(folder / name)
+        misnamed = _numbers(folder / name)[1]
         problems += [f"{folder / name / wrong}: must be named by a number, as 0.npy" for wrong in _few(misnamed)]
-        expected = set(range(max(len(numbers), max(found, default=-1) + 1)))
-        problems += [f"{folder / name / f'{k}.npy'}: is missing" for k in _few(sorted(expected - set(found)))]
+        problems += [f"{path}: is missing" for path in missing if path.parent == folder / name]
     return problems or _shape_problems(folder, layout, len(numbers))
 
 

@@ -141,6 +141,7 @@ class _Generated(_Folders):
     """
 
     kind: ClassVar[str]
+    rendered: ClassVar[Callable[..., Arrays]]
 
     def __init__(
         self, *, train: int = 400, test: int = 100, height: int = 64, width: int = 96, data_seed: int = 0
@@ -167,9 +168,9 @@ class _Generated(_Folders):
         """As asked for."""
         return self.height, self.width
 
-    @abstractmethod
     def picture(self, split: int, index: int) -> Arrays:
-        """One picture with its maps."""
+        """One picture with its maps, a function of the seed, the split (0: to train on) and the number."""
+        return self.rendered(self.height, self.width, seed=self.data_seed, split=split, index=index)
 
     def instructions(self, root: Path) -> str:
         """What is made, and how it lies.
@@ -243,21 +244,11 @@ class Rooms(_Generated):
 
     Depth and normals are exact; depth is missing on windows, screens, outlines and in blotches, and labels along the
     rim and about half of the outlines. What is learned here holds for these rooms and for no photograph.
-
-    Args:
-        train: pictures to train on.
-        test: pictures to test on, in the folder ``val``.
-        height: of a picture, a multiple of 32.
-        width: of a picture, a multiple of 32.
-        data_seed: of everything in them.
     """
 
     layout = NYUV2
     kind = "rooms"
-
-    def picture(self, split: int, index: int) -> Arrays:
-        """One room with its maps."""
-        return rendered_room(self.height, self.width, seed=self.data_seed, split=split, index=index)
+    rendered = staticmethod(rendered_room)
 
 
 class Streets(_Generated):
@@ -266,18 +257,8 @@ class Streets(_Generated):
     Inverse depth is exact where it is valid; it is missing in the sky, near the camera, along most outlines and in
     blotches, and labels along the rim, on the bonnet and about half of the outlines. What is learned here holds for
     these streets and for no photograph.
-
-    Args:
-        train: pictures to train on.
-        test: pictures to test on, in the folder ``val``.
-        height: of a picture, a multiple of 32.
-        width: of a picture, a multiple of 32.
-        data_seed: of everything in them.
     """
 
     layout = CITYSCAPES
     kind = "streets"
-
-    def picture(self, split: int, index: int) -> Arrays:
-        """One street with its maps."""
-        return rendered_street(self.height, self.width, seed=self.data_seed, split=split, index=index)
+    rendered = staticmethod(rendered_street)

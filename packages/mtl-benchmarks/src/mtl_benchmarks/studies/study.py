@@ -90,7 +90,7 @@ def study(
         settings: what else ``RunConfig.resolve`` takes, the same for all runs: ``tasks``, ``epochs`` and so on.
         processes: how many runs at a time.
         progress: called with each result.
-        say: called with what a person should know, see ``run``; None: a warning.
+        say: called with what a person should know, see ``run_all``; None: a warning.
 
     Raises:
         UnknownNameError: a method, teleport or option that does not exist.
@@ -135,15 +135,18 @@ def study(
                 controlled.append(_Planned(config, "", each.method, each.way, control))
     train(controlled)
     everything = [*alone, *joint, *controlled]
-    return Study([_record(each, results.get(each.config.name)) for each in everything], list(results.values()))
+    # Single-task runs of another network belong to the joint runs' protocol, which names that network.
+    protocol = _protocol_digest(joint[0].config)
+    records = [_record(each, results.get(each.config.name), protocol) for each in everything]
+    return Study(records, list(results.values()))
 
 
-def _record(planned: _Planned, result: RunResult | None) -> Record:
+def _record(planned: _Planned, result: RunResult | None, protocol: str) -> Record:
     config = planned.config
     return Record(
         benchmark=config.benchmark.name,
         case=_options(make_benchmark(config.benchmark).case_options()),
-        protocol=_protocol_digest(config),
+        protocol=protocol,
         task=planned.task,
         method=planned.method,
         way=planned.way,

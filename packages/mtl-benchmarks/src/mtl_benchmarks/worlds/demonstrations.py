@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy
@@ -14,7 +14,7 @@ from mtl_benchmarks.worlds.keeping import kept
 from mtl_benchmarks.worlds.metaworld import TRAINING
 from mtl_benchmarks.worlds.rollouts import METAWORLD, Episode, play, world_of
 from mtl_benchmarks.worlds.tasks import MT10_TASKS
-from mtl_benchmarks.worlds.workers import Workers
+from mtl_benchmarks.worlds.workers import Workers, counted
 from mtl_core.checks import non_negative, positive_int
 
 __all__ = ["Demonstrations", "collect_demonstrations", "load_demonstrations"]
@@ -51,6 +51,7 @@ def load_demonstrations(
     horizon: int = 150,
     noise: float = 0.1,
     world: str = METAWORLD,
+    say: Callable[[str], None] | None = None,
 ) -> Demonstrations:
     """MT10's demonstrations: from the user's cache, or collected now, which takes minutes, and kept there.
 
@@ -61,6 +62,7 @@ def load_demonstrations(
         noise: standard deviation of what is added to the actions that are done, so that a policy learned from them has
             seen how to come back.
         world: the simulator, as ``package.module:Class``.
+        say: called with how far it is while they are collected; None: nobody is told.
 
     Raises:
         MissingExtraError: ``metaworld`` is not installed.
@@ -72,7 +74,7 @@ def load_demonstrations(
 
     def collect() -> dict[str, numpy.ndarray]:
         found = collect_demonstrations(
-            MT10_TASKS, n_episodes=n_episodes, horizon=horizon, noise=noise, workers=workers, world=world
+            MT10_TASKS, n_episodes=n_episodes, horizon=horizon, noise=noise, workers=workers, world=world, say=say
         )
         return {name: getattr(found, name).numpy() for name in ("observations", "actions", "starts", "episodes")}
 
@@ -88,6 +90,7 @@ def collect_demonstrations(
     noise: float,
     workers: Workers,
     world: str = METAWORLD,
+    say: Callable[[str], None] | None = None,
 ) -> Demonstrations:
     """Let the experts play; the same whatever the number of workers.
 
@@ -98,12 +101,14 @@ def collect_demonstrations(
         noise: as for ``load_demonstrations``.
         workers: where to run.
         world: the simulator, as ``package.module:Class``.
+        say: as for ``load_demonstrations``.
 
     Raises:
         InvalidInputError: an expert reaches none of its goals.
     """
     jobs = [(world, task, goal, horizon, noise) for task in tasks for goal in range(n_episodes)]
-    played: list[Episode] = workers.map(_demonstrate, jobs)
+    told = counted("experts demonstrate", len(jobs), say)
+    played: list[Episode] = workers.map(_demonstrate, jobs, done=told)
     of_task = [played[k * n_episodes : (k + 1) * n_episodes] for k in range(len(tasks))]
     failing = [task for task, each in zip(tasks, of_task, strict=True) if not any(e.success for e in each)]
     refuse_failing(failing, n_goals=n_episodes, horizon=horizon)

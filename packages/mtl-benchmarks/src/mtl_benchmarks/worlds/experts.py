@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy
 
@@ -10,7 +10,7 @@ from mtl_benchmarks.worlds.keeping import kept, read_kept
 from mtl_benchmarks.worlds.metaworld import HELD_OUT
 from mtl_benchmarks.worlds.rollouts import METAWORLD, play, world_of
 from mtl_benchmarks.worlds.tasks import MT10_TASKS
-from mtl_benchmarks.worlds.workers import Workers
+from mtl_benchmarks.worlds.workers import Workers, counted
 from mtl_core import InvalidInputError
 
 __all__ = ["expert_success", "known_expert_success", "refuse_failing"]
@@ -18,7 +18,14 @@ __all__ = ["expert_success", "known_expert_success", "refuse_failing"]
 _KIND = "experts"
 
 
-def expert_success(workers: Workers, *, horizon: int, n_goals: int, world: str = METAWORLD) -> dict[str, float]:
+def expert_success(
+    workers: Workers,
+    *,
+    horizon: int,
+    n_goals: int,
+    world: str = METAWORLD,
+    say: Callable[[str], None] | None = None,
+) -> dict[str, float]:
     """The experts' success without noise on the held-out goals: from the user's cache, or tried out now and kept.
 
     Args:
@@ -26,6 +33,7 @@ def expert_success(workers: Workers, *, horizon: int, n_goals: int, world: str =
         horizon: the most steps of an episode.
         n_goals: how many of the goals on which policies are tried out.
         world: the simulator, as ``package.module:Class``.
+        say: called with how far it is while they are tried out; None: nobody is told.
 
     Returns:
         task → share in [0, 1].
@@ -37,8 +45,8 @@ def expert_success(workers: Workers, *, horizon: int, n_goals: int, world: str =
 
     def collect() -> dict[str, numpy.ndarray]:
         jobs = [(world, task, goal, horizon) for task in MT10_TASKS for goal in range(n_goals)]
-        solved = numpy.array(workers.map(_try_expert, jobs), dtype=numpy.float64).reshape(len(MT10_TASKS), n_goals)
-        share = solved.mean(1)
+        found = workers.map(_try_expert, jobs, done=counted("experts are tried out", len(jobs), say))
+        share = numpy.array(found, dtype=numpy.float64).reshape(len(MT10_TASKS), n_goals).mean(1)
         failing = [task for task, one in zip(MT10_TASKS, share.tolist(), strict=True) if one == 0]
         refuse_failing(failing, n_goals=n_goals, horizon=horizon)
         return {"success": share}

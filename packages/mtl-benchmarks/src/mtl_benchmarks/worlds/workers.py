@@ -16,7 +16,7 @@ import torch
 from mtl_core import InvalidParameterError
 from mtl_core.checks import positive_int
 
-__all__ = ["WorkerError", "Workers", "shared_workers"]
+__all__ = ["WorkerError", "Workers", "counted", "shared_workers"]
 
 R = TypeVar("R")
 
@@ -51,20 +51,31 @@ class Workers:
     ) -> None:
         self.close()
 
-    def map(self, function: Callable[[Any], R], jobs: Sequence[Any]) -> list[R]:
+    def map(
+        self, function: Callable[[Any], R], jobs: Sequence[Any], *, done: Callable[[int], None] | None = None
+    ) -> list[R]:
         """``[function(job) for job in jobs]``.
 
         Args:
             function: of a module, so that it can be found from another process.
             jobs: what can be pickled.
+            done: called with the number of jobs that are done, after each.
 
         Raises:
             WorkerError: a process ended, or raised an error that cannot be handed on.
         """
-        if self._n == 1:
-            return [function(job) for job in jobs]
-        self._start()
         found: dict[int, R] = {}
+
+        def keep(number: int, value: R) -> None:
+            found[number] = value
+            if done is not None:
+                done(len(found))
+
+        if self._n == 1:
+            for number, job in enumerate(jobs):
+                keep(number, function(job))
+            return list(found.values())
+        self._start()
         todo = iter(enumerate(jobs))
         busy: dict[Connection, int] = {}
 
@@ -85,7 +96,7 @@ class Workers:
                     error, value = pipe.recv()
                     if error is not None:
                         raise error
-                    found[busy.pop(pipe)] = value
+                    keep(busy.pop(pipe), value)
                     give(pipe)
         except (EOFError, OSError) as error:
             raise WorkerError(
@@ -118,6 +129,25 @@ class Workers:
                 process.kill()
                 process.join()
         self._started = []
+
+
+def counted(what: str, total: int, say: Callable[[str], None] | None) -> Callable[[int], None] | None:
+    """For ``Workers.map(..., done=...)``: a line at the beginning, after every hundred jobs and at the end.
+
+    Args:
+        what: is done.
+        total: of the jobs.
+        say: called with the lines; None: nobody is told.
+    """
+    if say is None:
+        return None
+
+    def done(n: int) -> None:
+        if n % 100 == 0 or n == total:
+            say(f"mt10, once on this machine: {what}, {n:,} of {total:,} episodes")
+
+    done(0)
+    return done
 
 
 def shared_workers() -> Workers:
