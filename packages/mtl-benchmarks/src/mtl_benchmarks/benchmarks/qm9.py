@@ -62,7 +62,7 @@ class QM9(Benchmark):
     squared error of the normalised property, the metric its mean absolute error in the papers' units. Scales differ
     between tasks and several depend on each other, so that gradients are imbalanced and in conflict.
 
-    Defaults are for two CPU cores: a subset, a narrower network, ten epochs with a falling rate. The papers' protocol is
+    Defaults are for two CPU cores: a subset, a narrower network, ten epochs at a falling rate. The papers' protocol is
     ``QM9(**PAPERS_OPTIONS)`` with ``mtl_benchmarks.protocol.papers.qm9()``; the split is that of ``data_seed`` and not
     the very one of any paper, which changes with their seed. Δm on the validation set, by which that protocol chooses,
     is against the single-task errors that the papers' released code has as constants.
