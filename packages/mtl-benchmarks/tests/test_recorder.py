@@ -21,6 +21,7 @@ def test_statistics_by_hand() -> None:
     assert found == {
         "weak_conflict": 0.5,
         "dominated_conflict": 0.5,
+        "majority_conflict": 0.5,
         "min_cosine": 0.0,
         "gradient_norm": (1.5 + 3.0) / 2,
         "imbalance": (4.0 + 1.0) / 2,
@@ -65,3 +66,13 @@ def test_absent_tasks_and_missing_gramians_do_not_count() -> None:
     recorder.record_step(report([3.0, 4.0], None), None, epoch=0, step=1)
     recorder.end_interval({"test": {}}, epoch=1, step=2, rates={})
     assert recorder.training == [{"loss_a": 2.0, "loss_b": 4.0}]
+
+
+def test_a_majority_is_half_of_the_tasks_by_hand() -> None:
+    # Means (0.5, 0), (0, 0.25) and (1, 0): none, two and one of four tasks oppose them.
+    none = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
+    two = [[1.0, -1.0], [-1.0, -1.0], [0.0, 1.5], [0.0, 1.5]]
+    one = [[2.0, 0.0], [2.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]
+    rows = [torch.tensor(each, dtype=torch.float64) for each in (none, two, one)]
+    found = conflict_statistics(torch.stack([each @ each.T for each in rows]))
+    assert found["majority_conflict"] == pytest.approx(1 / 3)

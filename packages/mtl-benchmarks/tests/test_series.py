@@ -53,6 +53,15 @@ def test_means_by_hand() -> None:
         (1, "a", 1.0, 2.0, 1.0),
         (1, "b", 2.0, 5.0, 2.0),
     ]
+    # The updates are (3, 12), at cosines 3 and 12 over sqrt(153), and (-8, 0).
+    length = 153**0.5
+    assert [(step, task) for step, task, *_ in series.gradient_rows()] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
+    assert [list(row[2:]) for row in series.gradient_rows()] == [
+        pytest.approx([3 / length, 9.0, 0.0]),
+        pytest.approx([12 / length, 0.0, 16.0]),
+        pytest.approx([-1.0, 1.0, -2.0]),
+        pytest.approx([1.0, -2.0, 4.0]),
+    ]
 
 
 def test_a_task_without_gradient_has_no_cosine() -> None:
@@ -84,3 +93,22 @@ def test_going_on_from_any_step_gives_the_same_bits() -> None:
         feed(again, cut, 8)
         assert list(again.step_rows()) == list(whole.step_rows())
         assert list(again.pair_rows()) == list(whole.pair_rows())
+        assert list(again.gradient_rows()) == list(whole.gradient_rows())
+
+
+def test_an_update_without_weights_brings_its_own_progress() -> None:
+    series = TaskSeries(("a", "b"))
+    gramian = torch.eye(2, dtype=torch.float64)
+    known = StepReport(torch.ones(2), None, gramian, ("a", "b"), progress=torch.tensor([0.5, -0.5]))
+    for step, each in enumerate((known, StepReport(torch.ones(2), None, gramian, ("a", "b")))):
+        series.record_step(each, step=step)
+    series.end_interval([gramian, gramian], steps=2, number=0)
+    assert [row[2] for row in series.gradient_rows()] == [0.5, -0.5, "", ""]
+
+
+def test_a_checkpoint_of_before_goes_on() -> None:
+    state = TaskSeries(("a", "b")).state_dict()
+    del state["gradients"]
+    again = TaskSeries(("a", "b"))
+    again.load_state_dict(state)
+    assert list(again.gradient_rows()) == []

@@ -25,6 +25,7 @@ from mtl_core import (
     StepReport,
     TaskGradients,
     Weighting,
+    individual_progress,
     step,
 )
 from mtl_core.extension import begin, collect_batch, finish
@@ -205,6 +206,23 @@ def test_report_holds_losses_weights_and_gramian() -> None:
     assert report.gramian is not None
     torch.testing.assert_close(report.gramian, jacobian @ jacobian.T)
     assert report.events == ()
+
+
+def test_an_update_without_weights_says_how_each_task_fares() -> None:
+    problem, batch = small_problem(3)
+    jacobian = collect_batch(problem, batch).matrix.double()
+    direction = jacobian[0] - 2 * jacobian[1]
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.0)
+    report = step(problem, batch, optimizer, lambda j: j[0] - 2 * j[1])
+    assert report.weights is None
+    assert report.progress is not None
+    expected = torch.cosine_similarity(jacobian, direction.expand_as(jacobian), dim=1)
+    assert torch.allclose(report.progress, expected, atol=1e-5)
+    weighted = step(problem, batch, optimizer, Fixed(1.0, -2.0, 0.0))
+    assert weighted.progress is None
+    assert weighted.weights is not None
+    same = individual_progress(None, weighted.weights, gramian=weighted.gramian)
+    assert torch.allclose(same, report.progress, atol=1e-5)
 
 
 class OnePresent:

@@ -510,6 +510,11 @@ class TestSearch:
             assert report.search_losses[0] == pytest.approx(report.losses_before)
             assert report.search_growth[0] == pytest.approx(1.0)
             assert len(report.as_dict()["search_losses"][0]) == 2
+            # With one batch the held losses are those of the first point, and L_t is the mean change from them.
+            first = report.search_losses[0]
+            changes = [sum(abs(a - b) for a, b in zip(p, first, strict=True)) / 2 for p in report.search_losses]
+            assert report.search_change == pytest.approx(changes)
+            assert max(changes) > 0
 
     def test_the_aim_sees_the_gradients_of_the_step(self, conflicting: Make) -> None:
         """In training mode, with its batch statistics and its dropout, and without a trace in the model."""

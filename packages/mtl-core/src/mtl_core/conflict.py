@@ -49,7 +49,7 @@ def read_gramian(gradients: Gradients | None, gramian: Tensor | None) -> Tensor:
     return gramian_of(checks.jacobian(gradients))
 
 
-def _safe_cosine(inner: Tensor, left: Tensor, right: Tensor) -> Tensor:
+def safe_cosine(inner: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """``inner / (left * right)`` in [-1, 1], and 0 where a norm is; divided one by one, lest the product underflow."""
     zero = (left == 0) | (right == 0)
     one = torch.ones((), dtype=inner.dtype, device=inner.device)
@@ -79,7 +79,7 @@ def cosines(g: Gradients | None = None, *, gramian: Tensor | None = None) -> Ten
     """
     matrix = read_gramian(g, gramian)
     norms = _norms(matrix)
-    return _safe_cosine(matrix, norms[:, None], norms[None, :])
+    return safe_cosine(matrix, norms[:, None], norms[None, :])
 
 
 def mean_cosines(g: Gradients | None = None, *, gramian: Tensor | None = None) -> Tensor:
@@ -105,7 +105,7 @@ def mean_cosines(g: Gradients | None = None, *, gramian: Tensor | None = None) -
     squared = inner.mean()
     floor = matrix.diagonal().amax() * torch.finfo(matrix.dtype).eps * 4
     mean_norm = torch.where(squared > floor, squared, torch.zeros_like(squared)).sqrt()
-    return _safe_cosine(inner, _norms(matrix), mean_norm)
+    return safe_cosine(inner, _norms(matrix), mean_norm)
 
 
 def weak_conflict(g: Gradients | None = None, *, gramian: Tensor | None = None) -> Tensor:
@@ -252,7 +252,7 @@ def individual_progress(g: Gradients | None, update: Tensor, *, gramian: Tensor 
         weights = update.to(matrix)
         inner = matrix @ weights
         length = (weights @ inner).clamp(min=0.0).sqrt()
-        return _safe_cosine(inner, _norms(matrix), length)
+        return safe_cosine(inner, _norms(matrix), length)
     if g is None:
         raise InvalidInputError("exactly one of the gradients and `gramian=` must be given.")
     jacobian = g.matrix if isinstance(g, TaskGradients) else checks.jacobian(g)
@@ -262,4 +262,4 @@ def individual_progress(g: Gradients | None, update: Tensor, *, gramian: Tensor 
         )
     direction = update.to(torch.float64)
     inner = jacobian.to(torch.float64) @ direction
-    return _safe_cosine(inner, jacobian.to(torch.float64).norm(dim=1), direction.norm())
+    return safe_cosine(inner, jacobian.to(torch.float64).norm(dim=1), direction.norm())

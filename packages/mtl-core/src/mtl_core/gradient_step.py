@@ -13,6 +13,7 @@ from mtl_core.collecting.backward import is_on_host
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.collection import ranks_of
 from mtl_core.combination import aggregate, combine_per_group, weigh
+from mtl_core.conflict import safe_cosine
 from mtl_core.diagnosis import refuse_broken
 from mtl_core.errors import InvalidInputError, InvalidParameterError, NonFiniteGradientError, NonFiniteLossError
 from mtl_core.problem import Problem
@@ -55,6 +56,7 @@ def finish(
         return _skip(problem, gradients, optimizer, options)
     with together(ranks):
         vector, weights = _combined(problem, method, gradients, host, options)
+        progress = _progress(gradients, vector) if vector is not None and weights is None else None
     factor: Tensor | None = None
     if options.scaler is not None:
         factor = options.scaler.scale(torch.ones((), device=gradients.parameters[0].device))
@@ -70,7 +72,8 @@ def finish(
     gradients.drop()
     undone = conclude(problem, batch, optimizer, method, gradients.losses, options, ranks)
     events: tuple[Event, ...] = (*(Note(text) for text in gradients.notes), *undone, *events_of(method))
-    return StepReport(gradients.losses, weights, host, problem.tasks, events, _skipped(problem, gradients))
+    skipped = _skipped(problem, gradients)
+    return StepReport(gradients.losses, weights, host, problem.tasks, events, skipped, progress)
 
 
 def checked_gramian(problem: Problem, batch: Any, gradients: TaskGradients, options: StepOptions) -> Tensor:
@@ -123,6 +126,13 @@ def _combined(
     if vector is None and weights is not None:
         gradients.check_weights(weights)
     return vector, weights
+
+
+def _progress(gradients: TaskGradients, update: Tensor) -> Tensor:
+    """The cosine of each task's gradient with an update ``[d]``, in the gradients' own dtype; waits for nothing."""
+    matrix = gradients.matrix.detach()
+    direction = update.detach()
+    return safe_cosine((matrix @ direction).double(), gradients.norms, direction.norm().double())
 
 
 def _skipped(problem: Problem, gradients: TaskGradients) -> tuple[str, ...]:

@@ -119,6 +119,8 @@ class StepReport:
         tasks: the tasks' names.
         events: what else happened, in order.
         skipped: names of the shared parameters that took no part: the frozen ones, and those no present task touches.
+        progress: the cosine of each task's gradient with the update ``[m]``, 0 for a zero gradient, of a method that
+            gives an update and no weights; with weights, ``individual_progress(None, weights, gramian=gramian)`` is it.
     """
 
     losses: Tensor
@@ -127,6 +129,7 @@ class StepReport:
     tasks: tuple[str, ...]
     events: tuple[Event, ...] = ()
     skipped: tuple[str, ...] = ()
+    progress: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from mtl_teleport.adapters.protocol import AdapterSession
 from mtl_teleport.objective import Objective
 from mtl_teleport.search_context import Search, task_gramian
 
-__all__ = ["Climb", "Limits", "mean_gain", "place_"]
+__all__ = ["Climb", "Limits", "PathPoint", "mean_gain", "place_"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,21 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class PathPoint:
+    """A point that a search looked at.
+
+    Attributes:
+        losses: the losses ``[m]`` on that turn's batch.
+        growth: of the sharpness; NaN where the point was left for its drift alone.
+        change: mean absolute change of the losses against those held on that batch.
+    """
+
+    losses: tuple[float, ...]
+    growth: float
+    change: float
+
+
+@dataclass(frozen=True)
 class Climb:
     """The training of one adapter, and the path it takes.
 
@@ -41,8 +56,7 @@ class Climb:
         held: the losses to hold, one ``[m]`` per probe batch of the search.
         limits: how far and how long.
         generator: for random sharpness, on the parameters' device.
-        path: filled by the search: per point that it looked at, the losses ``[m]`` on that turn's batch and the growth
-            of the sharpness (NaN where the point was left for its drift alone).
+        path: filled by the search, with every point that it looked at.
     """
 
     session: AdapterSession
@@ -51,7 +65,18 @@ class Climb:
     held: Sequence[Tensor]
     limits: Limits
     generator: torch.Generator
-    path: list[tuple[tuple[float, ...], float]] = field(default_factory=list)
+    path: list[PathPoint] = field(default_factory=list)
+
+    def record(self, losses: Tensor, growth: float, held: Tensor) -> None:
+        """Add a point to the path.
+
+        Args:
+            losses: there, ``[m]``, NaN where a task is absent.
+            growth: of the sharpness, NaN where it was not looked at.
+            held: the losses to hold on the same batch.
+        """
+        change = float((losses.to(held) - held).abs().nanmean())
+        self.path.append(PathPoint(tuple(losses.tolist()), growth, change))
 
     def gramian(self) -> Tensor:
         """The Gramian of the task gradients at the present point, as the step would see it."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mtl_core import TaskGradients
 from mtl_teleport.acceptance import Verdict
+from mtl_teleport.climb import PathPoint
 from mtl_teleport.report import TeleportReport, conflict_measures
 from mtl_teleport.search_context import Search
 
@@ -28,7 +29,7 @@ class Proposal:
     steps: int = 0
     forwards: int = 0
     backwards: int = 0
-    path: tuple[tuple[tuple[float, ...], float], ...] = ()
+    path: tuple[PathPoint, ...] = ()
     reason: str = ""
 
 
@@ -109,8 +110,9 @@ def described(
         scale=verdict.scale,
         kept=None,
         adapter_steps=proposal.steps,
-        search_losses=tuple(losses for losses, _ in proposal.path),
-        search_growth=tuple(growth for _, growth in proposal.path),
+        search_losses=tuple(point.losses for point in proposal.path),
+        search_growth=tuple(point.growth for point in proposal.path),
+        search_change=tuple(point.change for point in proposal.path),
         seconds=time.perf_counter() - occasion.began,
         forwards=proposal.forwards + verdict.forwards + len(search.batches),
         backwards=proposal.backwards,

@@ -41,6 +41,8 @@ class TeleportReport:
         adapter_steps: optimisation steps of the adapter.
         search_losses: the losses at each point that the search looked at, on that turn's probe batch; NaN if absent.
         search_growth: the sharpness there over that at the start; NaN where a point was left for its drift alone.
+        search_change: :math:`L_t = \frac1m \sum_i |L_i - L_i^*|` there, against the losses held on that batch, in their
+            units (equation 7 of the paper), over the tasks that are present.
         seconds: wall-clock time of the teleport.
         forwards, backwards: evaluations and differentiations of the losses that it took.
     """
@@ -70,6 +72,7 @@ class TeleportReport:
     adapter_steps: int
     search_losses: tuple[tuple[float, ...], ...]
     search_growth: tuple[float, ...]
+    search_change: tuple[float, ...] = ()
     seconds: float
     forwards: int
     backwards: int

@@ -47,7 +47,7 @@ def penalty(climb: Climb, aim: Aim) -> int:
         point = climb.objective.point(session, batches[turn], generator=climb.generator)
         value = climb.objective(point, climb.held[turn])
         drift, growth = float(relative_drift(value.losses, climb.held[turn])), float(value.growth)
-        climb.path.append((tuple(value.losses.tolist()), growth))
+        climb.record(value.losses, growth, climb.held[turn])
         if aim.is_reached(climb, drift, growth):
             return step
         for tensor, part in zip(session.trainable, value.gradient().split(sizes), strict=True):
@@ -139,7 +139,7 @@ class _Walk:
         if drift <= self._limit:
             slopes, found = climb.objective.slopes(point)
             growth = float(found)
-        climb.path.append((tuple(full.tolist()), growth))
+        climb.record(full, growth, held)
         index = list(point.losses.index)
         return _Look(drift, growth, full[index] - held[index].to(full), slopes if math.isfinite(growth) else None)
 

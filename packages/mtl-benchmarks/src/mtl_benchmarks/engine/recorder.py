@@ -31,9 +31,10 @@ def conflict_statistics(gramians: Tensor) -> dict[str, float]:
         gramians: [n, m, m] float64.
 
     Returns:
-        Shares of the steps with ``weak_conflict`` and ``dominated_conflict``, and the means of ``min_cosine``
-        (:math:`\min_i \cos\varphi_{i0}`), of the ``gradient_norm`` :math:`\|g_0\|` and of the ``imbalance`` ratio of
-        the largest to the smallest norm. A task with a zero gradient has cosine 0 and is left out of the last.
+        Shares of the steps with ``weak_conflict``, ``dominated_conflict`` and ``majority_conflict`` (at least half of
+        the tasks conflict with the mean), and the means of ``min_cosine`` (:math:`\min_i \cos\varphi_{i0}`), of the
+        ``gradient_norm`` :math:`\|g_0\|` and of the ``imbalance`` ratio of the largest to the smallest norm. A task
+        with a zero gradient has cosine 0 and is left out of the last.
     """
     squared = gramians.diagonal(dim1=1, dim2=2).clamp(min=0)
     norms = squared.sqrt()
@@ -44,10 +45,12 @@ def conflict_statistics(gramians: Tensor) -> dict[str, float]:
     present = norms > 0
     smallest = torch.where(present, norms, torch.inf).argmin(1)
     dominated = inner.gather(1, smallest[:, None]).squeeze(1) < 0
+    majority = 2 * (inner < 0).sum(1) >= norms.shape[1]
     ratio = norms.amax(1) / torch.where(present, norms, torch.inf).amin(1)
     return {
         "weak_conflict": float((gramians < 0).flatten(1).any(1).double().mean()),
         "dominated_conflict": float(dominated.double().mean()),
+        "majority_conflict": float(majority.double().mean()),
         "min_cosine": float(cosines.amin(1).mean()),
         "gradient_norm": float(mean_norm.mean()),
         "imbalance": float(ratio.mean()),

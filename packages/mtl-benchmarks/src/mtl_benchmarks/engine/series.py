@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from mtl_benchmarks.engine.stacked import Stacked
-from mtl_core import StepReport
+from mtl_core import StepReport, individual_progress
 
-__all__ = ["PAIR_HEADER", "STEP_HEADER", "TaskSeries", "Thinned", "pair_cosines"]
+__all__ = ["PAIR_HEADER", "STEP_HEADER", "TaskSeries", "Thinned", "gradient_header", "pair_cosines"]
 
 T = TypeVar("T")
 
@@ -29,6 +29,27 @@ MAX_STEPS = 1000
 """Steps of which single values are kept, at most."""
 MAX_PAIRS = 32
 """Evaluations up to which the cosines of pairs are kept, at most."""
+MAX_PRODUCTS, FEWEST_GRAMIANS = 40_000, 32
+"""Inner products of task gradients that are kept, at most, unless that were fewer than so many steps."""
+
+
+MOST_WAITING = 64
+"""Reports that are held before their Gramians are read from them, so that a long interval does not let them pile up."""
+
+
+def gradient_header(tasks: Sequence[str]) -> tuple[str, ...]:
+    """The heading of ``gradients.csv``: a column for the inner products with each task."""
+    return ("step", "task", "progress", *(f"with {task}" for task in tasks))
+
+
+def gramians_kept(n_tasks: int) -> int:
+    """Steps whose Gramian is kept, at most.
+
+    Example:
+        >>> [gramians_kept(m) for m in (2, 11, 40)]
+        [1000, 330, 32]
+    """
+    return min(MAX_STEPS, max(FEWEST_GRAMIANS, MAX_PRODUCTS // n_tasks**2))
 
 
 class Thinned(Generic[T]):
@@ -87,6 +108,17 @@ def _mean_cosines(gramians: Tensor) -> Tensor:
     return torch.where(scale > 0, inner / scale, torch.nan).clamp(-1, 1).nanmean(0)
 
 
+def _products(report: StepReport) -> Tensor:
+    """Progress and Gramian of a step that has one, [m, 1 + m] float64."""
+    assert report.gramian is not None
+    gramian = report.gramian.detach().cpu().double()
+    progress = report.progress
+    if progress is None and report.weights is not None and report.weights.ndim == 1:
+        progress = individual_progress(None, report.weights.detach().cpu(), gramian=gramian)
+    column = torch.full((len(gramian),), torch.nan) if progress is None else progress.detach().cpu()
+    return torch.cat([column.double()[:, None], gramian], 1)
+
+
 def _packed(kept: Thinned[Tensor]) -> dict[str, Any]:
     return {
         "stride": kept.stride,
@@ -103,18 +135,25 @@ class TaskSeries:
         tasks: names of the tasks.
         steps: at single steps, [3, m] losses, weights and norms, NaN where there are none.
         pairs: at single evaluations, from 0, the cosines of pairs [m, m].
+        gradients: at single steps with a Gramian, [m, 1 + m]: each task's cosine with the update, NaN where it is not
+            known, and the Gramian.
         last: the report of the latest step in this process.
     """
 
     tasks: tuple[str, ...]
     steps: Thinned[Tensor] = field(default_factory=lambda: Thinned(MAX_STEPS))
     pairs: Thinned[Tensor] = field(default_factory=lambda: Thinned(MAX_PAIRS))
+    gradients: Thinned[Tensor] = field(init=False)
     last: StepReport | None = None
     _weights: Stacked = field(default_factory=Stacked)
     _waiting: list[tuple[int, bool, bool]] = field(default_factory=list)
     """Steps of which single values are to be kept, and whether they had weights and a Gramian."""
     _parts: tuple[Stacked, Stacked, Stacked] = field(default_factory=lambda: (Stacked(), Stacked(), Stacked()))
     """Losses, weights and squared norms of those steps that had them."""
+    _seen: list[tuple[int, StepReport]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.gradients = Thinned(gramians_kept(len(self.tasks)))
 
     def record_step(self, report: StepReport, *, step: int) -> None:
         """Keep one step."""
@@ -130,6 +169,10 @@ class TaskSeries:
             for kept, part in zip(self._parts, (report.losses, weights, squared), strict=True):
                 if part is not None:
                     kept.append(part.detach())
+        if report.gramian is not None and len(self.tasks) > 1 and self.gradients.wants(step):
+            self._seen.append((step, report))
+            if len(self._seen) >= MOST_WAITING:
+                self._read_seen()
 
     def end_interval(self, gramians: Tensor | None, *, steps: int, number: int) -> dict[str, float]:
         """Means over the steps since the last evaluation, named after what they are and their task.
@@ -181,12 +224,20 @@ class TaskSeries:
         self._waiting = []
         for kept in self._parts:
             kept.clear()
+        self._read_seen()
+
+    def _read_seen(self) -> None:
+        for step, report in self._seen:
+            self.gradients.offer(step, _products(report))
+        self._seen = []
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data and few tensors, whatever the length of the series: each tensor in a checkpoint costs time."""
+        self._read_seen()
         return {
             "steps": _packed(self.steps),
             "pairs": _packed(self.pairs),
+            "gradients": _packed(self.gradients),
             "weights": self._weights.whole(),
             "waiting": (
                 [step for step, *_ in self._waiting],
@@ -197,7 +248,9 @@ class TaskSeries:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state_dict` gave."""
-        for kept, name in ((self.steps, "steps"), (self.pairs, "pairs")):
+        for kept, name in ((self.steps, "steps"), (self.pairs, "pairs"), (self.gradients, "gradients")):
+            if name not in state:  # a checkpoint from before this series was kept
+                continue
             kept.stride = state[name]["stride"]
             values = state[name]["values"]
             kept.items = [] if values is None else list(zip(state[name]["places"], values, strict=True))
@@ -214,6 +267,12 @@ class TaskSeries:
         for step, values in self.steps.items:
             for task, column in zip(self.tasks, values.T.tolist(), strict=True):
                 yield (step, task, *("" if math.isnan(value) else value for value in column))
+
+    def gradient_rows(self) -> Iterable[tuple[Any, ...]]:
+        """Rows of ``gradients.csv``: step, task, progress, inner products; empty where there is none."""
+        for step, values in self.gradients.items:
+            for task, row in zip(self.tasks, values.tolist(), strict=True):
+                yield (step, task, *("" if math.isnan(value) else value for value in row))
 
     def pair_rows(self) -> Iterable[tuple[Any, ...]]:
         """Number of the evaluation, task, other task, cosine; each pair once."""

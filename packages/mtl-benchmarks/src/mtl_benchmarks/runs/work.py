@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from mtl_benchmarks.batching.loading import Loading
 from mtl_benchmarks.engine.divergence import Watch
-from mtl_benchmarks.engine.series import PAIR_HEADER, STEP_HEADER
+from mtl_benchmarks.engine.series import PAIR_HEADER, STEP_HEADER, gradient_header
 from mtl_benchmarks.engine.trainer import Progress, Trainer
 from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.storage.checkpoint import Checkpoint, config_digest
@@ -199,6 +199,9 @@ class Work:
             "events.jsonl": lines(recorder.events),
             "environment.json": self.sessions.table(),
         }
+        if recorder.series.gradients.items:
+            header = gradient_header(recorder.tasks)
+            found["gradients.csv"] = table(header, recorder.series.gradient_rows())
         if recorder.trace:
             found["trace.csv"] = table([f"x{k + 1}" for k in range(len(recorder.trace[0]))], recorder.trace)
         return found
@@ -227,7 +230,8 @@ class Work:
         try:
             self.files.read_tables(result)
         except DamagedFileError as error:
-            tables = self._tables()
+            # Of those that it has: a version before may have written fewer.
+            tables = {name: content for name, content in self._tables().items() if name in result["tables"]}
             digests = {name: digest_of(content) for name, content in tables.items()}
             if not self.trainer.is_finished or digests != result["tables"]:
                 raise DamagedFileError(f"{error} {_NOTHING_TO_WRITE_IT_FROM}", path=error.path) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -55,7 +56,7 @@ class Collection:
 class RunDirectory:
     """The files of one run.
 
-    ==========================  =====================================================================
+    ==========================  ====================================================================================
     ``mtl-bench.json``          marker with the format version
     ``mtl-bench.lock``          empty; a process that works on the run holds it
     ``config.json``             the resolved configuration
@@ -64,6 +65,8 @@ class RunDirectory:
     ``times.csv``               epoch, step, part, seconds: what the time since the evaluation before was spent on
     ``steps.csv``               step, task, loss, weight, norm, of a thinned series of steps
     ``cosines.csv``             epoch, step, task, other task, cosine of their gradients, of a thinned series
+    ``gradients.csv``           step, task, cosine with the update, inner product with each task's gradient, of a
+                                thinned series of steps; where there are gradients of several tasks
     ``events.jsonl``            one object per teleport: epoch, step and what the method reported
     ``trace.csv``               one row per step, where the benchmark records a path
     ``checkpoint.pt``           everything a restart needs; the other tables are written from it
@@ -71,7 +74,7 @@ class RunDirectory:
     ``stopped.json``            why the run stopped, if its state became NaN or infinite
     ``result.json``             the reported values, with digests of the tables; present when the run is complete
     ``figures/``                whatever was drawn
-    ==========================  =====================================================================
+    ==========================  ====================================================================================
 
     Args:
         path: of the run. Nothing is looked at or written yet; see :meth:`existing` and :meth:`working`.
@@ -256,6 +259,27 @@ class RunDirectory:
     def read_cosines(self) -> list[dict[str, str]]:
         """The rows of ``cosines.csv`` written so far."""
         return self._named_rows("cosines.csv")
+
+    def read_steps(self) -> list[dict[str, str]]:
+        """The rows of ``steps.csv`` written so far."""
+        return self._named_rows("steps.csv")
+
+    def read_times(self) -> list[dict[str, str]]:
+        """The rows of ``times.csv`` written so far."""
+        return self._named_rows("times.csv")
+
+    def read_gradients(self) -> list[tuple[int, list[float], list[list[float]]]]:
+        """Per recorded step its number, each task's cosine with the update (NaN if not known), and the Gramian."""
+        rows = self._rows("gradients.csv")
+        n_tasks = len(rows[0]) - 3 if rows else 1
+        found = []
+        try:
+            for k in range(1, len(rows), n_tasks):
+                block = [[math.nan if cell == "" else float(cell) for cell in row[2:]] for row in rows[k : k + n_tasks]]
+                found.append((int(rows[k][0]), [row[0] for row in block], [row[1:] for row in block]))
+        except ValueError as error:
+            raise damaged(self.path / "gradients.csv", str(error)) from None
+        return found
 
     def read_trace(self) -> list[list[float]]:
         """The recorded path, one row per step, or nothing."""

@@ -18,6 +18,7 @@ TABLES = (
     "times.csv",
     "steps.csv",
     "cosines.csv",
+    "gradients.csv",
     "events.jsonl",
     "trace.csv",
     "environment.json",
