@@ -7,16 +7,22 @@ returns its path. The numbers in the docstrings are those of the COST paper's fi
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mtl_benchmarks.comparison import Estimate
 from mtl_benchmarks.figures.drawing import grid, headed, key_below, new_figure, save
-from mtl_benchmarks.figures.palette import ACCENT, INK, MUTED, SUBTLE, Style, method_style, task_colour
+from mtl_benchmarks.figures.experiments import (
+    conflict_scatter,
+    label_styles,
+    pairs_of_bars,
+    share_lines,
+    sweep_lines,
+    whole_ticks,
+)
+from mtl_benchmarks.figures.palette import ACCENT, INK, MUTED, SUBTLE, task_colour
 from mtl_core import ConflictMonitor, InvalidInputError, StepReport, mean_cosines
 from mtl_core.checks import one_of
 from mtl_teleport import TeleportReport
@@ -73,7 +79,7 @@ def before_after(reports: Iterable[Report], path: Path) -> Path:
         elif min(*before, *after) > 0:
             axes.set_yscale("log")
         axes.set(xlabel="teleport, in order", title=heading)
-        axes.xaxis.set_major_locator(_whole())
+        axes.xaxis.set_major_locator(whole_ticks())
         grid(axes)
         every.append(axes)
     headed(figure, f"{len(kept)} kept teleports, before and after")
@@ -105,7 +111,7 @@ def inside_teleport(report: Report, path: Path) -> Path:
             shares = [v / values[0] if v is not None else math.nan for v in values]
             axes.plot(range(len(values)), shares, color=task_colour(task), marker=".", label=f"loss of {name}")
     axes.set(xlabel="point of the search", ylabel="loss / first loss")
-    axes.xaxis.set_major_locator(_whole())
+    axes.xaxis.set_major_locator(whole_ticks())
     grid(axes)
     beside = axes.twinx()
     shown = [math.nan if value is None else value for value in growth]
@@ -136,17 +142,9 @@ def conflict_per_epoch(monitors: Mapping[str, ConflictMonitor], path: Path, *, k
     found = {name: monitor.epochs() for name, monitor in monitors.items()}
     if not any(found.values()):
         raise InvalidInputError("`monitors` must have measured steps, got none. Call update(report) in the loop.")
-    figure = new_figure(5.8, 4.0)
-    axes = figure.add_subplot(1, 1, 1)
-    for (name, epochs), style in zip(found.items(), _styles(found), strict=True):
-        look = {"color": style.colour, "linestyle": style.dash, "marker": style.marker, "markersize": 4}
-        axes.plot([e.epoch for e in epochs], [getattr(e, kind) for e in epochs], label=name, **look)
-    axes.set(xlabel="epoch", ylabel=f"share of steps with {kind} conflict", ylim=(-0.02, 1.02))
-    axes.xaxis.set_major_locator(_whole())
-    grid(axes)
-    headed(figure, f"How often {kind} conflict occurs")
-    key_below(figure, [axes])
-    return save(figure, path)
+    lines = {name: [(each.epoch, getattr(each, kind)) for each in epochs] for name, epochs in found.items()}
+    label, title = f"share of steps with {kind} conflict", f"How often {kind} conflict occurs"
+    return save(share_lines(lines, label_styles(found), ylabel=label, title=title), path)
 
 
 def loss_conflict_points(reports: Iterable[StepReport]) -> list[tuple[float, float]]:
@@ -187,18 +185,8 @@ def loss_against_conflict(reports: Mapping[str, Iterable[StepReport]], path: Pat
     found = {name: loss_conflict_points(steps) for name, steps in reports.items()}
     if not any(found.values()):
         raise InvalidInputError("`reports` must hold steps with a Gramian, got none. Use a method on task gradients.")
-    figure = new_figure(5.8, 4.0)
-    axes = figure.add_subplot(1, 1, 1)
-    for (name, points), style in zip(found.items(), _styles(found), strict=True):
-        losses, cosines = [loss for loss, _ in points], [cosine for _, cosine in points]
-        axes.scatter(
-            losses, cosines, s=14, alpha=0.6, color=style.colour, marker=style.marker, linewidths=0, label=name
-        )
-    axes.axhline(0.0, color=INK, linewidth=0.6)
-    axes.set(xlabel="mean loss of a step", ylabel="cosine of the weakest task with the mean")
-    grid(axes)
+    figure = conflict_scatter(found)
     headed(figure, "Loss and conflict, a dot per step")
-    key_below(figure, [axes])
     return save(figure, path)
 
 
@@ -214,33 +202,16 @@ def trigger_sweep(points: Mapping[float, tuple[Sequence[float], Sequence[float]]
     """
     if not points:
         raise InvalidInputError("`points` must hold at least one fraction, got none.")
-    figure = new_figure(5.8, 4.0)
-    axes = figure.add_subplot(1, 1, 1)
-    beside = axes.twinx()
-    fractions = sorted(points)
-    sides = (
-        (axes, 0, Style(ACCENT, "-", "o"), "Δm [%], lower is better"),
-        (beside, 1, Style(INK, "--", "s"), "training time [s] (right)"),
-    )
-    for side, column, style, heading in sides:
-        found = [Estimate.of(points[fraction][column]) for fraction in fractions]
-        bars = [estimate.half_width or 0.0 for estimate in found]
-        look = {"color": style.colour, "linestyle": style.dash, "marker": style.marker, "capsize": 3}
-        side.errorbar(fractions, [e.mean for e in found], yerr=bars, label=heading, **look)
-        side.set_ylabel(heading, color=style.colour, fontsize=9)
-    axes.set(xlabel="fraction of tasks that must conflict with the mean", xticks=fractions)
-    axes.set_xticklabels([f"{fraction:g}" for fraction in fractions])
-    grid(axes)
-    axes.yaxis.label.set_fontsize(9)
+    labels = {"left": "Δm [%], lower is better", "right": "training time [s]"}
+    figure = sweep_lines(points, xlabel="fraction of tasks that must conflict with the mean", **labels)
     headed(figure, "What a looser trigger gains and costs, with 95 % intervals")
-    key_below(figure, [axes, beside])
     return save(figure, path)
 
 
 def time_cost(seconds: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: Path) -> Path:
     """Seconds per epoch without and with teleports, a pair of bars per method (appendix figure 4).
 
-    Bars are medians, lines go from the smallest to the largest, and the ratio of the medians stands above.
+    Bars are medians, lines go from the smallest to the largest, and the median ratio of the same turn stands above.
 
     Args:
         seconds: method → seconds of some epochs without, and with.
@@ -251,40 +222,6 @@ def time_cost(seconds: Mapping[str, tuple[Sequence[float], Sequence[float]]], pa
     """
     if not seconds or not all(without and with_ for without, with_ in seconds.values()):
         raise InvalidInputError("`seconds` must hold epochs without and with teleports for each method, got none.")
-    figure = new_figure(max(5.0, 1.6 + 1.2 * len(seconds)), 4.0)
-    axes = figure.add_subplot(1, 1, 1)
-    for number, pair in enumerate(seconds.values()):
-        for side, values in enumerate(pair):
-            middle = statistics.median(values)
-            spread = [[middle - min(values)], [max(values) - middle]]
-            label = ("without teleports", "with COST")[side] if number == 0 else None
-            colour = (MUTED, ACCENT)[side]
-            axes.bar(number + 0.4 * (side - 0.5), middle, 0.38, yerr=spread, color=colour, label=label, capsize=3)
-        ratio = statistics.median(pair[1]) / statistics.median(pair[0])
-        axes.annotate(f"× {ratio:.2f}", (number, max(map(max, pair))), ha="center", va="bottom", fontsize=8)
-    axes.set_xticks(range(len(seconds)), list(seconds))
-    axes.set_ylabel("time of an epoch [s]")
-    axes.set_ylim(0, 1.12 * max(max(map(max, pair)) for pair in seconds.values()))
-    grid(axes)
+    figure = pairs_of_bars(seconds, ylabel="time of an epoch [s]")
     headed(figure, "What teleports cost: median epochs, from least to most")
-    key_below(figure, [axes])
     return save(figure, path)
-
-
-def _whole() -> Any:
-    """Ticks at whole numbers only."""
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(nbins=6, integer=True)
-
-
-def _styles(names: Iterable[str]) -> list[Style]:
-    """The look of methods by labels such as ``"fairgrad + cost"``; equal looks are told apart by their dash."""
-    found: list[Style] = []
-    for name in names:
-        method, _, teleport = name.lower().partition(" + ")
-        twin = 0
-        while (style := method_style(method, teleport or None, twin=twin)) in found and twin < 6:
-            twin += 1
-        found.append(style)
-    return found

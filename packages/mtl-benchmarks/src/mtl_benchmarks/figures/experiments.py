@@ -1,0 +1,333 @@
+"""Figures from plain numbers: of conflict, of teleports, of what a setting or a method comes to.
+
+Every function takes numbers and gives a figure; where the numbers come from is not its business. Reports of a loop of
+one's own are drawn by :mod:`mtl_benchmarks.figures.analysis`, recorded runs by :mod:`mtl_benchmarks.paper_figures`.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mtl_benchmarks.comparison import Estimate
+from mtl_benchmarks.figures.drawing import grid, headed, key_below, new_figure, panels
+from mtl_benchmarks.figures.palette import ACCENT, INK, MUTED, SUBTLE, Style, method_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "before_after_by_task",
+    "conflict_scatter",
+    "estimates_figure",
+    "label_styles",
+    "pairs_of_bars",
+    "search_lines",
+    "share_lines",
+    "sweep_lines",
+    "whole_ticks",
+]
+
+_OPPOSED, _ALIGNED = "#D55E00", "#009E73"
+"""Backdrops below and above a cosine of zero; the line between them and the words in the key say the same."""
+
+
+def whole_ticks() -> Any:
+    """Ticks at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=6, integer=True)
+
+
+def label_styles(names: Iterable[str]) -> list[Style]:
+    """The look of methods by labels such as ``"fairgrad + cost"``; equal looks are told apart by their dash."""
+    found: list[Style] = []
+    for name in names:
+        method, _, teleport = name.lower().partition(" + ")
+        twin = 0
+        while (style := method_style(method, teleport or None, twin=twin)) in found and twin < 6:
+            twin += 1
+        found.append(style)
+    return found
+
+
+def conflict_scatter(
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    moves: Mapping[str, Sequence[tuple[float, float, float, float]]] | None = None,
+) -> Figure:
+    """The weakest task's cosine with the mean gradient against the mean loss, a dot per step and a panel per method.
+
+    Args:
+        points: method → (mean loss, cosine) of its steps.
+        moves: method → (loss, cosine) before and after each teleport, drawn as arrows.
+    """
+    figure, axes = panels(len(points), width=3.4, height=3.1, extra=1.1)
+    for panel, (name, found), style in zip(axes, points.items(), label_styles(points), strict=True):
+        low, high = min([-0.15, *(c for _, c in found)]), max([0.15, *(c for _, c in found)])
+        moved = (moves or {}).get(name, ())
+        if moved:
+            low, high = (f(e, *(c for move in moved for c in move[1::2])) for f, e in ((min, low), (max, high)))
+        pad = 0.06 * (high - low)
+        panel.set_ylim(low - pad, high + pad)
+        panel.axhspan(low - pad, 0.0, color=_OPPOSED, alpha=0.10, linewidth=0, label="conflict: cosine below 0")
+        panel.axhspan(0.0, high + pad, color=_ALIGNED, alpha=0.10, linewidth=0, label="no conflict")
+        panel.axhline(0.0, color=INK, linewidth=0.6)
+        panel.scatter(
+            [loss for loss, _ in found],
+            [cosine for _, cosine in found],
+            s=10,
+            alpha=0.55,
+            color=style.colour,
+            linewidths=0,
+            label=f"step of {name}" if len(points) == 1 else "step",
+        )
+        for number, (loss, cosine, later, better) in enumerate(moved):
+            look = {"arrowstyle": "->", "color": INK, "linestyle": "--", "linewidth": 1.0, "shrinkA": 0, "shrinkB": 0}
+            panel.annotate("", (later, better), (loss, cosine), arrowprops=look, zorder=4)
+            label = "teleport" if number == 0 else None
+            panel.plot([loss], [cosine], color=INK, linestyle="--", marker="o", markersize=3, linewidth=1, label=label)
+        panel.set(title=name, xlabel="mean loss of a step", ylabel="cosine of the weakest task\nwith the mean gradient")
+        panel.locator_params(axis="x", nbins=5)
+        grid(panel)
+    key_below(figure, axes)
+    return figure
+
+
+def share_lines(
+    lines: Mapping[str, Sequence[tuple[int, float]]], styles: Sequence[Style], *, ylabel: str, title: str | None = None
+) -> Figure:
+    """Shares by epoch, one line each.
+
+    Args:
+        lines: label → (epoch, share in [0, 1]).
+        styles: one per line.
+        ylabel: what the share is of.
+        title: of the figure, or None.
+    """
+    figure = new_figure(5.8, 4.0)
+    axes = figure.add_subplot(1, 1, 1)
+    for (name, values), style in zip(lines.items(), styles, strict=True):
+        look: dict[str, Any] = {
+            "color": style.colour, "linestyle": style.dash, "marker": style.marker, "markersize": 4,
+        }  # fmt: skip
+        axes.plot([epoch for epoch, _ in values], [share for _, share in values], label=name, **look)
+    axes.set(xlabel="epoch", ylabel=ylabel, ylim=(-0.02, 1.02))
+    axes.xaxis.set_major_locator(whole_ticks())
+    grid(axes)
+    if title:
+        headed(figure, title)
+    key_below(figure, [axes])
+    return figure
+
+
+def search_lines(changes: Sequence[float], growth: Sequence[float], *, every: int = 1) -> Figure:
+    """The two terms of a teleport's objective along its search.
+
+    Args:
+        changes: :math:`L_t` at each point.
+        growth: :math:`L_g` over its start at each point; NaN where it was not looked at.
+        every: points between two on the same batch: means over so many are drawn as lines.
+    """
+    figure = new_figure(5.8, 4.0)
+    axes = figure.add_subplot(1, 1, 1)
+    beside = axes.twinx()
+    sides = (
+        (axes, changes, Style(ACCENT, "-", "o"), "$L_t$, mean absolute change of the losses"),
+        (beside, growth, Style(_OPPOSED, "--", "s"), "$L_g$ over its start, sharpness (right)"),
+    )
+    for side, values, style, text in sides:
+        at = range(len(values))
+        if every > 1:
+            side.plot(at, values, color=style.colour, marker=style.marker, markersize=2.5, linestyle="none", alpha=0.4)
+            means = [_mean(values[k : k + every]) for k in range(0, len(values) - every + 1, every)]
+            at = range(every - 1, every * len(means), every)  # type: ignore[assignment]
+            values, text = means, f"{text}, mean of {every} batches"
+        side.plot(at, values, color=style.colour, marker=style.marker, markersize=4, linestyle=style.dash, label=text)
+        side.set_ylabel(text.partition(",")[0], color=style.colour, fontsize=9)
+        side.tick_params(labelsize=8)
+    axes.set(xlabel="step of the adapter")
+    axes.set_ylim(bottom=0.0)
+    axes.xaxis.set_major_locator(whole_ticks())
+    grid(axes)
+    axes.yaxis.label.set_color(ACCENT)
+    key_below(figure, [axes, beside])
+    return figure
+
+
+def before_after_by_task(
+    values: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    *,
+    order: Sequence[int],
+    signed: str,
+    xlabel: str,
+) -> Figure:
+    """Quantities of every task before and after each teleport: a row per quantity, a column per task.
+
+    Args:
+        values: quantity → task → (before, after), one value per teleport.
+        order: where the teleports stand on the horizontal axis.
+        signed: the quantity that lies in [-1, 1]; the others have a logarithmic axis.
+        xlabel: what ``order`` is.
+    """
+    tasks = list(next(iter(values.values())))
+    figure = new_figure(max(5.6, 2.7 * len(tasks) + 0.4), 2.4 * len(values) + 0.7)
+    every: list[Axes] = []
+    for row, (quantity, by_task) in enumerate(values.items()):
+        for column, task in enumerate(tasks):
+            axes = figure.add_subplot(len(values), len(tasks), row * len(tasks) + column + 1)
+            before, after = by_task[task]
+            axes.vlines(order, before, after, color=SUBTLE, linewidth=1.2, zorder=1)
+            axes.scatter(order, before, s=18, color=MUTED, label="before", zorder=2)
+            axes.scatter(order, after, s=20, color=ACCENT, marker="^", label="after", zorder=3)
+            if quantity == signed:
+                axes.axhline(0.0, color=INK, linewidth=0.7)
+                axes.set_ylim(-1.05, 1.05)
+            elif all(value > 0 for value in (*before, *after)):
+                axes.set_yscale("log")
+            if row == 0:
+                axes.set_title(task)
+            if row == len(values) - 1:
+                axes.set_xlabel(xlabel)
+            if column == 0:
+                axes.set_ylabel(quantity)
+            axes.xaxis.set_major_locator(whole_ticks())
+            grid(axes)
+            axes.tick_params(which="both", labelsize=7)
+            every.append(axes)
+    key_below(figure, every)
+    return figure
+
+
+def sweep_lines(
+    points: Mapping[float, tuple[Sequence[float], Sequence[float]]],
+    *,
+    xlabel: str,
+    left: str,
+    right: str,
+    reference: Sequence[float] = (),
+    named: str = "",
+) -> Figure:
+    """Two quantities against one setting, with 95 % intervals over seeds.
+
+    Args:
+        points: setting → the quantity on the left per seed, and that on the right.
+        xlabel: what the setting is.
+        left: label of the left axis.
+        right: label of the right one.
+        reference: the left quantity per seed without the setting, drawn as a line.
+        named: what that line is.
+    """
+    figure = new_figure(5.8, 4.0)
+    axes = figure.add_subplot(1, 1, 1)
+    beside = axes.twinx()
+    settings = sorted(points)
+    sides = ((axes, 0, Style(ACCENT, "-", "o"), left), (beside, 1, Style(INK, "--", "s"), f"{right} (right)"))
+    for side, column, style, heading in sides:
+        found = [Estimate.of(points[setting][column]) for setting in settings]
+        _bars(side, settings, found, style, heading)
+        side.set_ylabel(heading, color=style.colour, fontsize=9)
+        side.tick_params(labelsize=8)
+    if reference:
+        axes.axhline(Estimate.of(reference).mean, color=MUTED, linewidth=1.2, label=named)
+    axes.set(xlabel=xlabel, xticks=settings)
+    axes.set_xticklabels([f"{setting:.3g}" for setting in settings])
+    grid(axes)
+    axes.yaxis.label.set_fontsize(9)
+    key_below(figure, [axes, beside])
+    return figure
+
+
+def pairs_of_bars(seconds: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, ylabel: str) -> Figure:
+    """Seconds without and with teleports, a pair of bars per method.
+
+    Bars are medians, lines go from the smallest to the largest, and the median of the ratios of the same turn stands
+    above.
+
+    Args:
+        seconds: method → seconds without, and with, turn by turn.
+        ylabel: what they are of.
+    """
+    figure = new_figure(max(5.0, 1.6 + 1.2 * len(seconds)), 4.0)
+    axes = figure.add_subplot(1, 1, 1)
+    for number, pair in enumerate(seconds.values()):
+        for side, values in enumerate(pair):
+            middle = statistics.median(values)
+            spread = [[middle - min(values)], [max(values) - middle]]
+            label = ("without teleports", "with COST")[side] if number == 0 else None
+            colour = (MUTED, ACCENT)[side]
+            axes.bar(number + 0.4 * (side - 0.5), middle, 0.38, yerr=spread, color=colour, label=label, capsize=3)
+        paired = len(pair[0]) == len(pair[1])
+        ratio = (
+            statistics.median(after / before for before, after in zip(*pair, strict=True))
+            if paired
+            else statistics.median(pair[1]) / statistics.median(pair[0])
+        )
+        axes.annotate(f"× {ratio:.2f}", (number, max(map(max, pair))), ha="center", va="bottom", fontsize=8)
+    axes.set_xticks(range(len(seconds)), list(seconds))
+    axes.set_ylabel(ylabel)
+    axes.set_ylim(0, 1.12 * max(max(map(max, pair)) for pair in seconds.values()))
+    grid(axes)
+    key_below(figure, [axes])
+    return figure
+
+
+def estimates_figure(
+    columns: Mapping[str, Mapping[float | str, Sequence[float]]],
+    *,
+    ylabel: str,
+    log: bool = False,
+    chosen: Mapping[str, float | str] | None = None,
+    reference: Sequence[float] = (),
+    named: str = "",
+) -> Figure:
+    """One quantity over seeds against several settings, a panel each, all on one scale.
+
+    Args:
+        columns: setting → its values → the quantity per seed.
+        ylabel: what the quantity is.
+        log: whether numeric settings have a logarithmic axis.
+        chosen: setting → the value that it has where the others are varied, drawn filled.
+        reference: the quantity per seed of what all are compared with, drawn as a line.
+        named: what that is.
+    """
+    figure, axes = panels(len(columns), width=3.2, height=3.0)
+    for panel, (setting, values) in zip(axes, columns.items(), strict=True):
+        found = {at: Estimate.of(per_seed) for at, per_seed in values.items()}
+        numeric = all(isinstance(at, int | float) for at in found)
+        places = [at if numeric else k for k, at in enumerate(found)]
+        _bars(panel, places, list(found.values()), Style(ACCENT, "-" if numeric else "none", "o"), "mean over seeds")
+        for place, (at, estimate) in zip(places, found.items(), strict=True):
+            if chosen and chosen.get(setting) == at:
+                panel.plot([place], [estimate.mean], marker="D", markersize=9, color=INK, linestyle="none",
+                           label="default", zorder=4, markerfacecolor="none", markeredgewidth=1.6)  # fmt: skip
+        if reference:
+            panel.axhline(Estimate.of(reference).mean, color=MUTED, linewidth=1.2, label=named)
+        if numeric and log:
+            panel.set_xscale("log")
+        if not numeric:
+            panel.set_xticks(places, [str(at) for at in found])
+            panel.set_xlim(-0.5, len(found) - 0.5)
+        panel.set_xlabel(setting)
+        grid(panel)
+        if panel is not axes[0]:
+            panel.sharey(axes[0])
+    axes[0].set_ylabel(ylabel)
+    axes[0].yaxis.label.set_fontsize(9)
+    key_below(figure, axes)
+    return figure
+
+
+def _bars(axes: Axes, at: Sequence[Any], found: Sequence[Estimate], style: Style, label: str) -> None:
+    bars = [estimate.half_width or 0.0 for estimate in found]
+    look: dict[str, Any] = {"color": style.colour, "linestyle": style.dash, "marker": style.marker, "capsize": 3}
+    if any(bars):
+        look["yerr"] = bars
+    axes.errorbar(at, [estimate.mean for estimate in found], label=label, **look)
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return math.fsum(known) / len(known) if known else math.nan
