@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = {
     "study": "mtl_benchmarks.commands.study",
     "verdict": "mtl_benchmarks.commands.verdict",
     "ablate": "mtl_benchmarks.commands.ablate",
+    "figure": "mtl_benchmarks.commands.figure",
     "sac": "mtl_benchmarks.commands.sac",
     "data": "mtl_benchmarks.commands.data",
     "completion": "mtl_benchmarks.commands.completion",

@@ -17,12 +17,11 @@ from mtl_benchmarks.figures.drawing import grid, headed, key_below, new_figure, 
 from mtl_benchmarks.figures.experiments import (
     conflict_scatter,
     label_styles,
-    pairs_of_bars,
     share_lines,
-    sweep_lines,
     whole_ticks,
 )
 from mtl_benchmarks.figures.palette import ACCENT, INK, MUTED, SUBTLE, task_colour
+from mtl_benchmarks.figures.sweeps import pairs_of_bars, sweep_lines
 from mtl_core import ConflictMonitor, InvalidInputError, StepReport, mean_cosines
 from mtl_core.checks import one_of
 from mtl_teleport import TeleportReport
@@ -202,8 +201,12 @@ def trigger_sweep(points: Mapping[float, tuple[Sequence[float], Sequence[float]]
     """
     if not points:
         raise InvalidInputError("`points` must hold at least one fraction, got none.")
-    labels = {"left": "Δm [%], lower is better", "right": "training time [s]"}
-    figure = sweep_lines(points, xlabel="fraction of tasks that must conflict with the mean", **labels)
+    figure = sweep_lines(
+        points,
+        xlabel="fraction of tasks that must conflict with the mean",
+        left="Δm [%], lower is better",
+        right="training time [s]",
+    )
     headed(figure, "What a looser trigger gains and costs, with 95 % intervals")
     return save(figure, path)
 

@@ -1,4 +1,4 @@
-"""Figures from plain numbers: of conflict, of teleports, of what a setting or a method comes to.
+"""Figures from plain numbers: of conflict, and of what teleports do about it.
 
 Every function takes numbers and gives a figure; where the numbers come from is not its business. Reports of a loop of
 one's own are drawn by :mod:`mtl_benchmarks.figures.analysis`, recorded runs by :mod:`mtl_benchmarks.paper_figures`.
@@ -11,7 +11,6 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mtl_benchmarks.comparison import Estimate
 from mtl_benchmarks.figures.drawing import grid, headed, key_below, new_figure, panels
 from mtl_benchmarks.figures.palette import ACCENT, INK, MUTED, SUBTLE, Style, method_style
 
@@ -21,13 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "before_after_by_task",
+    "before_after_means",
     "conflict_scatter",
-    "estimates_figure",
     "label_styles",
-    "pairs_of_bars",
     "search_lines",
     "share_lines",
-    "sweep_lines",
     "whole_ticks",
 ]
 
@@ -89,7 +86,9 @@ def conflict_scatter(
             panel.annotate("", (later, better), (loss, cosine), arrowprops=look, zorder=4)
             label = "teleport" if number == 0 else None
             panel.plot([loss], [cosine], color=INK, linestyle="--", marker="o", markersize=3, linewidth=1, label=label)
-        panel.set(title=name, xlabel="mean loss of a step", ylabel="cosine of the weakest task\nwith the mean gradient")
+        panel.set(title=name, xlabel="mean loss of a step")
+        if panel is axes[0]:
+            panel.set_ylabel("cosine of the weakest task\nwith the mean gradient")
         panel.locator_params(axis="x", nbins=5)
         grid(panel)
     key_below(figure, axes)
@@ -143,7 +142,7 @@ def search_lines(changes: Sequence[float], growth: Sequence[float], *, every: in
         if every > 1:
             side.plot(at, values, color=style.colour, marker=style.marker, markersize=2.5, linestyle="none", alpha=0.4)
             means = [_mean(values[k : k + every]) for k in range(0, len(values) - every + 1, every)]
-            at = range(every - 1, every * len(means), every)  # type: ignore[assignment]
+            at = range(every - 1, every * len(means), every)
             values, text = means, f"{text}, mean of {every} batches"
         side.plot(at, values, color=style.colour, marker=style.marker, markersize=4, linestyle=style.dash, label=text)
         side.set_ylabel(text.partition(",")[0], color=style.colour, fontsize=9)
@@ -201,131 +200,42 @@ def before_after_by_task(
     return figure
 
 
-def sweep_lines(
-    points: Mapping[float, tuple[Sequence[float], Sequence[float]]],
+def before_after_means(
+    values: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
     *,
+    order: Sequence[int],
+    signed: str,
     xlabel: str,
-    left: str,
-    right: str,
-    reference: Sequence[float] = (),
-    named: str = "",
 ) -> Figure:
-    """Two quantities against one setting, with 95 % intervals over seeds.
+    """As :func:`before_after_by_task`, for many tasks: the median over the tasks, with a line from least to most.
 
     Args:
-        points: setting → the quantity on the left per seed, and that on the right.
-        xlabel: what the setting is.
-        left: label of the left axis.
-        right: label of the right one.
-        reference: the left quantity per seed without the setting, drawn as a line.
-        named: what that line is.
+        values: quantity → task → (before, after), one value per teleport.
+        order: where the teleports stand on the horizontal axis.
+        signed: the quantity that lies in [-1, 1]; the others have a logarithmic axis.
+        xlabel: what ``order`` is.
     """
-    figure = new_figure(5.8, 4.0)
-    axes = figure.add_subplot(1, 1, 1)
-    beside = axes.twinx()
-    settings = sorted(points)
-    sides = ((axes, 0, Style(ACCENT, "-", "o"), left), (beside, 1, Style(INK, "--", "s"), f"{right} (right)"))
-    for side, column, style, heading in sides:
-        found = [Estimate.of(points[setting][column]) for setting in settings]
-        _bars(side, settings, found, style, heading)
-        side.set_ylabel(heading, color=style.colour, fontsize=9)
-        side.tick_params(labelsize=8)
-    if reference:
-        axes.axhline(Estimate.of(reference).mean, color=MUTED, linewidth=1.2, label=named)
-    axes.set(xlabel=xlabel, xticks=settings)
-    axes.set_xticklabels([f"{setting:.3g}" for setting in settings])
-    grid(axes)
-    axes.yaxis.label.set_fontsize(9)
-    key_below(figure, [axes, beside])
-    return figure
-
-
-def pairs_of_bars(seconds: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, ylabel: str) -> Figure:
-    """Seconds without and with teleports, a pair of bars per method.
-
-    Bars are medians, lines go from the smallest to the largest, and the median of the ratios of the same turn stands
-    above.
-
-    Args:
-        seconds: method → seconds without, and with, turn by turn.
-        ylabel: what they are of.
-    """
-    figure = new_figure(max(5.0, 1.6 + 1.2 * len(seconds)), 4.0)
-    axes = figure.add_subplot(1, 1, 1)
-    for number, pair in enumerate(seconds.values()):
-        for side, values in enumerate(pair):
-            middle = statistics.median(values)
-            spread = [[middle - min(values)], [max(values) - middle]]
-            label = ("without teleports", "with COST")[side] if number == 0 else None
-            colour = (MUTED, ACCENT)[side]
-            axes.bar(number + 0.4 * (side - 0.5), middle, 0.38, yerr=spread, color=colour, label=label, capsize=3)
-        paired = len(pair[0]) == len(pair[1])
-        ratio = (
-            statistics.median(after / before for before, after in zip(*pair, strict=True))
-            if paired
-            else statistics.median(pair[1]) / statistics.median(pair[0])
-        )
-        axes.annotate(f"× {ratio:.2f}", (number, max(map(max, pair))), ha="center", va="bottom", fontsize=8)
-    axes.set_xticks(range(len(seconds)), list(seconds))
-    axes.set_ylabel(ylabel)
-    axes.set_ylim(0, 1.12 * max(max(map(max, pair)) for pair in seconds.values()))
-    grid(axes)
-    key_below(figure, [axes])
-    return figure
-
-
-def estimates_figure(
-    columns: Mapping[str, Mapping[float | str, Sequence[float]]],
-    *,
-    ylabel: str,
-    log: bool = False,
-    chosen: Mapping[str, float | str] | None = None,
-    reference: Sequence[float] = (),
-    named: str = "",
-) -> Figure:
-    """One quantity over seeds against several settings, a panel each, all on one scale.
-
-    Args:
-        columns: setting → its values → the quantity per seed.
-        ylabel: what the quantity is.
-        log: whether numeric settings have a logarithmic axis.
-        chosen: setting → the value that it has where the others are varied, drawn filled.
-        reference: the quantity per seed of what all are compared with, drawn as a line.
-        named: what that is.
-    """
-    figure, axes = panels(len(columns), width=3.2, height=3.0)
-    for panel, (setting, values) in zip(axes, columns.items(), strict=True):
-        found = {at: Estimate.of(per_seed) for at, per_seed in values.items()}
-        numeric = all(isinstance(at, int | float) for at in found)
-        places = [at if numeric else k for k, at in enumerate(found)]
-        _bars(panel, places, list(found.values()), Style(ACCENT, "-" if numeric else "none", "o"), "mean over seeds")
-        for place, (at, estimate) in zip(places, found.items(), strict=True):
-            if chosen and chosen.get(setting) == at:
-                panel.plot([place], [estimate.mean], marker="D", markersize=9, color=INK, linestyle="none",
-                           label="default", zorder=4, markerfacecolor="none", markeredgewidth=1.6)  # fmt: skip
-        if reference:
-            panel.axhline(Estimate.of(reference).mean, color=MUTED, linewidth=1.2, label=named)
-        if numeric and log:
-            panel.set_xscale("log")
-        if not numeric:
-            panel.set_xticks(places, [str(at) for at in found])
-            panel.set_xlim(-0.5, len(found) - 0.5)
-        panel.set_xlabel(setting)
+    figure, axes = panels(len(values), width=4.2, height=3.2)
+    for panel, (quantity, by_task) in zip(axes, values.items(), strict=True):
+        for side, (label, colour, marker) in enumerate((("before", MUTED, "o"), ("after", ACCENT, "^"))):
+            columns = [sorted(pair[side][k] for pair in by_task.values()) for k in range(len(order))]
+            middle = [statistics.median(column) for column in columns]
+            spread = [
+                [m - column[0] for m, column in zip(middle, columns, strict=True)],
+                [column[-1] - m for m, column in zip(middle, columns, strict=True)],
+            ]
+            at = [place + 0.15 * (2 * side - 1) for place in order]
+            panel.errorbar(at, middle, spread, color=colour, marker=marker, linestyle="none", elinewidth=1, label=label)
+        if quantity == signed:
+            panel.axhline(0.0, color=INK, linewidth=0.7)
+            panel.set_ylim(-1.05, 1.05)
+        elif all(value > 0 for pair in by_task.values() for side in pair for value in side):
+            panel.set_yscale("log")
+        panel.set(xlabel=xlabel, ylabel=f"{quantity}, median and range of {len(by_task)} tasks")
+        panel.xaxis.set_major_locator(whole_ticks())
         grid(panel)
-        if panel is not axes[0]:
-            panel.sharey(axes[0])
-    axes[0].set_ylabel(ylabel)
-    axes[0].yaxis.label.set_fontsize(9)
     key_below(figure, axes)
     return figure
-
-
-def _bars(axes: Axes, at: Sequence[Any], found: Sequence[Estimate], style: Style, label: str) -> None:
-    bars = [estimate.half_width or 0.0 for estimate in found]
-    look: dict[str, Any] = {"color": style.colour, "linestyle": style.dash, "marker": style.marker, "capsize": 3}
-    if any(bars):
-        look["yerr"] = bars
-    axes.errorbar(at, [estimate.mean for estimate in found], label=label, **look)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["by_label", "toy_losses", "toy_trajectories"]
+__all__ = ["by_label", "toy_grid", "toy_losses", "toy_trajectories"]
 
 _MAX_POINTS = 2000
 _PATH = "autumn"  # red to yellow, which stand out from the grey contours
@@ -141,4 +141,52 @@ def toy_losses(rows: Mapping[str, Sequence[RunResult]]) -> Figure:
     grid(axes)
     headed(figure, "Toy problem: where the runs end in the space of the losses")
     key_below(figure, [axes])
+    return figure
+
+
+def toy_grid(
+    paths: Mapping[tuple[int, str], Sequence[tuple[float, float]]],
+    distances: Mapping[tuple[int, str], float],
+    *,
+    scale: float,
+) -> Figure:
+    """Many paths, each in a small panel on lines of equal mean loss: a row per start, a column per method.
+
+    Args:
+        paths: (start, method) → the points of a path, in order.
+        distances: (start, method) → how far its end is from the minimiser of the mean loss.
+        scale: factor on the first loss.
+    """
+    starts, methods = list(dict.fromkeys(s for s, _ in paths)), list(dict.fromkeys(m for _, m in paths))
+    axis = torch.linspace(-11, 11, 300, dtype=torch.float64)
+    surface = objectives(torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1), scale=scale).mean(-1)
+    best, minimum = torch.tensor(pareto_set()), optimum(scale=scale)
+    figure = new_figure(1.55 * len(methods) + 0.6, 1.62 * len(starts) + 0.9)
+    every: list[Axes] = []
+    for row, start in enumerate(starts):
+        for column, method in enumerate(methods):
+            axes = figure.add_subplot(len(starts), len(methods), row * len(methods) + column + 1)
+            axes.contour(axis, axis, surface, levels=14, cmap="Greys_r", linewidths=0.5, alpha=0.7)
+            axes.plot(best[:, 0], best[:, 1], color="#56B4E9", linewidth=4, alpha=0.6, label="Pareto set", zorder=2)
+            x, y = zip(*paths[start, method], strict=True)
+            colours = torch.linspace(0, 0.75, len(x)).tolist()
+            axes.scatter(x, y, c=colours, cmap=_PATH, vmin=0, vmax=1, s=2, zorder=3)
+            axes.plot(x[0], y[0], marker="o", color=INK, markersize=4, linestyle="none", label="start", zorder=6)
+            axes.plot(x[-1], y[-1], marker="s", color=ACCENT, markersize=4, linestyle="none", label="end", zorder=6)
+            axes.plot(
+                *minimum, marker="*", markersize=8, color=INK, linestyle="none", label="minimum of the mean", zorder=5
+            )
+            axes.set(xlim=(-11, 11), ylim=(-11, 11), aspect="equal", xticks=[], yticks=[])
+            plain = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            far = f"{distances[start, method]:.2g}"
+            where: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "top", "bbox": plain}
+            axes.text(0.97, 0.96, far, fontsize=7, color=INK, zorder=7, **where)
+            if row == 0:
+                axes.set_title(method, fontsize=9)
+            if column == 0:
+                axes.set_ylabel(f"start {start}", fontsize=8)
+            every.append(axes)
+    said = "$x_1$ to the right, $x_2$ upwards, from −11 to 11; number: distance of the end from the minimum"
+    figure.supxlabel(said, fontsize=8)
+    key_below(figure, every)
     return figure
