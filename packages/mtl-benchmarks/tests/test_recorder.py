@@ -21,6 +21,7 @@ def test_statistics_by_hand() -> None:
     assert found == {
         "weak_conflict": 0.5,
         "dominated_conflict": 0.5,
+        "any_mean_conflict": 0.5,
         "majority_conflict": 0.5,
         "min_cosine": 0.0,
         "gradient_norm": (1.5 + 3.0) / 2,
@@ -76,3 +77,4 @@ def test_a_majority_is_half_of_the_tasks_by_hand() -> None:
     rows = [torch.tensor(each, dtype=torch.float64) for each in (none, two, one)]
     found = conflict_statistics(torch.stack([each @ each.T for each in rows]))
     assert found["majority_conflict"] == pytest.approx(1 / 3)
+    assert found["any_mean_conflict"] == pytest.approx(2 / 3)

@@ -176,6 +176,7 @@ def test_metrics_are_tidy_and_name_their_direction(tmp_path: Path) -> None:
     assert training == {
         *PER_TASK,
         "weak_conflict",
+        "any_mean_conflict",
         "majority_conflict",
         "dominated_conflict",
         "min_cosine",

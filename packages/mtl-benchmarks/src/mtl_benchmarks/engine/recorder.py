@@ -31,10 +31,10 @@ def conflict_statistics(gramians: Tensor) -> dict[str, float]:
         gramians: [n, m, m] float64.
 
     Returns:
-        Shares of the steps with ``weak_conflict``, ``dominated_conflict`` and ``majority_conflict`` (at least half of
-        the tasks conflict with the mean), and the means of ``min_cosine`` (:math:`\min_i \cos\varphi_{i0}`), of the
-        ``gradient_norm`` :math:`\|g_0\|` and of the ``imbalance`` ratio of the largest to the smallest norm. A task
-        with a zero gradient has cosine 0 and is left out of the last.
+        Shares of the steps with ``weak_conflict``, ``dominated_conflict``, ``any_mean_conflict`` (some task conflicts
+        with the mean) and ``majority_conflict`` (at least half of the tasks do), and the means of ``min_cosine``
+        (:math:`\min_i \cos\varphi_{i0}`), of the ``gradient_norm`` :math:`\|g_0\|` and of the ``imbalance`` ratio of
+        the largest to the smallest norm. A task with a zero gradient has cosine 0 and is left out of the last.
     """
     squared = gramians.diagonal(dim1=1, dim2=2).clamp(min=0)
     norms = squared.sqrt()
@@ -50,6 +50,7 @@ def conflict_statistics(gramians: Tensor) -> dict[str, float]:
     return {
         "weak_conflict": float((gramians < 0).flatten(1).any(1).double().mean()),
         "dominated_conflict": float(dominated.double().mean()),
+        "any_mean_conflict": float((inner < 0).any(1).double().mean()),
         "majority_conflict": float(majority.double().mean()),
         "min_cosine": float(cosines.amin(1).mean()),
         "gradient_norm": float(mean_norm.mean()),

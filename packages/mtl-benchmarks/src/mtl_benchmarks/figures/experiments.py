@@ -40,10 +40,11 @@ def whole_ticks() -> Any:
 
 
 def label_styles(names: Iterable[str]) -> list[Style]:
-    """The look of methods by labels such as ``"fairgrad + cost"``; equal looks are told apart by their dash."""
+    """The look of methods by labels such as ``"fairgrad (alpha 2) + cost"``; equal ones differ in their dash."""
     found: list[Style] = []
     for name in names:
         method, _, teleport = name.lower().partition(" + ")
+        method = method.partition(" (")[0]  # options stand behind it
         twin = 0
         while (style := method_style(method, teleport or None, twin=twin)) in found and twin < 6:
             twin += 1
@@ -145,7 +146,8 @@ def search_lines(changes: Sequence[float], growth: Sequence[float], *, every: in
             at = range(every - 1, every * len(means), every)
             values, text = means, f"{text}, mean of {every} batches"
         side.plot(at, values, color=style.colour, marker=style.marker, markersize=4, linestyle=style.dash, label=text)
-        side.set_ylabel(text.partition(",")[0], color=style.colour, fontsize=9)
+        unit = " [as the losses]" if side is axes else ""
+        side.set_ylabel(text.partition(",")[0] + unit, color=style.colour, fontsize=9)
         side.tick_params(labelsize=8)
     axes.set(xlabel="step of the adapter")
     axes.set_ylim(bottom=0.0)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from mtl_benchmarks.comparison import Estimate
 from mtl_benchmarks.figures.drawing import grid, key_below, new_figure, panels
-from mtl_benchmarks.figures.palette import ACCENT, INK, MUTED, Style, method_style
+from mtl_benchmarks.figures.experiments import label_styles
+from mtl_benchmarks.figures.palette import ACCENT, INK, MUTED, Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ def sweep_lines(
     right: str,
     reference: Sequence[float] = (),
     named: str = "",
+    log: bool = False,
 ) -> Figure:
     """Two quantities against one setting, with 95 % intervals over seeds.
 
@@ -35,6 +37,7 @@ def sweep_lines(
         right: label of the right one.
         reference: the left quantity per seed without the setting, drawn as a line.
         named: what that line is.
+        log: whether the setting has a logarithmic axis.
     """
     figure = new_figure(5.8, 4.0)
     axes = figure.add_subplot(1, 1, 1)
@@ -48,6 +51,9 @@ def sweep_lines(
         side.tick_params(labelsize=8)
     if reference:
         axes.axhline(Estimate.of(reference).mean, color=MUTED, linewidth=1.2, label=named)
+    if log:
+        axes.set_xscale("log", base=2)
+        axes.minorticks_off()
     axes.set(xlabel=xlabel, xticks=settings)
     axes.set_xticklabels([f"{setting:.3g}" for setting in settings])
     grid(axes)
@@ -148,7 +154,7 @@ def time_and_memory(seconds: Mapping[str, Sequence[float]], memory: Mapping[str,
     names = sorted(seconds, key=lambda name: statistics.median(seconds[name]))
     figure = new_figure(8.4, 1.4 + 0.28 * len(names))
     places = range(len(names))
-    colours = [method_style(name).colour for name in names]
+    colours = [style.colour for style in label_styles(names)]
     left = figure.add_subplot(1, 2, 1)
     right = figure.add_subplot(1, 2, 2)
     middle = [statistics.median(seconds[name]) for name in names]

@@ -9,7 +9,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.figures.experiments import conflict_scatter, label_styles, share_lines
 from mtl_benchmarks.figures.palette import Style
 from mtl_benchmarks.paper_figures.measures import conflict_points, epoch_shares, kept_teleports
@@ -21,8 +20,8 @@ __all__ = ["conflict_by_epoch", "loss_against_conflict"]
 def loss_against_conflict(setting: Setting) -> Made:
     """Each method alone, a dot per recorded step; and the same with teleports, an arrow per kept one."""
     planned = {
-        (method.name, moved): setting.config(method, setting.teleport if moved else None, seed=setting.seeds[0])
-        for method in setting.methods
+        (name, moved): setting.config(method, setting.teleport if moved else None, seed=setting.seeds[0])
+        for name, method in setting.labels.items()
         for moved in (False, True)
     }
     runs = dict(zip(planned, setting.train(list(planned.values())), strict=True))
@@ -30,7 +29,7 @@ def loss_against_conflict(setting: Setting) -> Made:
     points: dict[str, list[tuple[float, float]]] = {}
     moves: dict[str, list[tuple[float, float, float, float]]] = {}
     said = []
-    for name in dict.fromkeys(method.name for method in setting.methods):
+    for name in setting.labels:
         found = conflict_points(runs[name, False])
         rows += [(name, "step", step, loss, cosine, "", "") for step, loss, cosine in found]
         points[name] = [(loss, cosine) for _, loss, cosine in found]
@@ -57,7 +56,8 @@ def _mean(values: Sequence[float | None]) -> float:
     return statistics.fmean(value for value in values if value is not None)
 
 
-_KINDS = {"weak": "some pair conflicts", "dominated": "dominated conflict", "majority": "half of the tasks conflict"}
+_KINDS = {"any_mean": "some task", "dominated": "the weakest task", "majority": "half of the tasks"}
+"""Kind of conflict with the mean gradient → in words."""
 
 
 def conflict_by_epoch(setting: Setting) -> Made:
@@ -72,7 +72,7 @@ def conflict_by_epoch(setting: Setting) -> Made:
     styles: list[Style] = []
     rows: list[tuple[Any, ...]] = []
     said = []
-    dashes = {"weak": (0, (1.5, 1.5)), "dominated": "-", "majority": (0, (6, 2))}
+    dashes = {"any_mean": "-", "dominated": (0, (1.5, 1.5)), "majority": (0, (6, 2))}
     for case, look in zip(cases, label_styles(("ls", "fairgrad")), strict=True):
         own = [run for run in runs if run.config.benchmark.name == case.benchmark.name]
         name = f"{case.benchmark.name} ({len(own[0].config.tasks)} tasks)"
@@ -81,10 +81,10 @@ def conflict_by_epoch(setting: Setting) -> Made:
             epochs = sorted(set.intersection(*(set(each) for each in found)))
             line = [(epoch, statistics.fmean(each[epoch] for each in found)) for epoch in epochs]
             lines[f"{name}: {words}"] = line
-            styles.append(Style(look.colour, dashes[kind], {"weak": "v", "dominated": "o", "majority": "s"}[kind]))
+            styles.append(Style(look.colour, dashes[kind], {"any_mean": "o", "dominated": "v", "majority": "s"}[kind]))
             rows += [(case.benchmark.name, len(own[0].config.tasks), kind, epoch, share) for epoch, share in line]
         shares = [statistics.fmean(s for _, s in lines[f"{name}: {words}"]) for words in _KINDS.values()]
         told = ", ".join(f"{words} at {100 * s:.0f} %" for words, s in zip(_KINDS.values(), shares, strict=True))
-        said.append(f"{name}, mean over epochs: {told}")
-    figure = share_lines(lines, styles, ylabel=f"share of the steps of {Choice(method.name).name}")
+        said.append(f"{name} in conflict with the mean, over all epochs: {told} of the steps")
+    figure = share_lines(lines, styles, ylabel=f"share of the steps of {method.name}\nin conflict with the mean")
     return Made(figure, ("benchmark", "tasks", "kind", "epoch", "share of steps"), rows, "; ".join(said))

@@ -109,7 +109,7 @@ def progress_points(run: RunResult) -> list[tuple[int, tuple[float, ...]]]:
 
 
 def epoch_shares(run: RunResult, kind: str) -> list[tuple[int, float]]:
-    """Epoch, and the share of its steps with conflict of a kind: ``weak``, ``dominated`` or ``majority``.
+    """Epoch, and the share of its steps with conflict of a kind: ``weak``, ``dominated``, ``any_mean`` or ``majority``.
 
     With several evaluations in an epoch the last one stands for it.
 

@@ -14,7 +14,7 @@ from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.pool import run_all
 from mtl_benchmarks.runs.runner import RunResult
 from mtl_benchmarks.runs.session import with_baselines
-from mtl_benchmarks.studies.study import standing_metric
+from mtl_benchmarks.studies.study import named, standing_metric
 from mtl_core import InvalidInputError
 
 if TYPE_CHECKING:
@@ -93,6 +93,11 @@ class Setting:
     runs: Path
     processes: int
     say: Callable[[str], None]
+
+    @property
+    def labels(self) -> dict[str, Choice]:
+        """The methods by name, with their options where they have any."""
+        return {named(method): method for method in self.methods}
 
     @property
     def case(self) -> Case:

@@ -172,10 +172,9 @@ def time_with_teleports(setting: Setting) -> Made:
     """The time of an epoch of each method, alone and with teleports, epoch by epoch in turn."""
     seed = setting.seeds[0]
     configs = {}
-    for method in setting.methods:
-        for teleport in (None, setting.teleport):
-            config = setting.config(method, teleport, seed=seed)
-            configs[config.label] = config
+    for name, method in setting.labels.items():
+        configs[name] = setting.config(method, seed=seed)
+        configs[f"{name} + teleports"] = setting.config(method, setting.teleport, seed=seed)
     found = epochs_in_turn(configs, epochs=_turns(setting))
     labels = list(found)
     pairs = {labels[k]: (_seconds(found[labels[k]]), _seconds(found[labels[k + 1]])) for k in range(0, len(labels), 2)}
@@ -200,7 +199,7 @@ def _seconds(turns: Sequence[Turn]) -> list[float]:
 def times_of_methods(setting: Setting) -> Made:
     """Time of an epoch and peak memory of every method, epoch by epoch in turn."""
     seed = setting.seeds[0]
-    configs = {method.name: setting.config(method, seed=seed) for method in setting.methods}
+    configs = {name: setting.config(method, seed=seed) for name, method in setting.labels.items()}
     found = epochs_in_turn(configs, epochs=_turns(setting))
     memory = {}
     for name, config in configs.items():

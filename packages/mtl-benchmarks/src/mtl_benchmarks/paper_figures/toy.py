@@ -45,10 +45,11 @@ def paths(setting: Setting) -> Made:
     _refuse_others(setting)
     planned = {}
     for number, case in enumerate(setting.cases):
-        for method in setting.methods:
-            for teleport in (None, setting.teleport):
-                config = setting.config(method, teleport, seed=setting.seeds[0], case=case)
-                planned[config.label, number] = config
+        for name, method in setting.labels.items():
+            planned[name, number] = setting.config(method, seed=setting.seeds[0], case=case)
+        for name, method in setting.labels.items():
+            config = setting.config(method, setting.teleport, seed=setting.seeds[0], case=case)
+            planned[f"{name} + {config.teleport.name if config.teleport else 'none'}", number] = config
     found = _trained(setting, planned)
     by_label: dict[str, list[RunResult]] = {}
     rows: list[tuple[Any, ...]] = []
@@ -71,9 +72,9 @@ def grid_of_paths(setting: Setting) -> Made:
     """Every method from every start: a row per start, a column per method."""
     _refuse_others(setting)
     planned = {
-        (method.name, number): setting.config(method, seed=setting.seeds[0], case=case)
+        (name, number): setting.config(method, seed=setting.seeds[0], case=case)
         for number, case in enumerate(setting.cases)
-        for method in setting.methods
+        for name, method in setting.labels.items()
     }
     found = _trained(setting, planned)
     rows: list[tuple[Any, ...]] = []

@@ -25,7 +25,7 @@ from mtl_benchmarks.studies.records import ALONE, Record
 from mtl_benchmarks.studies.rows import StudyRow, rows_of
 from mtl_core import InvalidParameterError, NonFiniteGradientError, NonFiniteLossError, NonFiniteStateError
 
-__all__ = ["COST", "Study", "study"]
+__all__ = ["COST", "Study", "named", "study"]
 
 COST = "cost"
 """The teleport that controls are made of where none is named."""
@@ -117,7 +117,7 @@ def study(
         return isinstance(error, _DIVERGENCE)
 
     joint = [
-        _Planned(resolve(method, way, seed), "", _named(method), label)
+        _Planned(resolve(method, way, seed), "", named(method), label)
         for label, way in ways.items()
         for method in methods
         for seed in seeds
@@ -176,7 +176,7 @@ def _ways(teleports: Sequence[Choice]) -> tuple[dict[str, Choice | None], list[s
         if name in CONTROLS and not choice.options:
             controls.append(name)
         else:
-            ways[_named(Choice(name, choice.options))] = choice
+            ways[named(Choice(name, choice.options))] = choice
     if controls and not any(way is not None and _is_cost(way) for way in ways.values()):
         ways[COST] = Choice(COST)
     return ways, list(dict.fromkeys(controls))
@@ -186,7 +186,8 @@ def _is_cost(choice: Choice) -> bool:
     return teleport_class(choice.name) is TELEPORTS.find(COST)
 
 
-def _named(choice: Choice) -> str:
+def named(choice: Choice) -> str:
+    """A name with its options, as tables call it."""
     options = _options(choice.options)
     return f"{choice.name} ({options})" if options else choice.name
 
