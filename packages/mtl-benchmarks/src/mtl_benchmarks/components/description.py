@@ -25,6 +25,7 @@ from mtl_benchmarks.components.options import PartTable, option_arguments, optio
 from mtl_benchmarks.components.reading import placeholder
 from mtl_benchmarks.components.registry import defines
 from mtl_benchmarks.components.signatures import REQUIRED, summary_of
+from mtl_benchmarks.paper_figures.registry import FIGURES, PaperFigure, find_figure
 from mtl_core import InvalidInputError, UnknownNameError
 from mtl_core.extension import is_spec, load_spec, plain_name
 
@@ -56,7 +57,7 @@ _KINDS = (
 
 def names() -> list[str]:
     """Every name that can be described."""
-    return [name for kind in _KINDS for name in kind.names()]
+    return [*(name for kind in _KINDS for name in kind.names()), *FIGURES]
 
 
 def overview() -> Table:
@@ -70,11 +71,13 @@ def overview() -> Table:
     for kind in _KINDS:
         for name in kind.names():
             table.add_row(kind.name, name, escape(_line_of(name, kind.find)))
+    for name, figure in FIGURES.items():
+        table.add_row("figure", name, escape(f"{figure.source}: {figure.title}"))
     return table
 
 
 def describe(name: str) -> str:
-    """A benchmark, method, teleport, model or part of a teleport; or a class as ``package.module:Class``.
+    """A benchmark, method, teleport, model, part of a teleport or figure; or a class as ``package.module:Class``.
 
     Raises:
         UnknownNameError: nothing has that name; lists all names.
@@ -85,6 +88,8 @@ def describe(name: str) -> str:
         benchmark digits: Two handwritten digits on one canvas: which is where, and what does the picture look like?
     """
     kind = _kind_of(name)
+    if kind is None and plain_name(name) in map(plain_name, FIGURES):
+        return _of_figure(find_figure(name))
     if kind is None:
         raise UnknownNameError("name", name, names())
     cls = kind.find(name)
@@ -112,6 +117,18 @@ def _kind_of(name: str) -> _Kind | None:
         return _KINDS[1] if chosen.name == "model" and is_method else chosen
     plain = plain_name(name)
     return next((kind for kind in _KINDS if plain in map(plain_name, kind.names())), None)
+
+
+def _of_figure(figure: PaperFigure) -> str:
+    return "\n".join(
+        [
+            f"figure {figure.name}, {figure.source}: {figure.title}",
+            *textwrap.wrap(f"in the paper: {figure.printed}", 110, subsequent_indent="    "),
+            f"methods: {', '.join(figure.methods)}",
+            f"as it is: {figure.command}",
+            f"as printed: mtl-bench figure {figure.name} {figure.papers_words}",
+        ]
+    )
 
 
 def _of_benchmark(cls: type[Benchmark]) -> list[str]:

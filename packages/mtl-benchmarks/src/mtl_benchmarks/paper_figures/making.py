@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mtl_benchmarks.components.making import make_method, resolve_method
 from mtl_benchmarks.figures.drawing import new_figure, save
 from mtl_benchmarks.paper_figures.registry import PaperFigure
 from mtl_benchmarks.paper_figures.setting import Setting
 from mtl_benchmarks.storage.files import make_directory, write_atomically
 from mtl_benchmarks.storage.tables import table
+from mtl_core import InvalidInputError
+from mtl_core.extension import is_loss_weighting
 
 __all__ = ["Drawn", "PictureFormat", "make_files"]
 
@@ -43,10 +46,25 @@ def make_files(figure: PaperFigure, setting: Setting, out: Path, form: PictureFo
 
     Raises:
         MissingExtraError: matplotlib is not installed; nothing was trained.
+        InvalidInputError: a method does not do for the figure.
     """
     new_figure(1.0, 1.0)
+    if figure.on_gradients:
+        _refuse_loss_methods(figure, setting)
     made = figure.make(setting)
     make_directory(out)
     numbers = out / f"{figure.name}.csv"
     write_atomically(numbers, table(made.header, made.rows))
     return Drawn(save(made.figure, out / f"{figure.name}.{form}"), numbers, made.said)
+
+
+def _refuse_loss_methods(figure: PaperFigure, setting: Setting) -> None:
+    """Refuse, before anything is trained, methods of whose steps there are no task gradients."""
+    for label, choice in setting.labels.items():
+        method = make_method(resolve_method(choice), None, seed=0)
+        facts = getattr(method, "facts", None)
+        if is_loss_weighting(method) or getattr(facts, "needs", None) == "losses":
+            raise InvalidInputError(
+                f"`--methods` must look at task gradients for {figure.name}, got {label}, which looks at losses. Give "
+                f"others, such as {', '.join(figure.methods)}."
+            )
