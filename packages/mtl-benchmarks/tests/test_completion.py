@@ -58,6 +58,8 @@ def test_in_bash(scripts: dict[str, Path]) -> None:
     assert set(completed(bash, "run", "digits", "--precision", "")) == {"float32", "tf32", "bf16", "fp16"}
     assert set(completed(bash, "ablate", "digits", "--parts", "s")) == {"sharpness"}
     assert set(completed(bash, "completion", "")) >= set(SHELLS)
+    assert {"cost-3", "cost-a4"} <= set(completed(bash, "figure", "cost-"))
+    assert set(completed(bash, "figure", "cost-3", "--format", "")) >= {"png", "pdf", "svg"}
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mtl_benchmarks.figures.drawing import grid, key_below, panels
+from mtl_benchmarks.figures.drawing import grid, key_below, panels, plain_log
 from mtl_benchmarks.figures.experiments import label_styles, whole_ticks
 from mtl_benchmarks.figures.palette import INK, MUTED, SUBTLE, task_colour
 
@@ -48,12 +48,11 @@ def balance_against_imbalance(points: Mapping[str, Sequence[tuple[float, float]]
     for panel, (name, found), style in zip(axes, points.items(), label_styles(points), strict=True):
         ratios, kappas = [ratio for ratio, _ in found], [kappa for _, kappa in found]
         panel.scatter(ratios, kappas, s=10, alpha=0.5, color=style.colour, linewidths=0, label="step")
-        panel.set_xscale("log")
+        plain_log(panel, "x")
         panel.set(title=name, xlabel="largest gradient norm / smallest", ylim=(-0.03, 1.03))
         if panel is axes[0]:
             panel.set_ylabel(r"balance $\kappa = \cos(g_0, g_m)$")
         grid(panel)
-        panel.tick_params(which="both", labelsize=8)
     key_below(figure, axes)
     return figure
 

@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mtl_benchmarks.figures.palette import INK, SUBTLE, Style
 from mtl_core import MissingExtraError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["curve", "grid", "headed", "key_below", "new_figure", "panels", "png", "save", "time_axis"]
+__all__ = ["curve", "grid", "headed", "key_below", "new_figure", "panels", "plain_log", "png", "save", "time_axis"]
 
 _DPI = 150
 
@@ -82,6 +82,19 @@ def grid(axes: Axes) -> None:
     axes.title.set_fontsize(9)
     axes.xaxis.label.set_fontsize(9)
     axes.yaxis.label.set_fontsize(9)
+
+
+def plain_log(axes: Axes, side: Literal["x", "y"]) -> None:
+    """A logarithmic axis with ticks at 1, 2 and 5 times a power of ten, written as plain numbers."""
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
+    axes.set(**{f"{side}scale": "log"})
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator())
+    axis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_tick_params(which="both", labelsize=7)
 
 
 def time_axis(axes: Axes, at: Sequence[int], unit: str) -> None:

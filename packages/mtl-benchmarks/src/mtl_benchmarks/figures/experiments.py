@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mtl_benchmarks.figures.drawing import grid, headed, key_below, new_figure, panels
+from mtl_benchmarks.figures.drawing import grid, headed, key_below, new_figure, panels, plain_log
 from mtl_benchmarks.figures.palette import ACCENT, INK, MUTED, SUBTLE, Style, method_style
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def before_after_by_task(
                 axes.axhline(0.0, color=INK, linewidth=0.7)
                 axes.set_ylim(-1.05, 1.05)
             elif all(value > 0 for value in (*before, *after)):
-                axes.set_yscale("log")
+                plain_log(axes, "y")
             if row == 0:
                 axes.set_title(task)
             if row == len(values) - 1:
@@ -196,7 +196,7 @@ def before_after_by_task(
                 axes.set_ylabel(quantity)
             axes.xaxis.set_major_locator(whole_ticks())
             grid(axes)
-            axes.tick_params(which="both", labelsize=7)
+            axes.tick_params(labelsize=7)
             every.append(axes)
     key_below(figure, every)
     return figure
@@ -232,7 +232,7 @@ def before_after_means(
             panel.axhline(0.0, color=INK, linewidth=0.7)
             panel.set_ylim(-1.05, 1.05)
         elif all(value > 0 for pair in by_task.values() for side in pair for value in side):
-            panel.set_yscale("log")
+            plain_log(panel, "y")
         panel.set(xlabel=xlabel, ylabel=f"{quantity}, median and range of {len(by_task)} tasks")
         panel.xaxis.set_major_locator(whole_ticks())
         grid(panel)

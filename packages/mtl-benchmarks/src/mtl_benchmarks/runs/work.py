@@ -200,8 +200,8 @@ class Work:
             "environment.json": self.sessions.table(),
         }
         if recorder.series.gradients.items:
-            header = gradient_header(recorder.tasks)
-            found["gradients.csv"] = table(header, recorder.series.gradient_rows())
+            series = recorder.series
+            found["gradients.csv"] = table(gradient_header(recorder.tasks), series.gradient_rows())
         if recorder.trace:
             found["trace.csv"] = table([f"x{k + 1}" for k in range(len(recorder.trace[0]))], recorder.trace)
         return found
