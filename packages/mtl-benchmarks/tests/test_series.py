@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtl_benchmarks.engine.series import TaskSeries, Thinned, pair_cosines
-from mtl_core import StepReport
+from mtl_core import StepReport, individual_progress
 
 
 def report(weights: list[float], jacobian: list[list[float]]) -> StepReport:
@@ -104,6 +104,20 @@ def test_an_update_without_weights_brings_its_own_progress() -> None:
         series.record_step(each, step=step)
     series.end_interval([gramian, gramian], steps=2, number=0)
     assert [row[2] for row in series.gradient_rows()] == [0.5, -0.5, "", ""]
+
+
+@given(st.integers(0, 2**31), st.integers(2, 5))
+def test_progress_is_that_of_core(seed: int, n_tasks: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    jacobian = torch.randn(n_tasks, 6, generator=generator, dtype=torch.float64)
+    jacobian[0] *= float(seed % 3 > 0)  # now and then a task without a gradient
+    weights = torch.randn(n_tasks, generator=generator, dtype=torch.float64)
+    tasks, gramian = tuple("abcde"[:n_tasks]), jacobian @ jacobian.T
+    series = TaskSeries(tasks)
+    series.record_step(StepReport(torch.ones(n_tasks), weights, gramian, tasks), step=0)
+    series.end_interval([gramian], steps=1, number=0)
+    found = [row[2] for row in series.gradient_rows()]
+    assert found == pytest.approx(individual_progress(None, weights, gramian=gramian).tolist(), abs=1e-12)
 
 
 def test_a_checkpoint_of_before_goes_on() -> None:

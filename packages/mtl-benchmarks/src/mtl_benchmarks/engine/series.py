@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mtl_benchmarks.engine.stacked import Stacked
-from mtl_core import StepReport, individual_progress
+from mtl_core import StepReport
 
 __all__ = ["PAIR_HEADER", "STEP_HEADER", "TaskSeries", "Thinned", "gradient_header", "pair_cosines"]
 
@@ -29,10 +29,9 @@ MAX_STEPS = 1000
 """Steps of which single values are kept, at most."""
 MAX_PAIRS = 32
 """Evaluations up to which the cosines of pairs are kept, at most."""
-MAX_PRODUCTS, FEWEST_GRAMIANS = 40_000, 32
-"""Inner products of task gradients that are kept, at most, unless that were fewer than so many steps."""
-
-
+MAX_GRAMIANS, MAX_PRODUCTS, FEWEST_GRAMIANS = 400, 16_000, 32
+"""Steps whose Gramian is kept, at most; and fewer where so many inner products would be more, but never fewer than the
+last."""
 MOST_WAITING = 64
 """Reports that are held before their Gramians are read from them, so that a long interval does not let them pile up."""
 
@@ -47,9 +46,9 @@ def gramians_kept(n_tasks: int) -> int:
 
     Example:
         >>> [gramians_kept(m) for m in (2, 11, 40)]
-        [1000, 330, 32]
+        [400, 132, 32]
     """
-    return min(MAX_STEPS, max(FEWEST_GRAMIANS, MAX_PRODUCTS // n_tasks**2))
+    return min(MAX_GRAMIANS, max(FEWEST_GRAMIANS, MAX_PRODUCTS // n_tasks**2))
 
 
 class Thinned(Generic[T]):
@@ -112,11 +111,15 @@ def _products(report: StepReport) -> Tensor:
     """Progress and Gramian of a step that has one, [m, 1 + m] float64."""
     assert report.gramian is not None
     gramian = report.gramian.detach().cpu().double()
-    progress = report.progress
-    if progress is None and report.weights is not None and report.weights.ndim == 1:
-        progress = individual_progress(None, report.weights.detach().cpu(), gramian=gramian)
-    column = torch.full((len(gramian),), torch.nan) if progress is None else progress.detach().cpu()
-    return torch.cat([column.double()[:, None], gramian], 1)
+    progress, weights = report.progress, report.weights
+    if progress is None and weights is not None and weights.ndim == 1:
+        # As mtl_core.individual_progress, without its checks: this is done at many steps.
+        own = weights.detach().cpu().double()
+        inner = gramian.mv(own)
+        scale = gramian.diagonal().clamp(min=0).sqrt() * own.dot(inner).clamp(min=0).sqrt()
+        progress = torch.where(scale > 0, inner / scale, 0.0).clamp(-1, 1)
+    column = gramian.new_full((len(gramian),), torch.nan) if progress is None else progress.detach().cpu().double()
+    return torch.cat([column[:, None], gramian], 1)
 
 
 def _packed(kept: Thinned[Tensor]) -> dict[str, Any]:
@@ -204,6 +207,7 @@ class TaskSeries:
         for (step, *_), row in zip(self._waiting, values.float(), strict=True):
             self.steps.offer(step, row.clone())  # not a view, which would keep the rows that are thinned out
         self._forget_waiting()
+        self._read_seen()
 
     def _waiting_values(self) -> Tensor:
         """Losses, weights and squared norms of the waiting steps, [n, 3, m] float64; NaN where there are none."""
@@ -224,7 +228,6 @@ class TaskSeries:
         self._waiting = []
         for kept in self._parts:
             kept.clear()
-        self._read_seen()
 
     def _read_seen(self) -> None:
         for step, report in self._seen:

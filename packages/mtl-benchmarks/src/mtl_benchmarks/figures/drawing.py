@@ -94,7 +94,7 @@ def plain_log(axes: Axes, side: Literal["x", "y"]) -> None:
     axis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_tick_params(which="both", labelsize=7)
+    axis.set_tick_params(which="both", labelsize=8)
 
 
 def time_axis(axes: Axes, at: Sequence[int], unit: str) -> None:

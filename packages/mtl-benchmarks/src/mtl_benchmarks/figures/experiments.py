@@ -196,7 +196,7 @@ def before_after_by_task(
                 axes.set_ylabel(quantity)
             axes.xaxis.set_major_locator(whole_ticks())
             grid(axes)
-            axes.tick_params(labelsize=7)
+            axes.tick_params(which="both", labelsize=7)
             every.append(axes)
     key_below(figure, every)
     return figure

@@ -142,7 +142,7 @@ def estimates_figure(
     return figure
 
 
-def time_and_memory(seconds: Mapping[str, Sequence[float]], memory: Mapping[str, float]) -> Figure:
+def time_and_memory(seconds: Mapping[str, Sequence[float]], memory: Mapping[str, float], *, xlabel: str) -> Figure:
     """Seconds of an epoch and peak memory of each method, from the quickest to the slowest.
 
     Bars are medians, lines go from the smallest to the largest.
@@ -150,6 +150,7 @@ def time_and_memory(seconds: Mapping[str, Sequence[float]], memory: Mapping[str,
     Args:
         seconds: method → seconds, turn by turn.
         memory: method → how far memory rises, in MiB.
+        xlabel: what the seconds are.
     """
     names = sorted(seconds, key=lambda name: statistics.median(seconds[name]))
     figure = new_figure(8.4, 1.4 + 0.28 * len(names))
@@ -164,7 +165,7 @@ def time_and_memory(seconds: Mapping[str, Sequence[float]], memory: Mapping[str,
     ]
     left.barh(places, middle, 0.7, xerr=spread, color=colours, ecolor=INK, capsize=2)
     right.barh(places, [memory[name] for name in names], 0.7, color=colours)
-    for axes, text in ((left, "training time of an epoch [s]"), (right, "rise of memory in training [MiB]")):
+    for axes, text in ((left, xlabel), (right, "rise of memory in training [MiB]")):
         axes.set_yticks(places, names if axes is left else [""] * len(names), fontsize=8)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlim(left=0.0)

@@ -34,10 +34,6 @@ def _one_seed(setting: Setting) -> dict[str, RunResult]:
     return dict(zip(setting.labels, setting.train(configs), strict=True))
 
 
-def _title(run: RunResult) -> str:
-    return f"{run.config.benchmark.name}, {run.config.label}"
-
-
 def distribution_of_balance(setting: Setting) -> Made:
     """The balance κ at every recorded step."""
     runs = _one_seed(setting)
@@ -64,9 +60,9 @@ def balance_and_imbalance(setting: Setting) -> Made:
     told = []
     for name, run in _one_seed(setting).items():
         ratios, kappas = imbalances(run), balances(run)
-        points[_title(run)] = [(ratio, kappas[step]["pm"]) for step, ratio in ratios.items()]
+        points[name] = [(ratio, kappas[step]["pm"]) for step, ratio in ratios.items()]
         rows += [(name, step, ratio, kappas[step]["pm"]) for step, ratio in ratios.items()]
-        told.append(f"{name} {_rank_correlation(points[_title(run)])} over {len(ratios)} steps")
+        told.append(f"{name} {_rank_correlation(points[name])} over {len(ratios)} steps")
     figure = balance_against_imbalance(points)
     return Made(figure, ("method", "step", "imbalance ratio", "kappa"), rows, f"rank correlation: {'; '.join(told)}")
 

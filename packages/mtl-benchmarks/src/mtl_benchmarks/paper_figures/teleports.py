@@ -118,7 +118,7 @@ def _told(kept: Kept) -> str:
     )
 
 
-_FRACTIONS = (0.2, 0.3, 0.4, 0.5, 0.6)
+_FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5)
 
 
 def trigger_fractions(setting: Setting) -> Made:
@@ -137,8 +137,8 @@ def trigger_fractions(setting: Setting) -> Made:
     alone: list[float] = []
     for (fraction, seed), run in found.runs.items():
         value, seconds = found.values[fraction, seed], seconds_per_epoch(run)
-        kept = len(kept_teleports([run]))
-        rows.append(("alone" if fraction is None else fraction, seed, value, seconds, kept))
+        kept, undone = _counts(run)
+        rows.append(("alone" if fraction is None else fraction, seed, value, seconds, kept, undone))
         if fraction is None:
             alone.append(value)
         else:
@@ -153,13 +153,22 @@ def trigger_fractions(setting: Setting) -> Made:
         reference=alone,
         named=f"{method.name} alone",
     )
-    counts = {f: statistics.fmean(row[4] for row in rows if row[0] == f) for f in _FRACTIONS}
-    told = ", ".join(f"{count:.3g} at {fraction:g}" for fraction, count in counts.items())
+    told = ", ".join(f"{_average(rows, f, 4)} and {_average(rows, f, 5)} at {f:g}" for f in _FRACTIONS)
     device = setting.case.settings.get("device", "cpu")
-    said = (
-        f"{len(setting.seeds)} seeds, times of runs on {device} that did not take turns; kept teleports a run: {told}"
-    )
-    return Made(figure, ("fraction", "seed", found.label, "seconds per epoch", "kept teleports"), rows, said)
+    n = len(setting.seeds)
+    said = f"{n} seeds, times of runs on {device} that did not take turns; teleports a run, kept and undone: {told}"
+    header = ("fraction", "seed", found.label, "seconds per epoch", "kept teleports", "undone teleports")
+    return Made(figure, header, rows, said)
+
+
+def _counts(run: RunResult) -> tuple[int, int]:
+    """Teleports of a run that were kept, and undone."""
+    moves = [bool(event["accepted"]) for event in run.events if event.get("kind") == "teleport"]
+    return sum(moves), len(moves) - sum(moves)
+
+
+def _average(rows: Sequence[tuple[Any, ...]], fraction: float, column: int) -> str:
+    return f"{statistics.fmean(row[column] for row in rows if row[0] == fraction):.3g}"
 
 
 def _with_fraction(teleport: Choice, fraction: float | None) -> Choice | None:

@@ -176,24 +176,35 @@ def time_with_teleports(setting: Setting) -> Made:
         configs[name] = setting.config(method, seed=seed)
         configs[f"{name} + teleports"] = setting.config(method, setting.teleport, seed=seed)
     found = epochs_in_turn(configs, epochs=_turns(setting))
-    labels = list(found)
-    pairs = {labels[k]: (_seconds(found[labels[k]]), _seconds(found[labels[k + 1]])) for k in range(0, len(labels), 2)}
+    labels, config = list(found), next(iter(configs.values()))
+    pairs = {
+        labels[k]: (_seconds(found[labels[k]], config), _seconds(found[labels[k + 1]], config))
+        for k in range(0, len(labels), 2)
+    }
     ratios = {
         name: statistics.median(with_ / without for without, with_ in zip(*pair, strict=True))
         for name, pair in pairs.items()
     }
     moved = statistics.fmean(turn.teleports for label in labels[1::2] for turn in found[label])
     told = ", ".join(f"× {ratio:.2f} with {name}" for name, ratio in ratios.items())
-    config = configs[labels[0]]
     said = (
-        f"{_turns(setting)} epochs in turn on {_machine(config)}, {moved:.2g} kept teleports an epoch; median ratio "
-        f"of the same turn: {told}"
+        f"{_turns(setting)} epochs in turn on {_machine(config)}, {_time(config)}, {moved:.2g} kept teleports an "
+        f"epoch; median ratio of the same turn: {told}"
     )
-    return Made(pairs_of_bars(pairs, ylabel="training time of an epoch [s]"), _HEADER, _rows(found), said)
+    return Made(pairs_of_bars(pairs, ylabel=f"{_time(config)} of an epoch [s]"), _HEADER, _rows(found), said)
 
 
-def _seconds(turns: Sequence[Turn]) -> list[float]:
-    return [turn.seconds for turn in turns]
+def _seconds(turns: Sequence[Turn], config: RunConfig) -> list[float]:
+    return [turn.processor_seconds if _on_one_core(config) else turn.seconds for turn in turns]
+
+
+def _on_one_core(config: RunConfig) -> bool:
+    """Whether the processor's time is the time that an epoch takes where nothing else runs."""
+    return torch.device(config.device).type == "cpu" and config.threads == 1
+
+
+def _time(config: RunConfig) -> str:
+    return "processor time" if _on_one_core(config) else "time on the clock"
 
 
 def times_of_methods(setting: Setting) -> Made:
@@ -205,11 +216,12 @@ def times_of_methods(setting: Setting) -> Made:
     for name, config in configs.items():
         memory[name] = peak_memory(config) / MiB
         setting.say(f"  memory of {name}: {memory[name]:.1f} MiB")
-    seconds = {name: _seconds(turns) for name, turns in found.items()}
+    config = next(iter(configs.values()))
+    seconds = {name: _seconds(turns, config) for name, turns in found.items()}
     rows = [(*row, memory[row[0]]) for row in _rows(found)]
-    first = next(iter(configs))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     told = ", ".join(f"{name} {value:.3g} s" for name, value in sorted(medians.items(), key=lambda item: item[1]))
-    config = configs[first]
-    said = f"{len(config.tasks)} tasks, {_turns(setting)} epochs in turn on {_machine(config)}; medians: {told}"
-    return Made(time_and_memory(seconds, memory), (*_HEADER, "peak memory MiB"), rows, said)
+    n = len(config.tasks)
+    said = f"{n} tasks, {_turns(setting)} epochs in turn on {_machine(config)}, {_time(config)}; medians: {told}"
+    figure = time_and_memory(seconds, memory, xlabel=f"{_time(config)} of an epoch [s]")
+    return Made(figure, (*_HEADER, "peak memory MiB"), rows, said)
