@@ -10,6 +10,7 @@ import pytest
 
 from mtl_aggregators.__main__ import write_page
 from mtl_aggregators.registry import own_methods
+from mtl_benchmarks.paper_figures import FIGURES
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "methods.md"
@@ -47,3 +48,14 @@ def test_the_page_is_as_the_command_writes_it(tmp_path: Path) -> None:
 def test_no_table_lists_what_is_not_there() -> None:
     for table in tables():
         assert set(table) <= set(own_methods())
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_of_a_paper_stands_on_its_page(name: str) -> None:
+    page = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^## {re.escape(name)}: .*?(?=^## |\Z)", page, flags=re.MULTILINE | re.DOTALL)
+    assert FIGURES[name].source in section
+    assert f"$ {FIGURES[name].command}\n" in section
+    assert f"$ mtl-bench figure {name} {FIGURES[name].papers_words}\n" in section
+    (picture,) = re.findall(r"^!\[[^\]]+\]\((figures/papers/[^)]+)\)$", section, flags=re.MULTILINE)
+    assert 0 < (ROOT / "docs" / picture).stat().st_size <= 80 * 1024

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from mtl_benchmarks.cli import main
+from mtl_benchmarks.command_line.choosing import parse_choice
+from mtl_benchmarks.command_line.words import split
 from mtl_benchmarks.components.description import describe, names
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.figures.experiments import conflict_scatter, label_styles
@@ -105,6 +107,19 @@ def test_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert "imgrad-table2" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_words_for_the_papers_own_benchmark_are_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    figure = FIGURES[name]
+    assert main(["figure", name, *figure.papers_words.split(), "--help"]) == 0
+    assert f"as printed: mtl-bench figure {name} {figure.papers_words}" in capsys.readouterr().out
+    given = split(figure.papers_words.split()).given
+    for flag, kind in (("--benchmark", "benchmark"), ("--many", "benchmark"), ("--teleport", "teleport")):
+        for text in given.get(flag, ()):
+            parse_choice(kind, text)  # type: ignore[arg-type]
+    for text in figure.methods:
+        parse_choice("method", text)
+
+
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
@@ -188,11 +203,10 @@ def run_of(
         read_steps=lambda: [{"step": str(k), "loss": str(x)} for k, each in enumerate(losses) for x in each],
         read_gradients=lambda: [(k, progress[k], (j @ j.T).tolist()) for k, j in enumerate(gramians)],
         read_metrics=lambda: rows.get("metrics", []),
-        read_times=lambda: rows.get("times", []),
     )
     monkeypatch.setattr(measures.RunDirectory, "existing", lambda path: files)
     config = SimpleNamespace(tasks=("a", "b"), label="mine")
-    return SimpleNamespace(config=config, directory=Path("mine"), seconds=12.0, events=())
+    return SimpleNamespace(config=config, directory=Path("mine"), events=())
 
 
 def test_measures_of_balance_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +242,7 @@ def test_progress_is_read_and_its_absence_refused(monkeypatch: pytest.MonkeyPatc
         measures.conflict_points(run_of(monkeypatch, [], losses))
 
 
-def test_shares_and_seconds_by_epoch_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shares_by_epoch_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     def row(epoch: int, metric: str, value: float, split: str = "train") -> dict[str, str]:
         return {"epoch": str(epoch), "split": split, "metric": metric, "value": str(value)}
 
@@ -239,11 +253,9 @@ def test_shares_and_seconds_by_epoch_by_hand(monkeypatch: pytest.MonkeyPatch) ->
         row(1, "dominated_conflict", 0.75),  # a second evaluation in that epoch
         row(3, "dominated_conflict", 1.0, split="test"),
     ]
-    times = [{"epoch": "1"}, {"epoch": "4"}]
-    run = run_of(monkeypatch, [], [[0.0, 0.0]], metrics=metrics, times=times)
+    run = run_of(monkeypatch, [], [[0.0, 0.0]], metrics=metrics)
     assert measures.epoch_shares(run, "dominated") == [(1, 0.75), (2, 0.25)]
     assert measures.epoch_shares(run, "majority") == [(1, 0.0)]
-    assert measures.seconds_per_epoch(run) == 3.0
     with pytest.raises(ValueError, match="must look at task gradients"):
         measures.epoch_shares(run, "weak")
 

@@ -11,11 +11,13 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
+from mtl_benchmarks.comparison import Estimate
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.figures.distributions import balance_against_imbalance, balance_histograms, progress_by_step
 from mtl_benchmarks.figures.sweeps import estimates_figure, sweep_lines
-from mtl_benchmarks.paper_figures.measures import balances, imbalances, progress_points, seconds_per_epoch
+from mtl_benchmarks.paper_figures.measures import balances, imbalances, progress_points
 from mtl_benchmarks.paper_figures.setting import Made, Setting
+from mtl_benchmarks.paper_figures.timing import times_beside
 from mtl_benchmarks.runs.runner import RunResult
 from mtl_core import InvalidInputError
 
@@ -86,22 +88,42 @@ def measures_of_balance(setting: Setting) -> Made:
         raise InvalidInputError(f"`--methods` must differ in their measure of balance for this figure, got {got}.")
     planned = {(name, seed): setting.config(m, seed=seed) for name, m in named.items() for seed in setting.seeds}
     found = setting.measured(planned)
+    seconds, _, timed = times_beside({name: planned[name, setting.seeds[0]] for name in named})
+    values = {name: [found.values[name, seed] for seed in setting.seeds] for name in named}
     rows: list[tuple[Any, ...]] = []
-    values: dict[float | str, list[float]] = {}
-    for (name, seed), run in found.runs.items():
-        values.setdefault(name, []).append(found.values[name, seed])
-        rows.append(("method", name, seed, "", found.values[name, seed], seconds_per_epoch(run)))
+    for name, own in values.items():
+        rows += [("run", name, seed, "", value) for seed, value in zip(setting.seeds, own, strict=True)]
+    rows += [("epoch", name, "", turn, each) for name, own in seconds.items() for turn, each in enumerate(own, start=1)]
     first = found.runs[next(iter(named)), setting.seeds[0]]
     seen = balances(first)
     for measure, short in _MEASURES.items():
-        rows += [("measure", short, setting.seeds[0], step, own[measure], "") for step, own in seen.items()]
-    figure = estimates_figure({"measure of balance": values}, ylabel=found.label)
+        rows += [("balance", short, setting.seeds[0], step, own[measure]) for step, own in seen.items()]
+    columns: dict[float | str, Sequence[float]] = dict(values.items())
+    figure = estimates_figure({"measure of balance": columns}, ylabel=found.label)
     spread = "; ".join(f"{short} {_spread([own[m] for own in seen.values()])}" for m, short in _MEASURES.items())
-    seconds = {name: statistics.fmean(row[5] for row in rows if row[:2] == ("method", name)) for name in named}
-    told = ", ".join(f"{name} {statistics.fmean(values[name]):.2f} ({seconds[name]:.2g} s an epoch)" for name in named)
-    said = f"{found.label}, means of {len(setting.seeds)} seeds: {told}. At the steps of {first.config.label}: {spread}"
-    header = ("kind", "name", "seed", "step", f"{found.label}, or the measure", "seconds per epoch")
+    told = ", ".join(
+        f"{name} {_against(own, values[next(iter(named))])}, {statistics.median(seconds[name]):.2g} s an epoch"
+        for name, own in values.items()
+    )
+    said = (
+        f"{found.label}, {_of_seeds(setting, next(iter(named)))}: {told}; {timed}; at the steps of "
+        f"{first.config.label}: {spread}"
+    )
+    header = ("kind", "name", "seed", "step or turn", f"{found.label}, seconds, or the balance")
     return Made(figure, header, rows, said)
+
+
+def _of_seeds(setting: Setting, base: str) -> str:
+    n = len(setting.seeds)
+    return f"mean of {n} seeds and in brackets the difference from {base} seed by seed" if n > 1 else "one seed"
+
+
+def _against(values: Sequence[float], base: Sequence[float]) -> str:
+    """A mean, and where there are several seeds the mean difference from the base with its interval."""
+    mean = f"{statistics.fmean(values):.2f}"
+    if values is base or len(values) < 2:
+        return mean
+    return f"{mean} ({Estimate.of([a - b for a, b in zip(values, base, strict=True)]).brief()})"
 
 
 def _measure_name(method: Choice) -> str:
@@ -125,33 +147,29 @@ def update_intervals(setting: Setting) -> Made:
         for seed in setting.seeds
     }
     found = setting.measured(planned)
+    names: dict[int | None, str] = {every: f"{augmented.name}, every {every}" for every in _INTERVALS}
+    names[None] = base.name
+    seconds, label, timed = times_beside({name: planned[every, setting.seeds[0]] for every, name in names.items()})
+    values = {name: [found.values[every, seed] for seed in setting.seeds] for every, name in names.items()}
     rows: list[tuple[Any, ...]] = []
-    points: dict[float, tuple[list[float], list[float]]] = {}
-    alone: list[float] = []
-    for (every, seed), run in found.runs.items():
-        value, seconds = found.values[every, seed], seconds_per_epoch(run)
-        rows.append((base.name if every is None else augmented.name, every or "", seed, value, seconds))
-        if every is None:
-            alone.append(value)
-        else:
-            own = points.setdefault(every, ([], []))
-            own[0].append(value)
-            own[1].append(seconds)
+    for every, name in names.items():
+        rows += [
+            ("run", name, every or "", seed, value) for seed, value in zip(setting.seeds, values[name], strict=True)
+        ]
+        rows += [("epoch", name, every or "", turn, each) for turn, each in enumerate(seconds[name], start=1)]
     figure = sweep_lines(
-        points,
+        {every: (values[names[every]], seconds[names[every]]) for every in _INTERVALS},
         xlabel="steps from one computation of the weights to the next",
         left=found.label,
-        right="training time of an epoch [s]",
-        reference=alone,
-        named=f"{base.name}",
+        right=label,
+        reference=values[base.name],
+        named=base.name,
         log=True,
     )
-    told = ", ".join(f"{statistics.fmean(own[0]):.2f} at {every:g}" for every, own in points.items())
-    said = (
-        f"{found.label}, means of {len(setting.seeds)} seeds: {told}, {base.name} {statistics.fmean(alone):.2f}; "
-        "times of runs that did not take turns"
-    )
-    return Made(figure, ("method", "update_every", "seed", found.label, "seconds per epoch"), rows, said)
+    told = ", ".join(f"{_against(values[names[k]], values[base.name])} at {k}" for k in _INTERVALS)
+    plain = f"{base.name} {statistics.fmean(values[base.name]):.2f}"
+    said = f"{found.label}, {_of_seeds(setting, base.name)}: {told}; {plain}; {timed}"
+    return Made(figure, ("kind", "method", "update_every", "seed or turn", f"{found.label}, or seconds"), rows, said)
 
 
 def progress_and_failures(setting: Setting) -> Made:

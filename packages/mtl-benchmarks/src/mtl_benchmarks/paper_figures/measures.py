@@ -23,7 +23,6 @@ __all__ = [
     "kept_teleports",
     "progress_points",
     "recorded_steps",
-    "seconds_per_epoch",
 ]
 
 
@@ -137,9 +136,3 @@ def kept_teleports(runs: Sequence[RunResult]) -> list[tuple[RunResult, Mapping[s
         for event in run.events
         if event.get("kind") == "teleport" and event.get("accepted") and event.get("cosines_after") is not None
     ]
-
-
-def seconds_per_epoch(run: RunResult) -> float:
-    """Training time over the epochs that were trained, evaluations left out."""
-    epochs = {int(row["epoch"]) for row in RunDirectory.existing(run.directory).read_times()}
-    return run.seconds / max(1, max(epochs, default=1))

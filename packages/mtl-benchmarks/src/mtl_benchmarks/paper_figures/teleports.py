@@ -11,8 +11,9 @@ from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.figures.experiments import before_after_by_task, before_after_means, search_lines
 from mtl_benchmarks.figures.palette import MANY_TASKS
 from mtl_benchmarks.figures.sweeps import sweep_lines
-from mtl_benchmarks.paper_figures.measures import kept_teleports, seconds_per_epoch
+from mtl_benchmarks.paper_figures.measures import kept_teleports
 from mtl_benchmarks.paper_figures.setting import Made, Setting
+from mtl_benchmarks.paper_figures.timing import times_beside
 from mtl_benchmarks.runs.runner import RunResult
 from mtl_core import InvalidInputError
 
@@ -132,32 +133,26 @@ def trigger_fractions(setting: Setting) -> Made:
         for seed in setting.seeds
     }
     found = setting.measured(planned)
+    names: dict[float | None, str] = {fraction: f"{fraction:g}" for fraction in _FRACTIONS}
+    names[None] = method.name
+    seconds, label, measured = times_beside({names[f]: planned[f, setting.seeds[0]] for f in names})
     rows: list[tuple[Any, ...]] = []
-    points: dict[float, tuple[list[float], list[float]]] = {}
-    alone: list[float] = []
+    values: dict[str, list[float]] = {name: [] for name in names.values()}
     for (fraction, seed), run in found.runs.items():
-        value, seconds = found.values[fraction, seed], seconds_per_epoch(run)
-        kept, undone = _counts(run)
-        rows.append(("alone" if fraction is None else fraction, seed, value, seconds, kept, undone))
-        if fraction is None:
-            alone.append(value)
-        else:
-            own = points.setdefault(fraction, ([], []))
-            own[0].append(value)
-            own[1].append(seconds)
+        values[names[fraction]].append(found.values[fraction, seed])
+        rows.append((names[fraction], "run", seed, found.values[fraction, seed], *_counts(run)))
+    rows += [(name, "epoch", k, each, "", "") for name, own in seconds.items() for k, each in enumerate(own, start=1)]
     figure = sweep_lines(
-        points,
+        {fraction: (values[names[fraction]], seconds[names[fraction]]) for fraction in _FRACTIONS},
         xlabel="fraction of tasks that must conflict with the mean",
         left=found.label,
-        right="training time of an epoch [s]",
-        reference=alone,
+        right=label,
+        reference=values[method.name],
         named=f"{method.name} alone",
     )
-    told = ", ".join(f"{_average(rows, f, 4)} and {_average(rows, f, 5)} at {f:g}" for f in _FRACTIONS)
-    device = setting.case.settings.get("device", "cpu")
-    n = len(setting.seeds)
-    said = f"{n} seeds, times of runs on {device} that did not take turns; teleports a run, kept and undone: {told}"
-    header = ("fraction", "seed", found.label, "seconds per epoch", "kept teleports", "undone teleports")
+    told = ", ".join(f"{_average(rows, names[f], 4)} and {_average(rows, names[f], 5)} at {f:g}" for f in _FRACTIONS)
+    said = f"{len(setting.seeds)} seeds; teleports a run, kept and undone: {told}; {measured}"
+    header = ("fraction", "kind", "seed or turn", f"{found.label}, or seconds", "kept teleports", "undone teleports")
     return Made(figure, header, rows, said)
 
 
@@ -167,8 +162,8 @@ def _counts(run: RunResult) -> tuple[int, int]:
     return sum(moves), len(moves) - sum(moves)
 
 
-def _average(rows: Sequence[tuple[Any, ...]], fraction: float, column: int) -> str:
-    return f"{statistics.fmean(row[column] for row in rows if row[0] == fraction):.3g}"
+def _average(rows: Sequence[tuple[Any, ...]], name: str, column: int) -> str:
+    return f"{statistics.fmean(row[column] for row in rows if row[:2] == (name, 'run')):.3g}"
 
 
 def _with_fraction(teleport: Choice, fraction: float | None) -> Choice | None:

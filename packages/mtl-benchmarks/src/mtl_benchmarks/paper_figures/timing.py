@@ -24,10 +24,11 @@ from mtl_benchmarks.figures.sweeps import pairs_of_bars, time_and_memory
 from mtl_benchmarks.paper_figures.setting import Made, Setting
 from mtl_benchmarks.runs.config import RunConfig
 
-__all__ = ["Turn", "epochs_in_turn", "peak_memory", "time_with_teleports", "times_of_methods"]
+__all__ = ["Turn", "epochs_in_turn", "peak_memory", "time_with_teleports", "times_beside", "times_of_methods"]
 
 MiB = 2**20
 _MEMORY_STEPS = 6
+_FEW = 3
 _STATUS = Path("/proc/self/status")
 
 
@@ -163,6 +164,18 @@ def _rows(found: Mapping[str, Sequence[Turn]]) -> list[tuple[Any, ...]]:
         for name, turns in found.items()
         for number, turn in enumerate(turns, start=1)
     ]
+
+
+def times_beside(configs: Mapping[str, RunConfig]) -> tuple[dict[str, list[float]], str, str]:
+    """Seconds of some epochs of each, in turn, beside figures about something else.
+
+    Returns:
+        name → seconds; the label of an axis for them; and how they were measured, in words.
+    """
+    config = next(iter(configs.values()))
+    seconds = {name: _seconds(turns, config) for name, turns in epochs_in_turn(configs, epochs=_FEW).items()}
+    said = f"times of epochs 2 to {_FEW + 1}, in turn on {_machine(config)}"
+    return seconds, f"{_time(config)} of an epoch [s]", said
 
 
 _HEADER = ("method", "turn", "seconds", "processor seconds", "kept teleports")

@@ -264,10 +264,6 @@ class RunDirectory:
         """The rows of ``steps.csv`` written so far."""
         return self._named_rows("steps.csv")
 
-    def read_times(self) -> list[dict[str, str]]:
-        """The rows of ``times.csv`` written so far."""
-        return self._named_rows("times.csv")
-
     def read_gradients(self) -> list[tuple[int, list[float], list[list[float]]]]:
         """Per recorded step its number, each task's cosine with the update (NaN if not known), and the Gramian."""
         rows = self._rows("gradients.csv")
