@@ -28,37 +28,34 @@ def sweep_lines(
     named: str = "",
     log: bool = False,
 ) -> Figure:
-    """Two quantities against one setting, with 95 % intervals over seeds.
+    """Two quantities against one setting, a panel each, with 95 % intervals.
 
     Args:
-        points: setting → the quantity on the left per seed, and that on the right.
+        points: setting → the one quantity per seed, and the other, which begins at zero, per seed or turn.
         xlabel: what the setting is.
-        left: label of the left axis.
-        right: label of the right one.
-        reference: the left quantity per seed without the setting, drawn as a line.
+        left: label of the first quantity.
+        right: label of the other one.
+        reference: the first quantity per seed without the setting, drawn as a line.
         named: what that line is.
         log: whether the setting has a logarithmic axis.
     """
-    figure = new_figure(5.8, 4.0)
-    axes = figure.add_subplot(1, 1, 1)
-    beside = axes.twinx()
+    figure, axes = panels(2, width=4.1, height=3.2)
     settings = sorted(points)
-    sides = ((axes, 0, Style(ACCENT, "-", "o"), left), (beside, 1, Style(INK, "--", "s"), f"{right} (right)"))
-    for side, column, style, heading in sides:
-        found = [Estimate.of(points[setting][column]) for setting in settings]
-        _bars(side, settings, found, style, heading)
-        side.set_ylabel(heading, color=style.colour, fontsize=9)
-        side.tick_params(labelsize=8)
-    if reference:
-        axes.axhline(Estimate.of(reference).mean, color=MUTED, linewidth=1.2, label=named)
-    if log:
-        axes.set_xscale("log", base=2)
-        axes.minorticks_off()
-    axes.set(xlabel=xlabel, xticks=settings)
-    axes.set_xticklabels([f"{setting:.3g}" for setting in settings])
-    grid(axes)
-    axes.yaxis.label.set_fontsize(9)
-    key_below(figure, [axes, beside])
+    for side, (panel, heading) in enumerate(zip(axes, (left, right), strict=True)):
+        found = [Estimate.of(points[setting][side]) for setting in settings]
+        style = (Style(ACCENT, "-", "o"), Style(INK, "--", "s"))[side]
+        _bars(panel, settings, found, style, heading.partition(" [")[0])
+        if log:
+            panel.set_xscale("log", base=2)
+            panel.minorticks_off()
+        panel.set(xlabel=xlabel, xticks=settings, ylabel=heading)
+        panel.set_xticklabels([f"{setting:.3g}" for setting in settings])
+        if side == 0 and reference:
+            panel.axhline(Estimate.of(reference).mean, color=MUTED, linewidth=1.2, label=named)
+        if side == 1:
+            panel.set_ylim(bottom=0.0)
+        grid(panel)
+    key_below(figure, axes)
     return figure
 
 

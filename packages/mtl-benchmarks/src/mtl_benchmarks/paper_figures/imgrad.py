@@ -88,7 +88,7 @@ def measures_of_balance(setting: Setting) -> Made:
         raise InvalidInputError(f"`--methods` must differ in their measure of balance for this figure, got {got}.")
     planned = {(name, seed): setting.config(m, seed=seed) for name, m in named.items() for seed in setting.seeds}
     found = setting.measured(planned)
-    seconds, _, timed = times_beside({name: planned[name, setting.seeds[0]] for name in named})
+    seconds, _, timed = times_beside({name: planned[name, setting.seeds[0]] for name in named}, setting)
     values = {name: [found.values[name, seed] for seed in setting.seeds] for name in named}
     rows: list[tuple[Any, ...]] = []
     for name, own in values.items():
@@ -149,7 +149,9 @@ def update_intervals(setting: Setting) -> Made:
     found = setting.measured(planned)
     names: dict[int | None, str] = {every: f"{augmented.name}, every {every}" for every in _INTERVALS}
     names[None] = base.name
-    seconds, label, timed = times_beside({name: planned[every, setting.seeds[0]] for every, name in names.items()})
+    seconds, label, timed = times_beside(
+        {name: planned[every, setting.seeds[0]] for every, name in names.items()}, setting
+    )
     values = {name: [found.values[every, seed] for seed in setting.seeds] for every, name in names.items()}
     rows: list[tuple[Any, ...]] = []
     for every, name in names.items():

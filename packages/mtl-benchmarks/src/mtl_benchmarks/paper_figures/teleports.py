@@ -135,7 +135,7 @@ def trigger_fractions(setting: Setting) -> Made:
     found = setting.measured(planned)
     names: dict[float | None, str] = {fraction: f"{fraction:g}" for fraction in _FRACTIONS}
     names[None] = method.name
-    seconds, label, measured = times_beside({names[f]: planned[f, setting.seeds[0]] for f in names})
+    seconds, label, measured = times_beside({names[f]: planned[f, setting.seeds[0]] for f in names}, setting)
     rows: list[tuple[Any, ...]] = []
     values: dict[str, list[float]] = {name: [] for name in names.values()}
     for (fraction, seed), run in found.runs.items():

@@ -11,7 +11,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,9 @@ class Turn:
     teleports: int
 
 
-def epochs_in_turn(configs: Mapping[str, RunConfig], *, epochs: int) -> dict[str, list[Turn]]:
+def epochs_in_turn(
+    configs: Mapping[str, RunConfig], *, epochs: int, say: Callable[[str], None] | None = None
+) -> dict[str, list[Turn]]:
     """Train each configuration for some epochs, one epoch of each after the other, in this process.
 
     A first epoch of each, in which memory is laid out, is trained and not counted. Which one begins moves on by one
@@ -56,6 +58,7 @@ def epochs_in_turn(configs: Mapping[str, RunConfig], *, epochs: int) -> dict[str
     Args:
         configs: name → what is trained.
         epochs: that are counted.
+        say: called with a line of text after each turn.
 
     Returns:
         name → its epochs, in order.
@@ -72,6 +75,8 @@ def epochs_in_turn(configs: Mapping[str, RunConfig], *, epochs: int) -> dict[str
                     took = _epoch(trainers[name])
                     if turn >= 0:
                         found[name].append(took)
+                if say is not None:
+                    say(f"  turn {turn + 1} of {epochs}" if turn >= 0 else "  a first epoch of each, not counted")
         finally:
             for trainer in trainers.values():
                 trainer.close()
@@ -166,14 +171,15 @@ def _rows(found: Mapping[str, Sequence[Turn]]) -> list[tuple[Any, ...]]:
     ]
 
 
-def times_beside(configs: Mapping[str, RunConfig]) -> tuple[dict[str, list[float]], str, str]:
+def times_beside(configs: Mapping[str, RunConfig], setting: Setting) -> tuple[dict[str, list[float]], str, str]:
     """Seconds of some epochs of each, in turn, beside figures about something else.
 
     Returns:
         name → seconds; the label of an axis for them; and how they were measured, in words.
     """
     config = next(iter(configs.values()))
-    seconds = {name: _seconds(turns, config) for name, turns in epochs_in_turn(configs, epochs=_FEW).items()}
+    found = epochs_in_turn(configs, epochs=_FEW, say=setting.say)
+    seconds = {name: _seconds(turns, config) for name, turns in found.items()}
     said = f"times of epochs 2 to {_FEW + 1}, in turn on {_machine(config)}"
     return seconds, f"{_time(config)} of an epoch [s]", said
 
@@ -188,7 +194,7 @@ def time_with_teleports(setting: Setting) -> Made:
     for name, method in setting.labels.items():
         configs[name] = setting.config(method, seed=seed)
         configs[f"{name} + teleports"] = setting.config(method, setting.teleport, seed=seed)
-    found = epochs_in_turn(configs, epochs=_turns(setting))
+    found = epochs_in_turn(configs, epochs=_turns(setting), say=setting.say)
     labels, config = list(found), next(iter(configs.values()))
     pairs = {
         labels[k]: (_seconds(found[labels[k]], config), _seconds(found[labels[k + 1]], config))
@@ -224,7 +230,7 @@ def times_of_methods(setting: Setting) -> Made:
     """Time of an epoch and peak memory of every method, epoch by epoch in turn."""
     seed = setting.seeds[0]
     configs = {name: setting.config(method, seed=seed) for name, method in setting.labels.items()}
-    found = epochs_in_turn(configs, epochs=_turns(setting))
+    found = epochs_in_turn(configs, epochs=_turns(setting), say=setting.say)
     memory = {}
     for name, config in configs.items():
         memory[name] = peak_memory(config) / MiB
