@@ -76,7 +76,7 @@ _ALL = (
         "COST, figure 3",
         "dominated conflict against loss, a dot per step",
         _words(f"{_DIGITS} --epochs 6 --seeds 1"),
-        ("cagrad", "fairgrad"),
+        ("cagrad", "fairgrad:alpha=2"),
         "points with and without conflict at the same losses, and a dashed line from one with to one without; the "
         "paper says that a loss-equivalent point without conflict can often be found",
         f"{_CITY} --teleport cost:start_after=50 --seeds 1",
@@ -112,7 +112,7 @@ _ALL = (
         "cost-6",
         "COST, figure 6",
         "paths on the toy problem with and without teleports",
-        _words("--benchmark toy --benchmark.start cagrad --epochs 50 --seeds 1"),
+        _words("--benchmark toy --benchmark.start cagrad --epochs 10 --lr 0.005 --seeds 1"),
         ("ls",),
         "equal weights stop short of the Pareto front from some starts; with COST they go on and reach it",
         "--benchmark toy --benchmark.start cagrad --seeds 1",
@@ -237,7 +237,7 @@ _ALL = (
         "imgrad-table2",
         "IMGrad, appendix table 2",
         "five starts and six methods on the toy problem",
-        _words("--benchmark toy --benchmark.start nash --epochs 10 --lr 0.005 --seeds 1"),
+        _words("--benchmark toy --benchmark.start nash --epochs 5 --lr 0.01 --seeds 1"),
         ("ls", "pcgrad", "cagrad", "imtl", "nashmtl", "imgrad"),
         "LS, PCGrad and CAGrad fail from nearly every start, IMTL and Nash-MTL end on the Pareto set and not at the "
         "optimum, IMGrad reaches that from all",
