@@ -131,8 +131,9 @@ def estimates_figure(
             panel.set_xlim(-0.5, len(found) - 0.5)
         panel.set_xlabel(setting)
         grid(panel)
-        if panel is not axes[0]:
-            panel.sharey(axes[0])
+    low, high = (pick(panel.get_ylim()[side] for panel in axes) for side, pick in enumerate((min, max)))
+    for panel in axes:
+        panel.set_ylim(low, high)
     axes[0].set_ylabel(ylabel)
     axes[0].yaxis.label.set_fontsize(9)
     key_below(figure, axes)

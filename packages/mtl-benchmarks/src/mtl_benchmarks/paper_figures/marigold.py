@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from typing import Any
 
 from mtl_benchmarks.components.making import method_class
 from mtl_benchmarks.components.options import Choice, option_defaults
@@ -37,29 +36,32 @@ def sensitivity(setting: Setting) -> Made:
     }
     planned |= {("", 0.0, seed): setting.config(base, seed=seed) for seed in setting.seeds}
     found = setting.measured(planned)
-    rows: list[tuple[Any, ...]] = []
-    columns: dict[str, dict[float | str, list[float]]] = {}
-    alone: list[float] = []
-    for (option, value, seed), measure in found.values.items():
-        rows.append((option or base.name, value if option else "", seed, measure))
-        if option:
-            columns.setdefault(_NAMES[option], {}).setdefault(value, []).append(measure)
-        else:
-            alone.append(measure)
+    rows = [
+        (option or base.name, value if option else "", seed, m) for (option, value, seed), m in found.values.items()
+    ]
+    alone = {seed: found.values["", 0.0, seed] for seed in setting.seeds}
+    # The seeds differ more than the settings do: what is drawn is taken seed by seed.
+    columns: dict[str, dict[float | str, list[float]]] = {
+        _NAMES[option]: {
+            value: [found.values[option, value, seed] - alone[seed] for seed in setting.seeds] for value in values
+        }
+        for option, values in _VALUES.items()
+    }
     figure = estimates_figure(
         columns,
-        ylabel=found.label,
+        ylabel=f"{found.label.partition(',')[0]}, minus that of {base.name}",
         log=True,
         chosen={_NAMES[option]: own[option] for option in _VALUES},
-        reference=alone,
+        reference=[0.0],
         named=base.name,
     )
     told = []
     for option, text in _NAMES.items():
-        means = {value: statistics.fmean(values) for value, values in columns[text].items()}
-        told.append(f"{option} {min(means.values()):.2f} to {max(means.values()):.2f}")
+        means = [statistics.fmean(values) for values in columns[text].values()]
+        told.append(f"{option} {min(means):+.2f} to {max(means):+.2f}")
+    own_value = statistics.fmean(alone.values())
     said = (
-        f"{found.label}, means of {len(setting.seeds)} seeds, from the least to the largest over each setting: "
-        f"{', '.join(told)}; {base.name} {statistics.fmean(alone):.2f}"
+        f"{found.label}, means of {len(setting.seeds)} seeds against {base.name} ({own_value:.2f}) seed by seed, "
+        f"from the least to the largest over each setting: {', '.join(told)}"
     )
     return Made(figure, ("setting", "value", "seed", found.label), rows, said)

@@ -53,7 +53,8 @@ def recorded_steps(run: RunResult) -> list[tuple[int, StepReport]]:
     if not found:
         raise InvalidInputError(
             f"`--methods` must look at task gradients for this figure, got {run.config.label}, whose run "
-            f"{str(run.directory)!r} has recorded none. Give a method on gradients, such as fairgrad."
+            f"{str(run.directory)!r} has recorded none. Give a method on gradients, such as fairgrad; or another `--out` "
+            "where an earlier version has trained the run."
         )
     return found
 
@@ -122,8 +123,9 @@ def epoch_shares(run: RunResult, kind: str) -> list[tuple[int, float]]:
     }
     if not found:
         raise InvalidInputError(
-            f"`--methods` must look at task gradients for this figure, got {run.config.label}. Give one such as "
-            "fairgrad."
+            f"`--methods` must look at task gradients for this figure, got {run.config.label}, whose run "
+            f"{str(run.directory)!r} has not recorded {kind}_conflict. Give a method on gradients, such as fairgrad; or "
+            "another `--out` where an earlier version has trained the run."
         )
     return sorted(found.items())
 

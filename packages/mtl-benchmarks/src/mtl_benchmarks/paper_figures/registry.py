@@ -238,7 +238,7 @@ _ALL = (
         "IMGrad, appendix table 2",
         "five starts and six methods on the toy problem",
         _words("--benchmark toy --benchmark.start nash --epochs 5 --lr 0.01 --seeds 1"),
-        ("ls", "pcgrad", "cagrad", "imtl", "nashmtl", "imgrad"),
+        ("ls", "pcgrad", "cagrad", "imtlg", "nashmtl", "imgrad"),
         "LS, PCGrad and CAGrad fail from nearly every start, IMTL and Nash-MTL end on the Pareto set and not at the "
         "optimum, IMGrad reaches that from all",
         "--benchmark toy --benchmark.start nash --seeds 1",
