@@ -51,12 +51,16 @@ def recorded_steps(run: RunResult) -> list[tuple[int, StepReport]]:
         if step in losses
     ]
     if not found:
-        raise InvalidInputError(
-            f"`--methods` must look at task gradients for this figure, got {run.config.label}, whose run "
-            f"{str(run.directory)!r} has recorded none. Give a method on gradients, such as fairgrad; or another `--out` "
-            "where an earlier version has trained the run."
-        )
+        raise _unrecorded(run, "no Gramian of its steps")
     return found
+
+
+def _unrecorded(run: RunResult, what: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"`--methods` must look at task gradients for this figure, got {run.config.label}, whose run "
+        f"{str(run.directory)!r} has recorded {what}. Give a method on gradients, such as fairgrad, or another `--out` "
+        "if an earlier version has trained that run."
+    )
 
 
 def conflict_points(run: RunResult) -> list[tuple[int, float, float]]:
@@ -122,11 +126,7 @@ def epoch_shares(run: RunResult, kind: str) -> list[tuple[int, float]]:
         if (row["split"], row["metric"]) == ("train", f"{kind}_conflict")
     }
     if not found:
-        raise InvalidInputError(
-            f"`--methods` must look at task gradients for this figure, got {run.config.label}, whose run "
-            f"{str(run.directory)!r} has not recorded {kind}_conflict. Give a method on gradients, such as fairgrad; or "
-            "another `--out` where an earlier version has trained the run."
-        )
+        raise _unrecorded(run, f"no {kind}_conflict")
     return sorted(found.items())
 
 
