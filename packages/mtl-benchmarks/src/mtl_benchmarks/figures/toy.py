@@ -179,14 +179,14 @@ def toy_grid(
             axes.set(xlim=(-11, 11), ylim=(-11, 11), aspect="equal", xticks=[], yticks=[])
             plain = {"facecolor": "white", "edgecolor": "none", "pad": 1}
             far = f"{distances[start, method]:.2g}"
-            where: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "top", "bbox": plain}
-            axes.text(0.97, 0.96, far, fontsize=7, color=INK, zorder=7, **where)
+            where: dict[str, Any] = {"transform": axes.transAxes, "ha": "left", "va": "bottom", "bbox": plain}
+            axes.text(0.03, 0.03, far, fontsize=7, color=INK, zorder=7, **where)
             if row == 0:
                 axes.set_title(method, fontsize=9)
             if column == 0:
                 axes.set_ylabel(f"start {start}", fontsize=8)
             every.append(axes)
-    said = "$x_1$ to the right, $x_2$ upwards, from −11 to 11; number: distance of the end from the minimum"
-    figure.supxlabel(said, fontsize=8)
+    for said in ("number: distance of the end from it", "$x_1$ to the right, $x_2$ upwards, from −11 to 11"):
+        every[0].plot([], [], linestyle="none", label=said)
     key_below(figure, every)
     return figure
