@@ -102,7 +102,7 @@ def test_an_update_without_weights_brings_its_own_progress() -> None:
     known = StepReport(torch.ones(2), None, gramian, ("a", "b"), progress=torch.tensor([0.5, -0.5]))
     for step, each in enumerate((known, StepReport(torch.ones(2), None, gramian, ("a", "b")))):
         series.record_step(each, step=step)
-    series.end_interval([gramian, gramian], steps=2, number=0)
+    series.end_interval(torch.stack([gramian, gramian]), steps=2, number=0)
     assert [row[2] for row in series.gradient_rows()] == [0.5, -0.5, "", ""]
 
 
@@ -115,7 +115,7 @@ def test_progress_is_that_of_core(seed: int, n_tasks: int) -> None:
     tasks, gramian = tuple("abcde"[:n_tasks]), jacobian @ jacobian.T
     series = TaskSeries(tasks)
     series.record_step(StepReport(torch.ones(n_tasks), weights, gramian, tasks), step=0)
-    series.end_interval([gramian], steps=1, number=0)
+    series.end_interval(gramian[None], steps=1, number=0)
     found = [row[2] for row in series.gradient_rows()]
     assert found == pytest.approx(individual_progress(None, weights, gramian=gramian).tolist(), abs=1e-12)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.metrics import delta_m
 from mtl_benchmarks.runs.baselines import own_baselines
@@ -14,7 +15,8 @@ from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.pool import run_all
 from mtl_benchmarks.runs.runner import RunResult
 from mtl_benchmarks.runs.session import with_baselines
-from mtl_benchmarks.studies.study import named, standing_metric
+from mtl_benchmarks.studies.rows import main_metric
+from mtl_benchmarks.studies.study import named
 from mtl_core import InvalidInputError
 
 if TYPE_CHECKING:
@@ -143,10 +145,11 @@ class Setting:
         by_name = {result.config.name: result for result in results}
         runs = {key: by_name[config.name] for key, config in planned.items()}
         first = next(iter(planned.values()))
-        baselines, metric = own_baselines(first, results), standing_metric(first)
+        baselines = own_baselines(first, results)
         if baselines:
             values = {key: delta_m(run.values, baselines) for key, run in runs.items()}
             return Measured(runs, values, "Δm [%], lower is better")
+        metric = main_metric(benchmark_class(first.benchmark.name), next(iter(runs.values())).values)
         direction = "higher" if metric.higher_is_better else "lower"
         unit = f" [{metric.unit}]" if metric.unit else ""
         values = {key: run.values[metric.name] for key, run in runs.items()}
