@@ -193,6 +193,20 @@ def test_its_own_words_hold_until_others_are_typed(
     capsys.readouterr()
 
 
+def test_the_second_benchmark_has_its_own_protocol(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = Seen(monkeypatch)
+    for typed, schedule, lr in (("", "cosine", 2e-3), (" --schedule constant --lr 0.5", "constant", 0.5)):
+        seen.after(f"figure cost-5a{typed}")
+        many = seen.settings[-1].many
+        assert many is not None
+        training = many.settings["training"]
+        assert (many.benchmark.name, training.epochs) == ("qm9", 6)
+        assert (training.schedule.kind, training.lr) == (schedule, lr)
+    capsys.readouterr()
+
+
 def run_of(
     monkeypatch: pytest.MonkeyPatch, jacobians: list[list[list[float]]], losses: list[list[float]], **rows: Any
 ) -> Any:

@@ -21,6 +21,7 @@ from mtl_benchmarks.command_line.request import (
     read_request,
     shared_options,
 )
+from mtl_benchmarks.command_line.training_words import TrainingWords
 from mtl_benchmarks.command_line.words import Words, split
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.paper_figures.registry import FIGURES, PaperFigure, find_figure
@@ -157,7 +158,10 @@ def _case_of(text: str, request: Request) -> Case:
     choice = Choice(chosen.name, {**chosen.options, **cases[0].case_options()})
     values = request.values
     given = {name: values[f"--{name}"] for name in ("heads", "device", "threads") if f"--{name}" in values}
-    training = request.training.applied(cases[0].training, values)
+    own = cases[0].training
+    # Kinds of optimiser, schedule and reporting are this benchmark's, unless they were typed.
+    typed = {flag: (values[flag],) for flag in ("--optimizer", "--schedule", "--reported") if flag in values}
+    training = TrainingWords.of(typed, own).applied(own, values)
     return Case(choice, {**given, "training": training})
 
 
