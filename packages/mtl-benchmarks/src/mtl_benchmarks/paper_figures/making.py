@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
+from mtl_aggregators import Facts
 from mtl_benchmarks.components.making import make_method, resolve_method
 from mtl_benchmarks.figures.drawing import new_figure, save
 from mtl_benchmarks.paper_figures.registry import PaperFigure
@@ -13,11 +14,20 @@ from mtl_benchmarks.paper_figures.setting import Setting
 from mtl_benchmarks.storage.files import make_directory, write_atomically
 from mtl_benchmarks.storage.tables import table
 from mtl_core import InvalidInputError
-from mtl_core.extension import is_loss_weighting
+from mtl_core.extension import is_loss_weighting, offers
 
 __all__ = ["Drawn", "PictureFormat", "make_files"]
 
 PictureFormat = Literal["png", "pdf", "svg"]
+
+
+@runtime_checkable
+class DeclaresFacts(Protocol):
+    """A method that says what it needs, as those of ``mtl_aggregators`` do."""
+
+    @property
+    def facts(self) -> Facts:
+        """What the method declares about itself."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +72,7 @@ def _refuse_loss_methods(figure: PaperFigure, setting: Setting) -> None:
     """Refuse, before anything is trained, methods of whose steps there are no task gradients."""
     for label, choice in setting.labels.items():
         method = make_method(resolve_method(choice), None, seed=0)
-        facts = getattr(method, "facts", None)
-        if is_loss_weighting(method) or getattr(facts, "needs", None) == "losses":
+        if is_loss_weighting(method) or (offers(method, DeclaresFacts) and method.facts.needs == "losses"):
             raise InvalidInputError(
                 f"`--methods` must look at task gradients for {figure.name}, got {label}, which looks at losses. Give "
                 f"others, such as {', '.join(figure.methods)}."

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from mtl_aggregators import plumbline
-from mtl_aggregators.imgrad import balance_of
+from mtl_aggregators import IMGrad
 from mtl_benchmarks.figures.analysis import loss_conflict_points
 from mtl_benchmarks.runs.runner import RunResult
 from mtl_benchmarks.storage.results import RunDirectory
 from mtl_core import InvalidInputError, StepReport, imbalance_ratio
 
 __all__ = [
+    "MEASURES",
     "balances",
     "conflict_points",
     "epoch_shares",
@@ -24,6 +24,10 @@ __all__ = [
     "progress_points",
     "recorded_steps",
 ]
+
+
+MEASURES: tuple[Literal["pm", "lm", "dc"], ...] = ("pm", "lm", "dc")
+"""The measures of balance that IMGrad has."""
 
 
 def recorded_steps(run: RunResult) -> list[tuple[int, StepReport]]:
@@ -73,12 +77,14 @@ def conflict_points(run: RunResult) -> list[tuple[int, float, float]]:
 
 def balances(run: RunResult) -> dict[int, dict[str, float]]:
     """Step → the three measures of IMGrad of how balanced the tasks are: ``pm``, ``lm`` and ``dc``."""
+    methods = {measure: IMGrad(measure=measure, backend="host") for measure in MEASURES}
     found = {}
     for step, report in recorded_steps(run):
         assert report.gramian is not None
-        matrix = report.gramian.numpy()
-        own = {"pm": float(plumbline(gramian=report.gramian))}
-        own |= {"lm": balance_of(matrix, "lm"), "dc": balance_of(matrix, "dc")}
+        own: dict[str, float] = {}
+        for measure, method in methods.items():
+            method.weights(report.gramian)
+            own[measure] = float(method.last_balance or 0.0)
         found[step] = own
     return found
 
