@@ -213,7 +213,8 @@ def test_an_update_without_weights_says_how_each_task_fares() -> None:
     jacobian = collect_batch(problem, batch).matrix.double()
     direction = jacobian[0] - 2 * jacobian[1]
     optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.0)
-    report = step(problem, batch, optimizer, lambda j: j[0] - 2 * j[1])
+    assert step(problem, batch, optimizer, lambda j: j[0] - 2 * j[1]).progress is None
+    report = step(problem, batch, optimizer, lambda j: j[0] - 2 * j[1], measure_progress=True)
     assert report.weights is None
     assert report.progress is not None
     expected = torch.cosine_similarity(jacobian, direction.expand_as(jacobian), dim=1)

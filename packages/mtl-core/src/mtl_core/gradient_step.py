@@ -56,7 +56,8 @@ def finish(
         return _skip(problem, gradients, optimizer, options)
     with together(ranks):
         vector, weights = _combined(problem, method, gradients, host, options)
-        progress = _progress(gradients, vector) if vector is not None and weights is None else None
+        alone = vector if options.measure_progress and weights is None else None
+        progress = None if alone is None else _progress(gradients, alone)
     factor: Tensor | None = None
     if options.scaler is not None:
         factor = options.scaler.scale(torch.ones((), device=gradients.parameters[0].device))

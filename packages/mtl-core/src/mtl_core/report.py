@@ -47,6 +47,8 @@ class StepOptions:
         reversible: whether the update itself can be taken back too. What comes after it, a second look at the losses,
             may fail when the parameters have moved already. ``True`` keeps a copy of the parameters and of the
             optimiser's state during the update, so that such an error leaves everything as it was.
+        measure_progress: whether the report tells, of a method that gives an update and no weights, how each task fares
+            by it. That reads all gradients once more; where there are weights, the Gramian tells.
     """
 
     heads: Literal["unit", "weighted"] = "unit"
@@ -59,6 +61,7 @@ class StepOptions:
     per: Literal["model", "layer", "parameter"] = "model"
     check_gradients: bool = True
     reversible: bool = False
+    measure_progress: bool = False
 
     def __post_init__(self) -> None:
         checks.one_of("heads", self.heads, ("unit", "weighted"))
@@ -120,7 +123,8 @@ class StepReport:
         events: what else happened, in order.
         skipped: names of the shared parameters that took no part: the frozen ones, and those no present task touches.
         progress: the cosine of each task's gradient with the update ``[m]``, 0 for a zero gradient, of a method that
-            gives an update and no weights; with weights, ``individual_progress(None, weights, gramian=gramian)`` is it.
+            gives an update and no weights, where ``StepOptions.measure_progress`` asks for it; with weights,
+            ``individual_progress(None, weights, gramian=gramian)`` is it.
     """
 
     losses: Tensor

@@ -40,6 +40,7 @@ def step(
     per: Literal["model", "layer", "parameter"] = "model",
     check_gradients: bool = True,
     reversible: bool = False,
+    measure_progress: bool = False,
 ) -> StepReport:
     """One training step: evaluate the losses, differentiate, combine by ``method``, clip, update.
 
@@ -71,6 +72,7 @@ def step(
         per: apply the method to the whole ``"model"``, or by itself to each ``"layer"`` or ``"parameter"``.
         check_gradients: whether gradients must be finite, those of the heads included; see ``StepOptions``.
         reversible: whether the update itself is taken back at an error after it; see ``StepOptions``.
+        measure_progress: whether the report tells how each task fares by an update without weights.
 
     Returns:
         losses, weights and events of the step, as plain detached tensors.
@@ -105,6 +107,7 @@ def step(
         per=per,
         check_gradients=check_gradients,
         reversible=reversible,
+        measure_progress=measure_progress,
     )
     with guarded(problem, optimizer, method, options), problem.reporting() as report_to_hooks:
         report = _step_of(problem, batch, optimizer, method, options)

@@ -108,7 +108,12 @@ class Trainer:
         self.seconds = 0.0
         self._reductions = 0
         self._over = False
-        self._options: dict[str, Any] = {"heads": config.heads, "scaler": self.scaler, "group": self.ranks.group}
+        self._options: dict[str, Any] = {
+            "heads": config.heads,
+            "scaler": self.scaler,
+            "group": self.ranks.group,
+            "measure_progress": True,
+        }
         if self.training.clip is not None:
             self._options |= self.training.clip.for_step()
         # Imports that making the parts brings about draw from Python's generator (rich does), and only the first time
