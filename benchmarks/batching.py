@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core import collect
+from mtl_core.collecting.differentiation import _MANY, _TINY
 from mtl_core.collecting.graph import batches_well
-from mtl_core.gradients import _MANY, _TINY
 
 
 def mlp(width: int, layers: int, batch: int) -> tuple[nn.Module, Tensor, int]:

@@ -354,7 +354,7 @@ def test_studies_and_ablations_of_others(others: Path, tmp_path: Path, capsys: p
     )
     printed = capsys.readouterr().out
     assert f"{MINE}:Even (by 2.0)" in printed
-    assert "with COST" in printed
+    assert f"with cost (adapter {MINE}:Twice" in printed
     files = list((tmp_path / "study").glob("*/config.json"))
     configs = [RunConfig.from_dict(json.loads(file.read_text())) for file in files]
     assert {config.training.optimizer.name for config in configs} == {"sgd"}

@@ -38,10 +38,11 @@ from mtl_benchmarks.comparison import (
     result_table,
 )
 from mtl_benchmarks.components.options import Choice
-from mtl_benchmarks.figures import draw_all
+from mtl_benchmarks.figures import draw_all, front
 from mtl_benchmarks.figures.drawing import new_figure
+from mtl_benchmarks.figures.outcome import delta_by_task, time_and_measure
 from mtl_benchmarks.metrics import Metric, ranks
-from mtl_benchmarks.runs.baselines import own_baselines, single_task_configs
+from mtl_benchmarks.runs.baselines import own_baselines, single_task_configs, without_share
 from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.copies import distinct
 from mtl_benchmarks.runs.runner import RunResult, run
@@ -266,6 +267,32 @@ def test_a_diverged_run_does_not_take_the_table_with_it() -> None:
     assert cells["mgda"]["mean_rank"] == 1.0
     assert cell_text(cells["ls"]["delta_m"], Column("delta_m", "")) == "nan"
     assert cell_text(cells["mgda"]["delta_m"], Column("delta_m", "")) == "0.00"
+
+
+def test_a_diverged_run_does_not_take_the_figures_with_it() -> None:
+    methods = {"ls": math.nan, "mgda": 0.4, "famo": 0.3}
+    runs = [
+        *(result(digits(64, 1, method), {**FULL, "error_image": value}) for method, value in methods.items()),
+        *(result(digits(64, 1, tasks=[m.task]), {m.name: FULL[m.name]}) for m in DIGITS_METRICS),
+    ]
+    (comparison,) = compare(runs)
+    assert delta_by_task(comparison) is not None
+    assert time_and_measure(comparison) is not None
+    # What is no number is neither quick nor good, and hides nothing that is.
+    assert front([(1.0, math.nan), (2.0, 5.0), (3.0, math.inf), (4.0, 4.0)], higher_is_better=False) == [1, 3]
+    assert front([(1.0, math.nan)], higher_is_better=True) == []
+
+
+def test_there_is_no_delta_against_a_single_task_run_that_diverged() -> None:
+    runs = [
+        result(digits(64, 1, "mgda"), FULL),
+        *(result(digits(64, 1, tasks=[m.task]), {m.name: FULL[m.name]}) for m in DIGITS_METRICS[:-1]),
+        result(digits(64, 1, tasks=["image"]), {"error_image": math.nan}),
+    ]
+    (comparison,) = compare(runs)
+    assert comparison.baselines == ()
+    assert comparison.groups[0].delta_m is None
+    assert without_share(runs[0].config, runs) == ("error_image",)
 
 
 def test_paired_differences_by_hand() -> None:

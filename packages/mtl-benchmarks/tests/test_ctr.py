@@ -37,6 +37,12 @@ def test_auc_by_hand() -> None:
         auc(torch.zeros(3), torch.rand(3))
 
 
+def test_auc_of_what_is_no_number() -> None:
+    score = torch.tensor([0.0, 1.0, math.nan])
+    assert math.isnan(auc(torch.tensor([0, 1, 1]), score))
+    assert auc(torch.tensor([0, 1, 1]), score.nan_to_num(posinf=math.inf, nan=math.inf)) == 100.0
+
+
 def test_auc_against_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     generator = torch.Generator().manual_seed(0)

@@ -47,6 +47,9 @@ def test_a_control_goes_as_far_as_the_run_it_controls(tmp_path: Path) -> None:
     assert plan is not None
     (control,) = plan.configs
     assert control.teleport is not None
+    # Moves of a run with another learning rate are no measure for this one.
+    with pytest.raises(InvalidInputError, match="same options, got 0"):
+        parse_run([*words, "--lr", "0.5"])
     assert control.teleport.options["length"] == lengths
     moved = run(control, collection.run_path(control.name))
     assert lengths_of(moved) == pytest.approx(lengths[: len(lengths_of(moved))], rel=1e-3)

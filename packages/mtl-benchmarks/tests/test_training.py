@@ -186,6 +186,15 @@ def test_the_epoch_that_validation_chooses(by: str, tasks: tuple[str, ...], epoc
     assert chosen.reported(HISTORY) == HISTORY[epoch - 1]["test"]
 
 
+def test_an_evaluation_without_a_number_is_never_the_best_by_delta() -> None:
+    benchmark = WithBaselines(n_train=20, n_test=20, n_validation=20)
+    stopping = EarlyStopping("delta_m", 1)
+    chosen = Selection(benchmark, ("left", "right", "image"), protocol(reported=Best(), early_stopping=stopping))
+    history = [HISTORY[1], {"validation": row(90, 90, math.nan), "test": row(9, 9, 9)}]
+    assert chosen.reported(history) == HISTORY[1]["test"]
+    assert [chosen.is_over(history[:k]) for k in (1, 2)] == [False, True]
+
+
 def test_means_and_last() -> None:
     assert Selection(digits(), ("left",), protocol()).reported(HISTORY) == row(3, 3, 3)
     assert Selection(digits(), ("left",), protocol(reported=MeanOfLast(2))).reported(HISTORY) == row(2.5, 2.5, 2.5)

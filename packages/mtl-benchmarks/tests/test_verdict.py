@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
+from mtl_benchmarks.benchmarks import Digits
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.runs.config import RunConfig
@@ -239,6 +242,24 @@ class Breaks(Wrapper):
                 problem.shared[0].fill_(math.inf)
         return report
 '''
+
+
+def test_a_run_that_ends_with_a_metric_that_is_none_has_diverged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated = Digits.metrics_from
+
+    def overflowing(self: Digits, tally: Any) -> Any:
+        return {split: {**row, "error_image": math.inf} for split, row in evaluated(self, tally).items()}
+
+    monkeypatch.setattr(Digits, "metrics_from", overflowing)
+    digits = Choice("digits", {"n_train": 64, "n_test": 64})
+    found = study(digits, [Choice("ls")], seeds=(0,), out=tmp_path / "runs", settings={"epochs": 1})
+    assert {record.task: record.diverged for record in found.records} == {
+        "left": False, "right": False, "image": True, "": True
+    }  # fmt: skip
+    write_records(tmp_path / "records.csv", found.records)
+    assert [r.values for r in read_records([tmp_path / "records.csv"])] == [r.values for r in found.records]
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -127,6 +127,11 @@ def test_every_hundredth_episode_and_the_last_is_told() -> None:
     assert counted("experts play", 1250, None) is None
 
 
+def test_an_error_of_the_operating_system_in_a_job_is_no_worker_that_ended() -> None:
+    with Workers(2) as workers, pytest.raises(FileNotFoundError, match="no-such-folder"):
+        workers.map(os.listdir, ["no-such-folder", "no-such-folder"])
+
+
 def test_errors_and_ends_of_workers_are_told() -> None:
     with Workers(2) as workers:
         with pytest.raises(ValueError, match="a simulator's own words"):

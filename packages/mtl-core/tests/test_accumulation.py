@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtl_core import InvalidInputError, MicroBatches, Problem, accumulate, step
+from mtl_core import InvalidInputError, MicroBatches, NonFiniteLossError, Problem, TaskGradients, accumulate, step
+from mtl_core.accumulation import Accumulator
 from mtl_core.report import StepOptions
 from mtl_core.testing import TwoLayers, reference_jacobian, small_problem
 
@@ -185,3 +186,36 @@ def test_a_skipped_update_is_not_looked_back_at(parts: int) -> None:
     assert scaler.get_scale() == pytest.approx(5e36)
     assert float(model.weight.detach().max()) == pytest.approx(1e-6)
     assert method.seen == []
+
+
+def test_a_part_whose_loss_is_nan_is_not_taken_for_one_without_the_task() -> None:
+    problem, _ = small_problem(2)
+    total = Accumulator(problem)
+    for loss in (1.0, float("nan")):  # on a device losses are read late, so that parts arrive here unchecked
+        row = torch.zeros(2, sum(p.numel() for p in problem.shared), dtype=torch.float64)
+        losses = torch.tensor([2.0, loss], dtype=torch.float64)
+        total.add(TaskGradients(row, problem.shared, losses=losses, tasks=problem.tasks))
+    with pytest.raises(NonFiniteLossError, match="'task1' is nan"):
+        _ = total.mean().host_gramian
+
+
+def test_a_loss_that_is_nan_after_the_update_in_one_part_is_shown_as_nan() -> None:
+    problem, _ = small_problem(2)
+    updated = False
+
+    def losses(model: nn.Module, x: Tensor) -> Tensor:
+        values = torch.stack([y.square().mean() for y in model(x)[1]])
+        return values * float("nan") if updated and bool(x[0, 0] > 0) else values
+
+    class Optimizer(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            nonlocal updated
+            super().step(closure)
+            updated = True
+
+    problem = Problem(problem.model, losses, shared="trunk", tasks=("a", "b"))
+    method = ByLoss()
+    parts = MicroBatches([torch.ones(2, 3, dtype=torch.float64), -torch.ones(2, 3, dtype=torch.float64)])
+    step(problem, parts, Optimizer(problem.model.parameters(), lr=0.1), method)
+    assert bool(method.seen[0].isfinite().all())
+    assert bool(method.seen[1].isnan().all())

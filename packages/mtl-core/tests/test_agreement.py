@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from mtl_core import InvalidInputError, NonFiniteLossError, RankError, SolverError
+from mtl_core import InvalidInputError, NonFiniteLossError, RankError, SolverError, step
 from mtl_core.agreement import agree, gather_texts, together
-from mtl_core.testing import leave
+from mtl_core.testing import leave, small_problem
 
 TIMEOUT = timedelta(seconds=20)
 
@@ -62,6 +62,14 @@ def _nested(rank: int, group: Any) -> None:
             raise ValueError("within")
 
 
+def _refused_step(rank: int, group: Any) -> None:
+    """A step that one rank's optimiser makes impossible, of a model without buffers to broadcast."""
+    problem, batch = small_problem(2)
+    assert not list(problem.model.buffers())
+    mine = problem.model.parameters() if rank == 0 else [torch.nn.Parameter(torch.zeros(1))]
+    step(problem, batch, torch.optim.SGD(mine, lr=0.1), lambda jacobian: jacobian.sum(0), group=group)
+
+
 def _worker(rank: int, folder: str) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
@@ -75,6 +83,7 @@ def _worker(rank: int, folder: str) -> None:
     found["neither"] = _caught(lambda: agree(None, group))
     found["nested"] = _caught(lambda: _nested(rank, group))
     found["texts"] = gather_texts("said" if rank == 1 else "", group)
+    found["step"] = _caught(lambda: _refused_step(rank, group))
     torch.save(found, f"{folder}/{rank}.pt")
     leave()
 
@@ -116,6 +125,14 @@ def test_nothing_is_raised_where_none_has_failed(ranks: list[dict[str, Any]]) ->
 
 def test_a_nested_block_adds_no_second_prefix(ranks: list[dict[str, Any]]) -> None:
     assert [found["nested"] for found in ranks] == [("ValueError", "on rank 1: within", {})] * 2
+
+
+def test_a_step_that_one_rank_refuses_at_its_beginning(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert found["step"] is not None
+        name, text, _ = found["step"]
+        assert name == "InvalidInputError"
+        assert text.startswith("on rank 1: `optimizer` must hold parameters of the problem")
 
 
 def test_texts_of_all_ranks(ranks: list[dict[str, Any]]) -> None:

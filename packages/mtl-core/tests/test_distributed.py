@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from mtl_core import InvalidInputError, MicroBatches, Problem, collect, step
+from mtl_core import InvalidInputError, MicroBatches, NonFiniteGradientError, NonFiniteLossError, Problem, collect, step
 from mtl_core.testing import TwoLayers, leave, small_problem
 
 WORLD = 2
@@ -191,6 +191,23 @@ def test_ranks_may_hold_different_tasks(ranks: list[dict[str, Any]], method: str
             torch.testing.assert_close(p, old.detach() - 0.05 * gradient, rtol=1e-9, atol=1e-12)
 
 
+class HalfBroken(nn.Module):
+    """A finite loss, whose gradient is NaN in the first row of the second head and nowhere else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Linear(3, 2, dtype=torch.float64)
+        self.heads = nn.ModuleList(nn.Linear(2, 2, bias=False, dtype=torch.float64) for _ in range(2))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        z = self.trunk(x)
+        apart = self.heads[1](z.detach())[:, 0]
+        return {
+            "a": self.heads[0](z).square().mean(),
+            "b": self.heads[1](z)[:, 1].square().mean() + (0 * apart).sqrt().sum(),
+        }
+
+
 def train_sharded(rank: int) -> dict[str, Any]:
     """The same steps with every parameter sharded over the ranks."""
     found: dict[str, Any] = {}
@@ -205,6 +222,24 @@ def train_sharded(rank: int) -> dict[str, Any]:
                 report = step(problem, whole_batch().roll(k, 0).chunk(WORLD)[rank], optimizer, make(), max_norm=0.5)
             found[name, form] = [p.full_tensor().detach() for p in problem.model.parameters()]  # type: ignore[attr-defined]
             found[name, form, "losses"] = report.losses
+    problem, _ = small_problem(3)
+    fully_shard(problem.model, mesh=mesh)
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.05)
+    with pytest.raises(InvalidInputError) as refused:
+        step(problem, whole_batch().chunk(WORLD)[rank], optimizer, by_matrix)
+    found["refused"] = str(refused.value)
+    # A loss that is NaN on one rank must not leave the other in the backward pass alone.
+    batch = whole_batch().chunk(WORLD)[rank]
+    with pytest.raises(NonFiniteLossError) as broken:
+        step(problem, batch * float("nan") if rank == 1 else batch, optimizer, ByNorm())
+    found["broken"] = str(broken.value)
+    # A head whose gradient is NaN in the first row alone, which lies on the first rank.
+    problem = Problem(HalfBroken(), lambda model, x: model(x), shared="trunk", tasks=("a", "b"))
+    fully_shard(problem.model, mesh=mesh)
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.05)
+    with pytest.raises(NonFiniteGradientError) as half:
+        step(problem, batch, optimizer, ByNorm())
+    found["half"] = str(half.value)
     return found
 
 
@@ -252,6 +287,22 @@ def test_sharded_steps_equal_those_of_one_process(
         losses = found["sharded"][method, form, "losses"]
         # As the parameters at which they are taken: under PyTorch 2.9 they differ by 4e-8.
         torch.testing.assert_close(losses, alone[f"{method} losses"], rtol=1e-6, atol=0.0)
+
+
+def test_a_function_of_the_jacobian_is_not_given_some_of_its_columns(ranks: list[dict[str, Any]]) -> None:
+    """Norms of some columns are not those of the gradients: without a word, each rank would go its own way."""
+    for found in ranks:
+        assert found["sharded"]["refused"].startswith("on rank 0: the whole Jacobian must be on this rank")
+
+
+def test_a_loss_that_is_nan_on_one_rank_of_a_sharded_model_is_an_error_on_all(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert found["sharded"]["broken"].startswith("on rank 1: ")
+
+
+def test_a_head_that_is_broken_in_the_shard_of_one_rank_is_an_error_on_all(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert "gradients of the heads of tasks ['b'] must be finite" in found["sharded"]["half"]
 
 
 def test_the_sum_is_what_data_parallelism_trains(ranks: list[dict[str, Any]]) -> None:

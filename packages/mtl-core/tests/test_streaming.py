@@ -205,7 +205,7 @@ class Product(torch.nn.Module):
 
 @pytest.mark.parametrize("hooked", [False, True])
 def test_a_hook_that_a_cut_calls_twice_is_no_silent_error(hooked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtl_core.gradients._BLOCKS", 100)
+    monkeypatch.setattr("mtl_core.collecting.differentiation._BLOCKS", 100)
     torch.manual_seed(0)
     model = Product(hooked).double()
     z = model(torch.randn(5, 6, dtype=torch.float64))
@@ -222,7 +222,7 @@ def test_a_hook_that_a_cut_calls_twice_is_no_silent_error(hooked: bool, monkeypa
 
 
 def test_complex_products_larger_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtl_core.gradients._BLOCKS", 100)
+    monkeypatch.setattr("mtl_core.collecting.differentiation._BLOCKS", 100)
     torch.manual_seed(0)
     layer = torch.nn.Linear(6, 6, dtype=torch.complex128)
     z = layer(torch.randn(5, 6, dtype=torch.complex128))

@@ -127,7 +127,40 @@ def train(group: dist.ProcessGroup | None, rank: int, world: int) -> dict[str, A
         "reason": report.as_dict()["reason"],
         "same": all(torch.equal(p, q) for p, q in zip(problem.shared, start, strict=True)),
     }
+    found["refused"] = {name: refused_search(name, rank, world, group) for name in ("losses", "probes")}
     return found
+
+
+def refused_search(name: str, rank: int, world: int, group: Any) -> dict[str, Any]:
+    """A search in which the second rank's losses, or its probe batches, raise."""
+    problem = problem_of()
+    fine, start = problem.losses, [p.detach().clone() for p in problem.shared]
+
+    def broken(batch: Any, *, parameters: Any = None) -> Any:
+        weight = problem.model.get_submodule("trunk.0").weight
+        if rank == 1 and not isinstance(weight, nn.Parameter):  # a search has put a tensor of its own in its place
+            raise RuntimeError("out of memory, as it were")
+        return fine(batch, parameters=parameters)
+
+    batch = (whole_batch(0).chunk(world)[rank], ("a", "b", "c"))
+    if name == "losses":
+        problem.losses = broken  # type: ignore[method-assign]
+
+    class Probes:
+        def __iter__(self) -> Any:
+            if rank == 1:
+                raise RuntimeError("the disk is gone, as it were")
+            return iter([batch])
+
+    probes = Probes() if name == "probes" else None
+    method = COST(ByNorm(), trigger=Always(), max_per_epoch=None, max_steps=2, lr=1e-2, probe_batches=probes)
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.0)
+    with pytest.raises(RuntimeError) as raised:
+        step(problem, batch, optimizer, method, group=group)
+    return {
+        "text": str(raised.value),
+        "same": all(torch.equal(p, q) for p, q in zip(problem.shared, start, strict=True)),
+    }
 
 
 def _worker(rank: int, folder: str) -> None:
@@ -193,6 +226,13 @@ def test_a_loss_that_fails_on_one_rank_sends_all_back(ranks: list[dict[str, Any]
         assert found["broken"]["same"]
         assert not found["broken"]["accepted"]
         assert "on rank 1" in found["broken"]["reason"]
+
+
+@pytest.mark.parametrize(("name", "text"), [("losses", "out of memory"), ("probes", "the disk is gone")])
+def test_an_error_in_one_ranks_search_is_raised_on_all(ranks: list[dict[str, Any]], name: str, text: str) -> None:
+    for found in ranks:
+        assert found["refused"][name]["text"].startswith(f"on rank 1: {text}")
+        assert found["refused"][name]["same"]
 
 
 def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,8 +115,12 @@ def _singular(rows: UnitRows) -> tuple[Vector, Vector]:
     scaled = rows.cosines * rows.norms
     scaled *= rows.norms[:, None]
     values, vectors, info = dsyevd(scaled.T, overwrite_a=1)
+    # An eigen-decomposition is right to rounding of the largest eigenvalue. With 1e-7 of that as the smallest, eight
+    # digits of every one are left, and all rows count.
     if info == 0 and values.item(0) > 1e-7 * values.item(-1):
         return np.sqrt(values), vectors
+    # Pivoted, so that it stops at the first row that depends on those taken, whatever their order. LAPACK counts pivots
+    # from 1.
     factor, pivots, rank, info = dpstrf(rows.cosines, tol=CUTOFF)
     if info < 0 or rank == 0:
         raise SolverError("the cosines could not be factored", residual=float("inf"), iterations=0)
@@ -124,6 +128,8 @@ def _singular(rows: UnitRows) -> tuple[Vector, Vector]:
     root = np.zeros((k, rank))
     root[pivots - 1] = np.triu(factor)[:rank].T
     root *= rows.norms[:, None]
+    # joba=2, LAPACK's "F", is for rows that are scaled by arbitrary factors, here the norms; left vectors only. The
+    # singular values come out multiplied by work[1] / work[0].
     sizes, left, _, work, _, info = dgejsv(root, joba=2, jobu=0, jobv=3)
     if info != 0:
         raise SolverError("the singular values were not found", residual=float("inf"), iterations=0)

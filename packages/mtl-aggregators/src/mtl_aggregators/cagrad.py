@@ -135,6 +135,7 @@ class CAGrad(GramianMethod):
         m = len(gramian)
         step = torch.zeros_like(gramian[0])
         if self.c > 0.0:
+            # Both cases are computed, since asking which it is would wait for the device.
             known = balance > 0.0
             norm = self.c * torch.where(known, balance, 1.0)
             w = device.worst_off(gramian)
@@ -146,6 +147,7 @@ class CAGrad(GramianMethod):
         return (step * self.c + 1.0 / m) * ((m if self.paper_scale else 1.0) / self.divisor)
 
     def _around_mean(self, step: Vector) -> Vector:
+        # The step has the mean gradient's length already: d = g_0 + c · step.
         weights: Vector = step * self.c
         weights += 1.0 / len(step)
         return weights * ((len(step) if self.paper_scale else 1.0) / self.divisor)

@@ -90,11 +90,13 @@ def _run(factory: Factory, law: Law | Always, max_examples: int) -> None:
     facts = _facts_of(factory())
     fewest = 1 if facts is None else facts.min_tasks
     n_tasks = [m for m in (*_N_TASKS, fewest) if m >= fewest]
+    # In float64 a law is held to the mathematics; what a narrower dtype adds is a matter of two laws of its own.
     types = (torch.float64, torch.float32, torch.bfloat16) if law == "finite" else (torch.float64,)
 
     @settings(
         max_examples=max_examples,
         deadline=None,
+        # The same examples in every run: a suite that fails now and then is not looked at.
         derandomize=True,
         database=None,
         suppress_health_check=list(HealthCheck),
@@ -196,6 +198,7 @@ def _permutation(factory: Factory, jacobian: Tensor, seed: int) -> None:
 
 
 def _homogeneous(factory: Factory, jacobian: Tensor, seed: int) -> None:
+    # A power of two, which is exact; a loss scale; and factors that round.
     factor = (2.0**-40, 1e-7, 0.3, 65536.0, 1e7)[seed % 5]
     facts = _facts_of(factory())
     degree = 1.0 if facts is None or facts.homogeneity is None else facts.homogeneity
@@ -224,6 +227,7 @@ def _equal_rows(factory: Factory, jacobian: Tensor, seed: int) -> None:
 
 def _zero_when_stationary(factory: Factory, jacobian: Tensor, seed: int) -> None:
     shares = torch.rand(len(jacobian), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
+    # One gradient more, with which a positive combination of all vanishes.
     closing = -(shares.to(jacobian) @ jacobian)
     closed = torch.cat([jacobian, closing.unsqueeze(0)])
     size = float(closed.norm(dim=1).max())

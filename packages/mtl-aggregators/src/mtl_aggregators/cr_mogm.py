@@ -87,6 +87,8 @@ class CRMOGM(Wrapper):
             scale=own.scale,
             paper_scale=own.paper_scale,
             paper_heads=own.paper_heads,
+            # What holds for any mean of such weights. That the update is in conflict with no task does not: old weights
+            # are of another step's gradients.
             laws=own.laws & {"simplex", "equal_rows", "orthogonal", "permutation", "homogeneous"},
             reference="Zhou et al., NeurIPS 2022",
             min_tasks=own.min_tasks,
@@ -102,6 +104,7 @@ class CRMOGM(Wrapper):
         if self._average is None:
             self._average = new
         same_tasks("CRMOGM", len(self._average), len(new))
+        # A new tensor each time: the last one is in the hands of whoever asked for weights.
         self._average = self.alpha * self._average.to(new) + (1.0 - self.alpha) * new
         return self._average
 

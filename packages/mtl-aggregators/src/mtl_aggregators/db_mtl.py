@@ -79,10 +79,12 @@ class DBMTL(LossAwareMethod):
         if self.log_losses:
             wide = wide / positive_losses("DBMTL", losses, wide).unsqueeze(1)
         self._steps += 1
+        # The step counts from 1.
         kept = self.beta / self._steps**self.beta_sigma
         if self._running is None:
             self._running = torch.zeros_like(wide)
         same_tasks("DBMTL", len(self._running), len(wide))
+        # kept · running + (1 − kept) · new, in one pass and into a new tensor, so that saved states stay as they were.
         self._running = torch.lerp(wide, self._running.to(wide), kept)
         # Norms of tiny gradients would underflow in single precision.
         norms = torch.linalg.vector_norm(self._running, dim=1, dtype=torch.float64)

@@ -95,8 +95,10 @@ class DWA(LossMethod):
 
     def start_epoch(self, epoch: int) -> None:
         """Tell that an epoch begins, counted from 0; the same epoch may be told again."""
+        # A run that resumes within an epoch tells it again.
         if epoch != self._epoch and self._sums is not None:
             sums, counts = self._sums
+            # 0/0 for a task that the whole epoch lacked: NaN, which becomes the ratio 1 below.
             self._means = [*self._means, sums / counts][-2:]
             self._sums = None
         self._epoch = epoch

@@ -88,8 +88,11 @@ class ExcessMTL(JacobianMethod):
         if first is None:
             first = risks
         else:
+            # A task is compared with its own first risk; one that has had no gradient until now begins with this
+            # step's.
             begun = first > 0.0
             ratio = torch.where(begun, risks / first, 0.0)
+            # In logarithms, by softmax: exp() of a risk that has grown a thousandfold overflows.
             weights = torch.softmax(torch.add(weights.log(), ratio, alpha=self.robust_step_size), dim=0).mul_(m)
             first = torch.where(begun, first, risks)
         self._state = (weights, first, total)

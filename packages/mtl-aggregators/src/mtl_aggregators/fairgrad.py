@@ -121,6 +121,7 @@ class FairGrad(GramianMethod):
 
         .. math:: (1 - \kappa) (G w)_i = \kappa\, w_i^{-1/\alpha}
         """
+        # With w = t v and (Gv)_i = v_i^(−1/α), the equation leaves (1 − κ) t = κ t^(−1/α) for the factor t.
         factor: float = (balance / (1.0 - balance)) ** (self.alpha / (1.0 + self.alpha))
         return self.solve(gramian, None) * factor
 
@@ -136,6 +137,7 @@ def _released(gramian: Vector, alpha: float) -> Solution:
     tiny = float(np.finfo(np.float64).tiny)
 
     def gap(weights: Vector) -> Vector:
+        # The search may touch its bound at 0, where the power is infinite.
         difference: Vector = gramian @ weights - np.maximum(weights, tiny) ** (-1.0 / alpha)
         return difference
 

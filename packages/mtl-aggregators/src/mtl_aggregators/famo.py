@@ -98,6 +98,7 @@ class FAMO(TrainedLossMethod):
         above(losses, bound, present, self.tasks, method="FAMO")
         z = torch.from_numpy(self._shares(present.cpu().numpy())).to(losses)
         distance = torch.where(present, losses - bound, 1.0) + self.eps
+        # A constant by which the losses' weights c z / (L - b) add up to 1, as in the paper.
         c = 1.0 / (z / distance.detach()).sum()
         return c * (z * distance.log()).sum()
 
@@ -111,10 +112,12 @@ class FAMO(TrainedLossMethod):
         old, new = on_host(before), on_host(after())
         present = ~np.isnan(old)
         above(new, self.bound.numpy(), present, self.tasks, method="FAMO")
+        # The distances of `scalar`, its eps included: the logarithms are of what the step has lowered.
         bound = self.bound.numpy() - self.eps
         then, now = np.where(present, old - bound, 1.0), np.where(present, new - bound, 1.0)
         delta = np.log(then / now)
         z = self._shares(present)
+        # The gradient of z @ delta through z = softmax of the trained numbers.
         self.descend(z * (delta - z @ delta), present)
 
     def _shares(self, present: Mask) -> Vector:

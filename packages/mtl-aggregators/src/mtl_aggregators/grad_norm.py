@@ -32,6 +32,7 @@ from mtl_core.extension import (
     checked_gramian,
     collect_problem,
     guarded,
+    ranks_of,
     step_from_losses,
     together,
 )
@@ -140,6 +141,7 @@ class GradNorm(GramianMethod):
         slope = torch.where(gap.abs() <= _ROUNDING * targets, torch.zeros_like(gap), torch.sign(gap)) * norms
         trained = self._adam.step(weights.numpy(), slope.numpy(), present.numpy())
         moved = torch.from_numpy(trained).clamp(min=1e-6)
+        # The floor first: restoring the sum cannot make a weight negative again.
         return moved * (len(moved) / moved.sum())
 
     def step(
@@ -157,7 +159,7 @@ class GradNorm(GramianMethod):
             raise InvalidInputError("GradNorm measures one graph per step, got MicroBatches. Give one batch.")
         with guarded(problem, optimizer, self, options):
             notes = begin(problem, optimizer, options)
-            with together(options.group):
+            with together(ranks_of(problem, options)):
                 measured = self._measured(problem)
                 losses = problem.losses(batch)
             weights = self._measure(problem, batch, losses, measured, options)
@@ -168,6 +170,7 @@ class GradNorm(GramianMethod):
         self, problem: Problem, batch: Any, losses: TaskLosses, measured: list[nn.Parameter], options: StepOptions
     ) -> Tensor:
         """The weights ``[m]`` of this step, from the gradients of one layer."""
+        # One layer's gradients, as they are and each by itself; nothing is written that a scaler would have to see.
         alone = replace(options, scaler=None, keep="jacobian", chunk_size=None)
         try:
             gradients = collect_problem(problem, losses, options=alone, retain_graph=True, by=measured)
@@ -180,12 +183,14 @@ class GradNorm(GramianMethod):
             ) from error
         gramian = checked_gramian(problem, batch, gradients, options)
         known = gradients.losses.detach().to("cpu", torch.float64)
-        with together(options.group):
+        with together(ranks_of(problem, options)):
             return self.weights(gramian, losses=known)
 
     def _measured(self, problem: Problem) -> list[nn.Parameter]:
         shared = problem.named_shared
         if self.layer is None:
+            # Parameters come in the order in which the model registers them; the last one's module is taken for the
+            # last layer.
             last = list(shared)[-1].rpartition(".")[0]
             return [p for name, p in shared.items() if name.rpartition(".")[0] == last]
         found = [

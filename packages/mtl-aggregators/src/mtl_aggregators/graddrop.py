@@ -77,9 +77,11 @@ class GradDrop(JacobianMethod):
 
     def combine(self, jacobian: Tensor) -> Tensor:
         """The update ``[d]``."""
+        # In half precision the rounding of a sum that cancels would decide its sign, and with it what is kept.
         wide = jacobian.float() if jacobian.dtype in (torch.float16, torch.bfloat16) else jacobian
         total, mass = wide.sum(dim=0), wide.abs().sum(dim=0)
         purity = 0.5 * (1.0 + total / torch.where(mass > 0.0, mass, torch.ones_like(mass)))
+        # Single precision on the generator's device, whatever the gradients': the same draws for the same seed.
         drawn = torch.rand(
             purity.shape, generator=self.generator, dtype=torch.float32, device=self.generator.device
         ).to(purity)

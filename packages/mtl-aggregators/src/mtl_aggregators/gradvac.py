@@ -209,6 +209,7 @@ class GroupedGradVac(JacobianMethod):
         last: str | None = None
         for name, parameter in problem.named_shared.items():
             owner = name.rpartition(".")[0] if per == "layer" else name
+            # A group is a stretch of columns: a module whose parameters lie apart in the model's order makes several.
             if owner == last:
                 sizes[-1] += flat_size(parameter)
             else:
@@ -233,6 +234,7 @@ class GroupedGradVac(JacobianMethod):
             self._targets = np.zeros((len(self.sizes), m, m))
         same_tasks("GroupedGradVac", self._targets.shape[1], m)
         parts = torch.split(jacobian, list(self.sizes), dim=1)
+        # All groups' Gramians in one copy from the device.
         gramians = torch.stack([gramian_of(part) for part in parts]).cpu()
         updates = []
         for part, gramian, targets in zip(parts, gramians, self._targets, strict=True):

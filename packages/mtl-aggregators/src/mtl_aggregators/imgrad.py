@@ -153,6 +153,7 @@ class IMGrad(GramianMethod):
         if self.update_every == 1:
             laws = set(own.laws) - {"simplex"}
             if isinstance(self.base, CAGrad):
+                # CAGrad's own law holds for its own trade of the two terms only.
                 laws -= {"non_conflicting"}
             elif self.measure == "pm":
                 # κ = 0 there, and with it the weights.
@@ -183,6 +184,7 @@ class IMGrad(GramianMethod):
         weights: Vector = self.base.augmented(gramian, balance)
         if self.base.last_solution is not None:
             self.record(self.base.last_solution)
+        # They are told as IMGrad's own, and would pile up in the base.
         self.base.pop_events()
         return weights
 

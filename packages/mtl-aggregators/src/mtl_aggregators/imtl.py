@@ -66,6 +66,7 @@ class IMTL(GramianMethod):
         if self._scales is not None:
             same_tasks("IMTL", len(self._scales), len(gramian))
             factor = np.exp(self._scales)
+        # The gradient of e^s L is e^s times that of L, so that the Gramian of the scaled losses needs no backward pass.
         weights = self.gradients.solve(gramian * factor * factor[:, None], losses) * factor
         self.last_solution = self.gradients.last_solution
         self._events += self.gradients.pop_events()
@@ -77,6 +78,7 @@ class IMTL(GramianMethod):
         known = on_host(before)
         scales = np.zeros_like(known) if self._scales is None else self._scales
         same_tasks("IMTL", len(scales), len(known))
+        # The derivative of e^s L - s.
         self._scales = self._adam.step(scales, np.exp(scales) * known - 1.0, ~np.isnan(known))
 
     def reset(self) -> None:

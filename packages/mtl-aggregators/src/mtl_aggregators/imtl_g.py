@@ -66,6 +66,9 @@ class IMTLG(GramianMethod):
         shares, missing = equal_shares(rows, ones(k))
         residual = max(abs(progress - 1.0) for progress in rows.cosines.dot(shares).tolist())
         self.record(Solution(rows.expand(shares), residual, 0, missing))
+        # Where zero lies in the affine hull of the unit gradients the only equal projections are zero, and the weights
+        # are those of a combination that vanishes. The smallest norm keeps the quotients in range and is divided out
+        # below.
         weights = (dependence(rows) if missing else shares) * (min(rows.norms.tolist()) / rows.norms)
         parts = weights.tolist()
         total = sum(parts)

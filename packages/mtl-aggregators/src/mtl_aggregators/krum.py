@@ -75,6 +75,7 @@ class Krum(GramianMethod):
         known = gramian / largest if largest > 0.0 else gramian
         squares = known.diagonal()
         distances = squares + squares[:, None] - 2.0 * known
+        # A gradient is no neighbour of its own: sorted first, it is left out by the slice below.
         np.fill_diagonal(distances, -np.inf)
         distances.sort(axis=1)
         neighbours = max(0, min(m - 1, m - self.n_byzantine - 2))

@@ -100,6 +100,7 @@ class _LogWrapper(Wrapper):
 
     def after_step(self, before: Tensor, after: Callable[[], Tensor], /) -> None:
         """Show the method what the update did to the logarithms of the losses."""
+        # What it learns from must be what it was called on.
         super().after_step((before + self.eps).log(), lambda: (after() + self.eps).log())
 
     @property
@@ -129,6 +130,7 @@ class LogLosses(_LogWrapper):
         if present is None:
             found: Tensor = self.method((losses + self.eps).log())
         else:
+            # The logarithm of an absent task's NaN or zero would make its derivative NaN, in spite of a weight of 0.
             found = self.method((torch.where(present, losses, 1.0) + self.eps).log(), present=present)
         return found
 
@@ -157,6 +159,7 @@ class LogGramian(_LogWrapper):
             found = self.method.weights(scaled, losses=(known + self.eps).log())
         else:
             found = self.method.weights(scaled)
+        # The weights are for g_i / (L_i + ε); of the gradients as they are, they are smaller by that factor.
         weights: Tensor = found * factor.to(found)
         return weights
 
@@ -191,4 +194,5 @@ class LogStep(_LogWrapper):
         with guarded(problem, optimizer, self, options):
             view = ProblemView(problem, partial(_logarithms, eps=self.eps))
             report = step(view, batch, optimizer, self.method, **vars(options))
+        # Undone rather than evaluated once more.
         return replace(report, losses=report.losses.exp() - self.eps)

@@ -61,6 +61,7 @@ class MGDA(GramianMethod):
         self.takes_losses = normalization in ("loss", "loss+")
         self.paper_scale = checks.boolean("paper_scale", paper_scale)
         if self.takes_losses:
+            # The losses come to the host anyway, with the Gramian.
             self.backend = "host" if backend == "auto" else self.backend
 
     @property

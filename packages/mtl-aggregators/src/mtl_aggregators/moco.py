@@ -109,8 +109,10 @@ class MoCo(LossAwareMethod):
             self.task_weights = torch.full((m,), 1.0 / m, dtype=torch.float64, device=wide.device)
         same_tasks("MoCo", len(self._tracked), m)
         self._steps += 1
+        # Into a new tensor: a state that was saved stays as it was.
         self._tracked = torch.lerp(self._tracked.to(wide), wide, self.beta / self._steps**self.beta_sigma)
         gramian = gramian_of(self._tracked)
+        # float64 throughout: single steps on a Gramian add up over the whole training.
         weights = self.task_weights.to(gramian)
         moved = weights - self.gamma / self._steps**self.gamma_sigma * (gramian @ weights + self.rho * weights)
         self.task_weights = project_simplex(moved) if self.variant == "paper" else torch.softmax(moved, dim=0)

@@ -72,6 +72,8 @@ class MoDo(ThreeBatchMethod):
         """
         cross = cross_gramian(cross)
         m = len(cross)
+        # One projected gradient step per training step, not a subproblem that is solved: the mean over the training
+        # removes the noise of the two batches.
         weights = cross.new_full((m,), 1.0 / m) if self._weights is None else self._weights
         same_tasks("MoDo", len(weights), m)
         self._weights = project_simplex(weights - self.gamma * (cross @ weights + self.rho * weights))

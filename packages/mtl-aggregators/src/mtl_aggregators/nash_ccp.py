@@ -72,6 +72,7 @@ def convex_concave(gramian: Vector, *, max_iters: int = 20, ridge: float = 1e-3)
     iteration = 0
     for iteration in range(1, max_iters + 1):
         reached = np.maximum(cosines @ value, 1e-3)
+        # The gradient of φ = Σ log y_i + log (Cy)_i at the last iterate; constants do not move the minimiser.
         tangent.value = 1.0 / value + cosines @ (1.0 / reached)
         problem.solve(solver=cp.CLARABEL)
         if y.value is None:

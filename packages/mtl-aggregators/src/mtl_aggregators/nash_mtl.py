@@ -70,6 +70,7 @@ class NashMTL(GramianMethod):
         self._held = HeldWeights("update_weights_every", update_weights_every, "NashMTL")
         self.ridge = checks.positive("ridge", ridge)
         self.paper_scale = checks.boolean("paper_scale", paper_scale)
+        # Neither has anything to do on the device: CVXPY works on the host, and so are weights kept between two solves.
         if backend == "auto" and (solver == "ccp" or self.update_weights_every > 1):
             self.backend = "host"
         if solver == "ccp":
@@ -141,6 +142,7 @@ class NashMTL(GramianMethod):
 
         .. math:: (1 - \kappa) (G w)_i = \kappa / w_i
         """
+        # As FairGrad's with α = 1.
         factor: float = (balance / (1.0 - balance)) ** 0.5
         return self._bargain(gramian) * factor
 

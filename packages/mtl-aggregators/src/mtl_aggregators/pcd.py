@@ -115,6 +115,8 @@ class PCD(GramianMethod):
         shares[at] = lengths[at]
         shares[others] = solution.value
         squared = float(shares @ rows.cosines @ shares)
+        # The direction is nothing but rounding: stretched to the primary gradient's length, it would be noise of full
+        # size.
         if squared <= RESOLUTION * len(kept) * float(shares.sum()) ** 2:
             return weights
         weights[kept] = shares / rows.norms * (rows.norms[at] / np.sqrt(squared))
@@ -126,6 +128,7 @@ class PCD(GramianMethod):
             self._squares = np.zeros(len(squares))
         same_tasks("PCD", len(self._squares), len(squares))
         self._steps += 1
+        # Of squared norms, m numbers: the gradients themselves need not be remembered.
         self._squares = self.beta * self._squares + (1.0 - self.beta) * squares
         roots: Vector = np.sqrt(self._squares / (1.0 - self.beta**self._steps))
         return roots

@@ -73,13 +73,16 @@ class PCGrad(GramianMethod):
         # Row i: the other tasks, in random order.
         keys = torch.rand(m, m - 1, generator=self.generator, dtype=torch.float64).numpy()
         others = keys.argsort(axis=1)
+        # Numbers 0 to m − 2 become all but the row's own.
         others += others >= tasks[:, None]
         coefficients = np.eye(m)
         inner = gramian.copy()
+        # All tasks at once, each with another partner: m − 1 rounds instead of m (m − 1) projections.
         for j in others.T:
             excess = np.minimum(inner[tasks, j], 0.0)
             excess *= inverse[j]
             coefficients[tasks, j] -= excess
+            # ⟨p_i, g_k⟩ for all k, carried along, so that no vector of the parameters' size is touched.
             inner -= excess[:, None] * gramian[j]
         weights: Vector = coefficients.sum(axis=0)
         return weights / m if self.reduction == "mean" else weights

@@ -41,12 +41,14 @@ def own_methods() -> dict[str, Callable[..., Any]]:
             module = importlib.import_module(name)
             for public in vars(module).get("__all__", ()):
                 value = getattr(module, public)
+                # Where it is defined only: a class that is imported for a type or as a base would be found twice.
                 if isinstance(value, type) and value.__module__ == module.__name__ and _is_method(value):
                     found[public.lower()] = value
     return dict(sorted(found.items()))
 
 
 def _is_method(cls: type) -> bool:
+    # Statically: on a class, getattr would hand out the property of any metaclass or run a descriptor.
     declares = isinstance(inspect.getattr_static(cls, "facts", None), property)
     return declares and not inspect.isabstract(cls) and not _asks_for_arguments(cls)
 
@@ -86,6 +88,7 @@ def method_class(name: str) -> Callable[..., Any]:
         UnknownNameError: no method has that name.
         InvalidInputError: another package brings the method, and it cannot be imported.
     """
+    # Own methods first: no other package can take the name of one.
     found = None if is_spec(name) else own_methods().get(plain_name(name))
     return find_plugin("method", name, GROUP, own_methods()) if found is None else found
 
@@ -113,6 +116,7 @@ def make(name: str, /, **parameters: Any) -> Any:
     cls = method_class(name)
     valid = list(inspect.signature(cls).parameters)
     for parameter in parameters:
+        # Looked at before the call, whose TypeError would not say what there is.
         if parameter not in valid:
             raise UnknownNameError(f"option of {cls.__name__}", parameter, valid)
     return cls(**parameters)

@@ -74,6 +74,7 @@ class LS(LossMethod):
                     f"`losses` must hold one loss per weight, {len(self.task_weights)}, got {len(losses)}."
                 )
             losses = losses * self.task_weights.to(losses)
+        # Not a product with 0, which would leave NaN where an absent task's loss is NaN.
         total = torch.where(present, losses, 0.0).sum()
         return total if self.reduction == "sum" else total / present.sum()
 
@@ -109,6 +110,7 @@ class SI(LossMethod):
     def scalar(self, losses: Tensor, present: Tensor) -> Tensor:
         """The scalar; see the class."""
         above(losses, 0.0, present, self.tasks, method="SI")
+        # log 1 = 0: an absent task adds nothing and has derivative 0.
         return torch.where(present, losses, 1.0).log().sum()
 
 
@@ -194,6 +196,7 @@ class RLW(LossMethod):
         """The scalar; see the class."""
         draws = torch.empty(len(losses), dtype=torch.float64)
         if self.distribution == "normal":
+            # Drawn on the CPU: the same weights for the same seed on every device.
             logits = draws.normal_(generator=self.generator).to(losses.device)
         else:  # independent exponentials divided by their sum
             logits = draws.exponential_(generator=self.generator).log().to(losses.device)

@@ -111,6 +111,7 @@ class SDMGrad(ThreeBatchMethod):
             preference = self.preference
         weights = cross.new_full((m,), 1.0 / m) if self._weights is None else self._weights
         same_tasks("SDMGrad", len(weights), m)
+        # Products of two batches' gradients may be negative even on the diagonal.
         size = float(cross.diagonal().clamp(min=0.0).sqrt().mean()) ** 2
         if size > 0.0:
             scaled = cross / size

@@ -50,6 +50,7 @@ def cosine_to_closest(gramian: Vector) -> float:
     scale = float(gramian.diagonal().max())
     if scale <= 0.0:
         return 0.0
+    # In units of the longest gradient: sums of squares neither overflow nor underflow.
     matrix = gramian / scale
     weights = min_norm(matrix).value
     image = matrix @ weights

@@ -104,6 +104,7 @@ class STCH(LossMethod):
         if self.reference.ndim:
             match_tasks("reference", self.reference, len(losses))
         scaled = weights * (losses - self.reference.to(losses)) / self.mu
+        # logsumexp takes the largest out first: for small μ the exponentials overflow. An absent task's is exp(−∞) = 0.
         smooth: Tensor = scaled.masked_fill(~present, float("-inf")).logsumexp(dim=0)
         return self.mu * smooth
 
@@ -125,6 +126,7 @@ class STCH(LossMethod):
             )
         assert self._sums is not None
         sums, counts = self._sums.to(losses.device)
+        # (L/L̄)^(1/μ) by logarithms, for the same reason.
         relative = (logs - (sums / counts).log().to(losses)) / self.mu
         smooth: Tensor = relative.masked_fill(~present, float("-inf")).logsumexp(dim=0)
         return len(losses) * self.mu * smooth

@@ -71,6 +71,7 @@ class TrimmedMean(JacobianMethod):
             return torch.from_numpy(_selected(rows, self.trim))
         ordered = rows.copy()
         ordered.sort(axis=0)
+        # Not mean(), which takes three times as long for few columns.
         means = np.add.reduce(ordered[self.trim : self.trim + kept])
         means /= kept
         return torch.from_numpy(means)

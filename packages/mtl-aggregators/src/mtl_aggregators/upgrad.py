@@ -20,7 +20,7 @@ class UPGrad(ConeMethod):
     .. math:: d = \sum_i \lambda_i\, \pi(g_i), \qquad \pi(g) = \arg\min_{x:\, J x \ge 0} \|x - g\|
 
     In weights: :math:`w = \sum_i \lambda_i v_i` with :math:`v_i = \arg\min_{v \ge e_i} v^\top G v`. No task is made
-        worse to first order.
+    worse to first order.
 
     Args:
         preference: :math:`\lambda` ``[m]``, non-negative and not all zero; ``None`` for :math:`1/m` each.

@@ -66,10 +66,12 @@ class UW(TrainedLossMethod):
         """The scalar; see the class."""
         s = torch.from_numpy(self.trained_for(losses))
         terms = 0.5 * ((-s).exp().to(losses) * losses + s.to(losses))
+        # Chosen, not multiplied by 0, since an absent task's loss may be NaN.
         return terms[present].sum()
 
     def after_step(self, before: Tensor, after: Callable[[], Tensor]) -> None:
         """Train the uncertainties on the losses ``[m]`` of the step, NaN for an absent task."""
         check_past_losses(before)
         known = on_host(before)
+        # The derivative of ½ (e^−s L + s) by s.
         self.descend(0.5 * (1.0 - np.exp(-self.trained_for(known)) * known), ~np.isnan(known))

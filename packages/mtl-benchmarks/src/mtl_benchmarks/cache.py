@@ -45,6 +45,8 @@ def write_arrays(path: Path, arrays: Mapping[str, numpy.ndarray], *, layout: str
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         content: dict[str, Any] = {_LAYOUT: numpy.array(layout), **arrays}
+        # A file of its own for each process, as several may collect the same at once; the last one to be renamed stays.
+        # In the same folder, since a rename is atomic only within a file system.
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=".npz")
         try:
             with os.fdopen(handle, "wb") as file:

@@ -10,7 +10,7 @@ from typing import Literal
 from mtl_core import InvalidInputError
 from mtl_core.checks import one_of
 
-__all__ = ["Baseline", "Metric", "Ties", "delta_m", "mean_rank", "ranks"]
+__all__ = ["Baseline", "Metric", "Ties", "delta_m", "delta_m_or_nan", "mean_rank", "ranks"]
 
 Ties = Literal["competition", "dense", "average"]
 
@@ -104,10 +104,25 @@ def delta_m(
         loss = -baseline.metric.sign * (value - baseline.value) / baseline.value
         by_task.setdefault(baseline.metric.task, []).append(loss)
     if weigh == "task":
+        # `fsum` rounds once, so that Δm does not depend on the order of the metrics.
         terms = [math.fsum(losses) / len(losses) for losses in by_task.values()]
     else:
         terms = [loss for losses in by_task.values() for loss in losses]
     return 100.0 * math.fsum(terms) / len(terms)
+
+
+def delta_m_or_nan(values: Mapping[str, float], baselines: Sequence[Baseline]) -> float:
+    """Δm, or NaN where a value is not finite: for a run that has diverged beside others that have not.
+
+    Args:
+        values: as for :func:`delta_m`.
+        baselines: likewise.
+
+    Raises:
+        InvalidInputError: as :func:`delta_m`, but for a value that is not finite.
+    """
+    is_finite = all(math.isfinite(values.get(baseline.metric.name, 0.0)) for baseline in baselines)
+    return delta_m(values, baselines) if is_finite else math.nan
 
 
 def ranks(values: Sequence[float], *, higher_is_better: bool, ties: Ties = "competition") -> list[float]:

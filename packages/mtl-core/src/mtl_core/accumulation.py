@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,8 +15,9 @@ from mtl_core.evaluation import evaluate_without_graph
 from mtl_core.micro_batches import MicroBatches
 from mtl_core.preservation import preserved
 from mtl_core.problem import Problem
+from mtl_core.task_losses import TaskLosses
 
-__all__ = ["Accumulator", "mean_losses"]
+__all__ = ["Accumulator", "mean_losses", "mean_of"]
 
 
 def mean_losses(problem: Problem, parts: MicroBatches) -> tuple[Tensor, Tensor]:
@@ -27,9 +30,16 @@ def mean_losses(problem: Problem, parts: MicroBatches) -> tuple[Tensor, Tensor]:
     """
     with preserved(problem.model):
         found = [evaluate_without_graph(problem, part) for part in parts]
+    return mean_of(found)
+
+
+def mean_of(found: Sequence[TaskLosses]) -> tuple[Tensor, Tensor]:
+    """The mean ``[m]`` of the parts' losses over those that have the task, and how many those are."""
     counts = torch.zeros_like(found[0].full())
     for losses in found:
         counts[list(losses.index)] += 1.0
+    # Absent tasks add 0 and are not counted. A mean that leaves out every NaN (nanmean) would also leave out a present
+    # task whose loss is NaN, and so hide it.
     return torch.stack([losses.full() for losses in found]).sum(dim=0) / counts, counts
 
 
@@ -53,7 +63,9 @@ class Accumulator:
     def add(self, found: TaskGradients) -> None:
         """Add the gradients of one part."""
         self._counts[list(found.present)] += 1
-        filled = torch.nan_to_num(found.losses)
+        # Zero for the absent tasks alone: on a device no loss has been read yet, and one that is NaN must stay so.
+        filled = torch.zeros_like(found.losses)
+        filled[list(found.present)] = found.losses[list(found.present)]
         self._losses = filled if self._losses is None else self._losses + filled
         for task, row in zip(found.present, found.heads.rows, strict=True):
             self._rows[task] = _add(self._rows.get(task), row)

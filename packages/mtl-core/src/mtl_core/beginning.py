@@ -12,6 +12,7 @@ from torch import Tensor, nn, optim
 from torch.nn.parameter import is_lazy
 
 from mtl_core.agreement import together
+from mtl_core.collection import ranks_of
 from mtl_core.distributed import broadcast_buffers_
 from mtl_core.errors import InvalidInputError
 from mtl_core.listing import Listing, modules_of
@@ -65,6 +66,7 @@ class Guard:
         """Keep a copy of parameters and the optimiser's state, before they move."""
         if self._parameters is not None:
             return
+        # Only with `reversible`: a copy of parameters and optimiser costs three times the parameters under Adam.
         # Wrappers of an optimiser may show its state in a copy; only the owner's can be put back.
         own = inner_optimizer(self._optimizer)
         self._parameters = [(p, p.detach().clone()) for p, _ in self._gradients]
@@ -81,6 +83,7 @@ class Guard:
         if offers(self._method, ReportsEvents):
             self._method.pop_events()  # of a step that was not made
         if self._scaler is not None and self._scaler_state is not None:
+            # The held values themselves are put in place, which is safe once: a guard undoes one step.
             vars(self._scaler).update(self._scaler_state)
         if self._parameters is None or self._optimizer_state is None:
             return
@@ -104,6 +107,7 @@ def _state_of(scaler: torch.amp.GradScaler) -> dict[str, Any]:
 
 
 _SCALER_STATE = ("_scale", "_growth_tracker", "_per_optimizer_states")
+"""Not its ``state_dict()``, which reads the scale from the device and leaves out which optimisers are unscaled."""
 
 
 def _memory_of(method: object) -> Callable[[], None]:
@@ -174,6 +178,7 @@ def guarded(problem: Problem, optimizer: Any, method: object, options: StepOptio
     if outer is not None:
         yield outer
         return
+    # One walk through the model serves the whole step.
     problem.list_now()
     try:
         guard = Guard(problem, optimizer, method, options)
@@ -210,8 +215,9 @@ def begin(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) ->
             backward pass.
     """
     group = options.group
-    # A rank that is refused here must not leave the others waiting for its buffers.
-    with together(group if group is not None and any(True for _ in problem.model.buffers()) else None):
+    # A rank that is refused here must not leave the others waiting, for its buffers or in whatever they do together
+    # next.
+    with together(ranks_of(problem, options)):
         _refuse_surroundings(problem)
         refuse_closure(optimizer)
         refuse_unsynchronised(optimizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor
 from mtl_core.accumulation import Accumulator
 from mtl_core.agreement import together
 from mtl_core.collecting.backward import full_losses
+from mtl_core.collecting.differentiation import differentiate
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.distributed import shard_group
 from mtl_core.errors import InvalidInputError
-from mtl_core.gradients import check_group, differentiate
+from mtl_core.gradients import check_group
 from mtl_core.micro_batches import MicroBatches
 from mtl_core.problem import Problem
 from mtl_core.report import StepOptions
@@ -49,6 +51,7 @@ def collect_batch(
     check_group(options.keep, options.group)
     with together(ranks_of(problem, options)):
         gradients = _collect_here(problem, problem.losses(batch), options, retain_graph)
+    # After the block, by when all ranks have their gradients: the average waits for every rank.
     return _averaged(problem, gradients, options)
 
 
@@ -105,11 +108,14 @@ def accumulate(problem: Problem, parts: MicroBatches, *, options: StepOptions | 
             "micro-batches need whole parameters, got sharded ones: their gradients are averaged by hooks of whole "
             "backward passes. Give one batch, or replicate the model."
         )
+    # Heads are looked at once, in the mean: what is NaN in one part is NaN there, too.
+    each = replace(options, check_gradients=False)
     with together(options.group):
         total = Accumulator(problem)
         for part in parts:
-            total.add(_collect_here(problem, problem.losses(part), options, retain_graph=False))
+            total.add(_collect_here(problem, problem.losses(part), each, retain_graph=False))
         gradients = total.mean()
+        # Of the mean, and before it is averaged over ranks: the flags travel with that reduction.
         if options.check_gradients:
             gradients.check_heads()
     return _averaged(problem, gradients, options)
@@ -142,10 +148,12 @@ def _collect_here(
         chunk_size=options.chunk_size,
         keep=options.keep,
         retain_graph=retain_graph,
+        # Of the unscaled losses: a scale that has grown makes infinity of a finite one.
         losses=full_losses(losses.outputs, problem.n_tasks, losses.index),
         check_heads=options.check_gradients,
     )
     if scaler is not None:
+        # By scaling a one: get_scale() would read the scale from the device and wait for it.
         gradients.rescale(1.0 / scaler.scale(torch.ones((), device=gradients.parameters[0].device)))
     return gradients
 

@@ -34,12 +34,15 @@ def weigh(method: Any, gradients: TaskGradients, gramian: Tensor) -> Tensor | No
         gradients: the task gradients.
         gramian: their Gramian on the CPU.
     """
+    # In this order, as a method may offer several of these: the losses need no gradients, weights of the Gramian `[m,
+    # m]`, weights of the Jacobian all of `[m, d]`.
     if is_loss_weighting(method):
         return loss_weights(method, gradients.losses, gradients.present_somewhere)
     if offers(method, Weighting):
         return gramian_weights(method, gramian, gradients.losses)
     if offers(method, WeighsJacobian):
-        return _one_per_task(method.jacobian_weights(gradients.matrix.detach()), gradients.n_tasks, "jacobian_weights")
+        matrix = gradients.whole_matrix.detach()
+        return _one_per_task(method.jacobian_weights(matrix), gradients.n_tasks, "jacobian_weights")
     return None
 
 
@@ -52,7 +55,9 @@ def combine(method: Any, gradients: TaskGradients, gramian: Tensor) -> tuple[Ten
         gramian: their Gramian on the CPU.
     """
     weights = weigh(method, gradients, gramian)
-    return (aggregate(method, gradients.matrix), None) if weights is None else (gradients.combine(weights), weights)
+    if weights is None:
+        return aggregate(method, gradients.whole_matrix), None
+    return gradients.combine(weights), weights
 
 
 def combine_per_group(
@@ -65,13 +70,14 @@ def combine_per_group(
     if is_loss_weighting(method):
         return combine(method, gradients, gradients.host_gramian)
     names = problem.shared_names
+    matrix = gradients.whole_matrix
+    # The module that owns a parameter is what its name says before the last point.
     owners = [name.rpartition(".")[0] if per == "layer" else name for name in names]
+    # Columns of parameter k are bounds[k] to bounds[k + 1].
     bounds = torch.tensor([0, *(flat_size(p) for p in gradients.parameters)]).cumsum(0).tolist()
+    # A module's parameters need not lie side by side in the model's order, so that a group is a list of positions.
     groups = {owner: [k for k, other in enumerate(owners) if other == owner] for owner in dict.fromkeys(owners)}
-    parts = [
-        torch.cat([gradients.matrix[:, bounds[k] : bounds[k + 1]] for k in members], dim=1)
-        for members in groups.values()
-    ]
+    parts = [torch.cat([matrix[:, bounds[k] : bounds[k + 1]] for k in members], dim=1) for members in groups.values()]
     if offers(method, HasMemory) and method.has_memory:
         raise InvalidInputError(
             f"`per` needs a method that remembers nothing from step to step, got {type(method).__name__} as "
@@ -79,13 +85,14 @@ def combine_per_group(
         )
     weights: Tensor | None = None
     if offers(method, Weighting):
+        # All groups' Gramians in one copy from the device.
         gramians = torch.stack([gramian_of(part) for part in parts]).cpu()
         weights = torch.stack([gramian_weights(method, gramian, gradients.losses) for gramian in gramians])
-        moved = weights.to(device=gradients.matrix.device, dtype=gradients.dtype)
+        moved = weights.to(device=matrix.device, dtype=gradients.dtype)
         updates = [row @ part for row, part in zip(moved, parts, strict=True)]
     else:
         updates = [aggregate(method, part) for part in parts]
-    vector = torch.empty_like(gradients.matrix[0])
+    vector = torch.empty_like(matrix[0])
     for members, update in zip(groups.values(), updates, strict=True):
         pieces = update.split([bounds[k + 1] - bounds[k] for k in members])
         for k, piece in zip(members, pieces, strict=True):
@@ -139,8 +146,11 @@ def loss_weights(weighting: Any, losses: Tensor, present: Sequence[int]) -> Tens
             )
         mask = torch.zeros_like(leaf, dtype=torch.bool)
         mask[list(present)] = True
+        # NaN marks an absent task, and NaN times a weight of 0 is NaN.
         leaf = torch.where(mask, leaf, torch.zeros_like(leaf))
+    # A leaf of its own: m numbers are differentiated, not the network.
     leaf = leaf.clone().requires_grad_()
+    # A caller may have switched gradients off around the step; these m numbers are the method's own affair.
     with torch.enable_grad():
         scalar = weighting(leaf) if mask is None else weighting(leaf, present=mask)
         if not isinstance(scalar, Tensor) or scalar.numel() != 1:

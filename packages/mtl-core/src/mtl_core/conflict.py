@@ -199,6 +199,7 @@ def majority_conflict(g: Gradients | None = None, fraction: float = 0.5, *, gram
     """
     checks.positive("fraction", checks.in_interval("fraction", fraction, 0.0, 1.0))
     matrix = read_gramian(g, gramian)
+    # Products such as 0.07 * 100 come out a little above the whole number, and would ask for one task more.
     needed = math.ceil(fraction * matrix.shape[0] - 1e-12)
     return conflict_count(gramian=matrix) >= needed
 
@@ -255,11 +256,12 @@ def individual_progress(g: Gradients | None, update: Tensor, *, gramian: Tensor 
         return safe_cosine(inner, _norms(matrix), length)
     if g is None:
         raise InvalidInputError("exactly one of the gradients and `gramian=` must be given.")
-    jacobian = g.matrix if isinstance(g, TaskGradients) else checks.jacobian(g)
+    jacobian = g.whole_matrix if isinstance(g, TaskGradients) else checks.jacobian(g)
     if update.shape != jacobian.shape[1:]:
         raise InvalidJacobianError(
             f"`update` must hold one entry per parameter, shape {tuple(jacobian.shape[1:])}, got {tuple(update.shape)}."
         )
     direction = update.to(torch.float64)
-    inner = jacobian.to(torch.float64) @ direction
-    return safe_cosine(inner, jacobian.to(torch.float64).norm(dim=1), direction.norm())
+    # In float64: whether a task conflicts is the sign of a sum that may cancel.
+    wide = jacobian.to(torch.float64)
+    return safe_cosine(wide @ direction, wide.norm(dim=1), direction.norm())

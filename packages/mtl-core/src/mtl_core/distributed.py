@@ -29,6 +29,7 @@ def sum_over_ranks_(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> None
         tensors: the same number of tensors, of the same shapes, on every rank.
         group: the process group, e.g. ``torch.distributed.group.WORLD``.
     """
+    # All are under way before one is waited for: their latencies overlap.
     works = [dist.all_reduce(tensor, group=group, async_op=True) for tensor in tensors]
     for work in works:
         if work is not None:
@@ -48,6 +49,7 @@ def mean_over_tasks_present_(losses: Tensor, index: Sequence[int], group: dist.P
     """
     counts = torch.zeros_like(losses)
     counts[list(index)] = 1.0
+    # Zero in place of the NaN of an absent task, which would spoil the sum; sums and counts in one reduction.
     packed = torch.stack([torch.where(counts > 0, losses, torch.zeros_like(losses)), counts])
     sum_over_ranks_([packed], group)
     return packed[0] / packed[1], packed[1]

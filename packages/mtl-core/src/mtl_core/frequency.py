@@ -67,6 +67,7 @@ class UpdateEvery(Wrapper):
             report = step(problem, batch, optimizer, method, **vars(options))
             if due:
                 # Weights of an earlier turn would outlive theirs where this one gave none.
+                # A copy: the report is the user's, who may write to it.
                 self._weights = None if report.weights is None else report.weights.detach().clone()
             return report
 
@@ -117,6 +118,8 @@ class TaskSampling(Wrapper):
         """One training step on some of the tasks, on one batch or on micro-batches of it."""
         options = StepOptions() if options is None else options
         with guarded(problem, optimizer, self, options):
+            # An order of all tasks, not a choice among those present: parts and ranks that differ in which tasks they
+            # have would draw different numbers from then on.
             order = torch.randperm(problem.n_tasks, generator=self._sampler).tolist()
             view = ProblemView(problem, partial(_first_present, order=order, count=self.n_tasks))
             return step(view, batch, optimizer, self.method, **vars(options))
@@ -132,7 +135,8 @@ class TaskSampling(Wrapper):
 
     def load_own_state(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
-        self._sampler.set_state(state["sampler"])
+        # A checkpoint that was loaded onto a device brings this along, and torch takes such a state on the CPU.
+        self._sampler.set_state(state["sampler"].cpu())
 
 
 def _first_present(losses: TaskLosses, *, order: Sequence[int], count: int) -> TaskLosses:

@@ -49,6 +49,8 @@ def finish(
     options = StepOptions() if options is None else options
     ranks = ranks_of(problem, options)
     try:
+        # Even for methods that need no Gramian: this is where losses and gradients are known to be finite, at the price
+        # of the one copy from the device.
         host = checked_gramian(problem, batch, gradients, options)
     except NonFiniteGradientError:
         if not options.is_scaled:
@@ -60,6 +62,8 @@ def finish(
         progress = None if alone is None else _progress(gradients, alone)
     factor: Tensor | None = None
     if options.scaler is not None:
+        # Scaled once more: the scaler looks for overflows and divides by its scale when it steps, and so expects scaled
+        # gradients.
         factor = options.scaler.scale(torch.ones((), device=gradients.parameters[0].device))
         gradients.rescale_heads(factor)
     if vector is not None:
@@ -113,12 +117,13 @@ def _combined(
     else:
         weights = weigh(method, gradients, host)
         if weights is None:
-            vector = aggregate(method, gradients.matrix)
+            vector = aggregate(method, gradients.whole_matrix)
     if weights is None and options.heads == "weighted":
         raise InvalidParameterError(
             f"`heads='weighted'` needs a method that gives weights, got {type(method).__name__}, which gives "
             "only an update. Use heads='unit'."
         )
+    # On a device not looked at, which would wait for it; the gradients that the update is made of were.
     if vector is not None and is_on_host(vector) and not bool(torch.isfinite(vector).all()):
         raise InvalidInputError(
             f"`method` must give a finite update, got NaN or infinity from {type(method).__name__} for finite "
@@ -131,7 +136,7 @@ def _combined(
 
 def _progress(gradients: TaskGradients, update: Tensor) -> Tensor:
     """The cosine of each task's gradient with an update ``[d]``, in the gradients' own dtype; waits for nothing."""
-    matrix = gradients.matrix.detach()
+    matrix = gradients.whole_matrix.detach()
     direction = update.detach()
     return safe_cosine((matrix @ direction).double(), gradients.norms, direction.norm().double())
 
@@ -147,11 +152,13 @@ def _skip(problem: Problem, gradients: TaskGradients, optimizer: optim.Optimizer
     scaler = options.scaler
     assert scaler is not None
     device, dtype = gradients.parameters[0].device, gradients.dtype
+    # The scaler finds an overflow in .grad alone, where the gradients that overflowed were never written.
     gradients.assign(torch.full((gradients.n_parameters,), float("inf"), device=device, dtype=dtype))
     scaler.unscale_(optimizer)
     scaler.step(optimizer)
     scaler.update()
     for parameter in problem.named_trainable.values():
+        # The infinities that were written for the scaler must not be found by whoever reads `.grad` next.
         parameter.grad = None
     skipped = _skipped(problem, gradients)
     return StepReport(gradients.losses, None, None, problem.tasks, (SkippedUpdate(scaler.get_scale()),), skipped)

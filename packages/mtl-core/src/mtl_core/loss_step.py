@@ -74,6 +74,8 @@ def loss_step(
     with together(ranks):
         seen = _evaluate(problem, batch, losses)
     if ranks is not None:
+        # For a sharded model too: its hooks average gradients, but nothing averages the losses that the weights come
+        # from.
         seen = _over_ranks(seen, ranks, sharded=sharded)
     # Likewise, before the collective sum of gradients.
     with together(ranks):
@@ -103,6 +105,7 @@ def loss_step(
 def _evaluate(problem: Problem, batch: Any, losses: TaskLosses | None) -> _Values:
     if isinstance(batch, MicroBatches):
         full, counts = mean_losses(problem, batch)
+        # Counts of 0, of tasks that no part has: their share is multiplied by zeros, and infinity would make them NaN.
         seen = _Values(full, 1.0 / counts.clamp(min=1.0), counts.nonzero().flatten().tolist(), None)
     else:
         ready = problem.losses(batch) if losses is None else losses
@@ -118,6 +121,7 @@ def _evaluate(problem: Problem, batch: Any, losses: TaskLosses | None) -> _Value
 def _check_graph(problem: Problem, losses: TaskLosses) -> None:
     if not problem.graph_checked and not problem.is_sharded:
         check_attached(losses.outputs, losses.tasks, problem.shared)
+        # Once per problem, since a walk over the graph takes as long as a small step; not before every task was seen.
         problem.graph_checked = losses.is_complete
 
 
@@ -166,8 +170,11 @@ def _differentiate(
             ones = pick(seen.share, losses.index).to(values.dtype)
             own = own * ones
         if options.scaler is not None:
+            # On the weights, m numbers, rather than on the losses: a loss times a large scale may overflow.
             own, ones = options.scaler.scale(own), options.scaler.scale(ones)
         if sharded:
+            # Without `inputs`: the leaves are the gathered parameters, whose gradients the sharding's hooks take from
+            # there.
             torch.autograd.backward([values], [own])
         else:
             _backward(problem, values, own, ones, single=single)

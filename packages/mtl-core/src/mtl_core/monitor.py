@@ -85,9 +85,11 @@ class ConflictMonitor:
             gramian = measured.gramian
         else:
             gramian = measured
+        # Steps without gradients count as well, so that `step` is the loop's own number.
         self._step += 1
         if gramian is None:
             return False
+        # One copy from the device, instead of one for each of the numbers below.
         host = gramian.detach().cpu()
         cosines = mean_cosines(gramian=host)
         squared = host.diagonal()
@@ -95,6 +97,7 @@ class ConflictMonitor:
         smallest = int(torch.where(moving, squared, torch.full_like(squared, math.inf)).argmin())
         against = cosines < 0
         rows = torch.nonzero(moving).flatten()
+        # Without tasks whose gradient is zero: their ratio is infinite, and so would be the epoch's mean.
         imbalance = float(imbalance_ratio(gramian=host[rows][:, rows])) if len(rows) else 1.0
         self._rows.append(
             {
@@ -121,6 +124,7 @@ class ConflictMonitor:
         for epoch in sorted({int(row["epoch"]) for row in self._rows}):
             rows = [row for row in self._rows if int(row["epoch"]) == epoch]
             mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+            # A geometric mean: ratios of 10 and 1/10 are as far from 1, and one extreme step does not decide.
             logs = sum(math.log(row["imbalance"]) for row in rows) / len(rows)
             shares = {key: mean[key] for key in ("weak", "dominated", "majority", "count", "min_cosine")}
             found.append(EpochConflict(epoch=epoch, steps=len(rows), imbalance=math.exp(logs), **shares))

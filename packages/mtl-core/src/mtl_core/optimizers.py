@@ -36,6 +36,7 @@ def inner_optimizer(optimizer: Any, *, strict: bool = False) -> optim.Optimizer:
     """
     found = _unwrapped(optimizer)
     seen: list[Any] = []
+    # Wrappers may refer to one another in a circle.
     while all(found is not other for other in seen):
         seen.append(found)
         within = _held(found)
@@ -87,6 +88,7 @@ def _unwrapped(optimizer: Any) -> Any:
     transparent = _transparent_wrappers()
     found = optimizer
     while isinstance(found, transparent):
+        # From the instance's own attributes, past whatever a wrapper makes of names that it does not have itself.
         found = vars(found).get("optimizer") or vars(found)["_optimizer"]
     return found
 
@@ -112,6 +114,7 @@ def refuse_closure(optimizer: Any) -> None:
         InvalidInputError: it must evaluate the loss itself, as ``LBFGS`` does.
     """
     found = _unwrapped(optimizer)
+    # Of the class, so that the cache holds functions: a bound method would keep its optimiser alive.
     if _needs_closure(type(found).step):
         raise InvalidInputError(
             f"`optimizer` must make its step from gradients, got {type(found).__name__}, whose step() evaluates "
@@ -134,6 +137,7 @@ def refuse_unsynchronised(optimizer: Any) -> None:
     Raises:
         InvalidInputError: it will not.
     """
+    # Where nobody has imported Accelerate, nothing is wrapped by it: importing it here would take seconds.
     loaded = sys.modules.get("accelerate.optimizer")
     if loaded is None or not isinstance(optimizer, vars(loaded)["AcceleratedOptimizer"]):
         return

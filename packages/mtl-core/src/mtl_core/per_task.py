@@ -74,6 +74,7 @@ def collect_per_task(
     if chunk_size is not None:
         checks.positive_int("chunk_size", chunk_size)
 
+    # A `Problem` of one task, so that the loss is evaluated at given parameters with the same checks as everywhere.
     def one_loss(model: nn.Module, batch: Any) -> Tensor:
         value = loss(model, batch)
         if not isinstance(value, Tensor) or value.ndim:
@@ -83,13 +84,19 @@ def collect_per_task(
 
     parameters: SharedSpec = [p for p in model.parameters() if p.requires_grad] if shared is None else shared
     problem = Problem(model, one_loss, shared=parameters, tasks=("task",))
+    # Detached: vmap differentiates by them, and the model's own graph is not wanted.
     values = {name: p.detach() for name, p in problem.named_shared.items()}
 
     def of_one(own: dict[str, Tensor], batch: Any) -> Tensor:
         return problem.losses(batch, parameters=own).values[0]
 
     gradients, losses = torch.func.vmap(
-        torch.func.grad_and_value(of_one), in_dims=(None, 0), randomness="different", chunk_size=chunk_size
+        # Parameters are the same for all tasks, batches lie in the first dimension, and dropout draws anew for each
+        # task, as passes one after the other would.
+        torch.func.grad_and_value(of_one),
+        in_dims=(None, 0),
+        randomness="different",
+        chunk_size=chunk_size,
     )(values, _stacked(found))
     if losses.device.type == "cpu":
         check_finite_losses(losses, names, range(len(names)))

@@ -23,6 +23,7 @@ class RandomState:
     def __init__(self, model: nn.Module) -> None:
         self._cpu = torch.get_rng_state()
         self._cuda: dict[torch.device, Tensor] = {}
+        # Asking for a device's state would start CUDA in a process that only has it.
         if torch.cuda.is_initialized():
             devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
             self._cuda = {device: torch.cuda.get_rng_state(device) for device in devices if device.type == "cuda"}
@@ -59,6 +60,7 @@ class Trace:
         for owner, name, buffer, value in self._buffers:
             if overwrite or not torch.equal(buffer, value):
                 buffer.copy_(value)
+            # A forward pass may also have put another tensor in the buffer's place.
             owner[name] = buffer
         self._random.restore()
 

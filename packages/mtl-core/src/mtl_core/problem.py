@@ -246,6 +246,8 @@ class Problem:
         if parameters is None:
             sharded = self.is_sharded
             returned = self._loss_fn(self.model, batch)
+            # The root of a sharded model keeps whole parameters after a forward pass: their gradients would be sought
+            # under other objects than those that the step lists.
             if sharded:
                 reshard(self.model)
             return read_returned(returned, self.tasks)
@@ -287,6 +289,7 @@ class ProblemView(Problem):
         transform: from its losses to those of the view.
     """
 
+    # Beside the dictionary, which is the problem's own: there two views would overwrite each other's.
     __slots__ = ("_transform", "_under")
 
     def __init__(self, problem: Problem, transform: Callable[[TaskLosses], TaskLosses]) -> None:

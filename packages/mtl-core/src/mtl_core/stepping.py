@@ -111,6 +111,7 @@ def step(
     )
     with guarded(problem, optimizer, method, options), problem.reporting() as report_to_hooks:
         report = _step_of(problem, batch, optimizer, method, options)
+    # Outside of the guard: an error in a hook must not undo half of a step that was made.
     report_to_hooks(report)
     return report
 
@@ -154,6 +155,8 @@ def _delegate(
     own: Callable[..., StepReport], problem: Problem, batch: Any, optimizer: optim.Optimizer, options: StepOptions
 ) -> StepReport:
     """Hand the step to a ``Method``; options only where it takes them."""
+    # A `Method` of somebody else need not know of options as long as none is asked for; one that is dropped silently
+    # would make the run another than the one described.
     if options == StepOptions():
         return own(problem, batch, optimizer)
     if "options" not in inspect.signature(own).parameters:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, optim
 
+from mtl_core.accumulation import mean_of
 from mtl_core.agreement import together
 from mtl_core.distributed import mean_over_tasks_present_, reshard
 from mtl_core.errors import InvalidInputError
@@ -46,6 +47,8 @@ def conclude(
         nothing, or that there was no update: a gradient scaler leaves the parameters alone where a gradient has
         overflowed, and lowers its scale. The method then learns nothing.
     """
+    # One agreement for both: a rank whose optimiser raises must not leave the others in the sum over ranks that the
+    # second look at the losses ends with.
     with together(ranks):
         undone = _update(problem, optimizer, options)
         if not undone and offers(method, LearnsAfterStep):
@@ -55,6 +58,8 @@ def conclude(
 
 def _update(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) -> tuple[SkippedUpdate, ...]:
     scaler = options.scaler
+    # After a forward pass whole parameters lie in the model; the optimiser holds the shards, and their gradients are
+    # what is clipped.
     if problem.is_sharded:
         reshard(problem.model)
     if scaler is not None:
@@ -67,6 +72,7 @@ def _update(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) 
     if scaler is None:
         optimizer.step()
         return ()
+    # Torch tells of an update that it left out by nothing but a lowered scale.
     before = scaler.get_scale()
     scaler.step(optimizer)
     scaler.update()
@@ -102,12 +108,14 @@ def _clip_sparse(parameters: Sequence[Tensor], max_norm: float) -> None:
     gradients = [p.grad.coalesce() if p.grad.is_sparse else p.grad for p in parameters if p.grad is not None]
     stored = [g.values() if g.is_sparse else g for g in gradients]
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(values) for values in stored]))
+    # The constant is that of clip_grad_norm_, so that dense and sparse gradients are clipped alike.
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for parameter, gradient in zip((p for p in parameters if p.grad is not None), gradients, strict=True):
         parameter.grad = gradient * factor.to(gradient.dtype)
 
 
 _TAKES_SPARSE = (optim.SGD, optim.SparseAdam, optim.Adagrad)
+"""Of torch's optimisers; those of others are not known, and are left to say so themselves."""
 
 
 def _check_layouts(problem: Problem, optimizer: Any) -> None:
@@ -147,7 +155,7 @@ def _losses_again(problem: Problem, batch: Any, ranks: dist.ProcessGroup | None)
     parts = batch if isinstance(batch, MicroBatches) else (batch,)
     with together(ranks):
         found = [evaluate_without_graph(problem, part) for part in parts]
-    full = torch.stack([losses.full(float("nan")) for losses in found]).nanmean(dim=0)
+    full, _ = mean_of(found)
     present = sorted({task for losses in found for task in losses.index})
     return full if ranks is None else mean_over_tasks_present_(full, present, ranks)[0]
 

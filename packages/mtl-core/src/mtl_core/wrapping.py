@@ -92,6 +92,7 @@ class Wrapper(nn.Module):
     def get_extra_state(self) -> dict[str, Any]:
         """The wrapper's own state, and that of a wrapped method which is no module; a module's is in its own entry."""
         held: dict[str, Any] = {"own": self.own_state()}
+        # As a submodule it is in state_dict() by itself; saved here as well, it would be loaded twice.
         if not isinstance(self.method, nn.Module):
             if offers(self.method, Remembers):
                 held["method"] = self.method.state_dict()
@@ -128,6 +129,8 @@ class Wrapper(nn.Module):
                 )
             self.method.load_state_dict(state["method"])
         if "generator" in state and offers(self.method, Draws):
+            # A checkpoint that was loaded onto a device brings this along, and torch takes the state of any generator
+            # on the CPU.
             self.method.generator.set_state(state["generator"].cpu())
         self.load_own_state(state["own"])
 

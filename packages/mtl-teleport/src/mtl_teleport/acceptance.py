@@ -62,7 +62,10 @@ def judge(search: Search, delta: Mapping[str, Tensor], *, max_drift: float | Non
         if math.isfinite(drift) and (max_drift is None or drift <= max_drift):
             reason = "accepted" if scale == 1.0 else "accepted after backtracking"
             return Verdict(values, losses, drift, scale, reason, forwards)
+        # Where drift grows in proportion to the length, or faster, this part of the displacement is within the limit; a
+        # tenth less, for where it does not. A loss that is not finite says nothing of how far is too far: a tenth.
         wanted = 0.9 * max_drift / drift if max_drift is not None and math.isfinite(drift) else 0.0
+        # Within bounds: not so little shorter that the tries run out, nor so short at once that nothing is left.
         scale *= min(0.7, max(0.1, wanted))
     if math.isfinite(drift):
         return Verdict(None, losses, drift, 0.0, f"drift {drift:.3g} exceeds max_drift {max_drift:g}", forwards)

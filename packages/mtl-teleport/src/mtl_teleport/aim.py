@@ -55,12 +55,14 @@ class Aim:
             search = climb.search
             self._is_same = search.is_comparable and _is_close(gramian, search.gramian)
         is_free = gramian is not None and self._is_same is True
+        # Not `gain < ...`: a gain of NaN, of a point that was left again, reaches nothing.
         if not gain >= (self._factor if is_free else self._wanted):
             return False
         max_drift = climb.limits.max_drift
         if max_drift is not None and drift > max_drift:
             return False
         if gramian is None or not is_free:
+            # Looked at in vain or not: if the aim is reached, no more is asked.
             self._wanted = 1.1 * gain
             gramian = climb.gramian()
         return _mean_norm(gramian) >= self._factor * self._start and not self._trigger(gramian)

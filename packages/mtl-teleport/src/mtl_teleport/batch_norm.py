@@ -95,6 +95,8 @@ class _Forward(torch.autograd.Function):
         momentum: float,
         eps: float,
     ) -> Tensor:
+        # The batch's mean and inverse deviation come with it: two numbers per channel to keep, where x̂ would be a
+        # tensor of x's size.
         found, mean, scale = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)
         ctx.save_for_backward(x, weight, mean, scale)
         ctx.eps = eps
@@ -119,6 +121,7 @@ class _Backward(torch.autograd.Function):
         ctx: Any, g: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor, eps: float
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(g, x, weight, mean, scale)
+        # None for what nobody differentiates by; zeros of the input's size would be made and multiplied.
         ctx.set_materialize_grads(False)
         wanted = [True, weight is not None, weight is not None]
         found = torch.ops.aten.native_batch_norm_backward(g, x, weight, None, None, mean, scale, True, eps, wanted)
@@ -168,6 +171,7 @@ def _second(
     zero = torch.zeros_like(scale)
     gamma = torch.ones_like(scale) if weight is None else weight
     b, c = zero if b is None else b, zero if c is None else c
+    # The first of the two tensors of the input's size; `room` is the second, and takes each product in turn.
     normal = (x - wide(mean)).mul_(wide(scale))
     room = torch.empty_like(normal)
     g_mean, q = average(g), average(torch.mul(g, normal, out=room))
@@ -183,6 +187,7 @@ def _second(
     del room
     spread = both - a_mean * g_mean - p * q
     alpha, beta = -gamma * scale * q, b - gamma * scale * p
+    # Before the next line, which writes over x̂.
     by_g = normal * wide(b - gamma * scale * p)
     by_x = normal.mul_(wide(-scale * (alpha * p + beta * q) - gamma * scale.square() * spread))
     if a is not None:

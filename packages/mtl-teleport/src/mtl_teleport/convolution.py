@@ -42,6 +42,7 @@ def _own(
 ) -> Tensor | None:
     """The signature of ``torch.conv2d``; ``None`` where torch's own is to be called."""
     same = weight.dtype == input.dtype and (bias is None or bias.dtype == input.dtype)
+    # Autocast casts inside torch's function, which is not called here.
     mixed = torch.is_autocast_enabled(input.device.type)
     plain = input.is_floating_point() and input.ndim == weight.ndim and not isinstance(padding, str)
     if not (same and plain) or mixed:
@@ -104,8 +105,10 @@ class _Backward(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         ctx.save_for_backward(g, x, weight)
         ctx.settings = settings
+        # None for what nobody differentiates by, so that its convolution is left out.
         ctx.set_materialize_grads(False)
         found = torch.ops.aten.convolution_backward(g, x, weight, [len(weight)], *settings, list(wanted))
+        # Whatever a device's kernel gives for what was not wanted.
         return tuple(part if want else None for part, want in zip(found, wanted, strict=True))
 
     @staticmethod
@@ -136,7 +139,9 @@ def _sum_at_outputs(
     total: Tensor | None = None
     for x, weight in pairs:
         if x is not None and weight is not None:
+            # The bias goes with the first convolution, which adds it on the way.
             part = torch.ops.aten.convolution(x, weight, bias if total is None else None, *settings)
+            # In place where nothing is recorded: a tensor of the output's size less.
             total = part if total is None else total + part if torch.is_grad_enabled() else total.add_(part)
     if total is None and bias is not None:
         total = bias.view(1, -1, *[1] * (like.ndim - 2)).expand_as(like)

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import torch
 
 from mtl_core import InvalidParameterError, checks
+from mtl_core.extension import together
 from mtl_teleport import arguments
 from mtl_teleport.adapters.low_rank import LoRA
 from mtl_teleport.adapters.protocol import Adapter
@@ -264,9 +265,12 @@ class COST(Presets, Teleportation):
             raise InvalidParameterError(
                 "`lr` must be given where no optimiser says it, got None. Pass lr= to teleport() or to the method."
             )
+        # Some quantities keep what they see at the start of a search; each search gets one of its own.
         sharpness = self.sharpness.for_search(search)
         objective = Objective(
             sharpness,
+            # R where the search begins, and held: the search could raise a weighted sum by its weights instead of its
+            # slopes.
             balance_weights(search.gramian.diagonal().clamp(min=0.0).sqrt(), form=self.balance),
             drift_weight=self.drift_weight,
             gain_weight=self.gain_weight,
@@ -278,9 +282,14 @@ class COST(Presets, Teleportation):
         twice = self._differentiates_twice
         around = search.conditions.around
         if twice is not None:
+            # For every evaluation of the search, also those that are not differentiated twice, so that all of its
+            # losses are of one function to the bit.
             around = partial(twice_differentiable, search.problem.model, around)
         train = projected if self.search == "projected" else penalty
-        with self.adapter.attach(search.problem, batch=search.batches[0], generator=search.generator) as session:
+        # An adapter of PEFT is tried on this rank's own batch, which may fail here alone.
+        with together(search.conditions.group):
+            attached = self.adapter.attach(search.problem, batch=search.batches[0], generator=search.generator)
+        with attached as session:
             search.prepare(session, around)
             climb = Climb(
                 session,
@@ -291,9 +300,11 @@ class COST(Presets, Teleportation):
                 _on_device(search.generator, session.trainable[0].device),
             )
             with nullcontext() if twice is None else told_what_to_do(twice):
+                # Two more evaluations per probe batch, which only a quantity that judges is worth.
                 before = mean_gain(climb) if sharpness.is_judge else -math.inf
                 steps = train(climb, Aim(self.trigger, self.aim))
                 is_better = not sharpness.is_judge or mean_gain(climb) > before
+            # Before the session ends: some adapters are gone with it.
             found = session.delta() if is_better else {}
             reason = "" if is_better else f"{type(sharpness).__name__} has not grown"
             return Proposal(found, steps, session.forwards, session.backwards, tuple(climb.path), reason)

@@ -36,9 +36,11 @@ def twice_differentiable(
     with ExitStack() as stack:
         if around is not None:
             stack.enter_context(around())
+        # The fused kernels have no second derivative.
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         for lean in (lean_batch_norm, lean_convolutions, lean_rectifiers):
             stack.enter_context(lean(model))
+        # Only then: convolutions are slower without cuDNN.
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
             cudnn = torch.backends.cudnn
             stack.enter_context(
@@ -66,6 +68,7 @@ def check_functions(loss: Tensor) -> None:
         node = stack.pop()
         if isinstance(node, BackwardCFunction):
             function = getattr(node, "_forward_cls", None)
+            # What once_differentiable returns is wrapped by functools.wraps, a plain backward is not.
             if hasattr(getattr(function, "backward", None), "__wrapped__"):
                 raise InvalidInputError(
                     "every operation of the model must be twice differentiable for sharpness='exact', got "

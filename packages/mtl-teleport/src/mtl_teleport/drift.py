@@ -39,6 +39,7 @@ def references(own: Sequence[Tensor], *, kind: Reference = "batch") -> tuple[Ten
     if kind == "batch":
         return tuple(own)
     mean = torch.stack(tuple(own)).nanmean(dim=0)
+    # A task stays absent where it was.
     return tuple(torch.where(losses.isnan(), losses, mean) for losses in own)
 
 

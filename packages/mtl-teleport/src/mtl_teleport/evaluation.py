@@ -48,5 +48,6 @@ def probe_losses(
         with together(group), conditions.around():
             losses = evaluate_without_graph(problem, batch, parameters=parameters)
         full = losses.full(math.nan)
+        # Outside of `together`: by then every rank has its losses.
         found.append(full if group is None else mean_over_tasks_present_(full, losses.index, group)[0])
     return tuple(found)

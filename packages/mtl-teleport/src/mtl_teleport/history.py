@@ -195,6 +195,8 @@ def modulated(
         memory.clear()  # the step is done: from here on nothing is to be put back
         _undo(groups)
 
+    # By a hook, at the last moment: g_t is known only when gradients are unscaled and clipped. A step that a gradient
+    # scaler leaves out calls no hook, and changes nothing.
     handle = inner.register_step_pre_hook(before_step)
     after = inner.register_step_post_hook(after_step)
     try:
@@ -229,10 +231,12 @@ def _reuse(
     if not state or parameter.grad is None:
         return
     memory = [state.get(key) for key in ("exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer")]
+    # Kept until the step is done; one parameter's memory at a time is copied before it is changed.
     undo.extend(partial(tensor.copy_, tensor.clone()) for tensor in memory if isinstance(tensor, Tensor))
     positive = max(sigma, 0.0)  # a second moment is an average of squares, which no negative weight keeps positive
     if isinstance(optimizer, _ACCUMULATED):
         if isinstance(state.get("momentum_buffer"), Tensor):
+            # No average: what is kept of it is σ of it, and the gradient comes on top whole.
             state["momentum_buffer"].mul_(sigma)
         return
     gradient = _effective_gradient(group, parameter)
@@ -240,8 +244,10 @@ def _reuse(
         # An average without bias correction: a = 1.
         state["momentum_buffer"].mul_(sigma).add_(gradient, alpha=1.0 - sigma)
         return
+    # Of the step to come, which the optimiser counts before it corrects its bias.
     step = float(state["step"]) + 1.0
     beta1, beta2 = (float(beta) for beta in group["betas"])
+    # Adam's second moment of a complex entry is of its two parts, so that both averages are changed in parts.
     average = torch.view_as_real(state["exp_avg"]) if parameter.is_complex() else state["exp_avg"]
     keep, add = _affine(sigma, beta1, step)
     average.mul_(keep).add_(gradient, alpha=add)

@@ -29,6 +29,8 @@ def inner_product(first: Tensor, second: Tensor | None = None, *, less: Tensor |
     total = torch.zeros((), dtype=torch.float64, device=first.device)
     for at in range(0, a.numel(), _BLOCK):
         part = a[at : at + _BLOCK] if c is None else a[at : at + _BLOCK] - c[at : at + _BLOCK]
+        # In float64, since an inner product may be small beside its terms: its sign decides whether the optimiser's
+        # memory is kept.
         wide = part.to(torch.float64)
         total += torch.dot(wide, wide if b is None else b[at : at + _BLOCK].to(torch.float64))
     return total

@@ -80,4 +80,5 @@ def isolated(model: nn.Module, *, mode: Mode = "eval") -> Iterator[Flags]:
         yield flags
     finally:
         flags.restore()
+        # Buffers are written only where they have changed: a graph of the step may hold on to them.
         trace.restore()

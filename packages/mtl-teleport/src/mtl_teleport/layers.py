@@ -33,6 +33,8 @@ def computed_by(
     # checkpoint recomputes in a backward pass was torch's function then, with another number of saved tensors.
     layers = [m for m in model.modules() if type(m) in classes and "forward" not in vars(m)]
     for layer in layers:
+        # As an attribute of the instance, which hides the class's method and is deleted afterwards; hooks of the layer
+        # still run around it.
         layer.forward = partial(_forward, layer, functions)
     try:
         yield
@@ -60,5 +62,6 @@ class _Instead(TorchFunctionMode):
         """Call ``func``, or what stands in its place."""
         kwargs = kwargs or {}
         own = self._functions.get(func)
+        # Within, the mode is suspended, so that a stand-in may call torch's own function.
         found = None if own is None else own(*args, **kwargs)
         return func(*args, **kwargs) if found is None else found

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from torch.optim import Optimizer
 
 from mtl_core import InvalidInputError, Problem, StepOptions, StepReport, checks, step
-from mtl_core.extension import Wrapper, inner_optimizer
+from mtl_core.extension import Wrapper
 from mtl_teleport import arguments
 from mtl_teleport.history import HTR, modulated
 from mtl_teleport.moving import WrappedMethod
@@ -78,6 +78,7 @@ class MemoryOnly(Wrapper):
                 f"`steps` and `sigmas` must be one cosine for each of different steps, got {len(numbers)} steps, "
                 f"{len(set(numbers))} of them different, and {len(cosines)} cosines."
             )
+        # Nothing is moved here, so that there is no change of the gradient to carry.
         allowed = [mode for mode in get_args(HTR) if mode != "transported"]
         self.htr: HTR = checks.one_of("htr", htr, allowed)
         self.due = dict(zip(numbers, cosines, strict=True))
@@ -88,12 +89,12 @@ class MemoryOnly(Wrapper):
     ) -> StepReport:
         """One step of the wrapped method, on a memory that is treated first where one of the steps is due."""
         options = StepOptions() if options is None else options
+        # Counted when a step is made, so that one that raised is tried again under its own number.
         number = self._taken
         if number not in self.due:
             report = step(problem, batch, optimizer, self.method, **vars(options))
             self._taken += 1
             return report
-        inner_optimizer(optimizer)
         sigma = self.due[number]
         with modulated(optimizer, sigma, problem.shared, mode=self.htr):
             report = step(problem, batch, optimizer, self.method, **vars(options))

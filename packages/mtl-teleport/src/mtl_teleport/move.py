@@ -114,12 +114,14 @@ def described(
         search_growth=tuple(point.growth for point in proposal.path),
         search_change=tuple(point.change for point in proposal.path),
         seconds=time.perf_counter() - occasion.began,
+        # The last are those that gave `losses_before`, one per probe batch.
         forwards=proposal.forwards + verdict.forwards + len(search.batches),
         backwards=proposal.backwards,
     )
 
 
 def _mean_losses(losses: tuple[Tensor, ...]) -> tuple[float, ...]:
+    # A task is averaged over the probe batches that have it.
     return tuple(torch.stack(losses).to(torch.float64).nanmean(dim=0).tolist())
 
 

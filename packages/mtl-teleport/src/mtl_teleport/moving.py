@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mtl_core import InvalidInputError, Problem, StepOptions, TaskGradients, checks
-from mtl_core.extension import AnyMethod, Trace, Wrapper, collect_batch, inner_optimizer
+from mtl_core.extension import AnyMethod, Trace, Wrapper, collect_batch, inner_optimizer, together
 from mtl_teleport import arguments
 from mtl_teleport.acceptance import judge
 from mtl_teleport.history import HTR, trajectory_cosine
@@ -77,6 +77,7 @@ class Moving(Wrapper, ABC):
         self.htr: HTR = checks.one_of("htr", htr, get_args(HTR))
         self.own_step: OwnStep = checks.one_of("own_step", own_step, get_args(OwnStep))
         self._generator = torch.Generator().manual_seed(arguments.seed(seed))
+        # The cosine by which the next update is to reuse the optimiser's memory, and what the move did to the gradient.
         self._due: float | None = None
         self._change: Change | None = None
 
@@ -118,6 +119,7 @@ class Moving(Wrapper, ABC):
             lr = learning_rate(optimizer, problem)
         back = WayBack(problem.named_shared, None if optimizer is None else inner_optimizer(optimizer))
         seen = Seen.of(gradients, *present_update(problem, self.method, gradients, StepOptions()))
+        # There is no step around this, whose guard would put them back.
         trace, counters = Trace(problem.model), self.own_state()
         try:
             report = self._move(problem, tuple(batches), seen, back, lr=lr, given=True)
@@ -160,14 +162,18 @@ class Moving(Wrapper, ABC):
             the report, which lacks what is measured after the move.
         """
         occasion = Occasion(
+            # `begin_step` has counted the step that is under way; `teleport` by hand has none.
             max(self.schedule.steps - 1, 0),
             self.schedule.epoch,
             self.trigger.name,
             length_of(problem.named_shared),
             time.perf_counter(),
         )
+        # Before its outcome is known: tries that fail count, or a search in vain would be repeated in every step.
         self.schedule.record()
-        own = parts if given or self.probe_batches is None else first(self.probe_batches, self.max_probe_batches)
+        # Loading data may fail on one rank, and what follows is done by all.
+        with together(options.group):
+            own = parts if given or self.probe_batches is None else first(self.probe_batches, self.max_probe_batches)
         trace = Trace(problem.model) if trace is None else trace
         with isolated(problem.model, mode=self.mode) as flags, reentrant_refused(problem, own[0]):
             view = StepView(parts[:1] if given else parts, partial(as_at, problem.model, flags, trace))
@@ -185,10 +191,12 @@ class Moving(Wrapper, ABC):
             proposal = self._propose(search)
             verdict = judge(search, proposal.delta, max_drift=self.max_drift, backtracks=self.backtracks)
             self._change = self._changed(search, seen, verdict.values)
+        # As large as the parameters, and contained in the verdict's values.
         proposal = replace(proposal, delta={})
         moved: tuple[float, float] | None = None
         if verdict.values is not None:
             shared = problem.named_shared
+            # Measured before `write`, which uses the values up and overwrites where they are measured from.
             moved = (
                 trajectory_cosine(verdict.values, seen.update, start=shared),
                 length_of(verdict.values, start=shared),
@@ -202,6 +210,7 @@ class Moving(Wrapper, ABC):
             return None
         n_tasks = search.problem.n_tasks
         weights = torch.full((n_tasks,), 1.0 / n_tasks, dtype=torch.float64) if seen.weights is None else seen.weights
+        # One row per group of parameters: their mean stands for them.
         weights = weights.mean(dim=0) if weights.ndim > 1 else weights
         before = probe_gradient(search, weights)
         after = probe_gradient(search, weights, values)

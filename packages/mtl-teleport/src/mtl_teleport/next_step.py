@@ -65,6 +65,7 @@ def _scale(group: Mapping[str, object], state: Mapping[str, object]) -> Tensor |
     assert isinstance(eps, float | int)
     squares, step, betas = state.get("exp_avg_sq"), state.get("step"), group.get("betas")
     if isinstance(squares, Tensor) and isinstance(betas, tuple | list) and isinstance(step, Tensor | float | int):
+        # The bias correction of the last step. Before the first step it is 0, and the scale is not known.
         corrected = 1.0 - float(betas[1]) ** float(step)
         return 1.0 / (squares.sqrt() / math.sqrt(corrected) + eps) if corrected > 0 else None
     average = state.get("square_avg")

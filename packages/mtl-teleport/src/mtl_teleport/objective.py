@@ -75,9 +75,11 @@ def balance_weights(norms: Tensor, *, form: Balance = "paper") -> Tensor:
     count = present.sum()
     if form == "equal" or int(count) < 2:
         return torch.where(present | ~present.any(), torch.ones_like(norms), torch.zeros_like(norms))
+    # Relative to the largest, so that no sum overflows.
     scaled = norms / norms.max()
     if form == "released":
         return torch.where(present, count * (1.0 - scaled / scaled.sum()), torch.zeros_like(norms))
+    # One in place of a zero norm: its weight is taken away below, and a division by zero would make the softmax NaN.
     ratio = scaled.sum() / torch.where(present, scaled, torch.ones_like(scaled))
     ratio = torch.where(present, ratio.clamp(max=torch.finfo(torch.float64).max), torch.full_like(ratio, -torch.inf))
     return count * torch.softmax(ratio, dim=0)
@@ -105,6 +107,7 @@ def conflict(point: Point) -> Tensor:
     )
     mean = rows.mean(dim=0)
     inner, squares = rows @ mean, rows.square().sum(dim=1) * mean.square().sum()
+    # The root of zero has an infinite derivative, which times zero is NaN.
     there = squares > 0
     cosines = inner / torch.where(there, squares, torch.ones_like(squares)).sqrt()
     return torch.where(there, (-cosines).clamp(min=0.0), torch.zeros_like(cosines)).mean()
@@ -214,6 +217,7 @@ class Objective:
         total = self.drift_weight * (change.abs() / scale).mean() - (weight * gain).to(values) + amount
 
         def gradient() -> Tensor:
+            # The derivative of |L_i − L_i*|; 0 where a loss has not moved, as at the first step.
             by_loss = self.drift_weight * change.sign() / scale / len(index)
             found = estimate.gradient(by_loss, -weight)
             return found if against is None else found + self.conflict_weight * against

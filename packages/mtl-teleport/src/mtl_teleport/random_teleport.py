@@ -103,9 +103,11 @@ class RandomTeleport(Teleportation):
         length = self.lengths[self._made % len(self.lengths)]
         self._made += 1
         draws = {
+            # On the CPU in double precision, whatever the model's device and dtype: one seed gives one direction.
             name: torch.randn(p.shape, generator=search.generator, dtype=torch.float64)
             for name, p in search.problem.named_shared.items()
         }
+        # A normal vector over its length is uniform on the sphere, over all parameters together.
         norm = torch.stack([draw.square().sum() for draw in draws.values()]).sum().sqrt()
         shared = search.problem.named_shared
         return Proposal({name: (draw * (length / norm)).to(shared[name]) for name, draw in draws.items()})

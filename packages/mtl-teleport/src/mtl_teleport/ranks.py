@@ -44,9 +44,11 @@ def mean_losses(losses: TaskLosses, group: dist.ProcessGroup) -> TaskLosses:
         losses: this rank's.
         group: the process group.
     """
-    mean, counts = mean_over_tasks_present_(losses.full(float("nan")).detach().clone(), losses.index, group)
+    mean, counts = mean_over_tasks_present_(losses.full(float("nan")).detach(), losses.index, group)
     present = [i for i, count in enumerate(counts.tolist()) if count]
     own = dict(zip(losses.index, losses.values.unbind(), strict=True))
+    # This rank's share of the mean, 1/n of its own loss, carries the graph; the value is the mean. Gradients of the
+    # shares add up to that of the mean.
     outputs = tuple(_with_graph_of(own[i] / counts[i], mean[i]) if i in own else mean[i] for i in present)
     # By position: the name of a task that only other ranks have is not in this rank's losses.
     names = dict(zip(losses.index, losses.tasks, strict=True))
@@ -56,6 +58,7 @@ def mean_losses(losses: TaskLosses, group: dist.ProcessGroup) -> TaskLosses:
 
 def total(gradients: tuple[Tensor, ...], group: dist.ProcessGroup) -> tuple[Tensor, ...]:
     """Sums of gradients over the ranks; where an own share has a graph, so has the sum."""
+    # Clones: the sum is made in place, and autograd may have handed out one tensor twice.
     sums = [gradient.detach().clone() for gradient in gradients]
     sum_over_ranks_(sums, group)
     return tuple(
@@ -87,4 +90,5 @@ def same_seed(seed: int, group: dist.ProcessGroup, device: torch.device) -> int:
 def same_tensors_(tensors: tuple[Tensor, ...], group: dist.ProcessGroup) -> None:
     """Give every rank the values of the group's first rank."""
     for tensor in tensors:
+        # detach() shares the memory, so that the leaf itself gets the values.
         dist.broadcast(tensor.detach(), src=dist.get_global_rank(group, 0), group=group)

@@ -54,6 +54,7 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         found = torch.relu(x)
+        # The output, which the next layer keeps anyway; it is positive where x is.
         ctx.save_for_backward(found)
         return found
 

@@ -100,6 +100,7 @@ class TeleportReport:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(entry) for entry in value]
+    # JSON has neither NaN nor infinity.
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -115,9 +116,12 @@ def conflict_measures(gradients: TaskGradients) -> tuple[tuple[float, ...], tupl
     gramian = gradients.host_gramian
     cosines, norms = mean_cosines(gramian=gramian).tolist(), gramian.diagonal().clamp(min=0.0).sqrt().tolist()
     counts = gradients.counts
+    # An absent task's zero row would be reported as a norm of 0, which is another thing.
     present = set(gradients.present) if counts is None else {i for i, count in enumerate(counts.tolist()) if count}
     return (
         tuple(c if i in present else math.nan for i, c in enumerate(cosines)),
         tuple(n if i in present else math.nan for i, n in enumerate(norms)),
+        # The squared norm of the mean gradient is the mean of all entries of the Gramian, which rounding may leave
+        # below 0.
         math.sqrt(max(float(gramian.mean()), 0.0)),
     )

@@ -40,6 +40,7 @@ class Schedule:
         """Begin an epoch; naming the present one again changes nothing."""
         if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
             raise InvalidInputError(f"`epoch` must be a whole number, 0 or more, got {epoch!r}.")
+        # A run that resumes within an epoch tells it again, which must not allow it more moves.
         if epoch != self.epoch:
             self.epoch, self._steps_in_epoch, self._used = epoch, 0, 0
 

@@ -39,6 +39,7 @@ def penalty(climb: Climb, aim: Aim) -> int:
         the number of steps taken.
     """
     session, batches = climb.session, climb.search.batches
+    # A fresh one per teleport: the adapter's tensors are new each time.
     adam = torch.optim.Adam(session.trainable, lr=climb.limits.lr)
     sizes = [tensor.numel() for tensor in session.trainable]
     aim.begin(climb)
@@ -46,6 +47,7 @@ def penalty(climb: Climb, aim: Aim) -> int:
         turn = step % len(batches)
         point = climb.objective.point(session, batches[turn], generator=climb.generator)
         value = climb.objective(point, climb.held[turn])
+
         drift, growth = float(relative_drift(value.losses, climb.held[turn])), float(value.growth)
         climb.record(value.losses, growth, climb.held[turn])
         if aim.is_reached(climb, drift, growth):
@@ -83,6 +85,7 @@ def projected(climb: Climb, aim: Aim) -> int:
     """
     walk = _Walk(climb)
     aim.begin(climb)
+    # One round more than steps: the point after the last step is looked at, too, and may have to be left again.
     step, last = 0, climb.limits.max_steps
     for step in range(last + 1):
         turn = step % len(climb.search.batches)
@@ -92,6 +95,7 @@ def projected(climb: Climb, aim: Aim) -> int:
             continue
         walk.keep(look.growth)
         directions = look.slopes.directions() if step < last else None
+        # The aim is about the first batch.
         gramian = look.slopes.gramian if turn == 0 else None
         # The graph goes before the aim is looked at, which makes one of its own: together they were the peak.
         look.slopes = None
@@ -120,6 +124,7 @@ class _Walk:
         limits = climb.limits
         self._climb = climb
         self._tensors = climb.session.trainable
+        # A step of Adam moves each entry by about lr, so that p entries make a step of lr √p.
         self._length = limits.lr * math.sqrt(sum(t.numel() for t in self._tensors))
         # Half of what is accepted in the end: the judgement is over all probe batches, of which a step sees one.
         self._limit = math.inf if limits.max_drift is None else 0.5 * limits.max_drift
@@ -136,6 +141,7 @@ class _Walk:
         full = point.losses.full(math.nan).detach()
         drift, growth = float(relative_drift(full, held)), math.nan
         slopes: Slopes | None = None
+        # The drift first: slopes cost more than the evaluation, and are not needed where the point is left again.
         if drift <= self._limit:
             slopes, found = climb.objective.slopes(point)
             growth = float(found)
@@ -153,6 +159,7 @@ class _Walk:
     def keep(self, growth: float) -> None:
         """Stay at a point for now."""
         self._good = flat([t.detach() for t in self._tensors])
+        # Of equals the later one, which the search has come to last.
         if growth >= self._highest:
             self._best, self._highest = self._good, growth
 

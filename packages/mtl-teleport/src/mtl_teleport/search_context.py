@@ -108,8 +108,11 @@ def open_search(
     """
     group, scaler = options.group, options.scaler
     device = problem.shared[0].device
+    # One number per search, however many the search itself draws: the next search does not depend on how long this one
+    # was.
     seed = int(torch.randint(2**62, (), generator=generator))
     if group is not None:
+        # Every evaluation is done by all ranks together; loaders of ranks may differ in length by one batch.
         batches = batches[: ranks.fewest(len(batches), group, device)]
         seed = ranks.same_seed(seed, group, device)
     conditions = Conditions(
@@ -150,6 +153,7 @@ def task_gramian(session: AdapterSession, *batches: Any) -> Tensor:
         if jacobian is None:
             size, dtype = sum(t.numel() for t in inputs), widest_dtype(inputs)
             jacobian = torch.zeros(n_tasks, size, dtype=dtype, device=inputs[0].device)
+        # Task by task into its row, so that no second copy of all gradients exists.
         for task, row in zip(losses.index, session.each_task_gradient(losses, inputs, at=point), strict=True):
             counts[task] += 1
             # Losses that differentiate leave gradients with a graph, which the sum must not take up.

@@ -83,9 +83,11 @@ def present_update(
 
     It leaves no trace in the method's state.
     """
+    # A copy is asked: weights of methods with memory move with each question, and this is not yet the step.
     method: Any = copy.deepcopy(wrapped)
     weights: Tensor | None = None
     if offers(method, Method):
+        # A method that owns its step tells no update beforehand; the mean gradient stands for it.
         update = gradients.combine(torch.full((gradients.n_tasks,), 1.0 / gradients.n_tasks, dtype=torch.float64))
     elif options.per != "model":
         update, weights = combine_per_group(problem, method, gradients, options.per)

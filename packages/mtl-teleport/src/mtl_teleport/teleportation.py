@@ -83,10 +83,12 @@ class Teleportation(Moving):
         options = StepOptions() if options is None else options
         with guarded(problem, optimizer, self, options):
             check_parameters(problem)
+            # For its error: it must come before anything moves.
             inner_optimizer(optimizer)
             started = self.schedule.begin_step()
             if started is not None:
                 super().start_epoch(started)
+            # Nothing can happen in this step: the wrapped method's own route, which may need no gradient per task.
             if not self.schedule.is_open:
                 with self._memory_due(problem, optimizer):
                     return self._plain_step(problem, batch, optimizer, options)
@@ -96,9 +98,12 @@ class Teleportation(Moving):
 
     def _step(self, problem: Problem, batch: Any, optimizer: Optimizer, options: StepOptions) -> StepReport:
         """A step in which a teleport may happen."""
+        # What conflicts is what the update is made of. The wrapped method gets what was given.
         given, batch = batch, self.method.update_batch(batch) if offers(self.method, TakesSeveralBatches) else batch
+        # Before the first forward pass: after a move the step begins once more from here, with the same dropout.
         trace = Trace(problem.model)
         gradients = step_gradients(problem, batch, options)
+        # The memory may be due from an earlier teleport, whose own step made no update.
         if not self._wants(problem, batch, gradients, options):
             with self._memory_due(problem, optimizer):
                 return self._continue(problem, given, optimizer, options, gradients, trace)
@@ -140,12 +145,15 @@ class Teleportation(Moving):
         trace: Trace,
     ) -> StepReport:
         """The step after a move, or after one that was given up."""
+        # Buffers and random numbers as at the beginning, so that nothing but the parameters differs.
         trace.restore()
         try:
             gradients = step_gradients(problem, batch, options)
             checked_gramian(problem, batch, gradients, options)
             report = with_after(report, gradients) if report.accepted else report
         except (NonFiniteLossError, NonFiniteGradientError) as error:
+            # Nothing has moved: it is the problem's own error. After a move it is a reason to go back, since the probe
+            # batches did not show it.
             if not report.accepted:
                 raise
             back.restore()
@@ -172,6 +180,7 @@ class Teleportation(Moving):
         changes = None if self._change is None else [self._change[name] for name in problem.named_shared]
         with modulated(optimizer, self._due, problem.shared, mode=self.htr, changes=changes):
             yield
+        # Not after an error: then the step is undone, and the memory is still due.
         self._due = self._change = None
 
     def _plain_step(self, problem: Problem, batch: Any, optimizer: Optimizer, options: StepOptions) -> StepReport:
@@ -188,6 +197,7 @@ class Teleportation(Moving):
         trace: Trace,
     ) -> StepReport:
         """The wrapped method's own step, from gradients that are already there if it can use them."""
+        # It evaluates and differentiates by itself; its forward pass is to see what the first one did.
         if offers(self.method, Method):
             trace.restore()
             return self._plain_step(problem, batch, optimizer, options)

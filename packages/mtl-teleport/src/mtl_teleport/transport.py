@@ -39,6 +39,8 @@ def probe_gradient(search: Search, weights: Tensor, values: dict[str, Tensor] | 
     """
     names = list(search.problem.named_shared)
     total: list[Tensor] = []
+    # An adapter that displaces nothing: a session evaluates and differentiates as the search does, ranks and loss scale
+    # included.
     with Dense().attach(search.problem, batch=search.batches[0], generator=search.generator) as session:
         search.prepare(session, search.conditions.around)
         for batch in search.batches:
@@ -48,6 +50,7 @@ def probe_gradient(search: Search, weights: Tensor, values: dict[str, Tensor] | 
                 key: here[name].detach().requires_grad_() for key, name in zip(session.parameters(), names, strict=True)
             }
             losses = session.evaluate(batch, parameters=at)
+            # Of the tasks that this batch has.
             own = weights[list(losses.index)].to(losses.values)
             found = session.differentiate((own * losses.values).sum(), list(at.values()), at=at)
             total = [*found] if not total else [a + b for a, b in zip(total, found, strict=True)]
@@ -91,5 +94,6 @@ def carry(
     if "exp_avg_sq" in state:
         squares = state["exp_avg_sq"]
         known = squares / corrections[1]
+        # Where average and gradient are zero the quotient is 1, not 0/0.
         tiny = torch.finfo(known.dtype).tiny
         squares.mul_((known + after.to(known).square() + tiny) / (known + before.to(known).square() + tiny))

@@ -187,6 +187,7 @@ class AnyMeanConflict(Trigger):
 
     def __call__(self, gramian: Tensor) -> bool:
         """Whether some task with a gradient has a cosine of at most 0 with the mean."""
+        # A task that is absent has a row of zeros, whose cosine of 0 is no conflict.
         present = gramian.diagonal() > 0
         return bool(((mean_cosines(gramian=gramian) <= 0) & present).any())
 

@@ -56,7 +56,9 @@ class WayBack:
             for copy in self._copies_of(parameter):
                 self._copies.append((copy, copy.clone()))
                 copy.add_(delta.to(copy.dtype))
+            # One parameter at a time, and its value let go of: a second copy of all of them is never there.
             write_(self._shared, {name: value})
+            # A clone, since a slice would keep the whole displacement alive.
             part = _sample(delta).clone()
             self._start += float(inner_product(_sample(before), part))
             self._square += float(inner_product(part))

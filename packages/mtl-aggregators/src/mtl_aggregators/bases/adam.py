@@ -56,6 +56,7 @@ class Adam:
             self._moments = (np.zeros_like(x), np.zeros_like(x), np.zeros_like(x))
         first, second, steps = self._moments
         slope = gradient + self.decay * x
+        # Counts are per entry: one that sits out keeps its bias correction.
         count = steps + 1.0
         mean = 0.9 * first + 0.1 * slope
         square = 0.999 * second + 0.001 * slope * slope
@@ -75,6 +76,7 @@ class Adam:
         """Moments and counts; empty before the first step."""
         if self._moments is None:
             return {}
+        # Copies: the arrays go on to be replaced, but a caller may write to what it is given.
         return dict(
             zip(("first", "second", "steps"), (torch.from_numpy(each.copy()) for each in self._moments), strict=True)
         )

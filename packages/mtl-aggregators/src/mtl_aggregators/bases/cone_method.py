@@ -39,6 +39,7 @@ class ConeMethod(GramianMethod):
         """The facts of a projection, given the laws that hold whatever the settings."""
         scale = Scale("1/m", lambda m: 1.0 / m)
         laws = laws | {"homogeneous", "orthogonal", "equal_rows"}
+        # A ridge makes the projections land a little outside of the cone.
         if self.ridge == 0.0:
             laws |= {"non_conflicting", "zero_when_stationary"}
         if self.preference is None:

@@ -163,6 +163,7 @@ class GramianMethod(nn.Module, ABC):
             SolverError: the weights' problem was not solved to its tolerance.
         """
         if isinstance(gradients, TaskGradients):
+            # `host_gramian` is checked and remembered, and `combine` then knows from it where terms cancel.
             if self._on_device(gradients.gramian):
                 return gradients.combine(self._ask(gradients.gramian, gradients.losses))
             return gradients.combine(self._ask(gradients.host_gramian, gradients.losses))
@@ -191,6 +192,7 @@ class GramianMethod(nn.Module, ABC):
         return self.backend != "host" and solves_on_device(self.backend, gramian, closed=self.closed_on_device)
 
     def _ask(self, gramian: Tensor, losses: Tensor | None) -> Tensor:
+        # Only then, since an absent task's loss is NaN, and checking it is work that most methods have no use for.
         if self.takes_losses:
             return self.weights(gramian, losses=losses)
         return self.weights(gramian)

@@ -45,7 +45,7 @@ class JacobianMethod(nn.Module, ABC):
             InvalidInputError: the number of tasks or columns does not fit what the method was made for or remembers.
         """
         if isinstance(gradients, TaskGradients):
-            return self.combine(gradients.matrix.detach())
+            return self.combine(gradients.whole_matrix.detach())
         return self.combine(checks.finite_jacobian(gradients))
 
 
@@ -80,7 +80,7 @@ class LossAwareMethod(nn.Module, ABC):
             NonFiniteLossError: the loss of a task with a gradient is NaN or infinite.
         """
         if isinstance(gradients, TaskGradients):
-            return self.combine(gradients.matrix.detach(), gradients.losses.detach())
+            return self.combine(gradients.whole_matrix.detach(), gradients.losses.detach())
         matrix = checks.finite_jacobian(gradients)
         return self.combine(matrix, None if losses is None else check_losses_beside(losses, matrix).detach())
 
@@ -92,12 +92,13 @@ class LossAwareMethod(nn.Module, ABC):
         with guarded(problem, optimizer, self, options):
             notes = begin(problem, optimizer, options)
             gradients = collect_batch(problem, batch, options=options)
-            given = _Given(self, gradients.losses.detach())
+            # `finish` takes aggregators, which see the Jacobian only; this one has been told the losses.
+            given = _WithLosses(self, gradients.losses.detach())
             report = finish(problem, batch, optimizer, given, gradients, options=options)
         return replace(report, events=(*notes, *report.events))
 
 
-class _Given:
+class _WithLosses:
     """A method with the losses of one step: an aggregator."""
 
     def __init__(self, method: LossAwareMethod, losses: Tensor) -> None:
@@ -124,4 +125,5 @@ def positive_losses(method: str, losses: Tensor | None, jacobian: Tensor) -> Ten
             f"`losses` must be positive, one per task, for {method}, got {losses.tolist()}. Add a constant to a loss "
             "that can be negative."
         )
+    # An absent task has a row of zeros, so that any positive number will do to divide it by.
     return known.nan_to_num(nan=1.0)

@@ -82,6 +82,7 @@ def check_losses_beside(losses: object, gradients: Tensor) -> Tensor:
     if len(vector) != len(gradients):
         raise InvalidInputError(f"`losses` must hold one loss per row, {len(gradients)}, got {len(vector)}.")
     if not math.isfinite(vector.detach().sum().item()):
+        # Absent tasks have NaN for a loss and a row of zeros; NaN beside a gradient is a broken loss.
         active = (gradients.detach() != 0.0).any(dim=1).to(vector.device)
         refuse_not_finite(vector, active | ~vector.isnan(), None)
     return vector

@@ -23,6 +23,7 @@ __all__ = ["LossMethod", "TrainedLossMethod", "above", "softmax"]
 
 def softmax(logits: Vector, present: Mask) -> Vector:
     """The softmax over the tasks present, zero for the others."""
+    # exp(−∞) is exactly 0; the largest is taken out so that the others cannot overflow.
     known = np.where(present, logits, -np.inf)
     raised = np.exp(known - known.max())
     shares: Vector = raised / raised.sum()
@@ -50,6 +51,7 @@ def above(
     floor = on_host(bound) if isinstance(bound, Tensor) else np.asarray(bound)
     if floor.ndim and floor.shape != values.shape:
         raise InvalidInputError(f"`losses` must hold one loss per bound, {len(floor)}, got {len(values)}.")
+    # Not `values <= floor`, which is false for NaN.
     low = ~(values > floor)
     if present is not None:
         low &= present.cpu().numpy() if isinstance(present, Tensor) else present
@@ -164,6 +166,7 @@ class TrainedLossMethod(LossMethod):
         if self._trained is None:
             if self.start.ndim:
                 match_tasks("start", self.start, len(losses))
+            # A broadcast view has one number for all tasks, and is not to be written to.
             return np.broadcast_to(self.start.numpy(), (len(losses),)).copy()
         self._same_length(self._trained, losses)
         return self._trained

@@ -42,6 +42,7 @@ class HeldWeights:
         if held is not None and self._steps % self.every != 0:
             same_tasks(self._owner, len(held), n_tasks)
             self._steps += 1
+            # Copies both ways: the caller's array becomes a tensor that the user gets to see.
             return held.copy()
         weights = compute()
         if self.every > 1:

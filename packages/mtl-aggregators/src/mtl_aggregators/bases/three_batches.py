@@ -22,7 +22,7 @@ from mtl_core import (
     TaskGradients,
     step,
 )
-from mtl_core.extension import FixedWeights, begin, checked_gramian, collect_batch, finish, guarded, together
+from mtl_core.extension import FixedWeights, begin, checked_gramian, collect_batch, finish, guarded, ranks_of, together
 
 __all__ = ["ThreeBatchMethod", "ThreeBatches", "in_threes"]
 
@@ -103,6 +103,7 @@ class ThreeBatchMethod(nn.Module, ABC):
             InvalidInputError: ``batch`` is not three batches and cannot be cut into three.
         """
         options = StepOptions() if options is None else options
+        # Both are refused before `guarded`, which is alike on all ranks: they come from the call.
         if isinstance(batch, MicroBatches):
             raise InvalidInputError(
                 f"{type(self).__name__} needs three independent batches, got MicroBatches, which are parts of one. "
@@ -115,7 +116,7 @@ class ThreeBatchMethod(nn.Module, ABC):
             )
         with guarded(problem, optimizer, self, options):
             notes = begin(problem, optimizer, options)
-            with together(options.group):
+            with together(ranks_of(problem, options)):
                 three = batch if isinstance(batch, ThreeBatches) else split_batch(batch)
             report = self._step_on(three, problem, optimizer, options)
         return replace(report, events=(*notes, *report.events))
@@ -128,7 +129,8 @@ class ThreeBatchMethod(nn.Module, ABC):
         found = [collect_batch(problem, part, options=alone) for part in three[:2]]
         for gradients in found:
             gradients.drop_heads()
-        cross = _cross(*found)
+        with together(ranks_of(problem, options)):
+            cross = _cross(*found)
         if not bool(torch.isfinite(cross).all()):
             for part, gradients in zip(three[:2], found, strict=True):
                 try:
@@ -138,17 +140,19 @@ class ThreeBatchMethod(nn.Module, ABC):
                         raise
                     # The scale has grown too large for this part: the step is skipped, as where the update overflows.
                     return finish(problem, part, optimizer, FixedWeights(), gradients, options=options)
+        # Two Jacobians are let go of before the third is made.
         del gradients, found
-        with together(options.group):
+        with together(ranks_of(problem, options)):
             weights = self.weigh(cross)
         return step(problem, three.update, optimizer, FixedWeights(weights), **vars(options))
 
 
 def _cross(left: TaskGradients, right: TaskGradients) -> Tensor:
     r"""The matrix :math:`J_1 J_2^\top` ``[m, m]`` in float64, on the CPU."""
-    cross = torch.zeros(left.n_tasks, left.n_tasks, dtype=torch.float64, device=left.matrix.device)
+    one_side, other_side = left.whole_matrix, right.whole_matrix
+    cross = torch.zeros(left.n_tasks, left.n_tasks, dtype=torch.float64, device=one_side.device)
     # In blocks of columns, so that no float64 copy of a Jacobian is made.
-    for one, other in zip(left.matrix.split(_COLUMNS, dim=1), right.matrix.split(_COLUMNS, dim=1), strict=True):
+    for one, other in zip(one_side.split(_COLUMNS, dim=1), other_side.split(_COLUMNS, dim=1), strict=True):
         cross.addmm_(one.double(), other.double().T)
     return cross.cpu()
 

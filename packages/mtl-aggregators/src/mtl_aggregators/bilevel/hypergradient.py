@@ -51,6 +51,7 @@ def exact_hypergradient(
     named = {name: p for name, p in problem.model.named_parameters() if p.requires_grad}
     rates = {id(p): group.get("lr") for group in optimizer.param_groups for p in group["params"]}
     shared = {id(p) for p in problem.shared}
+    # The one leaf that all is differentiated by in the end. In float64, as the weights are.
     leaf = weights.detach().to(torch.float64).clone().requires_grad_()
     with preserved(problem.model), torch.enable_grad():
         random = RandomState(problem.model)
@@ -59,12 +60,14 @@ def exact_hypergradient(
         check_finite_losses(before.detach(), problem.tasks, losses.index)  # a NaN would pass for an absent task
         inputs = tuple(named.values())
         lower = (before.nan_to_num() * leaf.to(before)).sum()
+        # With their graph: the step moves with the weights through these gradients.
         found = torch.autograd.grad(lower, inputs, create_graph=True, allow_unused=True)
         gradients = dict(zip(named, found, strict=True))
         if options.heads == "unit":
             heads = {name: p for name, p in named.items() if id(p) not in shared}
             if heads:
                 total = losses.values.sum()
+                # Constants as far as the weights are concerned, hence no graph of their own.
                 own = torch.autograd.grad(total, tuple(heads.values()), retain_graph=True, allow_unused=True)
                 gradients.update(zip(heads, own, strict=True))
         factor = _clip([g for name, g in gradients.items() if g is not None and id(named[name]) in shared], options)
@@ -78,6 +81,7 @@ def exact_hypergradient(
                 raise InvalidInputError(f"`optimizer` must have a learning rate for {name!r}, got none.")
             step = gradient * factor if id(p) in shared else gradient
             moved[name] = p.detach() - rate * step
+        # The second evaluation is to draw the same dropout masks as the first.
         random.restore()
         problem.check_functional()
         # The heads' own step does not depend on the weights where heads='unit'.

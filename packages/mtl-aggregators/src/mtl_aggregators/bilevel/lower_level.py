@@ -77,6 +77,7 @@ class LowerLevel:
         self._options = options
         self._weigh = weigh
         self._move = move
+        # Remembered before the step's forward pass, to be set again before the second look.
         self._random = RandomState(problem.model) if move is not None and look else None
         self._scale = None if options.scaler is None else options.scaler.get_scale()
 
@@ -101,7 +102,9 @@ class LowerLevel:
         if is_sharded(self._problem.shared):
             raise InvalidInputError("`lookahead='trial'` needs whole parameters, got shards. Use lookahead='fused'.")
         scaler = self._options.scaler
+        # The trial's step counts in the scaler like a real one, and may lower its scale.
         before = None if scaler is None else scaler.state_dict()
+        # Strictly: what a wrapper does beside the step of the optimiser within would be missing from the trial.
         with preserved(self._problem.model), TrialOptimizer(inner_optimizer(optimizer, strict=True)) as trial:
             stand_in: Any = trial
             self.make(batch, stand_in)
@@ -110,6 +113,7 @@ class LowerLevel:
 
     def __call__(self, losses: Tensor, *, present: Tensor | None = None) -> Tensor:
         """The weighted sum of the losses ``[m]``."""
+        # on_host() shares memory where the losses are float64 on the CPU already.
         known = on_host(losses).copy()
         there = np.ones(len(known), dtype=np.bool_)
         if present is not None:

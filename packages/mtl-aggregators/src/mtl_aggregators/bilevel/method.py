@@ -192,6 +192,7 @@ class Bilevel(nn.Module):
             self._learn_by_trial(problem, batch, optimizer, options)
         if not due or self.lookahead == "trial":
             return self._lower(problem, options).make(batch, optimizer)
+        # Fused: this step, with moved weights, is the real one and the probe.
         lower = self._lower(problem, options, move=self._move(problem), look=self.probe == "same")
         report = lower.make(batch, optimizer)
         if self.probe == "next":
@@ -204,6 +205,8 @@ class Bilevel(nn.Module):
         self, problem: Problem, options: StepOptions, *, move: _Move | None = None, look: bool = False
     ) -> LowerLevel:
         def weigh(losses: Vector, present: Mask) -> Vector:
+            # With probe="next" these losses are what the step before led to. Learnt from here, in the middle of the
+            # forward pass, since the weights that this step is made with are to know of it.
             if self._waiting is not None:
                 waiting, self._waiting = self._waiting, None
                 self._learn(waiting, waiting.outcome(problem.tasks, losses))
@@ -228,6 +231,7 @@ class Bilevel(nn.Module):
         if self.estimate != "symmetric":
             self._learn(lower.probe, lower.outcome)
             return
+        # In the same direction, or the difference would be mostly that between two directions.
         back = self._lower(problem, options, move=self._move(problem, -lower.probe.direction), look=True)
         back.attempt(batch, optimizer)
         if back.outcome is not None:
@@ -255,10 +259,15 @@ class Bilevel(nn.Module):
         if opposite is not None:
             value = 0.5 * (value - float(self.upper(opposite).detach()))
         elif self.estimate != "single_point":
+            # The objective without a step. It does not depend on the direction, so that it takes no bias in, only noise
+            # out.
             value -= float(self.upper(replace(outcome, after=outcome.before)).detach())
         if not self._finite(value, outcome):
             return
+        # m/r · R · u, with m the number of weights that were moved. A direction with a component that happens to be
+        # exactly zero has probability zero.
         gradient = np.count_nonzero(probe.direction) / self.radius * value * probe.direction
+        # At the losses that the weights were made from: the softmax is pulled back there.
         self.weight_model.descend(gradient, probe.before, outcome.tasks, probe.present & outcome.present)
         self._respond(outcome)
 
@@ -266,6 +275,7 @@ class Bilevel(nn.Module):
         """Whether there is something to learn from: an objective may need a task that is absent here."""
         if math.isfinite(value):
             return True
+        # With every task there, nothing excuses a NaN.
         if outcome.present.all() or not np.isnan(on_host(outcome.before)).any():
             raise NonFiniteLossError(
                 f"`upper` must be finite, got {value} for losses {outcome.after.tolist()} after the step."
@@ -278,10 +288,13 @@ class Bilevel(nn.Module):
 
     def _draw(self, free: Mask) -> Vector:
         """A direction ``[m]`` of unit length, zero where a weight is not free."""
+        # Used up either way: where other tasks are free now, the opposite would not be one.
         last, self._last = self._last, None
         if last is not None and np.array_equal(last != 0.0, free):
             return -last
         draws = torch.empty(len(free), dtype=torch.float64).normal_(generator=self.generator).numpy()
+        # One number per task is drawn, free or not, so that ranks and resumed runs stay in step. A normal vector,
+        # normalised, is uniform on the sphere of the free ones.
         known = np.where(free, draws, 0.0)
         direction: Vector = known / max(float(np.sqrt(known @ known)), np.finfo(np.float64).tiny)
         if self.estimate == "antithetic":

@@ -129,6 +129,7 @@ class WorstCaseDecrement(nn.Module):
         return softmax(self.beta * self._b / self._distance(outcome), outcome.present)
 
     def _change(self, outcome: Outcome) -> Tensor:
+        # An absent task, whose change is NaN, is never the worst.
         return (outcome.after - outcome.before).masked_fill(~torch.from_numpy(outcome.present), float("-inf"))
 
     def task_weights(self, outcome: Outcome) -> Tensor:
@@ -149,6 +150,7 @@ class WorstCaseDecrement(nn.Module):
             return
         rho = self._adversary(outcome)
         gain = np.where(outcome.present, on_host(outcome.after) - on_host(outcome.before), 0.0)
+        # The gradient of ρ·gain through ρ = softmax(βb/f); Adam descends, hence the minus below.
         slope = self.beta / self._distance(outcome) * rho * (gain - rho @ gain)
         assert self._b is not None
         self._b = self._adam.step(self._b, -slope, outcome.present)

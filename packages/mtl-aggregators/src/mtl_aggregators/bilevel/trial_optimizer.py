@@ -54,12 +54,16 @@ class TrialOptimizer:
                 self._step_some(group, part)
 
     def _step_some(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        # A dictionary that makes entries, as torch's own: optimisers make a parameter's state in its first step.
         state: defaultdict[Any, Any] = defaultdict(dict)
         for p in parameters:
             if p in self._optimizer.state:
                 state[p] = {name: _copied(value) for name, value in self._optimizer.state[p].items()}
+            # By exchanging the storage: the Parameter objects, which model, hooks and optimiser refer to, stay, and
+            # taking the step back copies nothing.
             self._held.append((p, p.data))
             p.data = p.data.clone()
+        # Settings too are copied, since some optimisers write to them (step counts, adapted learning rates).
         rest = {name: _copied(value) for name, value in group.items() if name != "params"}
         shadow = _shadow(self._optimizer, {**rest, "params": parameters}, state)
         type(self._optimizer).step(shadow)  # past an attribute that a schedule or a profiler may have put in its place
@@ -108,6 +112,7 @@ def _shadow(optimizer: optim.Optimizer, group: dict[str, Any], state: defaultdic
         for name, value in vars(optimizer).items()
         if name not in ("step", "state", "param_groups", "defaults") and not name.endswith("_hooks")
     }
+    # Past the constructor, whose signature is not known; __setstate__ fills in what newer versions of the class expect.
     twin: optim.Optimizer = object.__new__(type(optimizer))
     twin.__setstate__({**own, "defaults": optimizer.defaults, "state": state, "param_groups": [group]})
     return twin

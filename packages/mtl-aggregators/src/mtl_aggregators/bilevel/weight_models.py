@@ -140,6 +140,7 @@ class SoftmaxWeights(WeightModel):
         distance = np.where(present, losses - self.bound.numpy(), 1.0)
         weights = softmax(self.beta * self.parameters_for(tasks) / distance, present)
         known = np.where(present, gradient, 0.0)
+        # The losses count as constants, as in the paper, though they change with the parameters.
         slope: Vector = self.beta / distance * weights * (known - weights @ known)
         return slope
 
@@ -209,5 +210,6 @@ class AuxiliaryWeights(WeightModel):
         """One step of Adam, and back to the minimum."""
         super().descend(gradient, losses, tasks, present)
         if self.minimum is not None and self._held is not None:
+            # Of the absent tasks, too: the weight that one began with may lie below the minimum.
             free = self.free(tasks, np.ones_like(present))
             self._held = np.where(free, np.maximum(self._held, self.minimum), self._held)

@@ -77,6 +77,7 @@ def ball_dual(gramian: Vector, *, linear: float, norm: float) -> BallSolution:
         one = rows.expand(np.ones(1))
         return BallSolution(one, 0.0, 0, step=one / rows.size)
     cosines = rows.cosines
+    # Inner products of the unit gradients with the sum of all gradients, and that sum's squared length.
     pull = cosines @ norms
     squared = float(norms @ pull)
     if squared <= 4.0 * EPS * float(norms @ (np.abs(cosines) @ norms)):
@@ -84,6 +85,7 @@ def ball_dual(gramian: Vector, *, linear: float, norm: float) -> BallSolution:
         return BallSolution(rows.expand(np.full(k, 1.0 / k)), 0.0, 0, step=np.zeros(rows.size))
     length = math.sqrt(squared)
     pull /= length
+    # Without a ball there is no step, and the search below would divide by b.
     if norm == 0.0:
         return _face(rows, pull * norms)
     search = _Search(cosines, norms, norms / length, linear / norm)
@@ -114,10 +116,13 @@ class _Search:
     def run(self) -> tuple[Vector, Vector, float]:
         """Dual weights, unit step and residual."""
         best: tuple[float, Vector] = (math.inf, np.zeros(len(self.inverse)))
+        # Without a shift the hull's nearest point is MGDA's: its length tells whether zero lies in the hull.
         sigma = 0.0
         shifted = self._hull(sigma)
         point = self._length(shifted)
         support = shifted > 0.0
+        # Lengths are known to the root of what squared distances are known to, times the terms that they are summed
+        # from.
         if point <= math.sqrt(4.0 * RESOLUTION * len(shifted)) * float(shifted.sum()):
             # Zero lies in the hull. Is the kink there optimal, the cone of harmless directions within reach?
             cone = self._nnls(self.root, -self.ratio * self.mean)
@@ -125,9 +130,12 @@ class _Search:
                 weights = shifted * self.inverse
                 return weights / weights.sum(), cone, self._cone_residual(cone)
             support = cone > 0.0
+        # The map from a shift to the one that its min-norm point asks for, κ ‖Σ z_i u_i‖ / Σ z_i b_i, has the root as
+        # its fixed point. What it reaches from the shift 0 lies below the root.
         low, high = self.ratio * point / float(shifted @ self.inverse), math.inf
         previous: NDArray[np.bool_] | None = None
         while self.solves < MAX_SOLVES:
+            # The same tasks as last time give the same equations and the same step, which was not good enough.
             guess: float | None = None
             if previous is None or not np.array_equal(support, previous):
                 residual, step = self._solve_on(np.flatnonzero(support))
@@ -136,6 +144,8 @@ class _Search:
                 if residual <= TARGET:
                     break
                 total = float(step @ self.inverse)
+                # The shift that belongs to this step, which has length 1: the next hull is asked there, and confirms
+                # its tasks or not.
                 guess = self.ratio / total if total > 0.0 else None
             elif best[0] <= TOLERANCE:
                 break
@@ -143,10 +153,12 @@ class _Search:
             sigma = self._next(guess, sigma, low, high)
             shifted = self._hull(sigma)
             reached = self.ratio * self._length(shifted) / float(shifted @ self.inverse)
+            # Which side of the root this shift lies on, whatever became of the guess: the bracket always shrinks.
             if reached >= sigma:
                 low = max(low, sigma)
             else:
                 high = min(high, sigma)
+            # No number lies between the two any more.
             if high <= low * (1.0 + 4.0 * EPS):
                 break
             support = shifted > 0.0
@@ -161,6 +173,7 @@ class _Search:
 
     def _cone_residual(self, step: Vector) -> float:
         slack = (self.root @ step + self.ratio * self.mean) @ self.root
+        # Relative to the coefficients, which are large near a stationary point and round the product as they do.
         complementarity = abs(float(step @ slack)) / (1.0 + float(step.sum()))
         return max(0.0, -float(slack.min()), complementarity) / (1.0 + self.ratio)
 
@@ -171,6 +184,8 @@ class _Search:
             return math.inf, shifted
         step = shifted / length
         slack = (self.root @ step + self.ratio * self.mean) @ self.root
+        # The multiplier μ that fits this step best is taken out; what is left must vanish for tasks with weight, and
+        # not be negative for the others.
         slack -= self.inverse * (float(step @ slack) / float(step @ self.inverse))
         worst = max(-float(slack.min()), float(np.abs(slack[step > 0.0]).max()))
         return worst / (1.0 + self.ratio), step
@@ -184,6 +199,8 @@ class _Search:
         """Where to look next: at the guess if it lies inside the bracket, else inside the bracket."""
         if guess is not None and low < guess < high and guess != sigma:
             return guess
+        # Nothing is known above yet. Gradients, and with them the shift, may lie decades apart: tenfold steps, and
+        # means of logarithms.
         if math.isinf(high):
             return 10.0 * max(low, sigma, self.ratio)
         return math.sqrt(low * high) if low > 0.0 else 0.1 * high
@@ -218,6 +235,7 @@ class _Search:
         large.
         """
         step = np.zeros(len(self.inverse))
+        # More tasks than dimensions: their step is not unique, and the triangle below would not be square.
         if len(support) > self.root.shape[0]:
             return math.inf, step
         basis, triangle = np.linalg.qr(self.root[:, support])
@@ -228,6 +246,8 @@ class _Search:
         forward /= length
         offset = self.ratio * (self.mean @ basis)
         along = float(forward @ offset)
+        # The discriminant of ‖μ'f − κQᵀe‖ = 1 for μ', with f the unit vector `forward`: of its two roots the larger,
+        # since μ is what is maximised.
         rest = 1.0 - float(offset @ offset) + along * along
         if not (rest >= 0.0 and math.isfinite(length)):
             return math.inf, step
@@ -239,6 +259,8 @@ class _Search:
         step[support] = coefficients
         slack: Vector = (basis @ inside + self.ratio * self.mean) @ self.root
         slack -= (along / length) * self.inverse
+        # A negative coefficient means the wrong tasks. Where coefficients are so large that their rounding exceeds the
+        # target, it counts in proportion.
         negative = -float(coefficients.min()) / (1.0 + EPS * float(np.abs(coefficients).max()) / TARGET)
         worst = max(-float(slack.min()), float(np.abs(slack[support]).max()), negative)
         return worst / (1.0 + self.ratio), step
@@ -246,6 +268,8 @@ class _Search:
 
 def _face(rows: UnitRows, values: Vector) -> BallSolution:
     """Without the norm term: the tasks that are worst off along the mean gradient, among them the min-norm point."""
+    # Tasks whose progress differs from the least by rounding alone belong to the face as well, or the order of tasks
+    # would decide.
     scale = float(np.abs(values).max())
     face = np.flatnonzero(values <= values.min() + 16.0 * EPS * scale)
     norms = rows.norms[face]

@@ -56,7 +56,9 @@ def project(gramian: Vector, coefficients: Vector, *, ridge: float = 0.0) -> Sol
     length = float(np.abs(start).sum())
     if length == 0.0:
         return Solution(coefficients.copy(), 0.0, 0)
+    # The projection scales with what is projected. At length 1 the residual is relative to the terms, as promised.
     start = start / length
+    # Least squares on the factor, not on the cosines: forming the normal equations squares the condition number.
     root = factor(cosines)
     target = root @ start
     added = _nearest(root, target)
@@ -93,6 +95,7 @@ def project_rows(gramian: Vector, *, ridge: float = 0.0) -> Solution:
     added = np.zeros((k, k))
     worst = 0.0
     conflicting = np.empty(0, dtype=np.intp)
+    # Of two gradients, each is relieved of its conflict with the other: nothing to solve.
     if k == 2:
         added[0, 1] = added[1, 0] = max(0.0, -rows.cosines.item(0, 1)) / (1.0 + ridge)
     elif k > 2:
@@ -113,6 +116,7 @@ def project_rows(gramian: Vector, *, ridge: float = 0.0) -> Solution:
     else:
         value = np.zeros((rows.size, rows.size))
         value[np.ix_(rows.kept, rows.kept)] = added
+    # u_i itself, with coefficient 1 on the diagonal. A zero row keeps it: the projection of zero is zero.
     value.ravel()[:: rows.size + 1] += 1.0
     return Solution(value, worst, len(conflicting))
 
@@ -130,6 +134,7 @@ def _project(root: Vector, starts: Vector, cosines: Vector | None = None) -> tup
         cosines: ``RᵀR``, to try all rows together first.
     """
     added = np.full(starts.shape, np.nan)
+    # The factor's diagonal holds the distances from the span of the rows before.
     if cosines is not None and np.count_nonzero(root.diagonal() < NEAR) <= len(root) // 8:
         added = nonnegative_quadratics(cosines, starts @ cosines)
         off = _residuals(root, starts, added)

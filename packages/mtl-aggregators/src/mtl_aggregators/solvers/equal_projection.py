@@ -49,17 +49,22 @@ def equal_projection(gramian: Vector, targets: Vector | None = None) -> Solution
 
 def equal_shares(rows: UnitRows, wanted: Vector) -> tuple[Vector, bool]:
     """``z`` ``[k]`` with ``C z = t`` on unit rows, and whether there is none, so that it is the nearest one."""
+    # The two of them by Cramer's rule. 1 − c² as a product, which does not cancel near c = 1.
     if len(wanted) == 2:
         cosine = rows.cosines.item(1)
         apart = (1.0 - cosine) * (1.0 + cosine)
         if apart > WELL_POSED**2:
             return (wanted - cosine * wanted[::-1]) / apart, False
+    # Elimination takes a twentieth of an eigen-decomposition's time or less. With one step of iterative refinement it
+    # is as accurate where the rows are well apart, which the factor's diagonal tells.
     root, exact, info = dposv(rows.cosines, wanted)
     if info == 0 and min(root.diagonal().tolist()) > WELL_POSED:
         exact += dpotrs(root, wanted - rows.cosines.dot(exact))[0]
         return exact, False
     values, vectors = np.linalg.eigh(rows.cosines)
     parts = vectors.T @ wanted
+    # Directions in which the rows cannot be told from dependent ones: dividing by their eigenvalues would blow rounding
+    # up.
     kept = values > CUTOFF * len(wanted)
     nearest: Vector = vectors[:, kept] @ (parts[kept] / values[kept])
     # Rounding leaves an eigenvector known to about the root of what separates its eigenvalue from zero.
@@ -70,6 +75,7 @@ def equal_shares(rows: UnitRows, wanted: Vector) -> tuple[Vector, bool]:
 def dependence(rows: UnitRows) -> Vector:
     r"""The coefficients ``[k]`` nearest to ones with :math:`\sum_i z_i u_i = 0`; zero if only zeros do."""
     values, vectors = np.linalg.eigh(rows.cosines)
+    # Ones, projected onto the coefficients whose combination vanishes.
     null = vectors[:, values <= CUTOFF * len(values)]
     found: Vector = null @ null.sum(axis=0)
     return found

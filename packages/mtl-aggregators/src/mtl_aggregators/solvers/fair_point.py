@@ -73,10 +73,13 @@ def fair_point(gramian: Vector, alpha: float, *, ridge: float = 1e-3) -> Solutio
     power = 1.0 / alpha
     logs = np.log(rows.norms)
     regularised = False
+    # Impatiently first: whether zero lies in the hull is asked only where rounding leaves the solution undetermined,
+    # since the question costs a solve of its own.
     log_y, residual, steps, determined = _solve(rows.cosines, logs, power, patient=False)
     if not determined:
         regularised = _stationary(rows.cosines)
         if not regularised and not math.isfinite(residual):
+            # A solution exists, however close: with patience the iteration may still come to its end.
             log_y, residual, more, _ = _solve(rows.cosines, logs, power, patient=True)
             steps += more
             regularised = not math.isfinite(residual)
@@ -86,6 +89,8 @@ def fair_point(gramian: Vector, alpha: float, *, ridge: float = 1e-3) -> Solutio
             steps += more
     if not math.isfinite(residual):
         raise SolverError("the weights of equal fairness were not found", residual=residual, iterations=steps)
+    # Back from unit rows, y = w ‖g‖, and from norms relative to the largest: scaling G by s² scales w by s^(−2/(1+p)).
+    # By logarithms, since for large α weights span hundreds of powers of ten.
     weights = np.exp(log_y - logs - (2.0 / (1.0 + power)) * math.log(rows.scale))
     return Solution(rows.expand(weights), residual, steps, regularised)
 
@@ -114,6 +119,8 @@ def _solve(cosines: Vector, logs: Vector, power: float, *, patient: bool) -> tup
     k = len(logs)
     if k == 2 and power == 1.0:
         return _two(cosines.item(0, 1), cosines.item(0, 0))
+    # For small p the solution lies far from the orthogonal case: with norms six decades apart, α = 20 took 62 Newton
+    # steps from there against 43 by way of smaller α (medians), and α = 50 did not end within 300 in 3 of 100 draws.
     stage = max(power, 1.0 / FIRST_STAGE)
     log_a = (stage - 1.0) * logs
     log_y = log_a / (1.0 + stage)
@@ -126,6 +133,7 @@ def _solve(cosines: Vector, logs: Vector, power: float, *, patient: bool) -> tup
         if stage == power or not math.isfinite(residual):
             return log_y, residual, steps, determined
         progress = cosines @ np.exp(log_y)
+        # Its logarithm is needed, and at a solution it is positive; a point without it is none to go on from.
         if not progress.min() > 0.0:
             return log_y, math.inf, steps, determined
         stage = max(power, stage / STAGE)
@@ -140,6 +148,7 @@ def _newton(
     k = len(log_a)
     magnitude: Vector | None = None
     for step in range(MAX_STEPS):
+        # Below, exp() underflows to 0, and the system's diagonal, which divides by y, to infinity.
         known = np.maximum(log_y, SMALLEST)
         y = np.exp(known)
         target = np.exp(log_a - power * log_y)
@@ -147,6 +156,7 @@ def _newton(
         residual = float(np.abs(missing / target).max())
         if residual <= tolerance:
             return log_y, residual, step, True
+        # Not in the first steps, which are far from rounding: it costs another product with the matrix.
         if step >= 4:
             if magnitude is None:
                 magnitude = np.abs(cosines)
@@ -157,6 +167,8 @@ def _newton(
                 return log_y, residual, step, float((rounding / target).max()) <= UNDETERMINED
             if step >= PATIENCE and not patient and float((rounding / target).max()) > UNDETERMINED:
                 return log_y, math.inf, step, False
+        # The derivative of C y − a y^−p by y: positive definite, so that the Cholesky factorisation fails only for a
+        # point that is not finite.
         system = cosines.copy()
         system.ravel()[:: k + 1] += power * target / y
         _, change, info = dposv(system, missing, overwrite_a=1)
@@ -167,6 +179,7 @@ def _newton(
         lowest = change.min()
         if lowest < -0.9:
             change *= -0.9 / lowest
+        # The step is Newton's in y, added to its logarithm: weights stay positive and small ones keep their digits.
         log_y = log_y + np.log1p(change)
     return log_y, math.inf, MAX_STEPS, False
 

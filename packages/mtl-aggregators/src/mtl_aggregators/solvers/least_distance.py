@@ -41,10 +41,13 @@ def least_distance(cosines: Vector, demanded: Vector) -> Solution:
     """
     k = len(demanded)
     size = float(np.abs(demanded).max(initial=0.0))
+    # Zero meets demands that are not positive, and nothing is shorter.
     if not k or demanded.max() <= 0.0:
         return Solution(np.zeros(k), 0.0, 0)
     wanted = demanded / size
     root = factor(cosines)
+    # Lawson and Hanson's form: from the residual of min ‖[R; h] x − (0, …, 0, 1)‖ over x ≥ 0 the solution is x divided
+    # by the residual's last entry.
     system = np.vstack([root, wanted])
     target = np.zeros(len(system))
     target[-1] = 1.0

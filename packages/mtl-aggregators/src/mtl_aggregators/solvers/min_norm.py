@@ -50,6 +50,8 @@ def min_norm(gramian: Vector) -> Solution:
         weights = _two(rows.cosines.item(0, 1), rows.norms.item(0), rows.norms.item(1))
         iterations = 0
     else:
+        # 1/‖g_i‖ relative to the largest of them, so that the constraint's row has entries of at most 1, as the
+        # factor's columns have.
         inverse = rows.norms.min() / rows.norms
         # Least squares on the factor instead of the normal equations, which would square its condition number.
         root = factor(rows.cosines)
@@ -86,6 +88,7 @@ def min_norm_residual(gramian: Vector, weights: Vector) -> float:
 
 
 def _residual(cosines: Vector, norms: Vector, weights: Vector) -> float:
+    # Norms relative to the largest, so that tr G cannot overflow; the ratio below is free of scale.
     image = (cosines @ (weights * norms)) * norms
     gap = float(weights @ image) - float(image.min())
     return max(0.0, gap) * len(norms) / float(norms @ norms)

@@ -42,6 +42,7 @@ def nonnegative_quadratics(matrix: Vector, linear: Vector) -> Vector:
     lifted = matrix.copy()
     # As in ``rows.factor``: duplicated rows make the system singular, and their rounding may make it indefinite.
     lifted.ravel()[:: k + 1] += RESOLUTION * k
+    # The first guess: coordinates whose slack is negative at x = 0.
     free = linear < 0.0
     found = np.full((n, k), np.nan)
     rest = np.arange(n)
@@ -56,6 +57,7 @@ def nonnegative_quadratics(matrix: Vector, linear: Vector) -> Vector:
                 solved[row] = info == 0
         slack = points @ lifted
         slack += linear[rest]
+        # At the solution x is not negative where it is free, and its slack not where x is zero.
         wrong = np.where(free, points, slack) < -ROUNDING
         done = ~wrong.any(axis=1)
         found[rest[done & solved]] = np.maximum(points[done & solved], 0.0)
@@ -63,6 +65,7 @@ def nonnegative_quadratics(matrix: Vector, linear: Vector) -> Vector:
         rest = rest[open_]
         if not len(rest):
             break
+        # What was free and negative becomes zero, what was zero with a negative slack becomes free.
         free = free[open_] ^ wrong[open_]
     return found
 

@@ -46,6 +46,7 @@ def as_known(gramian: Vector, dtype: torch.dtype) -> Vector:
     spacing = np.minimum(1.0, info.tiny * info.eps / norms * (1.0 / norms).sum())
     noise = len(kept) * info.eps + float(spacing.max())
     values, vectors = np.linalg.eigh(cosines)
+    # Decided by the smallest alone, as the usual Gramian has full rank and is handed back as it is.
     if values[0] > noise or values[0] < -BEYOND * noise:
         return gramian
     # How far the smallest one is below zero shows how large the rounding is, where it is larger than that of entries.

@@ -78,6 +78,7 @@ def unit_rows(gramian: Vector) -> UnitRows:
     # Dividing by one norm at a time keeps tiny gradients from underflowing.
     cosines = gramian / norms
     cosines /= norms[:, None]
+    # Exactly: the division leaves 1 ± 2e-16.
     cosines.ravel()[:: len(norms) + 1] = 1.0
     scale = max(norms.tolist())
     return UnitRows(cosines, norms / scale, scale, index, size)
@@ -116,6 +117,8 @@ def factor(cosines: Vector) -> Vector:
 def non_negative_least_squares(matrix: Vector, target: Vector) -> Vector | None:
     """``argmin_{x ≥ 0} ‖matrix x − target‖``, or ``None`` if the active-set iteration does not end."""
     try:
+        # Above scipy's own limit of three times the columns, which costs nothing where it is not reached, while an
+        # iteration that is cut short is an error to the user.
         solution: Vector = nnls(matrix, target, maxiter=max(60, 10 * matrix.shape[1]))[0]
     except RuntimeError:
         return None

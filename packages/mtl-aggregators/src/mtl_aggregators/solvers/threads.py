@@ -71,6 +71,7 @@ class _OneThread:
             self._depth += 1
             if self._depth > 1:
                 return
+            # Looked for once, on first use, since it opens libraries.
             if self._pools is None:
                 self._pools = blas_pools()
             self._before = [pool.threads() for pool in self._pools]

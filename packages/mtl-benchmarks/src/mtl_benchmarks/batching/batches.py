@@ -54,6 +54,7 @@ class Part:
 
     def bounds(self, n: int) -> tuple[int, int]:
         """Where this part of ``n`` things in a row begins and ends; parts differ by at most one thing."""
+        # In whole numbers: the bounds of neighbours are the same expression, so that nothing is lost or there twice.
         return n * self.index // self.count, n * (self.index + 1) // self.count
 
 
@@ -132,6 +133,7 @@ class OwnPart(Generic[B]):
 def weighted_rows(rows: Tensor, part: Part) -> tuple[Tensor, float]:
     """The sample numbers of a part and its weight; see :class:`Share`."""
     begin, end = part.bounds(len(rows))
+    # An empty part still needs a forward pass: all processes make the same collective operations.
     return (rows[begin:end] if end > begin else rows[:1]), (end - begin) * part.count / len(rows)
 
 
@@ -170,11 +172,13 @@ class Batches(Generic[B]):
 
     def batch(self, epoch: int, index: int) -> B:
         """Batch ``index`` of ``epoch``, the same at every call."""
+        # From 1 on: (seed, epoch, 0) is the order's.
         return self._fetch(self._rows(epoch, index), generator_of(self._seed, epoch, index + 1))
 
     def part(self, epoch: int, index: int, part: Part) -> Share[B]:
         """A part of that batch. What ``fetch`` draws differs from what it draws for the whole batch."""
         rows, weight = weighted_rows(self._rows(epoch, index), part)
+        # Of its own, or the first sample of every part would be augmented alike.
         generator = generator_of(self._seed, epoch, index + 1, part.index, part.count)
         return Share(self._fetch(rows, generator), weight)
 
@@ -266,6 +270,7 @@ def order_of(n_samples: int, seed: int, epoch: int) -> Tensor:
 
 def mixed_seed(*numbers: int) -> int:
     """One seed of 32 bits from several numbers: torch's CPU generator reads no more bits of its seed than these."""
+    # Mixed by numpy's SeedSequence, made for this: sums or shifts of seed and epoch give the same number twice.
     return int(numpy.random.SeedSequence(numbers).generate_state(1)[0])
 
 

@@ -142,8 +142,10 @@ class LoadedBatches:
         return Share(self._loaded((epoch, index, part)), weight)
 
     def _loaded(self, request: _Request) -> Any:
+        # On first use: the run may begin anywhere, and processes are not started for a run that only reads its result.
         if self._workers and self._stream is None and request[2] in self._parts:
             self._begin(request)
+        # Out of the order of training: read here and now, and the workers' course is left alone.
         if self._stream is None or request != self._expected:
             keys = self._keys(request)
             return on_device(self._collate([self._samples[key] for key in keys]), self._device)
@@ -157,6 +159,7 @@ class LoadedBatches:
             batch_sampler=_Course(self, request),
             num_workers=self._workers,
             prefetch_factor=self._prefetch,
+            # They hold the opened data set, which may take longer to open than an epoch to read.
             persistent_workers=True,
             collate_fn=self._collate,
             pin_memory=self._device.type == "cuda",
@@ -182,6 +185,7 @@ class LoadedBatches:
             # Workers are ahead of the training by less than an epoch, and one that is never trained on comes between.
             while len(self._orders) > 2:
                 del self._orders[next(iter(self._orders))]
+            # Drawn once per epoch: a permutation of a large data set for every batch would take longer than the batch.
             self._orders[epoch] = order_of(self._n_samples, self._seed, epoch)
         order = self._orders[epoch]
         return weighted_rows(rows_of(order, index, self._batch_size), part)
@@ -196,6 +200,7 @@ class _Course:
 
     def __iter__(self) -> Iterator[list[_Key]]:
         request = self._first
+        # Without end, over the ends of epochs: the loader would start its workers anew for each.
         while True:
             yield self._batches._keys(request)
             request = self._batches._after(request)
@@ -211,6 +216,8 @@ class _Samples(Dataset[Any]):
 
     def __getitem__(self, key: _Key) -> Any:
         numbers = (self._seed, *key, *_OF_A_SAMPLE)
+        # For augmentations that draw from global generators. In the training's own process these must go on as if
+        # nothing had been drawn.
         with seeded_globally(mixed_seed(*numbers), keep=get_worker_info() is None):
             sample = self._dataset[key[1]]
             return sample if self._augment is None else self._augment(sample, generator_of(*numbers))

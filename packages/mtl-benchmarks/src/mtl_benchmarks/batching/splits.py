@@ -39,4 +39,5 @@ def drawn_splits(n: int, *, train: int, validation: int, test: int, seed: int, w
             f"{train} + {validation} + {test} = {wanted}."
         )
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    # Not strict: the last piece is what no split has asked for.
     return dict(zip(sizes, order.split([*sizes.values(), n - wanted]), strict=False))

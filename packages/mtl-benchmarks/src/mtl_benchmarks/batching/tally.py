@@ -102,5 +102,6 @@ def _joined(values: Sequence[Tensor | Rows]) -> Tensor | Rows:
     total = torch.zeros(())
     for k, value in enumerate(values):
         assert isinstance(value, Tensor)
+        # In the order of the parts, so that every process gets the same bits.
         total = value if k == 0 else total + value
     return total

@@ -130,9 +130,11 @@ class CelebA(Benchmark):
         if any(limit is not None for limit in self.limits.values()):
             return False
         try:
+            # Lines are counted instead of read: this is asked many times, and before any file has been checked.
             with (self.root / PARTITION).open("rb") as file:
                 return sum(1 for _ in file) == sum(COUNTS.values())
         except OSError:
+            # Nothing to see: whoever asks for the protocol before the files are there gets that of the papers.
             return True
 
     @property
@@ -226,6 +228,7 @@ class CelebA(Benchmark):
             InvalidParameterError: the last batch would be a single picture, which batch normalisation cannot train on.
         """
         data = self.data("train")
+        # Any number modulo 1 is 0, so that batches of one have to be asked about separately.
         if len(data) % batch_size == 1 or batch_size == 1:
             raise InvalidParameterError(
                 f"`batch_size` must leave no batch of one picture, which batch normalisation cannot train on, got "
@@ -241,6 +244,7 @@ class CelebA(Benchmark):
             for first in range(begin, end, _EVALUATED):
                 faces = Faces.stack([data[k] for k in range(first, min(first + _EVALUATED, end))]).to(device)
                 outputs: dict[str, Tensor] = model(faces.pixels())
+                # A logit above 0 is a probability above the threshold, 0.5.
                 yes = torch.stack([outputs[task] for task in self.tasks], dim=1) > 0
                 there = faces.labels > 0
                 for row, cases in enumerate((yes & there, yes & ~there, ~yes & there)):

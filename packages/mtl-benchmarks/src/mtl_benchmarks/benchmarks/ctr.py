@@ -126,6 +126,8 @@ class CTR(Benchmark):
     def data(self, split: Literal["train", "test"]) -> ClickLog:
         """The impressions of a split, drawn once and the same at every call."""
         if split not in self._data:
+            # Seeds of their own: the world has `data_seed`, its calibration the next, and neither split depends on the
+            # other's length.
             n, offset = (self.n_train, 2) if split == "train" else (self.n_test, 3)
             self._data[split] = self._world.log(n, seed=self.data_seed + offset)
         return self._data[split]
@@ -148,6 +150,8 @@ class CTR(Benchmark):
 
         def losses(model: nn.Module, batch: ClickLog) -> tuple[dict[str, Tensor | None], Tensor]:
             features = model.get_submodule("trunk")(batch.fields)
+            # `conv` has no output of its own: its probability is the product of the two others, which are computed for
+            # it even where they are not trained.
             needed = {"click", "conv_click"} if "conv" in wanted else set()
             logits: dict[str, Tensor] = {
                 name: model.get_submodule(f"heads.{name}")(features)[:, 0]

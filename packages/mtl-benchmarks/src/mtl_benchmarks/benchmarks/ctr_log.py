@@ -99,6 +99,7 @@ class ClickWorld:
             self._pair(count, scale=scale, generator=generator)
             for count, scale in ((CATEGORIES, 0.5), (HOURS, 0.2), (DEVICES, 0.3))
         ]
+        # From 10 on: from 1 on, the first of 2,000 users would have one impression in eight and decide every metric.
         self._users = 1.0 / torch.arange(10.0, 10.0 + n_users)
         self._ads = 1.0 / torch.arange(10.0, 10.0 + n_ads)
 
@@ -110,6 +111,7 @@ class ClickWorld:
 
     def _biases_and_factors(self, count: int, generator: torch.Generator) -> Tensor:
         bias = self._pair(count, 1, scale=0.7, generator=generator)
+        # With factors of variance r^-1/2 each, the inner product of r of them has variance 1 for any rank r.
         return torch.cat([bias, self._pair(count, _RANK, scale=_RANK**-0.25, generator=generator)], dim=2)
 
     def _logits(self, fields: Tensor) -> Tensor:
@@ -131,10 +133,13 @@ class ClickWorld:
     @cached_property
     def _intercepts(self) -> Tensor:
         """Intercepts ``[2]`` that give the mean rates, found on impressions of their own."""
+        # Impressions of their own, so that the intercepts, and with them every probability, depend on no split's
+        # length.
         fields = self._fields(20_000, torch.Generator().manual_seed(self._seed + 1))
         logits = self._logits(fields).double()
         found = []
         for column, rate in zip(logits.unbind(1), self._rates, strict=True):
+            # Bisection: the mean probability rises with the intercept, and 60 halvings of 60 reach the last digit.
             low, high = -30.0, 30.0
             for _ in range(60):
                 middle = (low + high) / 2.0

@@ -48,6 +48,8 @@ def normalised_entropy(target: Tensor, log_p: Tensor, log_q: Tensor) -> float:
 def auc(label: Tensor, score: Tensor) -> float:
     """Area under the ROC curve, in percent: how often a positive is scored above a negative; ties count half.
 
+    NaN where a score is NaN.
+
     Args:
         label: ``[n]``, boolean or 0 and 1.
         score: ``[n]``.
@@ -65,6 +67,11 @@ def auc(label: Tensor, score: Tensor) -> float:
         raise InvalidInputError(
             f"`label` must hold both classes, got {n_positive} positive of {len(label)}. Use more samples."
         )
+    # A score that is none is neither above nor below another; sorted, it would stand last and count as the highest.
+    if bool(torch.isnan(score).any()):
+        return math.nan
+    # By ranks and not by pairs, of which there are as many as positives times negatives. Equal scores share their mean
+    # rank, which counts a tie as half.
     _, place, count = torch.unique(score, return_inverse=True, return_counts=True)
     mean_rank = (count.cumsum(0).double() - (count.double() - 1.0) / 2.0)[place]
     wins = float(mean_rank[positive].sum()) - n_positive * (n_positive + 1) / 2.0

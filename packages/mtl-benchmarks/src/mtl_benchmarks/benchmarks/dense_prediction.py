@@ -188,6 +188,8 @@ class DensePrediction(Benchmark):
         Raises:
             InvalidInputError: it does not declare its shared parameters, or lacks a task.
         """
+        # All files are looked through before the first step: a file that cannot be read is found now and not hours
+        # later.
         for split in _SPLITS:
             self.data(split)
         width = self.width if self.width is not None else 1.0 if self.is_official else _SMALL
@@ -229,6 +231,7 @@ class DensePrediction(Benchmark):
         """Confusion matrix, errors and angles over a part of the batches of the test set."""
         pictures = self.data("val")
         # Over pixels it does not matter how they are cut into batches.
+        # The released averages are means over batches, hence depend on their size: those of the papers' protocol.
         size = self.papers_training().batch_size if self.averaging == "released" else _EVALUATED
         batches = [range(k, min(k + size, len(pictures))) for k in range(0, len(pictures), size)]
 
@@ -276,6 +279,7 @@ def _predicted(network: nn.Module, images: Tensor, tasks: Sequence[str]) -> tupl
         return {task: network.predict(task, shared) for task in tasks}, shared
     if isinstance(network, SegNetMTAN | SegNetCrossStitch):
         own = network.features(images, tasks)
+        # Features are reported only where nothing but heads follows: a task's attention network would stand between.
         starts = None if isinstance(network, SegNetMTAN) and network.attention == "task" else own
         return {task: network.predict(task, own[task]) for task in tasks}, starts
     found: dict[str, Tensor] = network(images)

@@ -202,11 +202,14 @@ class Digits(Benchmark):
             wanted = self.class_balance ** (torch.arange(_N_CLASSES) / (_N_CLASSES - 1))
         elif split == "validation":
             pool, n_pairs = order[n_train_sources - n_held : n_train_sources], self.n_validation
+            # Seeds of their own for the held-out splits: their pairs stay the same whatever `n_train` is, and the test
+            # pairs whether or not there is a validation set.
             generator.manual_seed(self.data_seed + 2)
         else:
             pool, n_pairs = order[n_train_sources:], self.n_test
             generator.manual_seed(self.data_seed + 1)
         present = torch.bincount(classes[pool], minlength=_N_CLASSES)
+        # Divided by how many digits of the class there are, so that classes, and not digits, are drawn evenly.
         weight = (wanted / present)[classes[pool]]
         drawn = torch.multinomial(weight, 2 * n_pairs, replacement=True, generator=generator)
         sources = pool[drawn].view(n_pairs, 2)
@@ -277,6 +280,7 @@ class Digits(Benchmark):
 
 
 def _counts(model: nn.Module, data: OverlaidDigits) -> dict[str, Tensor | Rows]:
+    # Sums in double precision: counts and squares of parts add up to the same numbers however a split was divided.
     output: dict[str, Tensor] = model(data.images)
     squared = (output["image"] - data.images.flatten(1)).double().square()
     return {

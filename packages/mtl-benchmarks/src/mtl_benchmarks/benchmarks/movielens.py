@@ -116,6 +116,7 @@ class MovieLens(Benchmark):
             what="ratings",
         )
         for split in self.splits:
+            # An area under a curve needs both kinds; a rating below 4 and one of 5 give both to `like` and to `love`.
             stars = ratings.stars[rows[split]]
             if not (bool((stars < 4).any()) and bool((stars == 5).any())):
                 raise InvalidParameterError(

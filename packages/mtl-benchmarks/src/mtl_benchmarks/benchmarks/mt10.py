@@ -221,6 +221,7 @@ class MT10(Benchmark):
         actions = {task: found.actions[found.of(task)].to(device) for task in self.tasks}
 
         def fetch(rows: Tensor, generator: torch.Generator) -> DemonstrationBatch:
+            # `rows` go up to the longest task; the others begin again from their first transition.
             own = {task: rows.to(device) % len(actions[task]) for task in self.tasks}
             return DemonstrationBatch(
                 {task: observations[task][own[task]] for task in self.tasks},

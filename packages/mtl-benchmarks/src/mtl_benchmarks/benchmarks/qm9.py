@@ -197,6 +197,7 @@ class QM9(Benchmark):
         names = [name for name, _ in TARGETS]
         targets = molecules.targets[:, [names.index(each.column) for each in PROPERTIES]]
         counted = targets if self.statistics == "all" else targets[rows["train"]]
+        # A deviation of 0 would make every normalised value of that property NaN.
         differ = (counted != counted[0]).any(0)
         if not bool(differ.all()):
             raise InvalidParameterError(

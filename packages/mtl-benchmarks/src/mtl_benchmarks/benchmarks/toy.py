@@ -96,6 +96,7 @@ def optimum(*, scale: float = 1.0) -> tuple[float, float]:
         -8.35511
     """
     positive("scale", scale)
+    # The two vertices at ±7, weighted by the factors of their parabolas.
     x1 = 7.0 * (scale - 1) / (scale + 1)
     floor = scale * ((x1 - 7) ** 2 / 10 - 20) + (x1 + 7) ** 2 / 10 - 20
 
@@ -103,6 +104,8 @@ def optimum(*, scale: float = 1.0) -> tuple[float, float]:
         quadratic = floor + (scale + 1) * (x2 + 8) ** 2 / 100
         return -0.5 * quadratic / math.cosh(x2 / 2) ** 2 + math.tanh(-x2 / 2) * (scale + 1) * (x2 + 8) / 50
 
+    # The quadratic has its minimum at -8, where it is negative, and the factor in front grows towards smaller x2, which
+    # moves the minimum of the product below -8.
     low, high = -12.0, -8.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -121,6 +124,7 @@ def pareto_set() -> tuple[tuple[float, float], ...]:
         >>> [round(x, 4) for x in (*points[0], *points[-1])]
         [-7.0, -8.4345, 7.0, -8.4345]
     """
+    # Denser towards the ends, where the set is steepest; at a share of exactly 1 the scale would be infinite.
     shares = [min(max(0.5 - 0.5 * math.cos(math.pi * k / 120), 1e-9), 1 - 1e-9) for k in range(121)]
     return tuple(optimum(scale=share / (1 - share)) for share in shares)
 

@@ -144,14 +144,17 @@ class Yeast(Benchmark):
         )
         features, labels = table[:, :N_FEATURES], table[:, N_FEATURES:]
         for split in self.splits:
+            # The area under a curve is not defined where all labels are alike.
             with_both = (labels[rows[split]] > 0).any(0) & (labels[rows[split]] == 0).any(0)
             if not bool(with_both.all()):
                 raise InvalidParameterError(
                     f"`n_{split}` must be enough for a gene with and one without each class, got {len(rows[split])} "
                     f"genes that are alike in {self.tasks[int(with_both.int().argmin())]}. Take more."
                 )
+        # Scaled by the genes for training alone: the others' statistics would tell of the test set.
         seen = features[rows["train"]]
         mean, spread = seen.mean(0), seen.std(0, correction=0)
+        # A column that is constant in a small training set is left at 0, where dividing would give NaN.
         scaled = (features - mean) / torch.where(spread > 0, spread, 1.0)
         self._data = {
             split: Genes(scaled[chosen].float(), labels[chosen].float())

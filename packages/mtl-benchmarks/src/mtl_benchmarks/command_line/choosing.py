@@ -204,6 +204,7 @@ def _chosen_part(flag: str, part: Part, words: Sequence[str] | None, base: Choic
     if not words:
         raise InvalidParameterError(f"`{flag}` must be followed by a name, got none.")
     given = parse_part(part, words[0])
+    # Options of the base belong to its class: another adapter does not inherit the rank of the one before.
     same = part.registry.name_of(base.name, part.find(base.name)) == given.name
     return Choice(given.name, {**(base.options if same else {}), **given.options})
 

@@ -200,6 +200,8 @@ def read_request(
     picked = chosen["benchmark"]
     own_options = picked.options()
     flags = {option.flag for option in own_options}
+    # The benchmark's options first, and only these: what the protocol's defaults are, and with them the options that
+    # can be read next, is known from the benchmark that is made of them.
     early = {
         flag: typed for flag, typed in given.items() if flag in flags or flag.startswith(("--benchmark.", "--model."))
     }
@@ -212,6 +214,7 @@ def read_request(
     for kind, each in chosen.items():
         options = own_options if kind == "benchmark" else each.options(defaults=moved if kind == "teleport" else None)
         groups[f"{kind} {each.choice.name}"] = options
+    # From here on all names are known, so that whatever is left is a mistake.
     table = [option for options in groups.values() for option in options]
     if words.help:
         refuse_unknown(given, [option.flag for option in table])
@@ -245,6 +248,7 @@ def in_words_of(options: Sequence[Option]) -> Iterator[None]:
     except InvalidParameterError as error:
         text = str(error)
         name = text[1:].partition("`")[0] if text.startswith("`") else ""
+        # Only where one option can be meant: `alpha` may be an option of the method and of the teleport.
         flags = [option.flag for option in options if option.flag.rpartition(".")[2].removeprefix("--") == name]
         if len(flags) != 1 or type(error) is not InvalidParameterError:
             raise

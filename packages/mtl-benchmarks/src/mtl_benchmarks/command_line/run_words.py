@@ -25,7 +25,6 @@ from mtl_benchmarks.command_line.request import (
 from mtl_benchmarks.command_line.training_words import TrainingWords
 from mtl_benchmarks.command_line.words import Words, split
 from mtl_benchmarks.comparison import find_runs
-from mtl_benchmarks.components.making import resolve_method
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.components.signatures import summary_of
 from mtl_benchmarks.runs.config import RunConfig
@@ -203,7 +202,15 @@ def _plan(request: Request) -> Plan:
         for one in seeds:
             teleport = request.resolved("teleport") if "teleport" in request.chosen else None
             if teleport is not None and "--teleport.like" in values:
-                lengths = matching_lengths(measured, benchmark=option, method=resolve_method(method), seed=one)
+                alone = RunConfig.resolve(option, method, None, seed=one, **settings)
+                lengths = matching_lengths(
+                    measured,
+                    benchmark=alone.benchmark,
+                    method=alone.method,
+                    seed=one,
+                    training=alone.training,
+                    tasks=alone.tasks,
+                )
                 teleport = Choice(teleport.name, {**teleport.options, "length": lengths})
             configs.append(RunConfig.resolve(option, method, teleport, seed=one, **settings))
     return Plan(

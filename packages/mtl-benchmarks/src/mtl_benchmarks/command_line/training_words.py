@@ -216,6 +216,7 @@ def _given(flag: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _made(flag: str, cls: type[Any], base: Schedule | Reported, values: Mapping[str, Any]) -> Any:
     own = _given(flag, values)
+    # Of the kind that the protocol has: its other options stay. Of another kind: they are that kind's defaults.
     return replace(base, **own) if type(base) is cls else cls(**own)
 
 

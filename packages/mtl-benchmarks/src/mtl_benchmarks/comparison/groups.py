@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from mtl_benchmarks.comparison.estimates import Estimate
 from mtl_benchmarks.comparison.moves import Moves, moves
 from mtl_benchmarks.comparison.protocols import differing, flat, protocol_of, short_name
 from mtl_benchmarks.components.making import make_benchmark
-from mtl_benchmarks.metrics import Baseline, Metric, delta_m
+from mtl_benchmarks.metrics import Baseline, Metric, delta_m_or_nan
 from mtl_benchmarks.runs.baselines import own_baselines
 from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.copies import distinct
@@ -133,6 +132,7 @@ def compare(runs: Sequence[RunResult], *, others: Sequence[RunResult] = ()) -> l
         place[2].append(run)
     for run in [run for run in asked if run.config.is_single_task]:
         protocol = protocol_of(run.config)
+        # A single-task run belongs to every comparison that trains its task: those of subsets of tasks share it.
         homes = [p for p in places.values() if set(run.config.tasks) <= set(p[1]) and _alone(p[2][0]) == protocol]
         homes = homes or [places.setdefault(_key(protocol, ()), (protocol, (), []))]
         for _, _, members in homes:
@@ -193,6 +193,7 @@ def _place(configs: Sequence[RunConfig]) -> Callable[[Sequence[RunResult]], tupl
 
 def _group(label: str, runs: Sequence[RunResult], baselines: Sequence[Baseline]) -> Group:
     ordered = tuple(sorted(runs, key=lambda run: run.config.seed))
+    # A metric that only some seeds have would make a mean over fewer seeds than the table says.
     names = [name for name in ordered[0].values if all(name in run.values for run in ordered)]
     return Group(
         label=label,
@@ -207,8 +208,7 @@ def _group(label: str, runs: Sequence[RunResult], baselines: Sequence[Baseline])
 
 def relative_loss(run: RunResult, baselines: Sequence[Baseline]) -> float:
     """Δm, or NaN for a run that has diverged: the others in the table still have theirs."""
-    names = [baseline.metric.name for baseline in baselines]
-    return delta_m(run.values, baselines) if all(math.isfinite(run.values[name]) for name in names) else math.nan
+    return delta_m_or_nan(run.values, baselines)
 
 
 def _labels(configs: Sequence[RunConfig]) -> list[str]:

@@ -81,6 +81,7 @@ def _given(config: RunConfig, case: Mapping[str, Any]) -> dict[str, Any]:
 def differing(protocols: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys whose values are not the same in all of ``protocols``, in order of appearance."""
     keys = dict.fromkeys(key for protocol in protocols for key in protocol)
+    # Not None: a key that is missing differs from one whose value is None.
     absent = object()
     return [key for key in keys if any(p.get(key, absent) != protocols[0].get(key, absent) for p in protocols)]
 

@@ -75,13 +75,16 @@ def _result_notes(comparison: Comparison) -> list[str]:
         sources = dict.fromkeys(baseline.source for baseline in comparison.baselines)
         notes.append(f"Δm is over {', '.join(comparison.tasks)}, against {'; '.join(sources)}, held fixed.")
     elif comparison.full and make_benchmark(comparison.config.benchmark).has_single_task_runs:
-        notes.append("No Δm: not every trained task has a single-task run of the same protocol whose value is not 0.")
+        notes.append(
+            "No Δm: not every trained task has a single-task run of the same protocol whose value is finite and not 0."
+        )
     return notes
 
 
 def _mean_ranks(groups: Sequence[Group], metrics: Sequence[Metric]) -> dict[str, float]:
     rows = {group.label: {name: value.mean for name, value in group.values.items()} for group in groups}
     ranked = [metric for metric in metrics if all(metric.name in row for row in rows.values())]
+    # A group that has diverged takes no part: NaN is neither better nor worse than a number.
     finite = {label: row for label, row in rows.items() if all(math.isfinite(row[metric.name]) for metric in ranked)}
     return mean_rank(finite, ranked) if len(finite) > 1 and ranked else {}
 
@@ -162,6 +165,7 @@ def _published_table(comparison: Comparison, published: PublishedTable, metrics:
         if "DeltaM_pct" in values and (comparison.baselines or problem.baselines):
             cells["delta_m"] = values["DeltaM_pct"]
         rows.append(Row(f"{printed} ({label})", "published", cells))
+    # The printed single-task row alone says nothing about the methods that were run.
     if not any(row for row in rows if not row.label.endswith("(single task)")):
         return None
     notes = [

@@ -185,6 +185,7 @@ def make_method(
             f"method {method.name!r} must have `step`, `weights` or be callable, got {type(found).__name__} with none "
             "of these. See the protocols of mtl_core."
         )
+    # Losses stay on the device, and so must what weighs them. Methods of gradients go where the Gramian is.
     if is_loss_weighting(found) and isinstance(found, nn.Module):
         found.to(device)
     if teleport is None:

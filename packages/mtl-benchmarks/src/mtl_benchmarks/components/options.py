@@ -130,6 +130,8 @@ def option_arguments(cls: type, parts: PartTable | None = None, *, given: Collec
     """
     found: dict[str, Argument] = {}
     for name, argument in arguments_of(cls).items():
+        # Runs say when an epoch begins (`start_epoch`), so that teleports need not count its steps. A benchmark whose
+        # `steps_per_epoch` has a default keeps it as an option.
         if name in _GIVEN_BY_THE_RUN or name in given or (name == "steps_per_epoch" and argument.default is None):
             continue
         if name in (parts or {}) or argument.default is REQUIRED or _is_plain(argument.default):
@@ -211,6 +213,7 @@ def construct(cls: type, options: Mapping[str, Any], parts: PartTable | None = N
             a generator where it takes one.
     """
     known = arguments_of(cls)
+    # A new generator for each object: two that shared one would draw differently when the other is configured away.
     if "seed" in given and "generator" in known:
         given["generator"] = torch.Generator().manual_seed(given["seed"])
     arguments = {name: value for name, value in given.items() if name in known}

@@ -103,6 +103,8 @@ def conform(annotation: Any, value: Any) -> Any:
         inner = next((kind for kind in kinds if _is_sequence(kind)), None)
         element = _element(inner) if inner is not None else Any
         return [conform(element, each) for each in value]
+    # `type` and not `isinstance`: True is an int, too. A fixed word that is a whole number, as in `float | Literal[0]`,
+    # stays one.
     if type(value) is int and float in kinds and int not in kinds and not _holds_literal(kinds, value):
         return float(value)
     return str(value) if isinstance(value, Path) else value
@@ -145,6 +147,7 @@ def _rank(kind: Any) -> int:
     order: tuple[Any, ...] = (bool, int, float)
     if kind in order:
         return 2 + order.index(kind)
+    # Texts last but for `Any`: every word is a text, so that nothing behind it would be tried.
     return 5 if _is_sequence(kind) else 7 if kind is Any else 6
 
 
@@ -189,6 +192,7 @@ def _read_one(kind: Any, text: str, *, alone: bool) -> Any:
         for value in typing.get_args(kind):
             if word == str(value):
                 return value
+    # Where a single value may stand as well, a word is a list only if it looks like one.
     if _is_sequence(kind) and (alone or "," in word or word.startswith(("[", "("))):
         inner = _kinds(_element(kind))
         return [_read(inner, each) for each in _elements(text)]

@@ -50,6 +50,7 @@ def _non_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
     # The largest magnitude of all: NaN and infinities come through, and large finite values do not overflow.
     if not tensors or math.isfinite(float(nn.utils.get_total_norm(list(tensors.values()), math.inf))):
         return []
+    # One by one only when something is wrong: each look waits for the device.
     return [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
 
 
@@ -60,6 +61,7 @@ def _own_part(tensor: Tensor) -> Tensor:
 
 
 def _tensors(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
+    # By identity, as tensors hash: a parameter that is tied is named once, and the optimiser's state is keyed by it.
     owners: dict[Tensor, str] = {}
     for name, own in trainer.model.named_parameters():
         owners[own] = f"parameter `{name}`"

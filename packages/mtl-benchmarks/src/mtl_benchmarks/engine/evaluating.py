@@ -45,6 +45,7 @@ def evaluate_together(
         return found
     with ranks.together():
         own = benchmark.tally(model, device=device, part=Part(ranks.rank, ranks.size))
+        # What is gathered is pickled; from a GPU each process would get tensors of another one's.
         on_host = on_device(own, torch.device("cpu"))
     # Added up in the order of the ranks on each of them, so that all have the same bits.
     return benchmark.metrics_from(combined(ranks.gather(on_host)))

@@ -50,6 +50,7 @@ def follow(config: RunConfig, ranks: Ranks, loading: Loading) -> Any:
 
 def _do(trainer: Trainer, word: str) -> None:
     match word:
+        # Without a word to anybody: only the first process says what comes next.
         case "step":
             trainer.take_step()
         case "evaluate":

@@ -44,6 +44,7 @@ class RunProblem(ProblemView):
     def losses(self, batch: Any, *, parameters: Mapping[str, Tensor] | None = None) -> TaskLosses:
         """The losses of a batch, or of a share of one, times its weight."""
         begin = time.perf_counter()
+        # The step takes plain means over processes and micro-batches; parts of unequal size are weighed for it here.
         weight = 1.0
         if isinstance(batch, Share):
             batch, weight = batch.batch, batch.weight
@@ -51,6 +52,7 @@ class RunProblem(ProblemView):
             found = self._under.losses(batch, parameters=parameters)
         if weight != 1.0:
             outputs = found.outputs
+
             scaled = outputs * weight if isinstance(outputs, Tensor) else tuple(loss * weight for loss in outputs)
             found = replace(found, outputs=scaled)
         self.seconds += time.perf_counter() - begin

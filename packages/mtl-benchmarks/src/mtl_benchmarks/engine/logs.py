@@ -63,6 +63,7 @@ class CSVLog(Log):
         """Open the file, without what lies behind the restart."""
         path = run.directory / "log" / "log.csv"
         path.parent.mkdir(exist_ok=True)
+        # A run that was killed goes on from a checkpoint before its last lines, and makes them again.
         kept = _rows_before(path, run.step)
         self._file = path.open("w", encoding="utf-8", newline="")
         csv.writer(self._file, lineterminator="\n").writerows([("step", "epoch", "name", "value"), *kept])
@@ -70,6 +71,7 @@ class CSVLog(Log):
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """One line per value; they are in the file when this returns."""
         assert self._file is not None
+        # repr() of a float reads back to the same bits.
         rows = [(step, epoch, name, repr(value)) for name, value in values.items()]
         csv.writer(self._file, lineterminator="\n").writerows(rows)
         self._file.flush()
@@ -85,6 +87,7 @@ def _rows_before(path: Path, step: int) -> list[list[str]]:
     if not path.is_file():
         return []
     rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]
+    # A line that was cut off by the kill is left out.
     whole = [row for row in rows if len(row) == 4 and row[0].isdecimal()]
     return [row for row in whole if int(row[0]) < step or (int(row[0]) == step and row[2].startswith("step/"))]
 
@@ -156,6 +159,7 @@ class WandBLog(Log):
             group=run.config.label,
             config=run.config.as_dict(),
             dir=str(folder),
+            # Several runs in one process are several runs there.
             reinit="create_new",
             settings=self._wandb.Settings(silent=True, console="off"),
         )

@@ -149,7 +149,10 @@ class Watching:
 
     def _see(self, now: Progress) -> None:
         if self._last is None:
+            # This is the first step that this process has taken.
             before = now.done - 1
+            # Evaluations before the restart were told by the process before; the one right at it comes again, since a
+            # log may have been cut off there.
             self._told = sum(step < before for step in now.recorder.steps)
             start = RunStart(self._config, self._directory, before)
             self._tell("start", lambda observer: observer.start(start))
@@ -162,6 +165,7 @@ class Watching:
 
     def _tell_evaluations(self, now: Progress) -> None:
         recorder = now.recorder
+        # The callback comes after steps only, so that an evaluation is told with the step that follows it.
         for k in range(self._told, len(recorder.history)):
             splits = {"train": recorder.training[k], **recorder.history[k]}
             values = {split: MappingProxyType(dict(found)) for split, found in splits.items()}

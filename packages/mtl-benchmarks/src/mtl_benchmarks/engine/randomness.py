@@ -15,6 +15,7 @@ __all__ = ["random_state", "seeded", "seeded_globally", "set_random_state"]
 
 def random_state() -> dict[str, Any]:
     """State of the generators of Python, numpy and torch, as plain data and tensors."""
+    # As plain numbers: a checkpoint is read with weights_only, which takes no numpy arrays.
     name, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
@@ -40,8 +41,10 @@ def seeded(seed: int, *, threads: int) -> Iterator[None]:
     """Seed every generator and set torch's threads; afterwards both are as they were for the caller."""
     before, threads_before = random_state(), torch.get_num_threads()
     random.seed(seed)
+    # numpy takes no seed beyond 32 bits.
     numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+    # Sums over threads are split by their number, and so rounded differently.
     torch.set_num_threads(threads)
     try:
         yield

@@ -104,6 +104,7 @@ class Ranks:
         return found
 
     def _from_first(self, value: Any) -> Any:
+        # Every process brings a box; that of the first is what all of them hold afterwards.
         box = [value]
         assert self.group is not None
         dist.broadcast_object_list(box, src=dist.get_global_rank(self.group, 0), group=self.group)
@@ -122,6 +123,7 @@ class Ranks:
         try:
             yield
         except Exception as error:
+            # Where all have raised already, as in a step, none listens any more.
             if self.group is not None and not self.has_parted:
                 self.say("fail")
                 # Raises the error here with the rank in its text, as on the others.
@@ -137,6 +139,7 @@ def current_ranks() -> Ranks:
         >>> current_ranks().size
         1
     """
+    # One process is no group: nothing is then sent to itself.
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return Ranks()
     group = dist.group.WORLD
@@ -171,6 +174,7 @@ def joined(environment: Mapping[str, str] | None = None) -> Iterator[Ranks]:
         raise InvalidInputError("several processes must have torch.distributed, got a torch without it.")
     has_gpus = torch.cuda.is_available()
     if has_gpus:
+        # Before the group is made: NCCL would take the first GPU for each of them.
         torch.cuda.set_device(int(words.get("LOCAL_RANK", "0")))
     dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpus else "gloo", timeout=_TIMEOUT)
     try:

@@ -41,8 +41,10 @@ def conflict_statistics(gramians: Tensor) -> dict[str, float]:
     inner = gramians.mean(2)
     mean_norm = inner.mean(1).clamp(min=0).sqrt()
     scale = norms * mean_norm[:, None]
+    # The clamp keeps 0/0 out of the branch that is not taken.
     cosines = torch.where(scale > 0, inner / scale.clamp(min=torch.finfo(scale.dtype).tiny), 0.0)
     present = norms > 0
+    # A task without a gradient in a step is not the weakest one: it takes no part.
     smallest = torch.where(present, norms, torch.inf).argmin(1)
     dominated = inner.gather(1, smallest[:, None]).squeeze(1) < 0
     majority = 2 * (inner < 0).sum(1) >= norms.shape[1]
@@ -110,6 +112,7 @@ class Recorder:
             whole: of the step itself.
             teleports: of it in teleports, the forward passes of which are theirs.
         """
+        # A step's forward passes are timed together, and where it has teleported most are of the search.
         if teleports:
             forward = 0.0
         own = self._seconds
@@ -142,8 +145,11 @@ class Recorder:
         """
         losses = self._losses.whole()
         assert losses is not None
+        # One copy from the device for the whole interval. Tasks are averaged over the steps in which they were present.
         means = losses.double().cpu().nanmean(0).tolist()
         row = {f"loss_{task}": value for task, value in zip(self.tasks, means, strict=True)}
+        # Steps without a Gramian, such as those that a scaler skips, would leave a mean over other steps than the
+        # losses'.
         found = self._gramians.whole() if len(self._gramians) == len(losses) and len(self.tasks) > 1 else None
         gramians = None if found is None else found.double().cpu()
         if gramians is not None:
@@ -177,6 +183,7 @@ class Recorder:
             "epochs": list(self.epochs),
             "steps": list(self.steps),
             "events": list(self.events),
+            # As one tensor: a list of ten thousand points takes a checkpoint as many entries.
             "trace": torch.tensor(self.trace, dtype=torch.float64),
             "losses": self._losses.whole(),
             "gramians": self._gramians.whole(),

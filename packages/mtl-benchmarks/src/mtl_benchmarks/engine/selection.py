@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
-from mtl_benchmarks.metrics import Metric, delta_m
+from mtl_benchmarks.metrics import Metric, delta_m_or_nan
 from mtl_benchmarks.protocol.training import Training
 from mtl_core import InvalidParameterError, UnknownNameError
 
@@ -55,6 +55,7 @@ class Selection:
         self._metrics = learned_metrics(benchmark, tasks)
         names = {metric.name for metric in self._metrics}
         self._baselines = tuple(b for b in benchmark.baselines if b.metric.name in names)
+        # When the run begins, not at its first evaluation.
         for setting, name in training.watched.items():
             self._check(benchmark, setting, name)
 
@@ -88,10 +89,11 @@ class Selection:
     def _values(self, name: str | None, history: Sequence[Evaluation]) -> tuple[list[float], bool]:
         """The value of a watched metric at each evaluation, and whether more of it is better."""
         if name is None:
+            # No metric is watched: the rules then need nothing but how many evaluations there are.
             return [0.0] * len(history), False
         rows = [evaluation[VALIDATION] for evaluation in history]
         if name == _DELTA_M:
-            return [delta_m(row, self._baselines) for row in rows], False
+            return [delta_m_or_nan(row, self._baselines) for row in rows], False
         metrics = self._matching(name)
         return [statistics.fmean(row[m.name] for m in metrics) for row in rows], metrics[0].higher_is_better
 

@@ -79,6 +79,7 @@ class Thinned(Generic[T]):
         if not self.wants(place):
             return
         self.items.append((place, item))
+        # Every other item goes. What is left depends on the places alone, so that a resumed run keeps the same ones.
         while len(self.items) > self.limit:
             self.stride *= 2
             self.items = [each for each in self.items if self.wants(each[0])]
@@ -95,6 +96,7 @@ def pair_cosines(gramians: Tensor) -> Tensor:
     """
     norms = gramians.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
     scale = norms[:, :, None] * norms[:, None, :]
+    # NaN, not 0, where a gradient is missing: nanmean leaves that step out.
     cosines = torch.where(scale > 0, gramians / scale, torch.nan).clamp(-1, 1)
     return cosines.nanmean(0)
 
@@ -168,6 +170,7 @@ class TaskSeries:
             self._weights.append(weights)
         if self.steps.wants(step):
             squared = None if report.gramian is None else report.gramian.diagonal()
+            # On the device, as they are; read at the next evaluation, when it is waited for anyway.
             self._waiting.append((step, weights is not None, squared is not None))
             for kept, part in zip(self._parts, (report.losses, weights, squared), strict=True):
                 if part is not None:
@@ -187,6 +190,7 @@ class TaskSeries:
         """
         row: dict[str, float] = {}
         weights = self._weights.whole()
+        # Weights in some of the steps only, as of a method that skips solving, are no mean over the interval.
         if weights is not None and len(weights) == steps:
             row |= self._named("weight", weights.double().cpu().nanmean(0))
         if gramians is not None:

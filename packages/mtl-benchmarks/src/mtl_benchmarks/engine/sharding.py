@@ -26,6 +26,7 @@ def shard(benchmark: Benchmark, model: nn.Module, ranks: Ranks, device: str) -> 
 
     mesh = init_device_mesh(torch.device(device).type, (ranks.size,))
     benchmark.shard(model, mesh)
+    # Gradients of a parameter that is whole on every process are averaged by nobody: its copies would drift apart.
     left = [name for name, p in model.named_parameters() if not is_sharded([p])]
     if left:
         raise InvalidInputError(

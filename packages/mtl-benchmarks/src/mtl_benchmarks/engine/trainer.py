@@ -64,6 +64,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, *, loading: Loading = Loading(), ranks: Ranks | None = None) -> None:
         self.ranks = current_ranks() if ranks is None else ranks
+        # The constructor is collective, too: all processes make their parts together, or none does.
         self.ranks.say("make")
         with self.ranks.together():
             self._make(config, loading)
@@ -83,10 +84,12 @@ class Trainer:
             precision=self.training.precision,
         )
         self.optimizer: optim.Optimizer = self.training.optimizer.build(self.problem)
+        # Before a checkpoint is loaded, which has the rates of its moment: schedules start from these.
         self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.batches: BatchSource[Any] = self.benchmark.batches(
             batch_size=self.training.batch_size, seed=config.seed, device=self.device
         )
+        # Processes and micro-batches divide a batch in one go, each process having n of its parts in a row.
         n = self.training.accumulate
         self._parts = tuple(Part(self.ranks.rank * n + k, self.ranks.size * n) for k in range(n))
         if isinstance(self.batches, Loads):
@@ -152,6 +155,7 @@ class Trainer:
         """The state, with what each process has of it; all of them call this together."""
         with self.ranks.together():
             model, optimizer = whole_state(self.model, self.optimizer, sharded=self._is_sharded)
+            # Of each process: what a model draws differs between them.
             randoms = self.ranks.gather(random_state())
         return {
             "model": model,
@@ -193,6 +197,7 @@ class Trainer:
         self.recorder.load_state_dict(state["recorder"])
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         self._look_back()
+        # Last: what comes before may draw.
         set_random_state(state["random"] if self.ranks.size == 1 else state["random"][self.ranks.rank])
 
     def advance(
@@ -209,6 +214,7 @@ class Trainer:
         while self.step < target:
             self.ranks.say("step")
             self.take_step()
+            # Not at an evaluation, after which there is a checkpoint of its own.
             if every is not None and self.step % every == 0 and self.step < target:
                 save()
             if progress is not None:
@@ -230,6 +236,7 @@ class Trainer:
         every = self.training.evaluate_every.steps(self.steps_per_epoch)
         # A run that was broken off between its last step and the evaluation has no step left to take before it.
         due = self.step if self.step and self.step % every == 0 and not self._is_evaluated else self.step + 1
+        # The next multiple, or the end: the last step is evaluated whether or not it is one.
         return min(-(-due // every) * every, self.total_steps)
 
     def take_step(self) -> None:
@@ -241,6 +248,7 @@ class Trainer:
         with self.ranks.together():  # before the step: a process without a batch must not leave the others in it
             batch = self._batch(epoch, index)
         loaded = time.perf_counter()
+        # In every step, from its number: nothing of a schedule has to be saved.
         self._set_rates()
         forward = self.problem.seconds
         with self.ranks.parting():
@@ -283,6 +291,7 @@ class Trainer:
         rates = {
             "lr" if k == 0 else f"lr_{k}": float(group["lr"]) for k, group in enumerate(self.optimizer.param_groups)
         }
+        # Counted from 1: the epoch in which the last step lies, which an evaluation at its end still belongs to.
         epoch = -(-self.step // self.steps_per_epoch)
         learned = learned_values(self.benchmark, self.config.tasks, found)
         self.recorder.end_interval(learned, epoch=epoch, step=self.step, rates=rates)

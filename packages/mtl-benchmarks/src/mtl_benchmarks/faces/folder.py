@@ -152,6 +152,7 @@ def folder_problems(root: str | Path) -> list[str]:
         row = 1 + next((k for k, (own, other) in enumerate(pairs) if own != other), min(len(names), len(listed)))
         what = f"must list the pictures of {LABELS} in the same order, got another one in row {row}"
         return [f"{base / PARTITION}: {what} ({len(listed)} and {len(names)} rows)"]
+    # One pass over the folder instead of a question per file: there are 202,599.
     with os.scandir(base / PICTURES) as entries:
         sizes = {entry.name: entry.stat().st_size for entry in entries}
     missing = [f"{base / PICTURES / name}: is missing" for name in names if name not in sizes]

@@ -106,6 +106,7 @@ def inside_teleport(report: Report, path: Path) -> Path:
     axes = figure.add_subplot(1, 1, 1)
     for task, name in enumerate(plain["tasks"]):
         values = [point[task] for point in losses]
+        # A task that was absent at the first point, or whose loss was 0, has nothing to be a share of.
         if values[0]:
             shares = [v / values[0] if v is not None else math.nan for v in values]
             axes.plot(range(len(values)), shares, color=task_colour(task), marker=".", label=f"loss of {name}")
@@ -163,6 +164,7 @@ def loss_conflict_points(reports: Iterable[StepReport]) -> list[tuple[float, flo
         squared = gramian.diagonal()
         if not bool((squared > 0).any()):
             continue
+        # A row of zeros is a task that was absent, and no weak one.
         smallest = int(torch.where(squared > 0, squared, torch.full_like(squared, math.inf)).argmin())
         loss = float(report.losses.detach().double().cpu().nanmean())
         points.append((loss, float(mean_cosines(gramian=gramian)[smallest])))

@@ -27,6 +27,7 @@ def new_figure(width: float, height: float) -> Figure:
         MissingExtraError: matplotlib is not installed.
     """
     try:
+        # Not pyplot, which keeps every figure until it is closed and may choose a backend that opens windows.
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:

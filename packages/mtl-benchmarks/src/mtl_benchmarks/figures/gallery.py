@@ -53,6 +53,7 @@ def gallery(runs: Sequence[RunResult], *, others: Sequence[RunResult] = ()) -> l
 
 def toy_pictures(runs: Sequence[RunResult]) -> list[Picture]:
     """Paths and end points on the toy problem, which stand beside each other for all starts; one of each per scale."""
+    # Its starts are cases, hence comparisons of their own, and belong into one picture.
     toys = [run for run in runs if run.config.benchmark.name == "toy"]
     found = []
     for scale in dict.fromkeys(run.config.benchmark.options["scale"] for run in toys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from mtl_benchmarks.components.making import make_benchmark
 from mtl_benchmarks.figures.drawing import grid, headed, key_below, new_figure
 from mtl_benchmarks.figures.learning import heading
 from mtl_benchmarks.figures.palette import MUTED, SUBTLE, run_styles
-from mtl_benchmarks.metrics import delta_m
+from mtl_benchmarks.metrics import delta_m_or_nan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ def _task_deltas(comparison: Comparison, group: Group) -> dict[str, Estimate]:
     for task in comparison.tasks:
         own = [baseline for baseline in comparison.baselines if baseline.metric.task == task]
         if own:
-            found[task] = Estimate.of([delta_m(run.values, own) for run in group.runs])
+            found[task] = Estimate.of([delta_m_or_nan(run.values, own) for run in group.runs])
     return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 
@@ -83,7 +84,7 @@ def front(points: Sequence[tuple[float, float]], *, higher_is_better: bool) -> l
     """Which points no other is at least as quick and as good as, and better in one; in order of time.
 
     Args:
-        points: (seconds, measure).
+        points: (seconds, measure); those whose measure is not finite are passed over.
         higher_is_better: of the measure.
 
     Example:
@@ -91,12 +92,15 @@ def front(points: Sequence[tuple[float, float]], *, higher_is_better: bool) -> l
         [0, 1]
     """
     sign = -1.0 if higher_is_better else 1.0
+    # No comparison with NaN holds, so that a run that diverged would beat nothing and be beaten by nothing.
+    finite = [k for k, (_, value) in enumerate(points) if math.isfinite(value)]
 
     def beaten(k: int) -> bool:
         time, value = points[k]
-        return any(t <= time and sign * v <= sign * value and (t < time or sign * v < sign * value) for t, v in points)
+        others = (points[j] for j in finite)
+        return any(t <= time and sign * v <= sign * value and (t < time or sign * v < sign * value) for t, v in others)
 
-    return sorted((k for k in range(len(points)) if not beaten(k)), key=lambda k: points[k])
+    return sorted((k for k in finite if not beaten(k)), key=lambda k: points[k])
 
 
 def has_front(comparison: Comparison) -> bool:
@@ -143,6 +147,7 @@ def time_and_measure(comparison: Comparison) -> Figure:
             zorder=3,
         )
     axes.set(xlabel="training time of one run [s]", ylabel=text)
+    # A linear axis from 0 would press the quick ones together at its left edge.
     if all(time > 0 for time, _ in points) and max(p[0] for p in points) > 20 * min(p[0] for p in points):
         axes.set_xscale("log")
     else:

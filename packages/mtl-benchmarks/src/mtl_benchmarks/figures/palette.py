@@ -99,6 +99,7 @@ def method_style(method: str, teleport: str | None = None, *, twin: int = 0) -> 
         >>> method_style("ls") == method_style("ls", "cost")
         False
     """
+    # crc32 and not `hash`, which differs from process to process: a method would change its colour between two figures.
     place = _METHODS.index(method) if method in _METHODS else zlib.crc32(method.encode())
     hue, dash = _HUES[place % len(_HUES)], _DASHES[(place // len(_HUES) + twin) % len(_DASHES)]
     if teleport is None:

@@ -127,6 +127,7 @@ def _heat_map(
     if about.log and finite:
         from matplotlib.colors import LogNorm
 
+        # A logarithmic scale needs two different ends, which equal values do not give.
         settings["norm"] = LogNorm(min(finite), max(max(finite), 1.0001 * min(finite)))
     elif not about.signed and finite:
         settings |= {"vmin": min(0.0, *finite), "vmax": max(finite)}

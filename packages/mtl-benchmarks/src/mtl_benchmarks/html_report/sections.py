@@ -94,6 +94,7 @@ def _versions(runs: Iterable[RunResult]) -> dict[str, tuple[dict[str, Any], list
     found: dict[str, tuple[dict[str, Any], list[RunResult]]] = {}
     for run in runs:
         for environment in _environments(run):
+            # What was typed differs from run to run, and threads have a caveat of their own.
             kept = {key: value for key, value in environment.items() if key not in ("argv", "threads")}
             members = found.setdefault(json.dumps(kept, sort_keys=True), (kept, []))[1]
             if run not in members:

@@ -72,6 +72,7 @@ class CNN9(TaskModel):
 
 
 def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    # Without biases: the batch normalisation behind it takes off the mean, and with it any constant.
     layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
     return layer, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
 

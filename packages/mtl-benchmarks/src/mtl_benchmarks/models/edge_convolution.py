@@ -46,6 +46,8 @@ class _Contraction(torch.autograd.Function):
     def forward(x: Tensor, weight: Tensor, *hidden: Tensor) -> Tensor:
         found = []
         for nodes, h in zip(_grouped(x, hidden), hidden, strict=True):
+            # [b, n·k, n] times [b, n, c]: for each target and hidden unit the sum over sources, without a matrix per
+            # edge.
             inner = torch.bmm(h, nodes)
             found.append(inner.reshape(nodes.shape[0] * nodes.shape[1], -1) @ weight)
         return torch.cat(found)
@@ -118,6 +120,7 @@ class EdgeConvolution(nn.Module):
         )
         self.lin = nn.Linear(inputs, outputs, bias=False)
         self.bias = nn.Parameter(torch.zeros(outputs))
+        # As torch-geometric's own layer, so that both networks begin alike.
         bound = inputs**-0.5
         nn.init.uniform_(self.lin.weight, -bound, bound)
 
@@ -148,6 +151,8 @@ class EdgeConvolution(nn.Module):
         for summed, nodes, linked in zip(_grouped(sums, hidden), _grouped(x, hidden), links, strict=True):
             # An atom alone has no neighbours: their mean is zero, as in torch-geometric.
             if linked is None:
+                # The bias gives every edge the same matrix, so that its part is one product with the sum of the
+                # neighbours.
                 others = nodes.sum(1, keepdim=True) - nodes
                 found = (summed + others @ bias) / max(nodes.shape[1] - 1, 1)
             else:

@@ -104,6 +104,7 @@ class GroupedMolecules:
         first = sizes.cumsum(0) - sizes
         place = torch.arange(max(self.sizes), device=self.order.device)
         absent = place >= sizes[:, None]
+        # Any valid row stands for the padding: what is read there is masked out.
         return (first[:, None] + place).masked_fill(absent, 0), absent[..., None]
 
     def to(self, device: str | torch.device) -> GroupedMolecules:
@@ -144,6 +145,7 @@ class GroupedMolecules:
         index, attr, first = [], [], 0
         for nodes, edges, links in placed:
             n = len(nodes)
+            # By source and then target, as torch-geometric lists the edges of a complete graph.
             source, target = links.T.nonzero().T
             index.append(torch.stack([source, target]) + first)
             attr.append(edges[target, source])
@@ -210,6 +212,7 @@ class GroupedMolecules:
         place = table[batch[target]] + row * n + column
         met = torch.bincount(place[inside], minlength=int(sizes.square().sum()))
         wanted = torch.ones_like(met)
+        # The diagonal of an n × n table has every (n + 1)-th place.
         wanted[table[batch] + (torch.arange(len(x), device=x.device) - first) * (sizes[batch] + 1)] = 0
         if not bool(inside.all()) or not torch.equal(met, wanted):
             raise InvalidInputError(

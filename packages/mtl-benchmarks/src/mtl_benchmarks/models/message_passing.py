@@ -81,6 +81,7 @@ class MessagePassing(TaskModel):
         state = out.unsqueeze(0)
         for _ in range(self.rounds):
             message = convolve(out).relu()
+            # A sequence of length 1 with all atoms as its batch: one gated unit, called once per round.
             step, state = self.gru(message.unsqueeze(0), state)
             out = step.squeeze(0)
         return out

@@ -43,7 +43,9 @@ class MPNN(MessagePassing):
         conv, prepared = self.conv, self.conv.prepare(batch.groups)
         x = torch.cat([group.nodes.flatten(0, 1) for group in batch.groups])
         out = self.passed(x, lambda nodes: conv(nodes, prepared))
+        # The set-to-set reading alone is padded: one recurrent step for all molecules instead of one per group.
         places, absent = batch.padding
         read = self.set2set(out[places], absent)
+        # From the order of the groups back to that of the batch.
         found: Tensor = self.lin1(read[batch.order.argsort()]).relu()
         return found

@@ -102,6 +102,8 @@ class GaussianActor(TaskModel):
         mean, log_std = self(observations)
         action = (mean + log_std.exp() * noise).tanh()
         normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+        # The density of tanh(x) is that of x over the derivative 1 − tanh². The constant keeps the logarithm finite
+        # where an action rounds to ±1.
         return action, (normal - (1 - action.square() + 1e-6).log()).sum(-1)
 
 

@@ -88,6 +88,8 @@ class SegNetCrossStitch(TaskModel):
         return values
 
     def _stitched(self, values: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+        # All tasks go on with the same sum, so that it is made once. Nothing changes it in place: every stage begins
+        # with a convolution or an unpooling.
         parts = [w * values[task] for w, task in zip(weights, self.tasks, strict=True) if task in values]
         return dict.fromkeys(values, torch.stack(parts).sum(0))
 

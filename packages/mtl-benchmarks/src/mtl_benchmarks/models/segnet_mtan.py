@@ -80,6 +80,8 @@ class SegNetMTAN(SegNet):
         initialise(self)
 
     def _encoder_attention(self) -> nn.ModuleList:
+        # The first stage reads the shared features alone; the later ones read beside them, with as many channels, what
+        # the task has attended to before.
         return nn.ModuleList(attention(c if s == 0 else 2 * c, c, c) for s, c in enumerate(self.filters))
 
     def _decoder_attention(self) -> nn.ModuleList:

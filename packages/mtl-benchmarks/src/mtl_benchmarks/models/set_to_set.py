@@ -46,6 +46,7 @@ class SetToSet(nn.Module):
         for _ in range(self.steps):
             out, state = self.lstm(read.unsqueeze(0), state)
             query = out.squeeze(0)
+            # The softmax gives exactly 0 there.
             scores = (x @ query.unsqueeze(2)).masked_fill(absent, -torch.inf)
             content = (scores.softmax(1) * x).sum(1)
             read = torch.cat([query, content], dim=1)

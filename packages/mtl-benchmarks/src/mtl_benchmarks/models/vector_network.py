@@ -67,6 +67,7 @@ def vector_network(
         "stages": stages,
         "transitions": lambda: [nn.Linear(width, width)],
         "channels": lambda: (width, width),
+        # PLE has a gate per level, and the second level reads what the first one gives.
         "gate_inputs": lambda: (inputs, width) if "experts" in taken else inputs,
         "kind": lambda: "vectors",
     }

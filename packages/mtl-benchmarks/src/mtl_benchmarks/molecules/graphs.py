@@ -68,6 +68,7 @@ def collate(molecules: Molecules, targets: Tensor) -> MoleculeBatch:
     sizes = molecules.sizes
     b, n = len(molecules), int(sizes.max()) if len(sizes) else 0
     owner = torch.arange(b).repeat_interleave(sizes)
+    # Which molecule each atom is of, and which of its atoms it is: all molecules are laid out at once, without a loop.
     place = torch.arange(len(owner)) - molecules.atoms[:-1].repeat_interleave(sizes)
     elements = molecules.elements.long()
     nodes = torch.zeros(b, n, NODE_FEATURES)
@@ -79,6 +80,7 @@ def collate(molecules: Molecules, targets: Tensor) -> MoleculeBatch:
     bond_owner = torch.arange(b).repeat_interleave(molecules.bonds.diff())
     one, other = molecules.bonded.long().unbind(1)
     kind = molecules.orders.long() - 1
+    # Each bond stands in the data once and is an edge both ways.
     edges[bond_owner, one, other, kind] = 1.0
     edges[bond_owner, other, one, kind] = 1.0
     is_hydrogen = nodes[..., 0]
@@ -86,5 +88,6 @@ def collate(molecules: Molecules, targets: Tensor) -> MoleculeBatch:
     nodes[..., NODE_FEATURES - 1] = (bonded * is_hydrogen[:, None, :]).sum(-1)
     mask = torch.arange(n) < sizes[:, None]
     distance = (at[:, :, None] - at[:, None]).norm(dim=-1)
+    # Between padding and atoms there is a distance, too, to the origin.
     edges[..., -1] = distance * (mask[:, :, None] & mask[:, None])
     return MoleculeBatch(nodes, edges, sizes, targets.to(torch.float32))

@@ -35,6 +35,7 @@ def load_qm9(root: str | Path | None = None) -> Molecules:
         name, made_from = f"qm9pack-{version}", f"qm9pack {version}"
     else:
         files = find_raw(Path(root))
+        # The raw files have no version: their content names the cache, so that other files get another one.
         digest = _digest(files)
         name, made_from = f"qm9-raw-{digest}", f"raw files {digest}"
     path = cache_folder() / f"{name}.npz"

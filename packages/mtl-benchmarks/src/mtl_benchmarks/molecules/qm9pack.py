@@ -102,6 +102,7 @@ def _add_atomisation(molecules: Molecules) -> None:
     names = [name for name, _ in TARGETS]
     owner = torch.arange(len(molecules)).repeat_interleave(molecules.sizes)
     counts = torch.zeros(len(molecules), len(ELEMENTS), dtype=torch.float64)
+    # Accumulated: the same molecule and element occurs once per atom, and a plain assignment would count one.
     counts.index_put_((owner, molecules.elements.long()), torch.ones((), dtype=torch.float64), accumulate=True)
     first, start = names.index("u0"), names.index("u0_atom")
     molecules.targets[:, start : start + 4] = atomisation_energies(molecules.targets[:, first : first + 4], counts)
@@ -124,6 +125,7 @@ def _rows(file: Path) -> Iterator[_Row]:
 
 
 def _read(row: dict[str, str]) -> _Row:
+    # A Python list as text; element symbols hold no quotes.
     symbols = json.loads(row["Elements"].replace("'", '"'))
     # Not JSON: whole numbers are written "0.".
     flat = [float(word) for word in row["XYZ_Ang"].replace("[", "").replace("]", "").split(",")]
@@ -149,8 +151,10 @@ def _bonds(smiles: str, symbols: list[str], positions: list[list[float]]) -> lis
     # math.dist on short lists: arrays of nine atoms cost ten times as much, and there are 130,831 molecules.
     heavy = [index for index, symbol in enumerate(symbols) if symbol != "H"]
     listed, bonds = heavy_bonds(smiles)
+    # Another molecule, or a SMILES that is read wrongly: either would give bonds that look right.
     if sorted(listed) != sorted(symbols[index] for index in heavy):
         raise ValueError(f"the heavy atoms of {smiles!r} are not those of the positions")
+    # The usual case; the longest bond shows where it is another order.
     order = heavy
     if listed != [symbols[index] for index in heavy] or _longest(positions, heavy, bonds) > _LONGEST_BOND:
         order = _matched(listed, bonds, symbols, positions, heavy)
@@ -160,6 +164,7 @@ def _bonds(smiles: str, symbols: list[str], positions: list[list[float]]) -> lis
     for index, symbol in enumerate(symbols):
         if symbol == "H" and heavy:
             apart = [math.dist(positions[index], positions[other]) for other in heavy]
+            # Nearest by distance: a hydrogen has one bond, of about 1.1 Å, and the next heavy atom is at 2.
             found.append((heavy[apart.index(min(apart))], index, 1))
     return found
 
@@ -181,6 +186,7 @@ def _matched(
     """
     earlier: list[list[int]] = [[] for _ in listed]
     for one, other, _ in bonds:
+        # For each atom the bonded ones that are placed before it, against which it is tested.
         earlier[max(one, other)].append(min(one, other))
 
     def extended(found: list[int]) -> list[int]:

@@ -122,6 +122,7 @@ def _structures(file: Path) -> Iterator[_Structure]:
 
 def _structure(lines: list[str], where: str) -> _Structure:
     try:
+        # By columns: the form has fixed widths, and numbers of three digits touch.
         n_atoms, n_bonds = int(lines[3][0:3]), int(lines[3][3:6])
         atoms, bonds = lines[4 : 4 + n_atoms], lines[4 + n_atoms : 4 + n_atoms + n_bonds]
         if len(atoms) != n_atoms or len(bonds) != n_bonds:

@@ -54,6 +54,7 @@ def heavy_bonds(smiles: str) -> tuple[list[str], list[tuple[int, int, int]]]:
             ring = digit or two_digits
             if ring in rings:
                 start, before = rings.pop(ring)
+                # The bond's order may stand at the opening digit or at the closing one.
                 bonds.append((last, start, order or before or 1))
             else:
                 rings[ring] = (last, order)

@@ -155,5 +155,7 @@ def _starts(counts: Tensor) -> Tensor:
 def _ranges(starts: Tensor, rows: Tensor) -> Tensor:
     """The entries ``starts[r], …, starts[r + 1] - 1`` for each row r, one after the other."""
     first, counts = starts[rows], starts.diff()[rows]
+    # Where each row's entries begin in the result; from there, the distance to where they are in the source is
+    # constant.
     begin = counts.cumsum(0) - counts
     return torch.arange(int(counts.sum())) + (first - begin).repeat_interleave(counts)

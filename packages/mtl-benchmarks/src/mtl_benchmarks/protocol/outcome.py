@@ -42,6 +42,7 @@ class EarlyStopping(PlainData):
         best, without = -math.inf, 0
         for value in values:
             gain = value if higher_is_better else -value
+            # NaN is no new best: the comparison does not hold.
             if gain > best + self.min_change:
                 best, without = gain, 0
             else:
@@ -113,6 +114,7 @@ class Best(Last):
     def chosen(self, values: Sequence[float], *, higher_is_better: bool) -> slice:
         """The best evaluation; one whose value is not a number is never it, unless all are such."""
         gains = [value if higher_is_better else -value for value in values]
+        # `max` of a list with NaN depends on its order.
         gains = [-math.inf if math.isnan(gain) else gain for gain in gains]
         best = max(gains)
         ties = [k for k, gain in enumerate(gains) if gain == best]

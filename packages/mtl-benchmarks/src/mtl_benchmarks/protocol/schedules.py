@@ -91,6 +91,7 @@ class Constant(PlainData):
     def from_dict(cls, data: Mapping[str, Any]) -> Constant:
         """What :meth:`as_dict` gave."""
         values = read_fields(cls, data)
+        # Both are spans wherever they occur; subclasses add none but `every`.
         for name in ("warm_up", "every"):
             if values.get(name) is not None:
                 values[name] = Span.from_dict(values[name])
@@ -175,6 +176,7 @@ class Cosine(Constant):
 
     def _decayed(self, base: float, place: Place) -> float:
         rise = self._rise(place)
+        # The cosine begins when the rise is over: counted from step 0, it would have fallen before it was reached.
         way = (place.step - rise) / max(1, place.total - rise)
         share = 0.5 * (1.0 + math.cos(math.pi * min(max(way, 0.0), 1.0)))
         return base * (self.final + (1.0 - self.final) * share)
@@ -224,9 +226,11 @@ class Plateau(Constant):
 
     def reductions(self, values: Sequence[float], *, higher_is_better: bool) -> int:
         """How often the rate has been lowered after these evaluations."""
+        # The whole history anew each time: a few hundred numbers, and nothing to be saved.
         best = -math.inf if higher_is_better else math.inf
         without, found = 0, 0
         for value in values:
+            # As torch's, for negative metrics too: there the bar lies on the other side of the best.
             bar = best * (1.0 + self.threshold if higher_is_better else 1.0 - self.threshold)
             if value > bar if higher_is_better else value < bar:
                 best, without = value, 0
@@ -237,6 +241,7 @@ class Plateau(Constant):
         return found
 
     def _decayed(self, base: float, place: Place) -> float:
+        # A group whose own rate is below min_lr is not raised to it.
         return max(base * self.factor**place.reductions, min(base, self.min_lr))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -39,21 +40,25 @@ def own_baselines(config: RunConfig, runs: Iterable[RunResult]) -> tuple[Baselin
         runs: complete runs, among them the single-task ones; others are passed over, and copies count once.
 
     Returns:
-        One baseline per metric of the trained tasks, or none at all if a task has no single-task run, or a value of 0,
-        of which nothing is a share; see :func:`without_share`.
+        One baseline per metric of the trained tasks, or none at all if a task has no single-task run, or a value that
+        nothing can be a share of; see :func:`without_share`.
     """
     found = _own_baselines(config, runs)
-    return found if all(baseline.value for baseline in found) else ()
+    return found if all(map(_has_shares, found)) else ()
 
 
 def without_share(config: RunConfig, runs: Iterable[RunResult]) -> tuple[str, ...]:
-    """Names of the metrics whose single-task value is 0, for which there can be no Δm.
+    """Names of the metrics whose single-task value is 0 or not finite, for which there can be no Δm.
 
     Args:
         config: a multi-task run.
         runs: complete runs, among them the single-task ones.
     """
-    return tuple(baseline.metric.name for baseline in _own_baselines(config, runs) if not baseline.value)
+    return tuple(baseline.metric.name for baseline in _own_baselines(config, runs) if not _has_shares(baseline))
+
+
+def _has_shares(baseline: Baseline) -> bool:
+    return baseline.value != 0.0 and math.isfinite(baseline.value)
 
 
 def _own_baselines(config: RunConfig, runs: Iterable[RunResult]) -> tuple[Baseline, ...]:

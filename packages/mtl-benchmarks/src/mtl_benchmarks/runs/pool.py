@@ -100,12 +100,15 @@ def _run_beside_each_other(
     jobs: Sequence[Job], processes: int, lost: Lost, say: Callable[[str], None] | None
 ) -> Iterator[RunResult | None]:
     """As :func:`_run_in_turn`, each as soon as those before it are there."""
+    # Numbers, not jobs: results are handed out in the order of the jobs, whichever ends first.
     waiting = deque(range(len(jobs)))
     results: dict[int, RunResult | None] = {}
     with _workers(min(processes, len(jobs))) as workers:
         for worker in workers:
             worker.give(waiting, jobs)
         for number in range(len(jobs)):
+            # While this result is not there, whatever comes from any process is dealt with, and those that are done get
+            # the next.
             while number not in results:
                 for worker in _heard_from(workers):
                     kind, content = worker.hear(jobs)
@@ -125,6 +128,8 @@ class _Worker:
     """Another process, which trains one run after the other."""
 
     def __init__(self) -> None:
+        # Spawned: a forked process would have torch's threads in whatever state they were, and CUDA cannot be used in
+        # one at all.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(target=_work, args=(theirs,))
@@ -152,6 +157,7 @@ class _Worker:
         return kind, content
 
     def _gone(self, jobs: Sequence[Job]) -> ResultsDirectoryError:
+        # The pipe may break before the process is gone; its exit code is known only then.
         self.process.join(_PATIENCE)
         code = self.process.exitcode or 0
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
@@ -192,8 +198,10 @@ def _workers(n: int) -> Iterator[list[_Worker]]:
 
 def _work(connection: Connection) -> None:
     """The life of such a process."""
+    # First of all: what is done before it would go on without a parent.
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent sees to its end
+    # Tells a process that ended at its start, as where the script has no main guard, from one that ended at work.
     connection.send(("began", None))
     while (job := connection.recv()) is not None:
         config, path = job
@@ -205,6 +213,7 @@ def _work(connection: Connection) -> None:
                 preparing=lambda text: connection.send(("prepares", text)),
             )
         except Exception as error:  # noqa: BLE001 - it is raised in the parent
+            # A traceback cannot be pickled, and that of the parent ends at the pipe.
             error.add_note("".join(traceback.format_exception(error)))
             connection.send(("failed", _portable(error)))
             continue
@@ -214,9 +223,11 @@ def _work(connection: Connection) -> None:
 def _portable(error: Exception) -> Exception:
     """The error, or where another process could not make it again, one that says the same."""
     try:
+        # Tried here: an error that cannot be read in the parent would raise another one there, without its text.
         again = pickle.loads(pickle.dumps(error))
     except (pickle.PickleError, AttributeError, ImportError, RecursionError, TypeError, ValueError):
         again = None
+    # Some come back as another type without a word.
     return error if type(again) is type(error) else RuntimeError(f"{type(error).__name__}: {error}")
 
 

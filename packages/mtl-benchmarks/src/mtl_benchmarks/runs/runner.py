@@ -101,7 +101,9 @@ def run(
             f"`ranks` must be the number of processes, got {config.ranks} with {ranks.size}. Start {config.ranks} by "
             "torchrun, or resolve the configuration where they run."
         )
+    # Of an earlier run in the same processes.
     ranks.has_parted = False
+    # The others hear from the first what to do; files are its business alone.
     if not ranks.is_first:
         found: RunResult = follow(config, ranks, loading)
         return found
@@ -123,11 +125,14 @@ def _run_first(
     preparing: Callable[[str], None] | None,
 ) -> RunResult:
     files, settings = RunDirectory(directory), config.as_dict()
+    # Before any lock: a complete run on a disk that cannot be written to can still be read.
     if not _is_complete(files, settings):
         make_benchmark(config.benchmark).prepare(preparing or _silence)
         precise = arithmetic(config.training.precision, device=config.device)
         watching = Watching(observers, config, files.path)
         with (
+            # In this order: the lock before anything is drawn or made, and the work closed before generators and lock
+            # are given back.
             files.working(settings) as unlocked,
             seeded(config.seed, threads=config.threads),
             precise,
@@ -137,6 +142,8 @@ def _run_first(
                 work.say(f"{unlocked}: see to it that no other process works on this run")
             work.complete(every=checkpoint_every, progress=watching.beside(progress))
             watching.finish()
+    # Read back even where it was just written, so that a run that was resumed and one that was read give the same
+    # object.
     return load_result(directory)
 
 

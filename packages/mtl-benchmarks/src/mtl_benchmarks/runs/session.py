@@ -91,6 +91,8 @@ def _with_bar(config: RunConfig, collection: Collection, plan: Plan, bars: Progr
 
     def progress(now: Progress) -> None:
         nonlocal shown
+        # Reading losses waits for the device; at every step that would slow the training down. The last step is always
+        # shown.
         if time.perf_counter() - shown < _REFRESH and now.done < now.total:
             return
         shown = time.perf_counter()
@@ -166,12 +168,12 @@ def _remarks(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _without_share(comparisons: Sequence[Comparison], runs: Sequence[RunResult]) -> list[str]:
-    """Why there is no Δm where a task learned alone comes to 0."""
+    """Why there is no Δm where a task learned alone comes to 0, or has diverged."""
     found = []
     for each in comparisons:
         names = without_share(each.config, runs)
         if names:
-            found.append(f"{each.title}: no Δm, as the single-task value of {', '.join(names)} is 0.")
+            found.append(f"{each.title}: no Δm, as the single-task value of {', '.join(names)} is 0 or not finite.")
     return found
 
 

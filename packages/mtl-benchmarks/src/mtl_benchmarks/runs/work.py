@@ -56,9 +56,12 @@ class Work:
         self.found = files.checkpoints.read(config.as_dict())
         self.identity = uuid.uuid4().hex if self.found is None else self.found.run
         self.sessions = Sessions(() if self.found is None else self.found.sessions, say=self.say)
+        # Of the file as it lies there, for a run that is complete but for its result.
         self.seal = files.checkpoints.seal()
         self.safe = None if self.found is None else self.found.position
         self.has_saved = False
+        # The model is made and initialised even where a checkpoint follows: it loads into it, and draws are the same as
+        # before.
         self.trainer = Trainer(config, loading=loading)
         self.watch = Watch(self.trainer)
         if self.found is not None:
@@ -93,10 +96,12 @@ class Work:
         if result is not None:
             self._mend(result)
             return
+        # A run that was broken off between its last checkpoint and its result has nothing left to train.
         if not self.trainer.is_finished:
             self._begin()
         while not self.trainer.is_finished:
             self._advance(every, progress)
+            # After the checkpoint, from what it holds: tables never show what a restart would have to train again.
             for name, content in self._tables().items():
                 self.files.write_table(name, content)
         self._finish()
@@ -111,6 +116,7 @@ class Work:
         except InvalidInputError:
             raise
         except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            # Its digest is right, so that it is not damaged: it is of another version.
             packages = ", ".join(f"{k} {v}" for k, v in found.sessions[-1]["environment"]["packages"].items())
             raise ResultsDirectoryError(
                 f"the checkpoint in {str(self.files.path)!r} must fit the objects of this version, got a state that "
@@ -137,6 +143,7 @@ class Work:
         except (NonFiniteStateError, ResultsDirectoryError):
             raise
         except (NonFiniteLossError, NonFiniteGradientError) as error:
+            # A loss that is NaN is mostly that of parameters that are: they are named if so.
             self._stop(self._non_finite() or str(error), cause=error)
         except Exception as error:
             # What an evaluation or a method says about NaN is not the cause; the NaN is.
@@ -154,6 +161,8 @@ class Work:
         self.sessions.reached(self._position)
         digest = config_digest(self.config.as_dict())
         checkpoint = Checkpoint(self.identity, digest, self.sessions.listed, state)
+        # Read back the first time only: what a method's state is made of does not change within a run, and reading
+        # takes as long as writing.
         self.seal = self.files.checkpoints.write(checkpoint, verify=not self.has_saved)
         self.has_saved, self.safe = True, self._position
 
@@ -170,6 +179,7 @@ class Work:
     def _stop(self, what: str, *, cause: Exception | None = None) -> NoReturn:
         """End the run where its numbers are none, and leave word for who starts it again."""
         at = self._position
+        # Counted from 1, of the step that was taken last.
         epoch = max(0, at["step"] - 1) // self.trainer.steps_per_epoch + 1
         place = f"in epoch {epoch}, after {at['step']} of {self.trainer.total_steps} steps: {what}"
         stays = "There is no checkpoint from before."

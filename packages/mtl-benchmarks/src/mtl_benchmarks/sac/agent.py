@@ -30,6 +30,7 @@ class Temperature(nn.Module):
 
     def __init__(self, value: float) -> None:
         super().__init__()
+        # By its logarithm, so that no step makes it negative.
         self.logarithm = nn.Parameter(torch.tensor([value], dtype=torch.float64).log().float())
 
     def forward(self) -> Tensor:
@@ -97,6 +98,7 @@ class SACAgent:
         self.generator = torch.Generator().manual_seed(seed)
         self.actor = GaussianActor(observations, actions, tasks=self.tasks, hidden=protocol.hidden).to(device)
         self.critic = TwinCritic(observations, actions, tasks=self.tasks, hidden=protocol.hidden).to(device)
+        # A copy: the targets begin where the critics do, and follow them by themselves.
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.temperature = Temperature(protocol.temperature).to(device)
         self._sizes = (observations, actions)
@@ -107,6 +109,8 @@ class SACAgent:
                 self.temperature, self._temperature_values, self.tasks, method(seed + 2), protocol
             ),
         }
+        # Such a method for each of the three parts would need losses above a bound, which those of actor and
+        # temperature are not.
         if not self._components["critic"].is_on_gradients:
             mean = torch.full((len(self.tasks),), 1 / len(self.tasks))
             self._components["actor"].method = FixedWeights(mean)
@@ -139,20 +143,25 @@ class SACAgent:
             NonFiniteLossError: a loss is NaN or infinite.
         """
         batch = batch.to(self.device)
+        # Sorted once, so that every task's samples are a slice; stable, so that the same batch gives the same sums.
         order = batch.tasks.argsort(stable=True)
         counts = torch.bincount(batch.tasks, minlength=len(self.tasks)).tolist()
         observations, n = batch.observations[order], len(order)
+        # Before the critics' step, for all tasks in one pass: no gradient goes through them.
         goals = self._targets(batch)[order]
         critic = self._components["critic"].step(self._by_task(counts, observations, batch.actions[order], goals))
+        # The same noise for the actor's step and for the entropy beside it.
         noise = self.noise(n)
         with torch.no_grad():
             # Of the actor as it was before its step, which the temperature is to follow.
             entropy = -self.actor.sample(observations, noise)[1]
+        # The actor's loss goes through the critics, whose parameters are not to get gradients from it.
         with _constant(self.critic):
             actor = self._components["actor"].step(self._by_task(counts, observations, noise))
         excess = entropy - self.protocol.target_entropy
         temperature = self._components["temperature"].step(self._by_task(counts, excess))
         with torch.no_grad():
+            # By parameters in pairs, in place: the targets are the same tensors for the whole run.
             pairs = zip(self.target.parameters(), self.critic.parameters(), strict=True)
             for target, own in pairs:
                 target.lerp_(own, self.protocol.target_rate)

@@ -60,6 +60,7 @@ class Component:
 
     def step(self, parts: Parts) -> StepReport:
         """One update by the samples of each task."""
+        # vmap takes one batch per task and no absent one; a small batch may lack one.
         if not (self._vmap and self.is_on_gradients and len(parts) == len(self.problem.tasks)):
             return step(self.problem, parts, self.optimizer, self.method)
         self.optimizer.zero_grad(set_to_none=True)
@@ -96,6 +97,7 @@ def _padded(parts: Parts) -> list[Samples]:
     found = []
     for part in parts.values():
         n = len(part[0])
+        # With weight 0 behind them, the sum over the padded samples is the mean over a task's own.
         weights = part[0].new_full((n,), 1 / n)
         found.append(tuple(pad(value, (0, 0) * (value.ndim - 1) + (0, longest - n)) for value in (*part, weights)))
     return found

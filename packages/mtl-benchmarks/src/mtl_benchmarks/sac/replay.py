@@ -76,6 +76,7 @@ class Replay:
         n = len(new.rewards)
         if n > self.capacity:
             raise InvalidInputError(f"`new` must be at most {self.capacity} transitions, got {n}. Raise `capacity`.")
+        # A ring: what is added last takes the places of the oldest.
         rows = (self._next + torch.arange(n)) % self.capacity
         for name, value in vars(new).items():
             getattr(self._kept, name)[rows] = value
@@ -95,6 +96,7 @@ class Replay:
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept, and where the next one goes."""
+        # What is filled only: a checkpoint early in a run is small.
         return {"next": self._next, **{name: value[: self._size].clone() for name, value in vars(self._kept).items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -36,6 +36,7 @@ class RewardScale:
     def __call__(self, rewards: numpy.ndarray) -> numpy.ndarray:
         """The rewards ``[m]`` of one step, scaled, after they were taken into account."""
         self._mean = (1 - self._rate) * self._mean + self._rate * rewards
+        # Around the mean that has just moved, not the one before: the formula of the class.
         self._variance = (1 - self._rate) * self._variance + self._rate * (rewards - self._mean) ** 2
         scaled: numpy.ndarray = rewards / (numpy.sqrt(self._variance) + _FLOOR)
         return scaled

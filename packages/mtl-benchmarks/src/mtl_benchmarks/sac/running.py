@@ -115,6 +115,7 @@ def _complete(
     if found is not None:
         seconds = float(found.state["seconds"])
         training.load_state_dict(found.state["training"])
+    # As if the run had begun that long ago: its seconds go on.
     begin = time.perf_counter() - seconds
 
     def position() -> dict[str, int]:
@@ -129,9 +130,11 @@ def _complete(
         return seal
 
     sessions.begin(position())
+    # A checkpoint before the first step, too: it tells at once whether the method's state can be read back.
     seal = save() if found is None else files.checkpoints.seal()
     while not training.is_finished:
         training.episode()
+        # Steps come by episodes, whose length need not divide the distance between checkpoints.
         is_due = training.step // checkpoint_every > (training.step - config.protocol.episode) // checkpoint_every
         if config.protocol.is_evaluated(training.step) or is_due:
             seal = save()

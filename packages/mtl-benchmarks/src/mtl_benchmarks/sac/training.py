@@ -42,6 +42,8 @@ class Training:
         self.rows: list[dict[str, float]] = []
         self._arena = Arena(config.tasks, world=config.world, seed=config.seed)
         self._scale = RewardScale(len(config.tasks), rate=config.protocol.reward_rate)
+        # The simulator says how long an observation is; an episode begins the same way every time, so that asking
+        # changes nothing.
         size = self._arena.begin().shape[1]
         self._replay = Replay(config.protocol.capacity, size, _N_ACTIONS)
         self._agent = SACAgent(
@@ -85,6 +87,7 @@ class Training:
         return self._agent.update(self._replay.draw(self.protocol.batch_size, self._agent.generator))
 
     def _actions(self, observations: numpy.ndarray) -> torch.Tensor:
+        # Uniform in [-1, 1]: an untrained actor stays near the middle, and the replay would hold little else.
         if self.step <= self.protocol.warm_up:
             return 2 * torch.rand(len(observations), _N_ACTIONS, generator=self._agent.generator) - 1
         return self._agent.explore(torch.from_numpy(observations).float())
@@ -96,6 +99,7 @@ class Training:
             Transitions(
                 torch.from_numpy(observations).float(),
                 actions,
+                # Scaled when they are kept: what the scale learns later does not change what was experienced.
                 torch.from_numpy(self._scale(rewards)).float(),
                 torch.from_numpy(following).float(),
                 torch.arange(len(rewards)),
@@ -120,6 +124,7 @@ class Training:
 
         solved = self._arena.successes(act, horizon=self.protocol.episode)
         percent = {f"success_{task}": 100.0 * success for task, success in solved.items()}
+        # Episodes of the warm-up have no updates, and so no losses.
         names = dict.fromkeys(name for row in self._seen for name in row)
         means = {}
         for name in names:

@@ -81,9 +81,11 @@ def cropped(scenes: Scenes, *, scale: float, top: int, left: int) -> Scenes:
 
     def part(values: Tensor, mode: Literal["bilinear", "nearest"]) -> Tensor:
         inner = values[..., top : top + h, left : left + w]
+        # interpolate() takes no such setting with "nearest".
         corners = True if mode == "bilinear" else None
         return functional.interpolate(inner, size=(height, width), mode=mode, align_corners=corners)
 
+    # interpolate() takes floating numbers only; class numbers are exact in them.
     labels = part(scenes.labels[:, None].float(), "nearest")[:, 0].long()
     normals = None if scenes.normals is None else part(scenes.normals, "bilinear")
     return Scenes.of(part(scenes.images, "bilinear"), labels, part(scenes.depth, "nearest") / scale, normals)

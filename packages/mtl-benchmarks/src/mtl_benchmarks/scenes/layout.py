@@ -56,6 +56,8 @@ CITYSCAPES = SceneLayout("CityScapes", "label_7", 7, "", normals=False, size=(12
 
 def valid_pixels(target: Tensor) -> Tensor:
     """Where a depth or normal map ``[b, c, h, w]`` was measured, ``[b, 1, h, w]``: its channels do not add up to 0."""
+    # The released code's mask, for the papers' numbers. A normal whose components happen to cancel counts as not
+    # measured.
     return target.sum(1, keepdim=True) != 0
 
 

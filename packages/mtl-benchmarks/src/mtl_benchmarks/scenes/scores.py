@@ -84,12 +84,14 @@ class SceneScores:
             self._confusion += self._confused(outputs["semantic"].argmax(1), scenes.labels).cpu()
         if "depth" in outputs and "depth" in scenes.present:
             mask = valid_pixels(scenes.depth)
+            # In double precision: sums over a split have tens of millions of terms.
             target = scenes.depth[mask].double()
             error = (outputs["depth"][mask].double() - target).abs()
             count = torch.tensor(float(target.numel()), dtype=torch.float64)
             self._depth.append(torch.stack([error.sum().cpu(), (error / target).sum().cpu(), count]))
         if "normal" in outputs and scenes.normals is not None and "normal" in scenes.present:
             mask = valid_pixels(scenes.normals)
+            # Of unit vectors, but for rounding: beyond 1 the arc cosine is NaN.
             cosines = (outputs["normal"] * scenes.normals).sum(1, keepdim=True)[mask].clamp(-1, 1)
             angles = torch.rad2deg(torch.acos(cosines)).float().cpu()
             self._angles.append(angles if self.metrics == "pixel" else _summary(angles)[None])

@@ -44,6 +44,8 @@ class _Folders(DataSource):
         Args:
             root: the folder of the data; it need not exist.
         """
+        # In this order as each presumes the one before: contents cannot be read where files are missing, and a size is
+        # a size only where files have one.
         found = [problem for split in _SPLITS for problem in folder_problems(root, split, self.layout)]
         found = found or [problem for split in _SPLITS for problem in content_problems(root, split, self.layout)]
         return found or self._wrong_size(root)
@@ -206,6 +208,7 @@ class _Generated(_Folders):
                 for name, path in self._files(root, split, index).items():
                     content = io.BytesIO()
                     numpy.save(content, arrays[name], allow_pickle=False)
+                    # Not flushed to the disk: what a power cut damages is named by `problems` and can be drawn again.
                     write_atomically(path, content.getvalue(), durable=False)
                 if done % 100 == 0 or done == len(missing):
                     said(f"{root / split}: {done} of {len(missing)} {self.kind} drawn")

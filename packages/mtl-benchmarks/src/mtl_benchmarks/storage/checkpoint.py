@@ -52,6 +52,7 @@ class Checkpoint:
             {"run": self.run, "config": self.config, "sessions": list(self.sessions), "state": dict(self.state)}, buffer
         )
         data = buffer.getvalue()
+        # Behind the archive: a reader of zip files looks for their directory from the end backwards, past other bytes.
         return b"".join((data, _SEAL, digest_of(data).encode(), b"\n"))
 
     @classmethod
@@ -68,6 +69,7 @@ class Checkpoint:
         if seal[len(_SEAL) : -1] != digest_of(data).encode():
             raise damaged(path, "content with another digest")
         try:
+            # weights_only, since a pickle can run anything: a checkpoint may come from somebody else.
             found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             named = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -114,7 +116,9 @@ class Checkpoints:
         content = checkpoint.to_bytes()
         if verify:
             Checkpoint.from_bytes(content, self.newest)
+        # The new one is on the disk, under a passing name, before either of the others is touched.
         with part_of(self.newest, content) as part:
+            # Killed between the two renames, there is no file of this name, and the one before stands in; see `read`.
             if exists(self.newest):
                 rename(self.newest, self.previous)
             rename(part, self.newest)

@@ -58,6 +58,7 @@ def canonical(data: Any) -> bytes:
 
 def sealed(data: Mapping[str, Any], path: Path) -> str:
     """Plain data as JSON with the name of its file and the digest of all of it, for :func:`unsealed`."""
+    # With its name: a whole file copied over another would have a right digest.
     whole = {"file": path.name, **data}
     return json.dumps({**whole, "digest": digest_of(canonical(whole))}, indent=2) + "\n"
 
@@ -136,9 +137,12 @@ def part_of(path: Path, content: bytes | str, *, durable: bool = True) -> Iterat
     data = memoryview(content.encode() if isinstance(content, str) else content)
     try:
         with on_disk(path, "writable"):
+            # By the system's calls rather than open(): each error then has its number, and nothing is buffered that
+            # could fail on closing.
             handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
             try:
                 while data:
+                    # A write may take a part only, as on a disk that is nearly full.
                     data = data[os.write(handle, data) :]
                 if durable:
                     os.fsync(handle)
@@ -154,6 +158,7 @@ def part_of(path: Path, content: bytes | str, *, durable: bool = True) -> Iterat
 def rename(old: Path, new: Path, *, durable: bool = True) -> None:
     """Give a file another name, in place of what had it."""
     with on_disk(new, "writable"):
+        # In one step, as POSIX promises within one directory: a reader finds the old file or the new one.
         os.replace(old, new)
         if durable:
             _flush_names(new.parent)
@@ -176,6 +181,7 @@ def exists(path: Path) -> bool:
     """Whether there is anything of that name, a link that leads nowhere included."""
     try:
         with on_disk(path, "readable"):
+            # Not the target: a link that leads nowhere is something in the way.
             os.lstat(path)
     except ResultsDirectoryError as error:
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):

@@ -39,6 +39,8 @@ def locked(path: Path) -> Iterator[str | None]:
         yield "this platform has no file locks"
         return
     with on_disk(path, "writable"):
+        # The file stays when the lock ends: removed, a second process might hold a lock on a file that is no longer
+        # there, and a third on a new one.
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         with on_disk(path, "writable"):
@@ -55,6 +57,7 @@ def locked(path: Path) -> Iterator[str | None]:
 
 def _flock(handle: int, path: Path) -> str | None:
     try:
+        # Without waiting: who starts a run twice is to hear of it.
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ResultsDirectoryError(

@@ -36,6 +36,7 @@ def kind_of(path: Path) -> Kind | None:
     """
     if not is_directory(path):
         return None
+    # A process that was killed before it wrote the marker leaves its lock file.
     names = [name for name in entries(path) if name != LOCK]
     if MARKER not in names:
         if names:
@@ -58,6 +59,7 @@ def _other_marker(path: Path, content: bytes) -> ResultsDirectoryError:
     except (ValueError, KeyError, TypeError):
         found = FORMAT
     if found == FORMAT:
+        # A marker of our format that is not one of ours to the byte was edited or cut off.
         line = marker("run" if exists(path / "config.json") else "collection").decode().strip()
         way_out = f"If the directory is of mtl-bench, write {line} into it."
         return damaged(path / MARKER, repr(content[:80]), way_out)

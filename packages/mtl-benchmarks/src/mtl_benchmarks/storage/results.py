@@ -114,6 +114,8 @@ class RunDirectory:
         Raises:
             ResultsDirectoryError: another process works on it, or the directory is not empty and not this run's.
         """
+        # Twice: first without a trace, since another run's directory is not even to get a lock file, and once more when
+        # nobody else can change it.
         self.refuse_other(config)
         make_directory(self.path)
         with locked(self.path / LOCK) as unlocked:
@@ -130,6 +132,7 @@ class RunDirectory:
         """Refuse a directory that is not of the run with this configuration; whether it is one already."""
         begun = refuse_kind(self.path, self.kind)
         if begun and exists(self.config_file):
+            # As JSON would give it back: tuples and lists are the same there.
             changed = differing(self.read_config(), json.loads(json.dumps(config)))
             if changed:
                 raise ResultsDirectoryError(
@@ -220,6 +223,7 @@ class RunDirectory:
             found[name] = read(path)
             if digest_of(found[name]) != digest:
                 raise damaged(path, "content with another digest than result.json has of it")
+        # A table that the result does not know, such as the path of another run, would be read along with it.
         for name in TABLES:
             if name not in found and exists(self.path / name):
                 raise damaged(self.path / name, "a file that this run has not written", "Move it away.")

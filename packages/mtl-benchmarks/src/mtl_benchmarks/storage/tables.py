@@ -31,6 +31,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
+    # repr() of a float reads back to the same bits, and is the same on every machine.
     writer.writerows([repr(cell) if isinstance(cell, float) else cell for cell in row] for row in rows)
     return buffer.getvalue().encode()
 

@@ -18,9 +18,10 @@ from rich.table import Table
 
 from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.comparison import Estimate, Moves, moves
+from mtl_benchmarks.comparison.groups import relative_loss
 from mtl_benchmarks.components.making import ADAPTERS, make_benchmark
 from mtl_benchmarks.components.options import Choice, construct
-from mtl_benchmarks.metrics import Metric, delta_m
+from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.runs.baselines import own_baselines, single_tasks
 from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.pool import run_all
@@ -98,6 +99,7 @@ def ablate(
     singles = train(single_tasks([resolve(None, seed) for seed in seeds]))
     baselines = own_baselines(resolve(None, seeds[0]), singles)
     trained: dict[tuple[str, int], RunResult] = {}
+    # Those first that match nothing: the others need the lengths of their moves.
     for waits in (False, True):
         keys = [(variant, seed) for variant in chosen if (variant.like is not None) == waits for seed in seeds]
         configs = [resolve(matched(v, seed) if waits else v.teleport, seed) for v, seed in keys]
@@ -109,7 +111,7 @@ def ablate(
     for variant in chosen:
         found = {seed: trained[variant.name, seed] for seed in seeds}
         measure = {
-            seed: delta_m(result.values, baselines) if metric is None else result.values[metric.name]
+            seed: relative_loss(result, baselines) if metric is None else result.values[metric.name]
             for seed, result in found.items()
         }
         seconds = statistics.fmean(result.seconds for result in found.values())

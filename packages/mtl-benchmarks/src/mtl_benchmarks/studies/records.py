@@ -45,7 +45,8 @@ class Record:
         seed: of the run.
         moves: teleports that were kept.
         seconds: of training, on the clock.
-        diverged: whether it ended because its numbers became none; then it has no values.
+        diverged: whether it ended because its numbers became none, or with a metric that is not finite; then it has no
+            values.
         values: metric → value at the reported epoch.
     """
 
@@ -127,6 +128,7 @@ def _record(cells: Mapping[str | None, str | None], names: Sequence[str], where:
         raise InvalidInputError(f"{where} must hold numbers from `seed` on, got {error}.") from None
     if text["diverged"] not in ("", "yes") or not all(map(math.isfinite, values.values())):
         raise InvalidInputError(f"{where} must hold finite values, and 'yes' or nothing for `diverged`.")
+    # A run that has both, or neither, was edited or cut off.
     if bool(values) == (text["diverged"] == "yes"):
         raise InvalidInputError(f"{where} must hold values, or say that the run diverged, got both or neither.")
     benchmark, case, protocol, task, method, way, control = (text[name] for name in COLUMNS[:7])

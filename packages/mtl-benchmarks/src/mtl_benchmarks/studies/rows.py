@@ -73,9 +73,12 @@ def rows_of(records: Iterable[Record]) -> list[StudyRow]:
     def measured(record: Record) -> float:
         return delta_m(record.values, baselines) if metric is None else record.values[metric.name]
 
+    # By identity: records are not hashable, as their values are a mapping.
     known = {id(record): measured(record) for record in joint if not record.diverged}
     if not known:
         raise InvalidInputError("`records` must hold a joint run that ended with numbers, got none.")
+    # Left out, a way that diverges would look better than it is; counted as the worst of the others it is flattered
+    # still.
     lost = (max if metric is None or not metric.higher_is_better else min)(known.values())
     rows = []
     for method in dict.fromkeys(record.method for record in joint):

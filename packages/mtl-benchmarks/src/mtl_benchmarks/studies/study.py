@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,7 @@ def study(
         return RunConfig.resolve(benchmark, method, teleport, seed=seed, **(settings or {}))
 
     def train(planned: Sequence[_Planned]) -> None:
+        # One run can be planned several times: controls of two COSTs that never moved are both the method alone.
         wanted = {each.config.name: each.config for each in planned}
         fresh = [config for name, config in wanted.items() if name not in results.keys() | diverged]
         found = run_all(fresh, out, processes=processes, progress=progress, say=say, spare=spare)
@@ -123,6 +125,7 @@ def study(
         for seed in seeds
     ]
     alone = [_Planned(config, config.tasks[0], "", ALONE) for config in single_tasks(each.config for each in joint)]
+    # Controls come after the runs whose moves they repeat: their lengths and steps are not known before.
     train([*alone, *joint])
     controlled: list[_Planned] = []
     for each in joint:
@@ -143,6 +146,9 @@ def study(
 
 def _record(planned: _Planned, result: RunResult | None, protocol: str) -> Record:
     config = planned.config
+    # A run can end with finite parameters and a metric that is not, such as the overflow of a square. It is recorded as
+    # one that diverged: tables of records hold finite values, and no difference or rank can be made of others.
+    diverged = result is None or not all(map(math.isfinite, result.values.values()))
     return Record(
         benchmark=config.benchmark.name,
         case=_options(make_benchmark(config.benchmark).case_options()),
@@ -154,8 +160,8 @@ def _record(planned: _Planned, result: RunResult | None, protocol: str) -> Recor
         seed=config.seed,
         moves=0 if result is None else sum(bool(event.get("accepted")) for event in result.events),
         seconds=0.0 if result is None else result.seconds,
-        diverged=result is None,
-        values={} if result is None else result.values,
+        diverged=diverged,
+        values={} if diverged or result is None else result.values,
     )
 
 

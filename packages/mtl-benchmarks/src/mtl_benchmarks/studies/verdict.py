@@ -71,6 +71,7 @@ def p_value(differences: Sequence[float]) -> float:
     if n < 2:
         raise InvalidInputError(f"`differences` must hold at least two seeds, got {n}.")
     mean, spread = statistics.fmean(differences), statistics.stdev(differences)
+    # t is 0/0 or infinite: methods that draw nothing give the same difference with every seed.
     if spread == 0.0:
         return 1.0 if mean == 0.0 else 0.0
     return 2.0 * float(stdtr(n - 1, -abs(mean) * math.sqrt(n) / spread))

@@ -106,11 +106,13 @@ def collect_demonstrations(
     Raises:
         InvalidInputError: an expert reaches none of its goals.
     """
+    # One job per episode: their lengths differ by tenfold, and workers take the next when they are done.
     jobs = [(world, task, goal, horizon, noise) for task in tasks for goal in range(n_episodes)]
     told = counted("experts demonstrate", len(jobs), say)
     played: list[Episode] = workers.map(_demonstrate, jobs, done=told)
     of_task = [played[k * n_episodes : (k + 1) * n_episodes] for k in range(len(tasks))]
     failing = [task for task, each in zip(tasks, of_task, strict=True) if not any(e.success for e in each)]
+    # Otherwise a policy would be taught to fail, and nothing would tell.
     refuse_failing(failing, n_goals=n_episodes, horizon=horizon)
     lengths = [sum(len(episode.actions) for episode in episodes) for episodes in of_task]
     ids = [numpy.repeat(range(len(each)), [len(e.actions) for e in each]) for each in of_task]

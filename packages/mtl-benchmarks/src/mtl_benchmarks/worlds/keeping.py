@@ -50,6 +50,7 @@ def read_kept(kind: str, settings: str, *, world: str) -> dict[str, numpy.ndarra
 def _place(kind: str, settings: str, world: str) -> tuple[Path, str]:
     simulator = _simulator(world)
     name = f"mt10-{kind}-{simulator.replace(' ', '').replace(':', '.')}-{settings}.npz"
+    # Simulator, its version and all settings in the name: another version of it gives other episodes.
     return cache_folder() / name, f"{kind} of {simulator}, {settings}, version {_VERSION}"
 
 

@@ -63,6 +63,7 @@ class MetaWorld:
         self._goals = int(non_negative("goals", goals))
         self._blocks: dict[int, Any] = {}
         self._expert: Any = ENV_POLICY_MAP[self._name]()
+        # One environment for all goals, since making one loads the whole simulator.
         self._environment: Any = self._block(0).train_classes[self._name]()
 
     def _block(self, number: int) -> Any:
@@ -79,6 +80,7 @@ class MetaWorld:
         block, place = divmod(int(non_negative("goal", goal)), _GOALS)
         # By set_task alone: the private freeze flag hides the goal, and experts then fail without a word.
         self._environment.set_task(self._block(block).train_tasks[place])
+        # Seeded by the goal: an episode is the same whatever was played before it.
         observation = self._environment.reset(seed=goal)[0]
         if not numpy.any(observation[_GOAL_PART]):
             raise InvalidInputError(

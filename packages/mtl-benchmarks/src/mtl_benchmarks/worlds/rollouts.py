@@ -86,6 +86,8 @@ def play(
         action = act(observation)
         seen.append(observation)
         done.append(action)
+        # The expert's own action is kept, what was done is disturbed: the policy learns what to do from where noise has
+        # led.
         observation, _, success = world.step(action if noise is None else action + noise())
         if success:
             break
@@ -123,6 +125,7 @@ def success_rates(
     """
     positive_int("n_goals", n_goals)
     assert isinstance(policy, nn.Module)
+    # A copy, since the policy goes on being trained, and its mode is not to change.
     copied = copy.deepcopy(policy).cpu().eval()
     starts = range(first, first + n_goals, _JOB)
     jobs = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -83,7 +84,8 @@ class Workers:
             following = next(todo, None)
             if following is not None:
                 number, job = following
-                pipe.send((function, job))
+                with _alive():
+                    pipe.send((function, job))
                 busy[pipe] = number
 
         try:
@@ -93,19 +95,17 @@ class Workers:
                 for ready in wait(list(busy)):
                     assert isinstance(ready, Connection)
                     pipe = ready
-                    error, value = pipe.recv()
+                    # The pipe alone: an OSError of the job's own comes through it and says something else.
+                    with _alive():
+                        error, value = pipe.recv()
                     if error is not None:
                         raise error
                     keep(busy.pop(pipe), value)
                     give(pipe)
-        except (EOFError, OSError) as error:
-            raise WorkerError(
-                f"a worker process ended in the middle of its work ({type(error).__name__}): it was killed, or ran out "
-                "of memory. Try again, with fewer processes if memory is short."
-            ) from None
         finally:
+            # After an error some jobs are still under way, and nobody waits for what they give.
             if busy:
-                self.close()  # what is still under way belongs to no one
+                self.close()
         return [found[number] for number in range(len(jobs))]
 
     def _start(self) -> None:
@@ -116,12 +116,14 @@ class Workers:
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs,), daemon=True)
             process.start()
+            # Only the child holds that end then, so that this one sees when it is gone.
             theirs.close()
             self._started.append((process, ours))
 
     def close(self) -> None:
         """End the processes."""
         for _, pipe in self._started:
+            # The processes end when their pipe does.
             pipe.close()
         for process, _ in self._started:
             process.join(timeout=5)
@@ -150,6 +152,18 @@ def counted(what: str, total: int, say: Callable[[str], None] | None) -> Callabl
     return done
 
 
+@contextmanager
+def _alive() -> Iterator[None]:
+    """Say that the process at the other end of a pipe is gone."""
+    try:
+        yield
+    except (EOFError, OSError) as error:
+        raise WorkerError(
+            f"a worker process ended in the middle of its work ({type(error).__name__}): it was killed, or ran out of "
+            "memory. Try again, with fewer processes if memory is short."
+        ) from None
+
+
 def shared_workers() -> Workers:
     """The workers of this process, which stay from one evaluation and one run to the next.
 
@@ -175,6 +189,7 @@ def _workers(processes: int) -> Workers:
 
 def _serve(pipe: Connection) -> None:
     """Do what comes until the other end is closed, which it is when that process ends."""
+    # As many processes as CPUs: threads of each would only wait for one another.
     torch.set_num_threads(1)
     while True:
         try:

@@ -43,6 +43,8 @@ def is_on_host(values: Tensor) -> bool:
 def _grad(root: Root, inputs: Sequence[Tensor], retain_graph: bool) -> Row:
     if root is None:
         return (None,) * len(inputs)
+    # An unused input is a parameter that the task does not touch, which is no error: its gradient counts as zero. The
+    # two branches do the same; torch declares sequences of edges or of tensors, not of either.
     if isinstance(root, GradientEdge):
         return torch.autograd.grad([root], inputs, retain_graph=retain_graph, allow_unused=True)
     if isinstance(root, Tensor):
@@ -89,6 +91,7 @@ def batched_rows(
     """As ``sequential_rows``, ``chunk_size`` tasks at a time by batched vector-Jacobian products."""
     # Batching needs one output with a row of seeds a task; here each pass runs all heads, with zeros for other tasks'.
     losses = outputs if isinstance(outputs, Tensor) else torch.stack(outputs)
+    # Row i seeds loss i alone: the product with it is the i-th row of the Jacobian.
     seeds = torch.eye(len(losses), dtype=losses.dtype, device=losses.device)
     head_rows: list[Row] = []
     for start in range(0, len(losses), chunk_size):
@@ -124,6 +127,7 @@ def head_gradients(
     head_rows: list[Row] = []
     detached: list[str] = []
     for name, root, places in zip(names, roots_of(outputs), owned, strict=True):
+        # Kept, since tasks may have operations above the features in common.
         found = _grad(root, (*features, *[heads[k] for k in places]), True)
         at_features.append(found[: len(features)])
         if not any(g is not None for g in at_features[-1]):
@@ -160,6 +164,7 @@ def feature_rows(
             row = torch.autograd.grad(before, shared, own, retain_graph=keep, allow_unused=True)
             store.row(start, row)
             continue
+        # In a batch every seed needs a value, also for a task that does not use the feature.
         used = [j for j in range(len(features)) if any(row[j] is not None for row in part)]
         starts = [features[j] for j in used]
         seeds = [
@@ -198,6 +203,7 @@ def full_losses(outputs: Outputs, n_tasks: int, index: Sequence[int]) -> Tensor:
     """The losses ``[m]``, detached, with NaN for tasks outside ``index``."""
     values = outputs.detach() if isinstance(outputs, Tensor) else torch.stack([loss.detach() for loss in outputs])
     if len(index) == n_tasks:
+        # detach() shares memory with the user's tensor, which may be written to later.
         return values.clone()
     return values.new_full((n_tasks,), float("nan")).index_put((torch.tensor(index, device=values.device),), values)
 

@@ -26,7 +26,10 @@ def heads_above(
         InvalidInputError: naming the tasks whose loss reaches the shared parameters past the features.
     """
     # A feature may itself be a shared parameter: then it is an end of the heads and no way past the features.
+    # A frozen tensor has no node in the graph.
     numbers = [k for k, h in enumerate(heads) if h.requires_grad]
+    # By edges, not nodes: the pieces of one split are features of their own and share their node. Taken for one
+    # another, a part of the gradient was lost.
     edges = edges_of([*features, *shared, *[heads[k] for k in numbers]])
     below = len(features) + len(shared)
     ends = set(edges[: len(features)])

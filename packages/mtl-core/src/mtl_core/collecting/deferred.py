@@ -99,6 +99,8 @@ class DeferredStore(GradientStore):
         """
         if not self._is_exact or not is_on_host(self._gramian) or not is_on_host(weights):
             return
+        # What must agree is the squared norm of the sum. Its rounding is relative to the terms, not to the sum, which
+        # may cancel to nothing.
         known = weights.detach().to(torch.float64)
         squares = [_square(g) for g in found if g is not None]
         square = float(torch.stack(squares).sum()) if squares else 0.0
@@ -131,6 +133,7 @@ _AGREES = 1e-2
 def _square(gradient: Tensor) -> Tensor:
     stored = gradient.coalesce().values() if gradient.layout == torch.sparse_coo else gradient
     real = torch.view_as_real(stored) if stored.is_complex() else stored
+    # In half precision, which ends at 65,504, the square of an entry of 256 overflows.
     wide = torch.float64 if real.dtype == torch.float64 else torch.float32
     squared: Tensor = torch.linalg.vector_norm(real, dtype=wide).double() ** 2
     return squared
@@ -158,6 +161,7 @@ def through_features(
         flatten_into(matrix[k], row, features)
 
     def backward(weights: Tensor) -> Sequence[Tensor | None]:
+        # Linearity: the trunk is differentiated once, for the weighted sum of the gradients at the features.
         combined = pick(weights, index).to(matrix.dtype) @ matrix
         parts = torch.split(combined, [flat_size(z) for z in features])
         seeds = [

@@ -37,11 +37,13 @@ def flatten_into(row: Tensor, gradients: Sequence[Tensor | None], shared: Sequen
     parts: list[Tensor] = []
     for gradient, parameter in zip(gradients, shared, strict=True):
         if gradient is None:
+            # One zero, seen as often as it is needed: no memory beside the row's.
             parts.append(row.new_zeros(()).expand(flat_size(parameter)))
             continue
         dense = gradient.to_dense() if gradient.layout != torch.strided else gradient
         real = torch.view_as_real(dense) if dense.is_complex() else dense
         parts.append(real.reshape(-1) if real.dtype == row.dtype else real.reshape(-1).to(row.dtype))
+    # Straight into the row. In a plain cat the pieces would be copied twice.
     torch.cat(parts, out=row)
 
 

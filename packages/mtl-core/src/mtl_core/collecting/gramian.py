@@ -34,6 +34,7 @@ def gramian_of(jacobian: Tensor) -> Tensor:
             few = n_tasks <= _FEW_ROWS
             return torch.from_numpy(np.einsum("ij,kj->ik", array, array) if few else array.dot(array.T))
     gramian = matrix @ matrix.T if matrix.dtype == torch.float64 else _in_blocks(matrix)
+    # BLAS need not round both halves alike; solvers rely on exact symmetry.
     return (gramian + gramian.T).mul_(0.5)
 
 
@@ -115,5 +116,7 @@ def cancels(weights: Tensor, gramian: Tensor | None, dtype: torch.dtype) -> bool
     if gramian is None:
         return False
     square = gramian.detach().numpy()
+    # The norm of the sum, sqrt(w'Gw), against the sum of its terms' norms, |w_i| times |g_i|. Rounding is relative to
+    # the terms: from the limit below on, fewer than four digits of the sum would be right.
     terms = float(np.abs(exact).dot(np.sqrt(np.maximum(square.diagonal(), 0.0))))
     return float(exact.dot(square).dot(exact)) <= (1e4 * torch.finfo(dtype).eps * terms) ** 2

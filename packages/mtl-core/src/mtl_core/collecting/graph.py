@@ -58,6 +58,7 @@ def roots_of(outputs: Outputs) -> list[Root]:
         return [None] * len(outputs)
     stack = outputs.grad_fn
     if stack is not None and stack.name().startswith("StackBackward"):
+        # Edges in place of the scalars, which nothing may hold any more: a caller may have stacked and dropped them.
         # An input without a graph has no node: the loss of a detached task.
         return [None if node is None else GradientEdge(node, nr) for node, nr in stack.next_functions]
     return [Joint(outputs, i) for i in range(len(outputs))]
@@ -116,6 +117,7 @@ def edges_of(tensors: Iterable[Tensor]) -> list[tuple[Node, int]]:
     backward pass.
     """
     found: list[tuple[Node, int]] = []
+    # Where gradients are switched off a view has no node.
     with torch.enable_grad():
         for tensor in tensors:
             made: Any = tensor.grad_fn
@@ -217,6 +219,7 @@ def batches_well(starts: Sequence[Tensor], most: int) -> bool:
         if node.name() not in _BATCHED:
             return False
         # The size of what enters each operation's backward pass, which batching multiplies by the number of tasks.
+        # Torch has no public name for it.
         entries += sum(math.prod(place.shape) for place in node._input_metadata)
         if entries > most:
             return False

@@ -33,6 +33,7 @@ class HeadGradients:
         n_tasks: int,
     ) -> None:
         self.parameters = tuple(parameters)
+        # Without heads nothing is collected; one empty row per task keeps rows and tasks side by side.
         self.rows: tuple[Row, ...] = tuple(map(tuple, rows)) or ((),) * len(present)
         self._present = tuple(present)
         self._n_tasks = n_tasks
@@ -54,6 +55,7 @@ class HeadGradients:
             found = sums.view(len(counts), counts[0]).sum(dim=1, dtype=torch.float64)
         else:
             found = torch.stack([part.sum(dtype=torch.float64) for part in sums.split(counts)])
+        # 0, or NaN where the sum is not finite; see finite_flag.
         found = found * 0.0
         if len(self._present) == self._n_tasks:
             return found
@@ -95,6 +97,7 @@ class HeadGradients:
                     continue
                 scaled = gradient if moved is None else gradient * moved[task].to(gradient.dtype)
                 before = found[k]
+                # Not in place: autograd may have handed out this tensor for another parameter, too.
                 found[k] = scaled if before is None else before + scaled
         return found
 
@@ -130,6 +133,7 @@ class HeadGradients:
                 if total.numel() and total.data_ptr() in seen:
                     total = total.clone()
                 seen.add(total.data_ptr())
+            # A new tensor, never an addition in place: what undoes a step holds the old one by reference.
             parameter.grad = total if parameter.grad is None else parameter.grad + total
 
 

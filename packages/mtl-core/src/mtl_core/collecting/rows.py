@@ -61,6 +61,7 @@ class GradientRows:
                 if there:
                     # One call for all pieces of a block, since many are as small as a bias.
                     torch._foreach_copy_([place for place, _ in there], [piece for _, piece in there])
+            # Converted block by block: all rows in double precision would take twice the memory of the gradients.
             gramian.addmm_(part, part.T)
         # A product need not round both halves alike; solvers rely on exact symmetry.
         return (gramian + gramian.T).mul_(0.5)

@@ -18,6 +18,8 @@ __all__ = ["PartialStore", "ScatteredStore", "scatter"]
 class PartialStore(GradientStore):
     """The columns of this rank; the Gramian is the sum of all ranks' parts."""
 
+    is_partial = True
+
     def __init__(
         self,
         matrix: Tensor,

@@ -16,7 +16,7 @@ from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.distributed import is_sharded, mean_over_tasks_present_, shard_group
 from mtl_core.errors import InvalidInputError, InvalidJacobianError
 
-__all__ = ["ShardedStore", "differentiate_sharded"]
+__all__ = ["ShardedStore", "differentiate_sharded", "refuse_unshardable"]
 
 
 class ShardedStore(PartialStore):
@@ -74,6 +74,25 @@ def _like(parameter: Tensor, part: Tensor) -> Tensor:
     )
 
 
+def refuse_unshardable(outputs: Outputs, losses: Tensor, shared: Sequence[Tensor]) -> None:
+    """Make sure that there is a backward pass for each task on every rank; to be agreed on before the first.
+
+    Raises:
+        InvalidInputError: a shared parameter is not sharded, or a task is absent.
+    """
+    loose = [k for k, p in enumerate(shared) if not is_sharded([p])]
+    if loose:
+        raise InvalidInputError(
+            f"`shared` must be sharded as a whole or not at all, got {len(loose)} of {len(shared)} parameters that "
+            "are not. Apply fully_shard to the whole model."
+        )
+    if len(losses) != len(outputs):
+        raise InvalidInputError(
+            f"every task must be present where the model is sharded, got {len(outputs)} of {len(losses)}: all ranks "
+            "must go backward together."
+        )
+
+
 def differentiate_sharded(
     outputs: Outputs,
     names: Sequence[str],
@@ -90,23 +109,13 @@ def differentiate_sharded(
     held is put back.
 
     Raises:
-        InvalidInputError: a shared parameter is not sharded, or a task is absent.
         DetachedLossError: a loss reaches no shared parameter.
     """
-    loose = [k for k, p in enumerate(shared) if not is_sharded([p])]
-    if loose:
-        raise InvalidInputError(
-            f"`shared` must be sharded as a whole or not at all, got {len(loose)} of {len(shared)} parameters that "
-            "are not. Apply fully_shard to the whole model."
-        )
-    if len(losses) != len(outputs):
-        raise InvalidInputError(
-            f"every task must be present where the model is sharded, got {len(outputs)} of {len(losses)}: all ranks "
-            "must go backward together."
-        )
     group = shard_group(shared)
     wanted = [*shared, *heads]
+    # By reference: backward() puts new tensors in place of None and so does not write into these.
     before = [p.grad for p in wanted]
+    # Shards of a rank may be empty, where a parameter has fewer rows than there are ranks; they are columns of width 0.
     local = [_local(p) for p in shared]
     matrix = torch.zeros(len(names), sum(p.numel() for p in local), dtype=widest_dtype(shared), device=local[0].device)
     head_rows: list[Row] = []

@@ -67,6 +67,7 @@ class SparseRows:
             if j not in self.ids:
                 yield part.view(parameter.shape)
                 continue
+            # Back from flat columns to touched rows, [rows, ...].
             values = part.view(-1, *parameter.shape[1:])
             # The ids are sorted and each is there once. Saying so saves a sort, and the check would wait for the
             # device.

@@ -28,7 +28,10 @@ class GradientStore(ABC):
         parameters: the shared parameters, in the order of the columns.
         n_tasks: the number of rows.
         touched: which parameters some present task touches. The others take no part in an update.
+        is_partial: whether ``matrix`` holds this rank's columns only.
     """
+
+    is_partial = False
 
     def __init__(self, parameters: Sequence[Tensor], n_tasks: int, touched: Sequence[bool] | None = None) -> None:
         self.parameters = tuple(parameters)
@@ -227,6 +230,7 @@ class DenseStore(GradientStore):
             return
         rows = self._as_rows
         assert isinstance(rows, SparseRows)
+        # The factor goes into the m weights instead of one more pass over the gradients.
         scaled = weights if factor is None else weights * factor.to(weights)
         for k, (parameter, gradient) in enumerate(zip(self.parameters, rows.gradients(scaled.cpu()), strict=True)):
             if self.touched[k]:
@@ -261,6 +265,8 @@ class DenseStore(GradientStore):
 
     def rescale(self, factor: Tensor) -> None:
         """Multiply the gradients by a positive number."""
+        # By way of the matrix: the rows are autograd's own tensors, of which one may stand for several parameters and
+        # would be scaled twice.
         self.matrix.mul_(factor)
 
     def average(self, share: Tensor, group: dist.ProcessGroup) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -12,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mtl_core.collecting.backward import check_finite_losses, is_on_host
+from mtl_core.collecting.exchange import HostCopy, copied_at_once, summed_at_once
 from mtl_core.collecting.heads import HeadGradients
 from mtl_core.collecting.scattered import ScatteredStore
 from mtl_core.collecting.store import DenseStore, DroppedStore, GradientStore
@@ -19,16 +19,6 @@ from mtl_core.distributed import sum_over_ranks_
 from mtl_core.errors import InvalidInputError, NonFiniteGradientError
 
 __all__ = ["TaskGradients"]
-
-
-@dataclass(frozen=True)
-class _Host:
-    """What a step reads from the device, in one copy."""
-
-    gramian: Tensor
-    losses: Tensor
-    counts: list[float] | None
-    broken_heads: list[int]
 
 
 class TaskGradients:
@@ -81,6 +71,7 @@ class TaskGradients:
         self.counts: Tensor | None = None
         self._heads = HeadGradients((), (), self.present, n_tasks) if heads is None else heads
         self._head_flags: Tensor | None = None
+        self._heads_in_shards = False
         self._somewhere: Tensor | None = None
         self._heads_touched: list[bool] | None = None
 
@@ -122,7 +113,24 @@ class TaskGradients:
 
     @property
     def matrix(self) -> Tensor:
-        """The Jacobian ``[m, d]``."""
+        """The Jacobian ``[m, d]``; this rank's columns of it where they are spread over ranks."""
+        return self._store.matrix
+
+    @property
+    def whole_matrix(self) -> Tensor:
+        """The Jacobian ``[m, d]``, for what does not work column by column.
+
+        Raises:
+            InvalidInputError: this rank holds some of the columns only.
+        """
+        # Norms, signs of sums or ranks over some columns are not those of the gradients: each rank would go its own
+        # way, and the parameters would still fit together, so that nothing else tells of it.
+        if self._store.is_partial:
+            raise InvalidInputError(
+                "the whole Jacobian must be on this rank to be worked on, got some of its columns, as of a sharded "
+                "model or with keep='scattered'. Use a method that needs no more than the Gramian, or replicate the "
+                "model and give `group`."
+            )
         return self._store.matrix
 
     @cached_property
@@ -147,37 +155,25 @@ class TaskGradients:
         if not math.isfinite(float(host.gramian.sum())) and not bool(torch.isfinite(host.gramian).all()):
             diagonal = host.gramian.diagonal().tolist()
             self._refuse([i for i in range(self.n_tasks) if not math.isfinite(diagonal[i])], "")
-        if host.broken_heads:
-            self._refuse(host.broken_heads, " of the heads")
+        if not all(map(math.isfinite, host.head_flags)):
+            # The flag may also stand for a sum that overflowed. Other ranks cannot be asked, so that a flag that is
+            # theirs, too, is believed: a rank that looked at its own part alone would go on where another stops.
+            of_ranks = self.group is not None or self._heads_in_shards
+            own = range(self.n_tasks) if of_ranks else self._heads.broken()
+            broken = [i for i in own if not math.isfinite(host.head_flags[i])]
+            if broken:
+                self._refuse(broken, " of the heads")
         return host.gramian
 
     @cached_property
-    def _host(self) -> _Host:
-        gramian = self.gramian
-        columns = [gramian, self.losses.to(gramian).unsqueeze(1)]
-        if self.counts is not None:
-            columns.append(self.counts.to(gramian).unsqueeze(1))
-        if self._head_flags is not None:
-            columns.append(self._head_flags.to(gramian).unsqueeze(1))
-        m, width = self.n_tasks, len(columns) + self.n_tasks - 1
-        flat = torch.cat(columns, dim=1).flatten()
+    def _host(self) -> HostCopy:
+        host = copied_at_once(self.gramian, self.losses, self.counts, self._head_flags, self._somewhere)
         if self._somewhere is not None:
-            flat = torch.cat([flat, self._somewhere.to(flat)])
-        flat = flat.cpu()
-        packed = flat[: m * width].view(m, width)
-        if self._somewhere is not None:
-            somewhere = [count > 0 for count in flat[m * width :].tolist()]
-            self._store.touched = somewhere[: len(self.parameters)]
-            self._heads_touched = somewhere[len(self.parameters) :]
+            # A parameter takes part if some rank touches it.
+            self._store.touched = host.touched[: len(self.parameters)]
+            self._heads_touched = host.touched[len(self.parameters) :]
             self._somewhere = None
-        counts = None if self.counts is None else packed[:, m + 1].tolist()
-        broken: list[int] = []
-        flags = [] if self._head_flags is None else packed[:, -1].tolist()
-        if not all(map(math.isfinite, flags)):
-            # The flag may also stand for a sum that overflowed. Other ranks cannot be asked: there it is believed.
-            own = self._heads.broken() if self.group is None else None
-            broken = [i for i in range(m) if not math.isfinite(flags[i]) and (own is None or i in own)]
-        return _Host(packed[:, :m].contiguous(), packed[:, m], counts, broken)
+        return host
 
     def _refuse(self, broken: list[int], where: str) -> None:
         names = [self.tasks[i] for i in broken]
@@ -195,6 +191,7 @@ class TaskGradients:
         """
         if self._heads.parameters and self._head_flags is None:
             self._head_flags = self._heads.flags()
+            self._heads_in_shards = shards is not None
             if shards is not None:
                 sum_over_ranks_([self._head_flags], shards)
 
@@ -239,6 +236,7 @@ class TaskGradients:
     @property
     def _known_gramian(self) -> Tensor | None:
         """The Gramian on the CPU if somebody has asked for it already."""
+        # Looked for and not asked for: asking would copy it from the device, which not every caller needs.
         return self._host.gramian if "_host" in self.__dict__ else None
 
     def check_weights(self, weights: Tensor) -> Tensor:
@@ -306,34 +304,17 @@ class TaskGradients:
         self._forget_gramian()
 
     def _average_losses(self, group: dist.ProcessGroup) -> Tensor:
-        """The small part of ``average``; returns the factor ``[m]`` of each task's gradient once it is summed.
-
-        What else must agree goes with it in one reduction: which tasks and parameters some rank touches, and whether
-        some rank's head gradients are not finite.
-        """
-        m = self.n_tasks
-        like = self.losses.to(torch.promote_types(self.losses.dtype, torch.float32))
-        counts = torch.zeros_like(like)
-        counts[list(self.present)] = 1.0
-        flags = torch.zeros_like(like) if self._head_flags is None else self._head_flags.to(like)
+        """The small part of ``average``; returns the factor ``[m]`` of each task's gradient once it is summed."""
         touched = [*self._store.touched, *self._heads.touched]
-        packed = torch.cat(
-            [
-                torch.where(counts > 0, like, torch.zeros_like(like)),
-                counts,
-                flags,
-                torch.tensor(touched, dtype=like.dtype, device=like.device),
-            ]
-        )
-        sum_over_ranks_([packed], group)
-        counts = packed[m : 2 * m]
-        self.losses = packed[:m] / counts
-        share = 1.0 / counts.clamp(min=1.0)
+        sums = summed_at_once(self.losses, self.present, self._head_flags, touched, group)
+        self.losses = sums.losses / sums.counts
+        # A task that no rank has: its gradients are zeros, and zero times infinity would be NaN.
+        share = 1.0 / sums.counts.clamp(min=1.0)
         self._heads.scale_tasks(share)
         if self._head_flags is not None:
-            self._head_flags = packed[2 * m : 3 * m]
-        self._somewhere = packed[3 * m :]
-        self.counts, self.group = counts, group
+            self._head_flags = sums.head_flags
+        self._somewhere = sums.touched
+        self.counts, self.group = sums.counts, group
         return share
 
     def assign_heads(self, weights: Tensor | None = None) -> None:
@@ -367,6 +348,7 @@ class TaskGradients:
         Losses, the Gramian if it was asked for, and which parameters were touched stay.
         """
         self._settle()
+        # Not None: what is asked of dropped gradients is refused in words.
         self._store = DroppedStore(self.parameters, self.n_tasks, self._store.touched)
         self.drop_heads()
 
@@ -376,5 +358,6 @@ class TaskGradients:
             _ = self._host
 
     def _forget_gramian(self) -> None:
+        # What cached_property keeps lies in the instance's dictionary.
         self.__dict__.pop("gramian", None)
         self.__dict__.pop("_host", None)

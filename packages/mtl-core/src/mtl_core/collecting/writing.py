@@ -26,6 +26,7 @@ def as_grad(parameter: Tensor, gradient: Tensor) -> Tensor:
     if gradient.layout != torch.strided:
         return gradient if gradient.dtype == parameter.dtype else gradient.to(parameter.dtype)
     shaped = gradient.view(parameter.shape) if gradient.shape != parameter.shape else gradient
+    # The common case first, since _strides takes Python's time for every parameter in every step.
     wanted = parameter.stride() if parameter.is_contiguous() else _strides(parameter)
     if shaped.stride() == wanted and shaped.dtype == parameter.dtype:
         return shaped
@@ -35,11 +36,14 @@ def as_grad(parameter: Tensor, gradient: Tensor) -> Tensor:
 
 def _strides(parameter: Tensor) -> tuple[int, ...]:
     """The parameter's own strides where its entries fill their memory without gaps, else those of rows."""
+    # Innermost dimension first. Where the strides are the running product of the lengths, the entries lie without gaps
+    # and without overlap, as those of a channels-last weight; a slice of a larger tensor fails this.
     order = sorted(range(parameter.dim()), key=parameter.stride)
     size = 1
     for dimension in order:
         length = parameter.shape[dimension]
         if length != 1 and parameter.stride(dimension) != size:
+            # On the meta device nothing is allocated.
             return torch.empty(parameter.shape, device="meta").stride()
         size *= length
     return parameter.stride()
@@ -48,6 +52,7 @@ def _strides(parameter: Tensor) -> tuple[int, ...]:
 def put(parameter: Tensor, gradient: Tensor, *, accumulate: bool) -> None:
     """Write one gradient, or add it to what is there."""
     found = as_grad(parameter, gradient)
+    # A new tensor, never an addition in place: what undoes a step holds the old one by reference.
     parameter.grad = found if parameter.grad is None or not accumulate else parameter.grad + found
 
 

@@ -15,7 +15,7 @@ Fault = Literal["losses", "backward", "nan loss", "nan gradient", "nan head"]
 """What can go wrong in a forward or backward pass: an error in either, or a number that is not one."""
 
 
-class _Mine(torch.autograd.Function):
+class _BrokenBackward(torch.autograd.Function):
     """The identity, whose derivative fails or is NaN."""
 
     @staticmethod
@@ -61,15 +61,15 @@ class FaultyNet(nn.Module):
         fault = self.fault if self.at in (None, self.evaluations) else None
         z = self.trunk(x)
         if fault == "backward":
-            z = _Mine.apply(z, True)  # type: ignore[no-untyped-call]
+            z = _BrokenBackward.apply(z, True)  # type: ignore[no-untyped-call]
         found = {}
         for name in chosen:
             i = tasks.index(name)
             mine = i == self.task
-            entering = _Mine.apply(z, False) if fault == "nan gradient" and mine else z  # type: ignore[no-untyped-call]
+            entering = _BrokenBackward.apply(z, False) if fault == "nan gradient" and mine else z  # type: ignore[no-untyped-call]
             weight = self.heads[i].weight
             if fault == "nan head" and mine:
-                weight = _Mine.apply(weight, False)  # type: ignore[no-untyped-call]
+                weight = _BrokenBackward.apply(weight, False)  # type: ignore[no-untyped-call]
             output = nn.functional.linear(entering, weight, self.heads[i].bias)  # type: ignore[arg-type]
             found[name] = (output - i).square().mean() + 0.1
             if fault == "nan loss" and mine:

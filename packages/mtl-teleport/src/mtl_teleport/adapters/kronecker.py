@@ -35,6 +35,8 @@ class _Kronecker:
         (n1, n2), (k1, k2) = balanced_factors(weight.shape[0]), balanced_factors(math.prod(weight.shape[1:]))
         rank = min(rank, n2, k2)
         self._c = uniform((n1, k1), 1.0, like=weight, generator=generator)
+        # By the whole row's length k = k1 k2, as LoRA's A: for the same B the displacement's entries are of the size
+        # of LoRA's.
         self._a = uniform((rank, k2), (k1 * k2) ** -0.5, like=weight, generator=generator)
         self._b = zeros((n2, rank), like=weight)
         self._scale = alpha / rank

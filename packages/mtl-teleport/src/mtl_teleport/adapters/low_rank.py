@@ -23,6 +23,7 @@ class _LowRank:
         self.tensors: tuple[Tensor, ...] = (self._a, self._b)
 
     def __call__(self, weight: Tensor) -> Tensor:
+        # The factor [n, r] is scaled, not the product [n, k].
         return ((self._scale * self._b) @ self._a).view(weight.shape)
 
 

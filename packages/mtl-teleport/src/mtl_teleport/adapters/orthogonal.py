@@ -22,13 +22,16 @@ class _Rotation:
         self._parts = [(0, full, size)] + ([(full * size, 1, rest)] if rest > 1 else [])
         self._used = sum(blocks * size for _, blocks, size in self._parts)
         self.tensors: tuple[Tensor, ...] = tuple(
-            zeros((blocks, size * (size - 1) // 2), like=weight) for _, blocks, size in self._parts
+            # The entries above the diagonal of a skew-symmetric matrix: no other matrix can be reached.
+            zeros((blocks, size * (size - 1) // 2), like=weight)
+            for _, blocks, size in self._parts
         )
 
     def __call__(self, weight: Tensor) -> Tensor:
         matrix = weight.flatten(1).to(self.tensors[0].dtype)
         pieces = []
         for entries, (start, blocks, size) in zip(self.tensors, self._parts, strict=True):
+            # [blocks, n, size], so that each block meets its own rotation in one batched product.
             part = matrix[:, start : start + blocks * size].unflatten(1, (blocks, size)).transpose(0, 1)
             pieces.append((part @ _cayley_minus_one(entries, size)).transpose(0, 1).flatten(1))
         if self._used < matrix.shape[1]:

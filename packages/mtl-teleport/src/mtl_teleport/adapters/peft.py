@@ -200,15 +200,18 @@ class PeftSession(AdapterSession):
         self._flags = [(p, p.requires_grad) for p in model.parameters()]
         self._attached = True
         own = copy.deepcopy(config)
+        # As one full-match pattern: PEFT matches listed names as suffixes, and so layers of the heads as well.
         own.target_modules = f"(?:{'|'.join(re.escape(name) for name in layers)})"
         before = {id(p) for p in model.parameters()}
         seed = int(torch.randint(2**31, (), generator=generator))
         devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
         try:
+            # PEFT draws from torch's global generator.
             with torch.random.fork_rng(devices=devices):
                 torch.manual_seed(seed)
                 inject_adapter_in_model(own, model, adapter_name=_NAME)
             for name in layers:
+                # PEFT makes its wrappers in training mode, where an adapter's own dropout would draw.
                 model.get_submodule(name).train(model.training)
             self._restore_flags()
             found = [p for p in model.parameters() if id(p) not in before and p.requires_grad]
@@ -217,6 +220,7 @@ class PeftSession(AdapterSession):
                     f"`config` must bring trainable tensors, got {type(config).__name__} with none."
                 )
             self.trainable = tuple(found)
+            # A module that is registered twice is corrupted by functional_call.
             if len({id(m) for m in model.modules()}) != sum(1 for _ in model.named_modules(remove_duplicate=False)):
                 raise DuplicateModuleError(
                     f"{type(config).__name__} registers a module twice, which functional evaluation cannot handle. "
@@ -250,6 +254,7 @@ class PeftSession(AdapterSession):
             for name, parameter in self.shared.items():
                 parameter.data = storage[name]
                 parameter.data.copy_(base[name])
+            # In place of unmerge(), which subtracts what was added and leaves its rounding in the weights.
             for wrapper in wrappers:
                 wrapper.merged_adapters.clear()
 
@@ -262,6 +267,7 @@ class PeftSession(AdapterSession):
         for name, layer in self._layers.items():
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, layer)
+        # It stays behind on the model, and a second attachment would find it.
         if hasattr(model, "peft_config"):
             del model.peft_config
         self._restore_flags()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from mtl_core import Problem, TaskLosses
-from mtl_core.extension import Joint, Root, placed, roots_of
+from mtl_core.extension import Joint, Root, placed, roots_of, together
 from mtl_teleport import ranks
 from mtl_teleport.conditions import Conditions
 from mtl_teleport.sparse import dense_embeddings
@@ -86,9 +86,10 @@ class AdapterSession(ABC):
         With a process group they are means over the ranks, present where some rank has the task.
         """
         self.forwards += 1
-        with self.at(self.parameters() if parameters is None else parameters):
-            losses = self.problem.losses(batch)
         group = self.conditions.group
+        # A rank whose losses raise must not leave the others in the mean below.
+        with together(group), self.at(self.parameters() if parameters is None else parameters):
+            losses = self.problem.losses(batch)
         return losses if group is None else ranks.mean_losses(losses, group)
 
     def differentiate(
@@ -173,22 +174,25 @@ class AdapterSession(ABC):
     ) -> tuple[Tensor, ...]:
         self.backwards += 1
         scale, group = self.conditions.loss_scale, self.conditions.group
-        if not outputs:
-            found = tuple(torch.zeros_like(tensor) for tensor in inputs)
-        else:
-            with self.at(at):
-                found = torch.autograd.grad(
-                    outputs,  # type: ignore[arg-type]
-                    inputs,
-                    [seed if seed is None or scale == 1.0 else seed * scale for seed in seeds],
-                    create_graph=create_graph,
-                    retain_graph=retain_graph,
-                    allow_unused=True,
-                    materialize_grads=True,
-                )
-            found = tuple(g.to_dense() if g.is_sparse else g for g in found)
-            if scale != 1.0:
-                found = tuple(gradient / scale for gradient in found)
+        # Also without an output, as for a task that other ranks have: all must agree before the sum below.
+        with together(group):
+            if not outputs:
+                found = tuple(torch.zeros_like(tensor) for tensor in inputs)
+            else:
+                with self.at(at):
+                    found = torch.autograd.grad(
+                        outputs,  # type: ignore[arg-type]
+                        inputs,
+                        [seed if seed is None or scale == 1.0 else seed * scale for seed in seeds],
+                        create_graph=create_graph,
+                        retain_graph=retain_graph,
+                        allow_unused=True,
+                        materialize_grads=True,
+                    )
+                # What is combined and projected later is dense; an embedding's gradient need not be.
+                found = tuple(g.to_dense() if g.is_sparse else g for g in found)
+                if scale != 1.0:
+                    found = tuple(gradient / scale for gradient in found)
         return found if group is None else ranks.total(found, group)
 
     def merge(self, *, scale: float = 1.0) -> None:
@@ -242,6 +246,7 @@ def _start(root: Root) -> tuple[list[Tensor | GradientEdge], list[Tensor | None]
 
 def displaced(shared: Mapping[str, Tensor], delta: Mapping[str, Tensor], *, scale: float = 1.0) -> dict[str, Tensor]:
     r"""New tensors :math:`\theta + \text{scale}\cdot\Delta\theta` for the parameters that ``delta`` names; detached."""
+    # Rounded once, after scaling: half precision would round a small displacement away before it is scaled.
     return {name: shared[name].detach() + (scale * step).to(shared[name].dtype) for name, step in delta.items()}
 
 

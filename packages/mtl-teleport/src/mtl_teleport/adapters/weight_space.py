@@ -57,6 +57,8 @@ class WeightSpaceSession(AdapterSession):
         """``W + ΔW`` for the adapted weights, the parameters themselves for the others."""
         point: dict[str, Tensor] = {}
         for name, parameter in self.shared.items():
+            # Detached: gradients by the adapter and by the point are wanted, and none is to reach the model's own
+            # parameters.
             weight = parameter.detach()
             displacement = self._displacements.get(name)
             if displacement is None:
@@ -147,6 +149,8 @@ class WeightSpaceAdapter(ABC):
                     f"Supported: {listed}."
                 )
             chosen.update(matched)
+        # In the model's order and not in that of the patterns: each weight draws from one generator, and the same
+        # targets in another order must draw the same.
         return {name: parameter for name, parameter in supported.items() if name in chosen}
 
 
@@ -176,4 +180,5 @@ def zeros(shape: Sequence[int], *, like: Tensor) -> Tensor:
 
 def trainable_dtype(like: Tensor) -> torch.dtype:
     """The dtype in which an adapter of this weight trains: at least float32."""
+    # A step of the adapter is far below the rounding of a half-precision weight, and would add up to nothing.
     return torch.promote_types(like.dtype, torch.float32)

@@ -42,6 +42,7 @@ class AscentSharpness(Sharpness):
     def estimate(self, point: Point) -> Estimate:
         """The difference quotient along the gradient: two evaluations, and three passes once it is differentiated."""
         base = point.combination(point.weights)
+        # The graph is kept for the derivative of the unperturbed part.
         gradients = point.session.differentiate(base, point.tensors, at=point.values, retain_graph=True)
         gain, term = self._ahead(point, gradients)
         return quotient.estimate(point, gain, [term])
@@ -59,6 +60,7 @@ class AscentSharpness(Sharpness):
     ) -> tuple[Tensor, quotient.Term]:
         """The quotient, and the perturbed point with its graph; ``in_place``, it takes the gradients' memory."""
         length = norm(gradients)
+        # At a stationary point there is no direction, and no perturbation.
         step = torch.where(length > 0, self.radius / length, torch.zeros_like(length))
         with torch.no_grad():
             moved = {
@@ -68,5 +70,6 @@ class AscentSharpness(Sharpness):
         moved = {name: tensor.requires_grad_() for name, tensor in moved.items()}
         losses = point.session.evaluate(point.batch, parameters=moved)
         own = point.weights / self.radius
+        # Loss by loss before the weighted sum: the difference of two sums would lose more digits.
         change = losses.values.detach() - point.losses.values.detach()
         return (own.to(change) * change).sum(), quotient.Term(moved, own, losses)

@@ -34,6 +34,8 @@ class Away:
     def of(cls, point: Point, steps: Sequence[Tensor]) -> Away:
         """From a point and how far each of its tensors is moved."""
         values = {
+            # A leaf of its own: its gradient is that by θ' and that by ε alike, and its graph ends here, apart from the
+            # first one.
             name: (tensor.detach() + step.detach().to(tensor)).requires_grad_()
             for (name, tensor), step in zip(point.values.items(), steps, strict=True)
         }
@@ -51,6 +53,7 @@ class Away:
         """
         session, leaves = point.session, list(self.values.values())
         output = point.combination(coefficients, self.losses)
+        # An adapter in the model's layers is reached by a second pass through this graph; a free one by the chain rule.
         found = session.differentiate(output, leaves, at=self.values, retain_graph=not session.has_free_point)
         if not session.has_free_point:
             return point.by_adapter_at(self.values, output), list(found)
@@ -117,6 +120,7 @@ class GradientPoints(Sharpness):
         tried = self._try(point)
 
         def gradient(by_loss: Tensor, by_gain: Tensor) -> Tensor:
+            # The other points first: their graphs are gone before the one of second order is walked.
             pulled, seeds = tried.back_to(point)
             own = point.combination(by_loss.to(tried.here) + by_gain.to(tried.here) * tried.here)
             found = point.session.differentiate_all(

@@ -38,6 +38,8 @@ class ExactSharpness(Sharpness):
         gain, gradients = _differentiable(point)
 
         def gradient(by_loss: Tensor, by_gain: Tensor) -> Tensor:
+            # Of b‖g‖ the derivative is ⟨g', b g/‖g‖⟩: the gradients' own values are the seeds of the second pass, in
+            # one walk with the losses.
             unit = by_gain / _or_one(gain)
             seeds = [g.detach() * unit.to(g) for g in gradients]
             loss = point.combination(by_loss)
@@ -69,6 +71,7 @@ class ExactSharpness(Sharpness):
         def directions() -> tuple[Tensor, Tensor]:
             products = point.session.differentiate(square, point.inputs, at=point.values, retain_graph=False)
             upward = point.pull_back(products)
+            # From ½‖g‖² to ‖g‖.
             return upward / _or_one(gain).to(upward), found.rows
 
         return Slopes(gain, directions, found.gramian)

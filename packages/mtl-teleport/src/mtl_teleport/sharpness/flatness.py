@@ -39,4 +39,5 @@ class Flatness(AscentSharpness):
         self, point: Point, gradients: Sequence[Tensor], *, in_place: bool = False
     ) -> tuple[Tensor, quotient.Term]:
         gain, term = super()._ahead(point, gradients, in_place=in_place)
+        # Both signs, so that value and derivative stay those of one function.
         return -gain, replace(term, coefficients=-term.coefficients)

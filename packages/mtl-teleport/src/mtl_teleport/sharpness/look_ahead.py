@@ -59,6 +59,7 @@ class LookAhead(GradientPoints):
                 "`lr` must be given where no optimiser says it, got None: sharpness='look-ahead' tries the next step. "
                 "Pass optimizer= or lr= to teleport()."
             )
+        # A new one, since the method's own serves every search and the step differs from one to the next.
         bound = LookAhead(self.horizon)
         bound._step = coming
         bound._scale = drift_scale(torch.stack([losses.double() for losses in search.losses]).nanmean(dim=0))
@@ -69,6 +70,7 @@ class LookAhead(GradientPoints):
         index = list(point.losses.index)
         gradients = gradients_with_graph(point, self._step.weights[index])
         rates = [
+            # nηP, per parameter: a number, or one per entry where the optimiser scales each.
             self.horizon * self._step.lr * self._step.scales.get(name, torch.ones(())).to(tensor)
             for name, tensor in zip(point.session.shared, point.tensors, strict=True)
         ]

@@ -58,6 +58,7 @@ class NewtonSharpness(GradientPoints):
         ends = [Away.of(point, [sign * radius * unit for unit in units]) for sign in (1.0, -1.0)]
         here = point.combination(weights).detach()
         ahead, behind = (point.combination(weights, end.losses).detach() for end in ends)
+        # Central differences, of second order both; the three losses are needed anyway.
         slope, curvature = (ahead - behind) / (2.0 * radius), (ahead + behind - 2.0 * here) / radius**2
         if self._floor is None:
             size = curvature.abs() * _FLOOR
@@ -65,6 +66,7 @@ class NewtonSharpness(GradientPoints):
         total = curvature.clamp(min=0.0) + self._floor
         gain = slope.square() / total
         by_slope = slope / total / radius
+        # Where the clamp holds, the curvature has no part in the quotient.
         by_curvature = torch.where(curvature > 0, -gain / total / radius**2, torch.zeros_like(gain))
         shares = [(by_curvature + sign * by_slope).to(weights) * weights for sign in (1.0, -1.0)]
         # What the curvature takes from the loss in the middle is the opposite of what it takes from the two ends.

@@ -51,6 +51,7 @@ class Point:
     @property
     def weights(self) -> Tensor:
         r"""The coefficients ``[k]`` of the present tasks' losses in :math:`L_R = \frac1k\sum_i R_i L_i`."""
+        # Balance is over all tasks, also where a batch lacks some; the mean is over those that are there.
         own = self.balance if self.losses.is_complete else self.balance[list(self.losses.index)]
         return own / len(self.losses.index)
 
@@ -64,6 +65,7 @@ class Point:
         """What leads to the adapter: its own tensors, or the parameters that it displaces, where those are free."""
         if not self.session.has_free_point:
             return list(self.session.trainable)
+        # Parameters that the adapter does not displace are leaves, by which nothing is asked.
         return [tensor for tensor in self.values.values() if tensor.grad_fn is not None]
 
     def pull_back(self, gradients: Sequence[Tensor], by: Sequence[Tensor] | None = None) -> Tensor:
@@ -78,6 +80,7 @@ class Point:
         pairs = zip(self.inputs if by is None else by, gradients, strict=True)
         attached = [(tensor, gradient) for tensor, gradient in pairs if tensor.grad_fn is not None]
         return flat(
+            # Through W + ΔW(φ) alone, without the model; kept, since each task's gradient goes through it.
             torch.autograd.grad(
                 [tensor for tensor, _ in attached],
                 self.session.trainable,
@@ -114,6 +117,7 @@ def flat(tensors: Sequence[Tensor]) -> Tensor:
 def norm(tensors: Sequence[Tensor]) -> Tensor:
     """The norm of all tensors together, in single precision at least."""
     return (
+        # The square of a float16 overflows from 256 on.
         torch.stack([t.float().square().sum() if t.dtype.itemsize < 4 else t.square().sum() for t in tensors])
         .sum()
         .sqrt()

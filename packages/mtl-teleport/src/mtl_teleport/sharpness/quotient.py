@@ -84,6 +84,8 @@ def _ahead(point: Point, terms: Sequence[Term]) -> Tensor:
     """The derivative of the perturbed terms; one graph at a time."""
     total: Tensor | None = None
     for term in terms:
+        # Taken out of the term: a graph is good for one backward pass, and its memory is free again before the next
+        # term's is made. Whoever asks twice has it made anew.
         losses, term.losses = term.losses, None
         if losses is None:
             term.values = {name: tensor.requires_grad_() for name, tensor in term.values.items()}

@@ -111,6 +111,7 @@ class RandomSharpness(Sharpness):
             change = evaluate_at(point.session, point.batch, moved).values - base
             seen = change if self.maximum == "task" else (weights.to(change) * change).sum()[None]
             for place, value in enumerate(seen.tolist()):
+                # The second condition lets a first probe count whose change is NaN, so that there always is one.
                 if abs(value) > best[place][0] or best[place][2] < 0:
                     best[place] = (abs(value), float(value > 0) - float(value < 0), probe)
             kept[probe] = moved
@@ -134,6 +135,7 @@ class RandomSharpness(Sharpness):
         for name, direction in moved.items():
             length = whole if self.norm == "global" else direction.norm()
             scale = torch.where(length > 0, self.radius / length, torch.zeros_like(length))
+            # In the memory of the draw, which is as large as the parameters.
             direction.mul_(scale.to(direction.dtype)).add_(start[name])
         return moved
 

@@ -55,6 +55,7 @@ def task_slopes(point: Point, *, weighted: bool = False, retain_graph: bool = Fa
     total: list[Tensor] = []
     for found in session.each_task_gradient(point.losses, inputs, at=point.values, retain_graph=retain_graph):
         weight = weights[len(rows)]
+        # [p], small; the gradients by the whole point, [d], go on or are let go of.
         rows.append(point.pull_back(found, tensors) if is_free else point.pull_back(found[:own]))
         gradients = found[own:]
         del found
@@ -77,6 +78,7 @@ def _consumed(held: deque[list[Tensor]], weights: Tensor | None, total: list[Ten
     for tensor in point.tensors:
         # One parameter after the other, so that a task's part goes as soon as it is used.
         parts = [gradient.reshape(-1) for gradient in held.popleft()]
+        # Summed over parameters in double precision; within one, in its own, to be spared a wide copy.
         products = _inner_products(parts).to(torch.float64)
         gramian = products if gramian is None else gramian + products
         if weights is not None:

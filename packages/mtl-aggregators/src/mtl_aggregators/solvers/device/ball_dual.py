@@ -52,6 +52,7 @@ def ball_dual(gramian: Tensor, *, linear: float | Tensor, norm: float | Tensor) 
     active = rows.active
     norms = torch.where(active, rows.norms, 0.0)
     pull = (rows.cosines @ norms.unsqueeze(-1)).squeeze(-1)
+    # The squared length of the sum of the gradients, and the terms that it may cancel from.
     squared = (norms * pull).sum(-1, keepdim=True)
     terms = (norms * (rows.cosines.abs() @ norms.unsqueeze(-1)).squeeze(-1)).sum(-1, keepdim=True)
     centred = squared <= 4.0 * EPS * terms
@@ -61,17 +62,20 @@ def ball_dual(gramian: Tensor, *, linear: float | Tensor, norm: float | Tensor) 
     mean = pull / length
     found = _search(cosines, inverse, mean, ratio, active)
     steps, errors = _better(cosines, inverse, mean, ratio, found, active)
+    # By gather: indexing by a tensor would read it and wait for the device.
     best = errors.argmin(0, keepdim=True)
     step = torch.gather(steps, 0, best.expand_as(steps[:1])).squeeze(0)
     shifted = hull(rows, inverse)
     reach = _length(cosines, shifted)
     cone = nonnegative_quadratic(cosines, mean) * ratio * active
     root = (4.0 * RESOLUTION * size) ** 0.5
+    # Both sides are computed and one is chosen at the end: an `if` would wait for the device.
     kink = (reach <= root * shifted.sum(-1, keepdim=True)) & (_length(cosines, cone) <= 1.0)
     step = torch.where(kink, cone, step)
     weights = torch.where(kink, shifted, step) * inverse
     total = weights.sum(-1, keepdim=True)
     count = active.sum(-1, keepdim=True)
+    # Without a mean gradient there is no direction to weigh by; as on the host.
     uniform = torch.where(count > 0, active / count.clamp(min=1), 1.0 / size)
     usable = ~centred & (total > 0.0)
     weights = torch.where(usable, weights / torch.where(usable, total, 1.0), uniform)
@@ -122,6 +126,8 @@ def _search(cosines: Tensor, inverse: Tensor, mean: Tensor, ratio: float | Tenso
     # bracketed by its logarithm, since gradient norms, and with them the shift, may lie decades apart.
     high = torch.where(torch.isfinite(least), ratio / least, 1.0).log() + 1e-6
     low = high - SPAN
+    # One dimension more in front: all shifts of the grid are one batched problem, since launches are what an iteration
+    # costs on a device.
     places = torch.linspace(0.0, 1.0, GRID, dtype=torch.float64, device=cosines.device)
     places = places.reshape(GRID, *([1] * inverse.ndim))
     found = inverse.expand(GRID, *inverse.shape)
@@ -148,6 +154,7 @@ def _better(
     free = active & (found > 1e-9 * found.amax(-1, keepdim=True))
     both = torch.stack([inverse, mean]).unsqueeze(1)
     sides = free.expand(2, *free.shape)
+    # With C y + κ h = μ b on the support, y = μ C⁻¹b − κ C⁻¹h; the length of 1 is a quadratic equation for μ.
     one, other = solve_on(cosines.expand(*sides.shape, cosines.shape[-1]), both.expand_as(sides), sides)
     square = (inverse * one).sum(-1, keepdim=True)
     cross = ratio * (inverse * other).sum(-1, keepdim=True)

@@ -80,6 +80,8 @@ def _two(cosines: Tensor, start: Tensor) -> Tensor:
     first, second = (-progress[..., 0]).clamp(min=0.0) / size, (-progress[..., 1]).clamp(min=0.0) / size
     zero = torch.zeros_like(first)
     # A task that is served up to some roundings is served: a progress of -1e-17 must not decide which case it is.
+    # Is it enough to add the first gradient, or the second? If neither, both are tight, and what makes both products
+    # zero is minus the start.
     alone = progress[..., 1] + cosine * first >= -4.0 * EPS
     other = progress[..., 0] + cosine * second >= -4.0 * EPS
     both = torch.where(other.unsqueeze(-1), torch.stack([zero, second], dim=-1), (-start).clamp(min=0.0))

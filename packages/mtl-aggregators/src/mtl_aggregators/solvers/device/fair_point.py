@@ -46,6 +46,8 @@ def fair_point(gramian: Tensor, alpha: float, *, ridge: float = 1e-3) -> Tensor:
         total = 1.0 + cosine
         log_y = (-0.5 * torch.where(total > 16.0 * EPS, total, total + ridge).log()).expand_as(logs)
     else:
+        # Both problems as one batch: whether the first has a solution is known at the end, and asking before would wait
+        # for the device.
         pair = torch.stack([rows.cosines, rows.cosines + ridge * eye])
         both = logs.expand_as(pair[..., 0])
         found, error = _solve(pair, both, power)
@@ -73,6 +75,8 @@ def _newton(cosines: Tensor, log_a: Tensor, log_y: Tensor, power: float, steps: 
     magnitude = cosines.abs()
     error = torch.full_like(log_y[..., 0], torch.inf)
     best = log_y
+    # A fixed number, since an early end would have to be asked for. The best point seen is kept, as rounding makes the
+    # last steps wander.
     for _ in range(steps):
         known = log_y.clamp(min=SMALLEST)
         y = known.exp()

@@ -56,6 +56,7 @@ def _two(rows: Rows) -> Tensor:
     distance = (first - second).square() + 2.0 * first * second * (1.0 - cosine)
     share = second * (second - first * cosine) / torch.where(distance > 0.0, distance, 1.0)
     share = torch.where(distance > 0.0, share, 0.5).clamp(0.0, 1.0)
+    # A zero row takes no weight: as the shorter one it would otherwise take all.
     share = torch.where(rows.active[..., 1], share, 1.0)
     share = torch.where(rows.active[..., 0], share, 0.0)
     other = torch.where(rows.active[..., 1], 1.0 - share, 0.0)

@@ -28,6 +28,7 @@ def nonnegative_quadratic(matrix: Tensor, linear: Tensor) -> Tensor:
         Mehrotra, *On the implementation of a primal-dual interior point method*, SIAM J. Optim. 1992.
     """
     x = torch.ones_like(linear)
+    # Away from the boundary on both sides: a small product at the start lets the first steps hit it and end there.
     slack = (_times(matrix, x) + linear).clamp(min=1.0)
     for _ in range(STEPS):
         gap = _times(matrix, x) + linear - slack
@@ -35,10 +36,13 @@ def nonnegative_quadratic(matrix: Tensor, linear: Tensor) -> Tensor:
         # cholesky_ex, since cholesky waits for the device to see whether it failed; a failure shows as a step that is
         # not finite.
         root, _ = torch.linalg.cholesky_ex(matrix + torch.diag_embed(slack / x))
+        # Predictor: towards complementarity 0. How far it gets tells how far the products are to be lowered, and how
+        # large the term of second order is.
         first = _solve(root, -gap - slack)
         other = -slack - slack / x * first
         length = _reach(x, first, slack, other, 1.0)
         ahead = ((x + length * first) * (slack + length * other)).mean(dim=-1, keepdim=True)
+        # Corrector, with Mehrotra's cube.
         wanted = centre * (ahead / centre) ** 3 - first * other
         step = _solve(root, -gap - slack + wanted / x)
         other = (wanted - slack * step) / x - slack
@@ -65,6 +69,7 @@ def priced_quadratic(matrix: Tensor, linear: Tensor, prices: Tensor) -> Tensor:
         ``[..., m]``, non-negative.
     """
     x = torch.ones_like(linear)
+    # The constraint's multiplier, at first the largest with q − p · price not negative, within the problem's size.
     price = (linear / prices.clamp(min=1e-300)).amin(-1, keepdim=True).clamp(-1.0, 1.0)
     slack = (_times(matrix, x) + linear - price * prices).clamp(min=1.0)
     for _ in range(STEPS):
@@ -72,6 +77,8 @@ def priced_quadratic(matrix: Tensor, linear: Tensor, prices: Tensor) -> Tensor:
         short = 1.0 - (prices * x).sum(-1, keepdim=True)
         centre = (x * slack).mean(dim=-1, keepdim=True)
         root, _ = torch.linalg.cholesky_ex(matrix + torch.diag_embed(slack / x))
+        # The constraint is a border of one row: two solves with the same factor do, and the matrix stays positive
+        # definite.
         bought = _solve(root, prices.expand_as(x))
         first, _ = _within_budget(root, -gap - slack, prices, bought, short)
         other = -slack - slack / x * first
@@ -118,6 +125,8 @@ def _violation(matrix: Tensor, linear: Tensor, x: Tensor) -> Tensor:
 def solve_on(matrix: Tensor, right: Tensor, free: Tensor) -> Tensor:
     """``x`` with ``(Q x)_i = r_i`` for free coordinates, the others being 0; with one step of refinement."""
     both = free.unsqueeze(-1) & free.unsqueeze(-2)
+    # The others are decoupled by rows of the identity: a smaller matrix would have a size that the device has to tell
+    # first.
     system = torch.where(both, matrix, 0.0) + torch.diag_embed((~free).to(matrix.dtype))
     root, _ = torch.linalg.cholesky_ex(system)
     wanted = torch.where(free, right, 0.0)

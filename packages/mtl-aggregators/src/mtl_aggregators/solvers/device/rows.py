@@ -55,6 +55,7 @@ def unit_rows(gramian: Tensor) -> Rows:
     """Scale the rows of a Gramian ``[..., m, m]`` to unit length."""
     wide = gramian.to(torch.float64)
     squares = wide.diagonal(dim1=-2, dim2=-1)
+    # NaN counts as active, so that a Gramian that is not finite gives weights that are not.
     active = ~(squares <= 0.0)
     largest = squares.amax(dim=-1, keepdim=True)
     scale = torch.where(largest > 0.0, largest, 1.0).sqrt()
@@ -79,6 +80,7 @@ def as_known(gramian: Tensor) -> Tensor:
     size = gramian.shape[-1]
     short = size * torch.finfo(gramian.dtype).eps
     diagonal = torch.diag_embed(wide.diagonal(dim1=-2, dim2=-1))
+    # At most by half, for bfloat16, whose rounding times the number of tasks may pass 1.
     return torch.lerp(0.5 * (wide + wide.mT), diagonal, min(0.5, short))
 
 

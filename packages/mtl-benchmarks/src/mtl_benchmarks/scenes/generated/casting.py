@@ -56,15 +56,18 @@ def look(world: World, camera: Camera, height: int, width: int) -> Seen:
     found += [_enter_balls(world, origin, rays)] if k else []
     depth, surfaces = torch.full((rays.shape[1],), math.inf), torch.full((rays.shape[1],), -1)
     if found:
+        # All boxes and balls in one table [n + k, p]: the nearest of them is what the pixel sees.
         depth, surfaces = torch.cat(found).min(0)
     if world.room is not None:
         far, face = _leave_room(world.room, origin, rays)
+        # Objects may stick out through a wall, which then hides what is behind it.
         outside = far < depth
         depth, surfaces = torch.where(outside, far, depth), torch.where(outside, n + k + face, surfaces)
     seen = torch.isfinite(depth)
     surfaces = torch.where(seen, surfaces, -1)
     points = origin + torch.where(seen, depth, 0.0) * rays
     normals, local = _facing(world, surfaces, points, rays)
+    # −1 would index the last surface.
     labels = torch.where(seen, world.labels[surfaces.clamp(min=0)], -1)
     return Seen(depth, surfaces, labels, torch.where(seen, normals, 0.0), points, local)
 
@@ -76,6 +79,7 @@ def shaded(world: World, seen: Seen, light: Light) -> Tensor:
     lamp's times the cosine between its normal and the direction of the light.
     """
     paints = world.paints[seen.surfaces.clamp(min=0)].T
+    # Not of unit length: for a lamp its end is the lamp itself, so that what lies between is at less than 1 of it.
     towards = torch.tensor(light.at)[:, None].expand_as(seen.points)
     if not light.is_sun:
         towards = towards - seen.points
@@ -110,6 +114,7 @@ def _spans(world: World, origins: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]
         # A ray along a face would divide by 0.
         inverse = torch.where(ray.abs() < _TINY, _TINY, ray).reciprocal_()
         middle, half = -place * inverse, world.halves[:, axis, None] * inverse.abs()
+        # A box is where three slabs overlap: a ray is in it from the last that it enters to the first that it leaves.
         enter = middle - half if axis == 0 else torch.maximum(enter, middle - half)
         leave = middle + half if axis == 0 else torch.minimum(leave, middle + half)
     return enter, leave
@@ -126,6 +131,7 @@ def _enter_balls(world: World, origins: Tensor, rays: Tensor) -> Tensor:
     a = rays.square().sum(0)
     b = (from_centre * rays).sum(1)
     c = from_centre.square().sum(1) - world.balls[:, 3:].square()
+    # Half the usual b, so that the twos cancel. Rays are not of unit length, hence a.
     under = b * b - a * c
     enter = (-b - under.clamp(min=0).sqrt()) / a
     return torch.where((under >= 0) & (enter > 0), enter, math.inf)
@@ -164,6 +170,7 @@ def _facing(world: World, surfaces: Tensor, points: Tensor, rays: Tensor) -> tup
     face = surfaces - n - k
     on_face = face >= 0
     axis, side = face[on_face] // 2, face[on_face] % 2
+    # Faces are seen from within.
     inward = torch.zeros(3, len(axis)).scatter_(0, axis[None], (1.0 - 2.0 * side)[None])
     normals[:, on_face] = inward
     return normals, local

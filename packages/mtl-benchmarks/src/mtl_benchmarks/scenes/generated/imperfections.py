@@ -20,6 +20,7 @@ def blotches(height: int, width: int, generator: torch.Generator, *, cells: int 
     """
     short = min(height, width)
     knots = [max(2, round(side * cells / short)) for side in (height, width)]
+    # Knots in proportion to the picture, so that blotches look alike at every resolution.
     coarse = torch.randn(1, 1, *knots, generator=generator)
     return functional.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=True)[0, 0]
 

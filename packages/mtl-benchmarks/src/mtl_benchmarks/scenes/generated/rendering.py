@@ -60,10 +60,12 @@ def rendered_room(height: int, width: int, *, seed: int, split: int, index: int)
         split: number of the split.
         index: of the picture in it; a picture is a function of these and its size.
     """
+    # Two sources of chance: what stands in the scene does not change with what the sensors draw.
     world, camera, light = room(Random(mixed_seed(seed, split, index, 0)))
     generator = generator_of(seed, split, index, 1)
     seen = look(world, camera, height, width)
     depth = seen.depth.view(height, width)
+    # Of the logarithm: a step of 5 % is an outline near by and far away.
     outlines = edges(depth.log(), 0.05)
     glass = torch.tensor([name in ("window", "tv") for name in ROOM_CLASSES])[seen.labels].view(height, width)
     holes = blotches(height, width, generator)
@@ -99,6 +101,7 @@ def rendered_street(height: int, width: int, *, seed: int, split: int, index: in
     sky = torch.tensor([0.62, 0.75, 0.92])[:, None] * horizon.sqrt() * clouds
     colours = torch.where(nothing, sky, shaded(world, seen, light))
     inverse = (_INVERSE / seen.depth).view(height, width)
+    # The sky's depth is infinite, and the difference of two infinities NaN, which is no outline.
     outlines = edges(seen.depth.clamp(max=1e4).log().view(height, width), 0.08)
     invalid = (blotches(height, width, generator) > 1.3) | (inverse > _NEAREST)
     invalid |= outlines & (blotches(height, width, generator) > -0.5)

@@ -194,11 +194,13 @@ def room(draw: Random) -> tuple[World, Camera, Light]:
     for x, yaw in ((0.0, math.pi / 2), (wide, -math.pi / 2)):
         bays += [(x, long * place, yaw, long * 0.32) for place in (0.38, 0.68)]
     for x, z, yaw, space in bays:
+        # A little too wide is let pass: neighbours overlap then, as furniture in a corner does.
         fitting = [item for item in _ITEMS if item[1] <= space + 0.4]
         chosen = draw.choices(fitting, [item[2] for item in fitting])[0][0] if draw.random() < 0.85 else None
         put.stand(x, 0.0, z, yaw)
         if chosen is not None:
             chosen(put, draw)
+        # Behind tall furniture it would be hidden.
         if chosen not in _TALL and draw.random() < 0.9:
             _hang(put, draw, space - 0.4)
     _middle(put, draw, wide, long)

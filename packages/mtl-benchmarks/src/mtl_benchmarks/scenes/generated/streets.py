@@ -32,6 +32,8 @@ _CARS: tuple[Vector, ...] = (
 
 
 def _car(put: Composer, draw: Random, x: float, z: float, yaw: float) -> None:
+    # Lengths are in metres. Windows stand a few centimetres out of the body: of two faces at one depth, rounding would
+    # choose which is seen.
     put.stand(x, 0.0, z, yaw)
     paint, glass, tyre = Paint(draw.choice(_CARS)), Paint((0.12, 0.15, 0.18)), Paint((0.05, 0.05, 0.05))
     if draw.random() < 0.2:
@@ -141,6 +143,7 @@ def street(draw: Random) -> tuple[World, Camera, Light]:
     asphalt = draw.uniform(0.24, 0.36)
     put.box(_FLAT, Paint((asphalt,) * 3, (0.6, 0.0, 0.9), 0.06), (0, -1, -5), (300, 1.0, 500))
     for k in range(8):
+        # A centimetre high, for the same reason as the windows of cars.
         put.box(_FLAT, Paint((0.8, 0.8, 0.78)), (0, 0, 4 + 7 * k), (0.16, 0.012, 3))
     for side in (-1, 1):
         _side(put, draw, side, curb)

@@ -154,6 +154,7 @@ class Composer:
         """
         faces = [(0, Paint((0.0, 0.0, 0.0)))] * 6 if room is None else list(room[1])
         looks = [*self._box_looks, *self._ball_looks, *faces]
+        # view() gives an empty scene its seven columns, too.
         boxes = torch.tensor(self._boxes).view(-1, 7)
         return World(
             boxes[:, :3],
