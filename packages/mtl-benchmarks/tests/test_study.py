@@ -117,7 +117,7 @@ def test_each_cost_has_its_own_controls(tmp_path: Path) -> None:
         for run in found.runs
         if run.config.teleport and run.config.teleport.name == "random"
     ]
-    assert [(o["trigger"].name, o["htr"]) for o in options] == [("dominated", "released"), ("always", "keep")]
+    assert [(o["trigger"].name, o["htr"]) for o in options] == [("dominated", "keep"), ("always", "keep")]
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ class RandomTeleport(Teleportation):
         steps_per_epoch: int | None = None,
         max_drift: float | None = None,
         mode: Mode = "train",
-        htr: HTR = "released",
+        htr: HTR = "keep",
         own_step: OwnStep = "update",
         seed: int = 0,
     ) -> None:
