@@ -120,8 +120,7 @@ class ByEngine:
     def epoch(self) -> None:
         # What Work.complete does until the run is finished.
         self.work._advance(None, None)
-        for name, content in self.work._tables().items():
-            self.files.write_table(name, content)
+        self.work._show()
 
 
 def measure(config: RunConfig, rounds: int) -> tuple[float, float, float]:
@@ -162,13 +161,9 @@ def parts(config: RunConfig) -> dict[str, float]:
                 for trainer.step in range(1, 51):
                     trainer.take_step()
 
-        def tables() -> None:
-            for name, content in engine.work._tables().items():
-                engine.files.write_table(name, content)
-
         with patch.object(trainer.batches, "batch", lambda *_: batch):
             found = {"each step": _least(steps) / 50}
-        found |= {"checkpoint": _least(engine.work._save), "tables": _least(tables)}
+        found |= {"checkpoint": _least(engine.work._save), "tables": _least(engine.work._show)}
         engine.held.close()
         return {**found, "epoch by hand": _least(hand.epoch, 3)}
 

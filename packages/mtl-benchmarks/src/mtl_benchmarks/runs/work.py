@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -27,6 +29,8 @@ from mtl_core import (
 
 __all__ = ["Work"]
 
+_SERIES_EVERY = 30.0
+"""Seconds between two times that the tables of single steps are written while a run goes on."""
 _NOTHING_TO_WRITE_IT_FROM = (
     "There is no checkpoint of the finished run that it could be written from. Move result.json away and give the "
     "command of this run again to train what is missing."
@@ -51,6 +55,7 @@ class Work:
     ) -> None:
         self.config = config
         self.files = files
+        self._shown = -math.inf
         self.say: Callable[[str], None] = lambda text: say(f"{files.path}: {text}.")
         # Before anything is made: a damaged checkpoint needs no model, and leaves no processes that read data.
         self.found = files.checkpoints.read(config.as_dict())
@@ -102,9 +107,19 @@ class Work:
         while not self.trainer.is_finished:
             self._advance(every, progress)
             # After the checkpoint, from what it holds: tables never show what a restart would have to train again.
-            for name, content in self._tables().items():
-                self.files.write_table(name, content)
+            self._show()
         self._finish()
+
+    def _show(self) -> None:
+        """Write the tables as they stand, for who looks at a run that goes on.
+
+        Those of single steps have thousands of lines, which would take longer than a short epoch: only now and then.
+        """
+        now = time.monotonic()
+        if is_due := now - self._shown >= _SERIES_EVERY:
+            self._shown = now
+        for name, content in self._tables(series=is_due).items():
+            self.files.write_table(name, content)
 
     @property
     def _position(self) -> dict[str, int]:
@@ -196,22 +211,23 @@ class Work:
             step=at["step"],
         ) from cause
 
-    def _tables(self) -> dict[str, bytes]:
-        """Every table, as the checkpoint has it."""
+    def _tables(self, *, series: bool = True) -> dict[str, bytes]:
+        """Every table, as the checkpoint has it; those of single steps only with ``series``."""
         recorder = self.trainer.recorder
         metrics = {each.name: (each.task, each.unit, each.higher_is_better) for each in self.trainer.benchmark.metrics}
         header = ("epoch", "step", "split", "task", "metric", "unit", "higher_is_better", "value")
         found = {
             "metrics.csv": table(header, recorder.metric_rows(metrics)),
             "times.csv": table(("epoch", "step", "part", "seconds"), recorder.time_rows()),
-            "steps.csv": table(STEP_HEADER, recorder.series.step_rows()),
-            "cosines.csv": table(PAIR_HEADER, recorder.pair_rows()),
             "events.jsonl": lines(recorder.events),
             "environment.json": self.sessions.table(),
         }
+        if not series:
+            return found
+        found["steps.csv"] = table(STEP_HEADER, recorder.series.step_rows())
+        found["cosines.csv"] = table(PAIR_HEADER, recorder.pair_rows())
         if recorder.series.gradients.items:
-            series = recorder.series
-            found["gradients.csv"] = table(gradient_header(recorder.tasks), series.gradient_rows())
+            found["gradients.csv"] = table(gradient_header(recorder.tasks), recorder.series.gradient_rows())
         if recorder.trace:
             found["trace.csv"] = table([f"x{k + 1}" for k in range(len(recorder.trace[0]))], recorder.trace)
         return found
