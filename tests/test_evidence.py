@@ -1,0 +1,57 @@
+"""What the pages of evidence say is what their tables of runs hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mtl_benchmarks.comparison import Estimate
+from mtl_benchmarks.studies.records import read_records
+from mtl_benchmarks.studies.rows import StudyRow, rows_of
+
+EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
+TABLES = sorted((EVIDENCE / "data").glob("*.csv"))
+METHOD = re.compile(r"\*\*(.+)\*\*, alone (.+):")
+
+
+def said(page: str) -> dict[tuple[str, str], list[str]]:
+    """Method and way → the cells of its line; the method alone under the way ``""``."""
+    found: dict[tuple[str, str], list[str]] = {}
+    method = ""
+    for line in page.splitlines():
+        if match := METHOD.fullmatch(line):
+            method = match[1]
+            found[method, ""] = [match[2]]
+        elif line.startswith("| `"):
+            way, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            found[method, way.strip("`")] = cells
+    return found
+
+
+def signed(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def cells(row: StudyRow, way: str) -> list[str]:
+    own = [row.measure[way][seed] - row.measure["none"][seed] for seed in sorted(row.measure[way])]
+    controls = row.controls(way)
+    against = [
+        signed(row.difference(way, controls[name]).text(1)) if name in controls else "" for name in ("random", "memory")
+    ]
+    return [signed(f"{row.difference(way).text(1)} ({', '.join(f'{x:.1f}' for x in own)})"), *against]
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_the_page_says_what_the_runs_came_to(path: Path) -> None:
+    page = (EVIDENCE / "choosing.md").read_text(encoding="utf-8")
+    records = read_records([path])
+    name = records[0].benchmark
+    (section,) = (part for part in re.split(r"(?m)^## ", page) if part.lower().startswith(f"{name}, "))
+    found = said(section)
+    expected: dict[tuple[str, str], list[str]] = {}
+    for row in rows_of(records):
+        expected[row.name, ""] = [signed(Estimate.of(list(row.measure["none"].values())).text(1))]
+        expected |= {(row.name, way): cells(row, way) for way in row.ways}
+    assert found == expected
