@@ -81,7 +81,7 @@ class Teleportation(Moving):
             that all ranks make the same move, or none.
         """
         options = StepOptions() if options is None else options
-        with guarded(problem, optimizer, self, options):
+        with guarded(problem, optimizer, self, options) as guard:
             check_parameters(problem)
             # For its error: it must come before anything moves.
             inner_optimizer(optimizer)
@@ -93,6 +93,10 @@ class Teleportation(Moving):
                 with self._memory_due(problem, optimizer):
                     return self._plain_step(problem, batch, optimizer, options)
             notes = begin(problem, optimizer, options)
+            if options.reversible:
+                # Before a move: what the update itself would keep for its undoing are the weights after it, which
+                # would be written over those that the way back has restored.
+                guard.hold_update()
             report = self._step(problem, batch, optimizer, options)
         return replace(report, events=(*notes, *report.events))
 
