@@ -19,8 +19,8 @@ from torch.autograd.graph import GradientEdge
 
 from mtl_core import Problem, TaskLosses
 from mtl_core.extension import Joint, Root, placed, roots_of, together
-from mtl_teleport import ranks
 from mtl_teleport.conditions import Conditions
+from mtl_teleport.ranks import mean_losses, total
 from mtl_teleport.sparse import dense_embeddings
 
 __all__ = ["Adapter", "AdapterSession", "displaced", "write_"]
@@ -90,7 +90,7 @@ class AdapterSession(ABC):
         # A rank whose losses raise must not leave the others in the mean below.
         with together(group), self.at(self.parameters() if parameters is None else parameters):
             losses = self.problem.losses(batch)
-        return losses if group is None else ranks.mean_losses(losses, group)
+        return losses if group is None else mean_losses(losses, group)
 
     def differentiate(
         self,
@@ -193,7 +193,7 @@ class AdapterSession(ABC):
                 found = tuple(g.to_dense() if g.is_sparse else g for g in found)
                 if scale != 1.0:
                     found = tuple(gradient / scale for gradient in found)
-        return found if group is None else ranks.total(found, group)
+        return found if group is None else total(found, group)
 
     def merge(self, *, scale: float = 1.0) -> None:
         r"""Detach, then write :math:`\theta \leftarrow \theta + \text{scale}\cdot\Delta\theta` in place.
