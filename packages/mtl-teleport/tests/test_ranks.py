@@ -110,9 +110,8 @@ def train(group: dist.ProcessGroup | None, rank: int, world: int) -> dict[str, A
 
     def broken(batch: Any, *, parameters: Any = None) -> Any:
         losses = fine(batch, parameters=parameters)
-        # While a search looks elsewhere, tensors that are no parameters are in their places.
-        own = all(isinstance(p, torch.nn.Parameter) for p in problem.shared)
-        moved = own and any(not torch.equal(p, q) for p, q in zip(problem.shared, start, strict=True))
+        # A search puts other tensors in the parameters' places; these here change where a move is written only.
+        moved = any(not torch.equal(p, q) for p, q in zip(problem.shared, start, strict=True))
         if moved and rank == 1:
             object.__setattr__(losses, "outputs", tuple(out * float("nan") for out in losses.outputs))
         return losses

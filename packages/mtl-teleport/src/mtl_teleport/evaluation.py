@@ -8,23 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from mtl_core import Problem, TaskLosses
-from mtl_core.extension import evaluate_without_graph, mean_over_tasks_present_, together, without_graph
-from mtl_teleport.adapters.protocol import AdapterSession
+from mtl_core import Problem
+from mtl_core.extension import evaluate_without_graph, mean_over_tasks_present_, together
 from mtl_teleport.conditions import Conditions
 
-__all__ = ["evaluate_at", "probe_losses"]
-
-
-def evaluate_at(session: AdapterSession, batch: Any, parameters: Mapping[str, Tensor]) -> TaskLosses:
-    """The same in a session, under its conditions.
-
-    Args:
-        session: the problem with its adapter.
-        batch: what the losses take.
-        parameters: where.
-    """
-    return without_graph(session.problem, lambda: session.evaluate(batch, parameters=parameters))
+__all__ = ["probe_losses"]
 
 
 def probe_losses(

@@ -21,7 +21,6 @@ from mtl_core import DuplicateModuleError, InvalidInputError, NoMatchError, Prob
 from mtl_core.extension import evaluate_without_graph
 from mtl_teleport.adapters.protocol import AdapterSession
 from mtl_teleport.adapters.weight_space import Targets
-from mtl_teleport.evaluation import evaluate_at
 from mtl_teleport.isolation import isolated
 
 __all__ = ["PeftAdapter", "PeftLoRA", "PeftSession"]
@@ -102,7 +101,7 @@ class PeftAdapter:
         return session
 
     def _check_no_op(self, session: AdapterSession, batch: Any, before: Tensor) -> None:
-        after = evaluate_at(session, batch, session.parameters()).full(0.0)
+        after = session.evaluate_without_graph(batch, parameters=session.parameters()).full(0.0)
         tolerance = 100 * torch.finfo(before.dtype).eps
         if not torch.allclose(before, after, rtol=tolerance, atol=tolerance * float(before.abs().max())):
             raise InvalidInputError(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from mtl_core import Problem, TaskLosses
-from mtl_core.extension import Joint, Root, placed, roots_of, together
+from mtl_core.extension import Joint, Root, placed, roots_of, together, without_graph
 from mtl_teleport.conditions import Conditions
 from mtl_teleport.ranks import mean_losses, total
 from mtl_teleport.sparse import dense_embeddings
@@ -91,6 +91,10 @@ class AdapterSession(ABC):
         with together(group), self.at(self.parameters() if parameters is None else parameters):
             losses = self.problem.losses(batch)
         return losses if group is None else mean_losses(losses, group)
+
+    def evaluate_without_graph(self, batch: Any, *, parameters: Mapping[str, Tensor]) -> TaskLosses:
+        """As ``evaluate``, where no gradient of the losses is wanted; losses that differentiate still may."""
+        return without_graph(self.problem, lambda: self.evaluate(batch, parameters=parameters))
 
     def differentiate(
         self,

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from mtl_core import checks
-from mtl_teleport.evaluation import evaluate_at
 from mtl_teleport.sharpness import quotient
 from mtl_teleport.sharpness.estimate import Estimate, Sharpness, Slopes
 from mtl_teleport.sharpness.point import Point, norm
@@ -108,7 +107,7 @@ class RandomSharpness(Sharpness):
         kept: dict[int, dict[str, Tensor]] = {}
         for probe in range(self.probes):
             moved = self._perturbed(point)
-            change = evaluate_at(point.session, point.batch, moved).values - base
+            change = point.session.evaluate_without_graph(point.batch, parameters=moved).values - base
             seen = change if self.maximum == "task" else (weights.to(change) * change).sum()[None]
             for place, value in enumerate(seen.tolist()):
                 # The second condition lets a first probe count whose change is NaN, so that there always is one.
