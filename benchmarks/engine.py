@@ -29,11 +29,11 @@ from torch import Tensor, nn
 
 from mtl_benchmarks import Benchmark, Metric, OptimizerChoice, RunConfig, RunDirectory, Training
 from mtl_benchmarks.batching.batches import Batches, Part
+from mtl_benchmarks.batching.randomness import random_state, seeded
 from mtl_benchmarks.batching.tally import Tally
 from mtl_benchmarks.benchmark import Evaluation
-from mtl_benchmarks.components.making import make_benchmark, make_method
 from mtl_benchmarks.components.options import Choice
-from mtl_benchmarks.engine.randomness import random_state, seeded
+from mtl_benchmarks.configuration.making import make_benchmark, make_method
 from mtl_benchmarks.runs.work import Work
 from mtl_core import Problem, step
 

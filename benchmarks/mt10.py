@@ -21,8 +21,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from mtl_benchmarks.components.making import make_method
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.making import make_method
 from mtl_benchmarks.models import GaussianActor, TwinCritic
 from mtl_benchmarks.sac import SACAgent, SACProtocol, Transitions
 from mtl_benchmarks.worlds import MT10_TASKS

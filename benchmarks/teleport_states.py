@@ -30,7 +30,7 @@ from rich.table import Table
 from mtl_benchmarks import Choice
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.command_line import parse_choice, parse_seeds
-from mtl_benchmarks.components.making import make_benchmark, resolve_benchmark
+from mtl_benchmarks.configuration.making import make_benchmark, resolve_benchmark
 from mtl_benchmarks.figures.drawing import new_figure, save
 from mtl_core import Problem, mean_cosines
 from mtl_core.extension import collect_problem

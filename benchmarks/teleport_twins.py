@@ -34,7 +34,7 @@ from torch import Tensor
 from mtl_benchmarks import Choice
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.command_line import parse_choice, parse_seeds
-from mtl_benchmarks.components.making import make_benchmark, make_method, resolve_benchmark, resolve_method
+from mtl_benchmarks.configuration.making import make_benchmark, make_method, resolve_benchmark, resolve_method
 from mtl_core import Problem, mean_cosines, step
 from mtl_core.extension import collect_problem
 from mtl_teleport import COST, Always, RandomTeleport, TeleportReport

@@ -8,7 +8,7 @@ from rich.console import Console
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.comparison import Moves
 from mtl_benchmarks.components.options import Choice
-from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.studies.ablation import Row, ablate, ablation_table
 from mtl_benchmarks.studies.variants import PARTS_OF_ABLATION, Variant, variants
 from mtl_core import InvalidInputError, UnknownNameError

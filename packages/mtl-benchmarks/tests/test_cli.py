@@ -5,8 +5,8 @@ import pytest
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.command_line import parse_run, parse_seeds
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.protocol.training import Clip
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_core import InvalidInputError, InvalidParameterError
 
 TINY = [

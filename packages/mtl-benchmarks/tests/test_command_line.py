@@ -19,10 +19,10 @@ from mtl_benchmarks.cli import main
 from mtl_benchmarks.command_line import parse_run
 from mtl_benchmarks.commands import COMMANDS, find_command
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.protocol.outcome import Best, EarlyStopping, MeanOfLast
 from mtl_benchmarks.protocol.schedules import Cosine, Plateau, Span, StepDecay
 from mtl_benchmarks.protocol.training import Clip
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.storage.results import RunDirectory
 from mtl_core import NonFiniteLossError, SolverError
 
@@ -399,7 +399,7 @@ def test_names_from_entry_points(
 
 
 def test_a_path_stays_one(others: Path, tmp_path: Path) -> None:
-    from mtl_benchmarks.components.making import make_benchmark
+    from mtl_benchmarks.configuration.making import make_benchmark
 
     config = config_of(f"{MINE}:Two --benchmark.root {tmp_path}")
     assert config.benchmark.options["root"] == str(tmp_path)
@@ -461,7 +461,7 @@ def test_exit_codes(
     def fails(*arguments: object, **settings: object) -> None:
         raise error
 
-    monkeypatch.setattr("mtl_benchmarks.runs.session.execute", fails)
+    monkeypatch.setattr("mtl_benchmarks.session.execute", fails)
     assert main(["run", "digits", *TINY]) == code
     printed = capsys.readouterr().err
     assert printed.startswith("mtl-bench: ")
@@ -474,7 +474,7 @@ def test_the_traceback_of_a_foreign_error_can_be_seen(
     def fails(*arguments: object, **settings: object) -> None:
         raise ZeroDivisionError("mine")
 
-    monkeypatch.setattr("mtl_benchmarks.runs.session.execute", fails)
+    monkeypatch.setattr("mtl_benchmarks.session.execute", fails)
     assert main(["run", "digits", *TINY]) == 1
     line = capsys.readouterr().err
     assert "test_command_line.py:" in line
@@ -542,7 +542,7 @@ def test_any_words_end_in_an_exit_code_and_one_line(
         raise SolverError("not in this test", residual=0.0, iterations=0)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mtl_benchmarks.runs.session.execute", stops)
+    monkeypatch.setattr("mtl_benchmarks.session.execute", stops)
     monkeypatch.setattr("mtl_benchmarks.studies.study.run_all", stops)
     monkeypatch.setattr("mtl_benchmarks.studies.ablation.run_all", stops)
     capsys.readouterr()

@@ -38,12 +38,12 @@ from mtl_benchmarks.comparison import (
     result_table,
 )
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.figures import draw_all, front
 from mtl_benchmarks.figures.drawing import new_figure
 from mtl_benchmarks.figures.outcome import delta_by_task, time_and_measure
 from mtl_benchmarks.metrics import Metric, ranks
 from mtl_benchmarks.runs.baselines import own_baselines, single_task_configs, without_share
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.copies import distinct
 from mtl_benchmarks.runs.runner import RunResult, run
 from mtl_benchmarks.storage.results import Collection

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mtl_benchmarks.components.options import Choice
-from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_core import InvalidParameterError, UnknownNameError
 
 

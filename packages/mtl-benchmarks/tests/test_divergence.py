@@ -15,9 +15,9 @@ from torch import nn
 
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.divergence import Watch
 from mtl_benchmarks.engine.trainer import Trainer
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.runner import load_result, run
 from mtl_benchmarks.storage.results import RunDirectory
 from mtl_core import NonFiniteStateError, ResultsDirectoryError

@@ -8,9 +8,9 @@ import pytest
 
 from mtl_aggregators import available
 from mtl_benchmarks.comparison import Comparison, compare, find_runs
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.figures import front, method_style, pictures_of, png, task_colour
 from mtl_benchmarks.figures.palette import MANY_TASKS, run_styles
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.runner import run
 from mtl_benchmarks.storage.results import Collection
 

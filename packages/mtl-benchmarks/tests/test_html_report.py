@@ -14,11 +14,11 @@ import torch
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.comparison import find_runs, result_table
 from mtl_benchmarks.comparison.groups import compare
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.html_report import write_report
 from mtl_benchmarks.html_report.sections import caveats
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.runner import run
-from mtl_benchmarks.runs.session import with_baselines
+from mtl_benchmarks.session import with_baselines
 from mtl_benchmarks.storage.results import Collection
 from mtl_core import MissingExtraError, ResultsDirectoryError, UnknownNameError
 

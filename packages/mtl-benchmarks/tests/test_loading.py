@@ -23,8 +23,8 @@ from mtl_benchmarks.batching.batches import Part, Probes
 from mtl_benchmarks.batching.loading import LoadedBatches, Loading, on_device
 from mtl_benchmarks.batching.tally import Rows
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.trainer import Progress
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.runner import run
 from mtl_core import InvalidInputError, InvalidParameterError
 

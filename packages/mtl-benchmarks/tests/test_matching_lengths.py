@@ -5,8 +5,8 @@ import pytest
 
 from mtl_benchmarks.command_line import parse_run
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.protocol.training import Clip
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.runner import RunResult, run
 from mtl_benchmarks.storage.results import Collection
 from mtl_benchmarks.studies.matching_lengths import lengths_of, matching_lengths

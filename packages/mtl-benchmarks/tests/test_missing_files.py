@@ -12,7 +12,7 @@ import pytest
 
 from mtl_benchmarks import Choice
 from mtl_benchmarks.cli import main
-from mtl_benchmarks.components.making import make_benchmark
+from mtl_benchmarks.configuration.making import make_benchmark
 from mtl_benchmarks.data_files import DataSource, refuse_missing
 from mtl_core import InvalidInputError
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mtl_benchmarks.components.options import Choice
-from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.runs.runner import load_result, run
 from mtl_benchmarks.storage import files, lock
 from mtl_benchmarks.storage.checkpoint import Checkpoint, Checkpoints

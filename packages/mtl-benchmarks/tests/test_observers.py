@@ -11,9 +11,9 @@ import numpy
 import pytest
 import torch
 
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.logs import CSVLog, TensorBoardLog, WandBLog, make_logs
 from mtl_benchmarks.engine.observers import EvaluationSeen, Observer, ObserverError, RunStart, StepSeen
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.runner import run
 from mtl_benchmarks.storage.results import RunDirectory
 from mtl_core import InvalidParameterError, MissingExtraError

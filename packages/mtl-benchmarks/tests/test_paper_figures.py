@@ -15,14 +15,14 @@ import torch
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.command_line.choosing import parse_choice
 from mtl_benchmarks.command_line.words import split
-from mtl_benchmarks.components.description import describe, names
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.run_config import RunConfig
+from mtl_benchmarks.description import describe, names
 from mtl_benchmarks.figures.experiments import conflict_scatter, label_styles
 from mtl_benchmarks.figures.sweeps import pairs_of_bars, sweep_lines
 from mtl_benchmarks.paper_figures import FIGURES, measures, teleports, timing
 from mtl_benchmarks.paper_figures.imgrad import progress_and_failures
 from mtl_benchmarks.paper_figures.setting import Case, Setting
-from mtl_benchmarks.runs.config import RunConfig
 
 HERE = Path(__file__).parent
 

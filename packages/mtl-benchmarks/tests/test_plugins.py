@@ -15,9 +15,9 @@ import pytest
 from mtl_benchmarks.benchmarks import available, benchmark_class
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.command_line import parse_choice, parse_run
-from mtl_benchmarks.components.making import TELEPORTS, resolve_method, resolve_teleport
 from mtl_benchmarks.components.options import Choice
-from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.configuration.making import TELEPORTS, resolve_method, resolve_teleport
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.runs.runner import load_result, run
 from mtl_core import InvalidInputError, UnknownNameError
 

@@ -16,7 +16,7 @@ import pytest
 
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.components.options import Choice
-from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.runs.pool import run_all
 from mtl_benchmarks.runs.runner import load_result, run
 from mtl_benchmarks.storage import lock

@@ -21,10 +21,10 @@ import torch
 from mtl_benchmarks.batching.batches import Part
 from mtl_benchmarks.batching.tally import Rows, combined
 from mtl_benchmarks.benchmarks import CTR, Digits
-from mtl_benchmarks.components.making import make_benchmark
 from mtl_benchmarks.components.options import Choice
-from mtl_benchmarks.engine.ranks import Ranks, joined
-from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.configuration.making import make_benchmark
+from mtl_benchmarks.configuration.run_config import RunConfig
+from mtl_benchmarks.ranks import Ranks, joined
 from mtl_benchmarks.runs.runner import load_result, run
 from mtl_benchmarks.storage.results import RunDirectory
 from mtl_core import InvalidInputError, InvalidParameterError
@@ -35,9 +35,9 @@ BOUND = 240  # seconds
 PROGRAM = f"""
 import json, sys
 sys.path.insert(0, {str(HERE)!r})
-from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.batching.loading import Loading
-from mtl_benchmarks.engine.ranks import joined
+from mtl_benchmarks.ranks import joined
 from mtl_benchmarks.runs.runner import run
 from mtl_core.testing import leave
 

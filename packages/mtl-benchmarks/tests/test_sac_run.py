@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtl_benchmarks.cli import main
-from mtl_benchmarks.components.making import make_method
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.making import make_method
 from mtl_benchmarks.sac import (
     Arena,
     Replay,

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from mtl_benchmarks.batching.batches import Batches, Part, part_of
+from mtl_benchmarks.batching.randomness import seeded
 from mtl_benchmarks.components.options import Choice
-from mtl_benchmarks.engine.randomness import seeded
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.trainer import Progress, Trainer
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
 from mtl_benchmarks.protocol.outcome import Best, EarlyStopping, MeanOfLast
 from mtl_benchmarks.protocol.schedules import Cosine, Plateau, Span, StepDecay
 from mtl_benchmarks.protocol.training import Clip, Training
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.runner import run
 from mtl_benchmarks.storage.results import RunDirectory
 

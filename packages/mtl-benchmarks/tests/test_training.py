@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks import Digits
 from mtl_benchmarks.components.options import Choice
-from mtl_benchmarks.engine.selection import Selection
+from mtl_benchmarks.configuration.run_config import RunConfig
+from mtl_benchmarks.configuration.selection import Selection
 from mtl_benchmarks.metrics import Baseline
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
 from mtl_benchmarks.protocol.outcome import Best, EarlyStopping, Last, MeanOfLast
 from mtl_benchmarks.protocol.schedules import Constant, Cosine, Plateau, Span, StepDecay
 from mtl_benchmarks.protocol.training import Clip, Training
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_core import InvalidInputError, InvalidParameterError, UnknownNameError
 
 spans = st.builds(Span, st.integers(1, 50), st.sampled_from(["epochs", "steps"]))

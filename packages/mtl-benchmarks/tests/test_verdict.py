@@ -18,7 +18,7 @@ from scipy import stats
 from mtl_benchmarks.benchmarks import Digits
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.components.options import Choice
-from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.runs.pool import run_all
 from mtl_benchmarks.studies.records import Record, read_records, write_records
 from mtl_benchmarks.studies.rows import rows_of

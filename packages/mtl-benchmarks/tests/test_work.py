@@ -14,11 +14,11 @@ import torch
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.comparison import compare, find_runs
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.metrics import Baseline
 from mtl_benchmarks.runs.baselines import own_baselines
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.runner import RunResult, load_result, run
-from mtl_benchmarks.runs.session import open_console
+from mtl_benchmarks.session import open_console
 from mtl_benchmarks.storage.results import Collection
 from mtl_core import DamagedFileError, InvalidInputError, ResultsDirectoryError
 

@@ -20,7 +20,7 @@ from mtl_benchmarks.batching.tally import combined
 from mtl_benchmarks.benchmarks.yeast import Yeast
 from mtl_benchmarks.benchmarks.yeast_table import read_yeast, yeast_file
 from mtl_benchmarks.command_line import parse_run
-from mtl_benchmarks.components.making import make_benchmark
+from mtl_benchmarks.configuration.making import make_benchmark
 from mtl_benchmarks.models import CGC, MMoE
 from mtl_benchmarks.models.declaration import check_declaration, count
 from mtl_core import InvalidInputError, InvalidParameterError, MissingExtraError, UnknownNameError, collect

@@ -5,6 +5,7 @@ from mtl_benchmarks.batching.loading import LoadedBatches, Loading
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks import CTR, CelebA, CityScapes, Digits, NYUv2, Toy
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.data_files import DataSource, ReadsFiles
 from mtl_benchmarks.engine.observers import EvaluationSeen, Observer, ObserverError, RunStart, StepSeen
 from mtl_benchmarks.engine.trainer import Progress
@@ -21,7 +22,6 @@ from mtl_benchmarks.published import (
     published_values,
 )
 from mtl_benchmarks.runs.baselines import own_baselines, single_task_configs
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.pool import run_all
 from mtl_benchmarks.runs.runner import RunResult, load_result, run
 from mtl_benchmarks.storage.results import Collection, RunDirectory

@@ -18,9 +18,9 @@ from rich.console import Console
 from mtl_benchmarks.command_line import Plan, parse_seeds
 from mtl_benchmarks.comparison import Moves, moves
 from mtl_benchmarks.components.options import Choice
-from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.runs.runner import RunResult
-from mtl_benchmarks.runs.session import execute, open_console, print_report, with_baselines
+from mtl_benchmarks.session import execute, open_console, print_report, with_baselines
 from mtl_benchmarks.studies.matching_lengths import lengths_of
 from mtl_core import InvalidInputError, MissingExtraError, NonFiniteStateError
 

@@ -22,7 +22,7 @@ from mtl_benchmarks.benchmarks.dense_prediction import DensePrediction
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.command_line.run_words import parse_run
 from mtl_benchmarks.comparison import all_tables, compare, find_runs
-from mtl_benchmarks.components.making import make_benchmark
+from mtl_benchmarks.configuration.making import make_benchmark
 from mtl_benchmarks.metrics import Baseline
 from mtl_benchmarks.models import SegNetCrossStitch, SegNetMTAN, SegNetSplit
 from mtl_benchmarks.protocol import papers

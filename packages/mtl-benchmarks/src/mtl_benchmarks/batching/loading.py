@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from mtl_benchmarks.batching.batches import Part, Share, generator_of, mixed_seed, order_of, rows_of, weighted_rows
+from mtl_benchmarks.batching.randomness import seeded_globally
 from mtl_benchmarks.batching.tally import Rows
-from mtl_benchmarks.engine.randomness import seeded_globally
 from mtl_core import InvalidInputError, InvalidParameterError
 from mtl_core.checks import positive_int
 

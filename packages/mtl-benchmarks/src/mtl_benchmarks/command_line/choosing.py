@@ -12,10 +12,10 @@ from mtl_benchmarks.benchmarks import available as available_benchmarks
 from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.command_line.option import Option
 from mtl_benchmarks.command_line.words import Words
-from mtl_benchmarks.components.making import PARTS, TELEPORTS, benchmark_parts, method_class, teleport_class
 from mtl_benchmarks.components.options import Choice, Part, PartTable, option_arguments, option_defaults
 from mtl_benchmarks.components.reading import read_value
 from mtl_benchmarks.components.signatures import Argument
+from mtl_benchmarks.configuration.making import PARTS, TELEPORTS, benchmark_parts, method_class, teleport_class
 from mtl_core import InvalidParameterError, UnknownNameError
 from mtl_core.extension import plain_name
 

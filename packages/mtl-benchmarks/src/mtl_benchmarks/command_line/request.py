@@ -14,10 +14,10 @@ from mtl_benchmarks.command_line.choosing import Chosen, KindName, parse_part
 from mtl_benchmarks.command_line.option import Option, read_options, refuse_unknown
 from mtl_benchmarks.command_line.training_words import TrainingWords
 from mtl_benchmarks.command_line.words import Words
-from mtl_benchmarks.components.making import MODELS, benchmark_parts, make_benchmark, resolve_benchmark
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.making import MODELS, benchmark_parts, make_benchmark, resolve_benchmark
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.protocol.training import Training
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_core import InvalidInputError, InvalidParameterError
 
 __all__ = [

@@ -27,7 +27,7 @@ from mtl_benchmarks.command_line.words import Words, split
 from mtl_benchmarks.comparison import find_runs
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.components.signatures import summary_of
-from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.studies.matching_lengths import matching_lengths
 from mtl_core import InvalidInputError, ResultsDirectoryError
 

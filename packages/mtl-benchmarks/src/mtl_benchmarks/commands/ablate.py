@@ -92,7 +92,7 @@ def _help(name: str, about: str, groups: Mapping[str, Sequence[Option]]) -> str:
 
 
 def _ablate(request: Request) -> None:
-    from mtl_benchmarks.runs.session import open_console
+    from mtl_benchmarks.session import open_console
     from mtl_benchmarks.studies.ablation import ablate, ablation_table
     from mtl_benchmarks.studies.variants import variants
 

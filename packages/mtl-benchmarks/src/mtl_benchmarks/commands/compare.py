@@ -15,7 +15,7 @@ __all__ = ["COMMAND"]
 
 def _run(words: Sequence[str]) -> None:
     from mtl_benchmarks.comparison import find_runs
-    from mtl_benchmarks.runs.session import open_console, print_report
+    from mtl_benchmarks.session import open_console, print_report
 
     parsed = COMMAND.parse(words, at_most=None)
     if parsed is None:

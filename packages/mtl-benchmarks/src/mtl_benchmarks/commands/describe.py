@@ -11,13 +11,13 @@ __all__ = ["COMMAND"]
 
 
 def _names() -> list[str]:
-    from mtl_benchmarks.components.description import names
+    from mtl_benchmarks.description import names
 
     return names()
 
 
 def _run(words: Sequence[str]) -> None:
-    from mtl_benchmarks.components.description import describe
+    from mtl_benchmarks.description import describe
 
     parsed = COMMAND.parse(words, at_most=None)
     if parsed is None:

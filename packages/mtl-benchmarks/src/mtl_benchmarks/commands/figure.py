@@ -148,7 +148,7 @@ def _help(figure: PaperFigure | None = None, groups: Mapping[str, Sequence[Optio
 
 def _case_of(text: str, request: Request) -> Case:
     """The one case of a second benchmark, trained by its own protocol with what was typed."""
-    from mtl_benchmarks.components.making import make_benchmark, resolve_benchmark
+    from mtl_benchmarks.configuration.making import make_benchmark, resolve_benchmark
     from mtl_benchmarks.paper_figures.setting import Case
 
     chosen = parse_choice("benchmark", text)
@@ -168,7 +168,7 @@ def _case_of(text: str, request: Request) -> Case:
 def _make(figure: PaperFigure, request: Request) -> None:
     from mtl_benchmarks.paper_figures.making import make_files
     from mtl_benchmarks.paper_figures.setting import Case, Setting
-    from mtl_benchmarks.runs.session import open_console
+    from mtl_benchmarks.session import open_console
 
     values, console = request.values, open_console()
     out = Path(values.get("--out", "figures"))

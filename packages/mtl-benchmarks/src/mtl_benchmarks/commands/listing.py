@@ -12,8 +12,8 @@ __all__ = ["COMMAND"]
 def _run(words: Sequence[str]) -> None:
     if COMMAND.parse(words) is None:
         return
-    from mtl_benchmarks.components.description import overview
-    from mtl_benchmarks.runs.session import open_console
+    from mtl_benchmarks.description import overview
+    from mtl_benchmarks.session import open_console
 
     open_console().print(overview())
 

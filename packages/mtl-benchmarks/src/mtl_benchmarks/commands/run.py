@@ -13,9 +13,9 @@ __all__ = ["COMMAND"]
 
 
 def _run(words: Sequence[str]) -> None:
-    from mtl_benchmarks.engine.ranks import joined
+    from mtl_benchmarks.ranks import joined
     from mtl_benchmarks.runs.runner import run
-    from mtl_benchmarks.runs.session import execute, open_console, planned, print_report
+    from mtl_benchmarks.session import execute, open_console, planned, print_report
 
     with joined() as ranks:
         plan = parse_run(words)

@@ -75,8 +75,8 @@ def _help(groups: dict[str, Sequence[Option]]) -> str:
 def _train(found: Words, method: Chosen, table: Sequence[Option]) -> None:
     import time
 
-    from mtl_benchmarks.runs.session import open_console
     from mtl_benchmarks.sac import SACConfig, SACProgress, train
+    from mtl_benchmarks.session import open_console
 
     values = read_options(found.given, table)
     names = option_arguments(SACProtocol)

@@ -106,9 +106,9 @@ def trained_title(choice: Choice, case: Mapping[str, object]) -> str:
 
 
 def _study(request: Request) -> None:
-    from mtl_benchmarks.runs.config import RunConfig
+    from mtl_benchmarks.configuration.run_config import RunConfig
     from mtl_benchmarks.runs.runner import RunResult
-    from mtl_benchmarks.runs.session import open_console, print_report
+    from mtl_benchmarks.session import open_console, print_report
     from mtl_benchmarks.studies.controls import CONTROLS
     from mtl_benchmarks.studies.records import Record, write_records
     from mtl_benchmarks.studies.study import study

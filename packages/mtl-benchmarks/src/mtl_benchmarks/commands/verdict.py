@@ -11,7 +11,7 @@ __all__ = ["COMMAND"]
 
 
 def _run(words: Sequence[str]) -> None:
-    from mtl_benchmarks.runs.session import open_console
+    from mtl_benchmarks.session import open_console
     from mtl_benchmarks.studies.records import read_records
     from mtl_benchmarks.studies.tables import print_study
 

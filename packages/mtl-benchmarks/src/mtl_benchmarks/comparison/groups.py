@@ -11,10 +11,10 @@ from typing import Any
 from mtl_benchmarks.comparison.estimates import Estimate
 from mtl_benchmarks.comparison.moves import Moves, moves
 from mtl_benchmarks.comparison.protocols import differing, flat, protocol_of, short_name
-from mtl_benchmarks.components.making import make_benchmark
+from mtl_benchmarks.configuration.making import make_benchmark
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.metrics import Baseline, Metric, delta_m_or_nan
 from mtl_benchmarks.runs.baselines import own_baselines
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.copies import distinct
 from mtl_benchmarks.runs.runner import RunResult
 

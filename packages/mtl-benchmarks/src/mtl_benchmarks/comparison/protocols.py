@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from mtl_benchmarks.components.making import make_benchmark
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.making import make_benchmark
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.published import PublishedTable
-from mtl_benchmarks.runs.config import RunConfig
 
 __all__ = ["differing", "flat", "own_protocol", "printed_protocol", "protocol_of", "short_name"]
 

@@ -10,7 +10,7 @@ from mtl_benchmarks.comparison.estimates import Estimate, paired_difference
 from mtl_benchmarks.comparison.groups import Comparison, Group, relative_loss
 from mtl_benchmarks.comparison.protocols import differing, printed_protocol, short_name
 from mtl_benchmarks.comparison.tabular import Cell, Column, Pair, Row, Table
-from mtl_benchmarks.components.making import make_benchmark
+from mtl_benchmarks.configuration.making import make_benchmark
 from mtl_benchmarks.metrics import Baseline, Metric, mean_rank
 from mtl_benchmarks.published import PublishedTable
 from mtl_core import UnknownNameError

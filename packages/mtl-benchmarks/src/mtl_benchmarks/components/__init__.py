@@ -1,1 +1,1 @@
-"""Benchmarks, methods, teleports and models by name, with options from their signatures."""
+"""Parts by name, with options from their signatures: how names, options and values are read."""

@@ -11,8 +11,8 @@ from mtl_benchmarks.batching.batches import Part
 from mtl_benchmarks.batching.loading import on_device
 from mtl_benchmarks.batching.tally import Tallies, combined
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
-from mtl_benchmarks.engine.ranks import Ranks
 from mtl_benchmarks.engine.sharding import reshard
+from mtl_benchmarks.ranks import Ranks
 
 __all__ = ["evaluate_together"]
 

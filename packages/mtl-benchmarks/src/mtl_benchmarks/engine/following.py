@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from mtl_benchmarks.batching.loading import Loading
+from mtl_benchmarks.batching.randomness import seeded
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.precision import arithmetic
-from mtl_benchmarks.engine.randomness import seeded
-from mtl_benchmarks.engine.ranks import Ranks
 from mtl_benchmarks.engine.trainer import Trainer
-from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.ranks import Ranks
 
 __all__ = ["follow"]
 

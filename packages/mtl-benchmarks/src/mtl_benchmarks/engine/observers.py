@@ -13,9 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mtl_benchmarks.engine.randomness import random_state, set_random_state
+from mtl_benchmarks.batching.randomness import random_state, set_random_state
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.trainer import Progress
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_core import StepReport
 
 __all__ = ["EvaluationSeen", "Observer", "ObserverError", "RunStart", "StepSeen", "Watching"]

@@ -9,7 +9,7 @@ import torch
 from torch import nn, optim
 
 from mtl_benchmarks.benchmark import Benchmark
-from mtl_benchmarks.engine.ranks import Ranks
+from mtl_benchmarks.ranks import Ranks
 from mtl_core import InvalidInputError
 from mtl_core.extension import is_sharded
 

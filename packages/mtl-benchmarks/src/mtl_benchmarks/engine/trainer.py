@@ -13,18 +13,18 @@ from torch import nn, optim
 
 from mtl_benchmarks.batching.batches import BatchSource, OwnPart, Part, mixed_seed, part_of
 from mtl_benchmarks.batching.loading import Loading, Loads
+from mtl_benchmarks.batching.randomness import random_state, set_random_state
 from mtl_benchmarks.benchmark import Benchmark
-from mtl_benchmarks.components.making import make_benchmark, make_method
+from mtl_benchmarks.configuration.making import make_benchmark, make_method
+from mtl_benchmarks.configuration.run_config import RunConfig
+from mtl_benchmarks.configuration.selection import Selection, learned_values
 from mtl_benchmarks.engine.evaluating import evaluate_together
 from mtl_benchmarks.engine.forward import RunProblem
-from mtl_benchmarks.engine.randomness import random_state, set_random_state
-from mtl_benchmarks.engine.ranks import Ranks, current_ranks
 from mtl_benchmarks.engine.recorder import Recorder
-from mtl_benchmarks.engine.selection import Selection, learned_values
 from mtl_benchmarks.engine.sharding import load_whole_state, shard, whole_state
 from mtl_benchmarks.protocol.schedules import Place
 from mtl_benchmarks.protocol.training import Training
-from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.ranks import Ranks, current_ranks
 from mtl_core import InvalidInputError, MicroBatches, StepReport, step
 from mtl_core.extension import CountsEpochs, Remembers, offers
 

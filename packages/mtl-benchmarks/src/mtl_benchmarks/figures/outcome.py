@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mtl_benchmarks.comparison import Comparison, Estimate, Group
-from mtl_benchmarks.components.making import make_benchmark
+from mtl_benchmarks.configuration.making import make_benchmark
 from mtl_benchmarks.figures.drawing import grid, headed, key_below, new_figure
 from mtl_benchmarks.figures.learning import heading
 from mtl_benchmarks.figures.palette import MUTED, SUBTLE, run_styles

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mtl_benchmarks.comparison import Comparison, Group
-from mtl_benchmarks.components.making import make_benchmark
+from mtl_benchmarks.configuration.making import make_benchmark
 from mtl_benchmarks.figures.drawing import curve, grid, headed, key_below, panels, time_axis
 from mtl_benchmarks.figures.learning import Timeline, series_of, timeline
 from mtl_benchmarks.figures.palette import DIVERGING, INK, MANY_TASKS, MUTED, SEQUENTIAL, Style, task_colour

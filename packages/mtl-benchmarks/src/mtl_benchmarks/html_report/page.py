@@ -13,7 +13,7 @@ from mtl_benchmarks.html_report.sections import commands, comparison_section, en
 from mtl_benchmarks.html_report.style import STYLE
 from mtl_benchmarks.runs.copies import distinct
 from mtl_benchmarks.runs.runner import RunResult
-from mtl_benchmarks.runs.session import checked_reference, told_apart
+from mtl_benchmarks.session import checked_reference, told_apart
 from mtl_benchmarks.storage.files import write_atomically
 
 __all__ = ["render", "write_report"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from mtl_benchmarks.comparison import Comparison, all_tables, own_protocol
 from mtl_benchmarks.comparison.protocols import differing, flat, short_name
-from mtl_benchmarks.components.making import make_benchmark
+from mtl_benchmarks.configuration.making import make_benchmark
 from mtl_benchmarks.figures import pictures_of, png
 from mtl_benchmarks.html_report.elements import bullets, element, facts, picture, preformatted, table_of
 from mtl_benchmarks.runs.runner import RunResult

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from mtl_aggregators import Facts
-from mtl_benchmarks.components.making import make_method, resolve_method
+from mtl_benchmarks.configuration.making import make_method, resolve_method
 from mtl_benchmarks.figures.drawing import new_figure, save
 from mtl_benchmarks.paper_figures.registry import PaperFigure
 from mtl_benchmarks.paper_figures.setting import Setting

@@ -8,8 +8,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 
-from mtl_benchmarks.components.making import method_class
 from mtl_benchmarks.components.options import Choice, option_defaults
+from mtl_benchmarks.configuration.making import method_class
 from mtl_benchmarks.figures.sweeps import estimates_figure
 from mtl_benchmarks.paper_figures.setting import Made, Setting
 

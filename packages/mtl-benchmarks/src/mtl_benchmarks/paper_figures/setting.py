@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.metrics import delta_m
 from mtl_benchmarks.runs.baselines import own_baselines
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.pool import run_all
 from mtl_benchmarks.runs.runner import RunResult
-from mtl_benchmarks.runs.session import with_baselines
+from mtl_benchmarks.session import with_baselines
 from mtl_benchmarks.studies.rows import main_metric
 from mtl_benchmarks.studies.study import named
 from mtl_core import InvalidInputError

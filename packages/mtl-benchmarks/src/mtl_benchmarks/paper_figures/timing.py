@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from mtl_benchmarks.engine.randomness import seeded
+from mtl_benchmarks.batching.randomness import seeded
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.trainer import Trainer
 from mtl_benchmarks.figures.sweeps import pairs_of_bars, time_and_memory
 from mtl_benchmarks.paper_figures.setting import Made, Setting
-from mtl_benchmarks.runs.config import RunConfig
 
 __all__ = ["Turn", "epochs_in_turn", "peak_memory", "time_with_teleports", "times_beside", "times_of_methods"]
 

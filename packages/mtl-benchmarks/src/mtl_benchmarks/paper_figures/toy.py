@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtl_benchmarks.benchmarks.toy import STARTS
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.figures.toy import toy_grid, toy_trajectories
 from mtl_benchmarks.paper_figures.setting import Made, Setting
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.runner import RunResult
 from mtl_benchmarks.storage.results import RunDirectory
 from mtl_core import InvalidInputError

@@ -1,1 +1,1 @@
-"""Runs: their configuration, one or many of them, and what belongs together."""
+"""Runs: one or many of them, resumed and repeated, and what belongs together."""

@@ -6,9 +6,9 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from mtl_benchmarks.components.making import make_benchmark
+from mtl_benchmarks.configuration.making import make_benchmark
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.metrics import Baseline
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.copies import distinct
 from mtl_benchmarks.runs.runner import RunResult
 

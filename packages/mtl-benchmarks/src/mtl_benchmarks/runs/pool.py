@@ -18,7 +18,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.runs.runner import RunResult, run, warn
 from mtl_benchmarks.storage.results import Collection
 from mtl_core import ResultsDirectoryError

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mtl_benchmarks.batching.loading import Loading
-from mtl_benchmarks.components.making import make_benchmark
+from mtl_benchmarks.batching.randomness import seeded
+from mtl_benchmarks.configuration.making import make_benchmark
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.following import follow
 from mtl_benchmarks.engine.observers import Observer, Watching
 from mtl_benchmarks.engine.precision import arithmetic
-from mtl_benchmarks.engine.randomness import seeded
-from mtl_benchmarks.engine.ranks import current_ranks
 from mtl_benchmarks.engine.trainer import Progress
-from mtl_benchmarks.runs.config import RunConfig
+from mtl_benchmarks.ranks import current_ranks
 from mtl_benchmarks.runs.work import Work
 from mtl_benchmarks.storage.results import RunDirectory
 from mtl_benchmarks.storage.tables import events_from

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from mtl_benchmarks.batching.loading import Loading
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.divergence import Watch
 from mtl_benchmarks.engine.series import PAIR_HEADER, STEP_HEADER, gradient_header
 from mtl_benchmarks.engine.trainer import Progress, Trainer
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.storage.checkpoint import Checkpoint, config_digest
 from mtl_benchmarks.storage.environment import Sessions
 from mtl_benchmarks.storage.files import digest_of, exists

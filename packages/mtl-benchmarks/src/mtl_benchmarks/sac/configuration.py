@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from mtl_benchmarks.components.making import make_method, resolve_method
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.making import make_method, resolve_method
 from mtl_benchmarks.sac.protocol import SACProtocol
 from mtl_benchmarks.worlds import METAWORLD, MT10_TASKS
 from mtl_core import InvalidParameterError, UnknownNameError

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtl_benchmarks.engine.randomness import seeded
+from mtl_benchmarks.batching.randomness import seeded
 from mtl_benchmarks.runs.runner import warn
 from mtl_benchmarks.sac.configuration import SACConfig
 from mtl_benchmarks.sac.directory import SACDirectory

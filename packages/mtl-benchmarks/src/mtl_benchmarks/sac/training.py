@@ -8,7 +8,7 @@ from typing import Any
 import numpy
 import torch
 
-from mtl_benchmarks.components.making import make_method
+from mtl_benchmarks.configuration.making import make_method
 from mtl_benchmarks.engine.recorder import conflict_statistics
 from mtl_benchmarks.sac.agent import SACAgent, Updated
 from mtl_benchmarks.sac.arena import Arena

@@ -19,11 +19,11 @@ from rich.table import Table
 from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.comparison import Estimate, Moves, moves
 from mtl_benchmarks.comparison.groups import relative_loss
-from mtl_benchmarks.components.making import ADAPTERS, make_benchmark
 from mtl_benchmarks.components.options import Choice, construct
+from mtl_benchmarks.configuration.making import ADAPTERS, make_benchmark
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.runs.baselines import own_baselines, single_tasks
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.pool import run_all
 from mtl_benchmarks.runs.runner import RunResult
 from mtl_benchmarks.studies.matching_lengths import lengths_of

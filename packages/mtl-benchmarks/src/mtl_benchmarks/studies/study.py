@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtl_benchmarks.components.making import TELEPORTS, make_benchmark, teleport_class
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.making import TELEPORTS, make_benchmark, teleport_class
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.runs.baselines import single_tasks
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.pool import run_all
 from mtl_benchmarks.runs.runner import RunResult
 from mtl_benchmarks.studies.controls import CONTROLS, control_of

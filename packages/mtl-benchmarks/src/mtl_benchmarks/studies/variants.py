@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mtl_benchmarks.components.making import ADAPTERS, TRIGGERS
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.making import ADAPTERS, TRIGGERS
 from mtl_core import UnknownNameError
 
 __all__ = ["ALONE", "CONTROL", "DEFAULT", "PARTS_OF_ABLATION", "Variant", "variants"]

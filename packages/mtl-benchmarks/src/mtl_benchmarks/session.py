@@ -24,11 +24,11 @@ from mtl_benchmarks.comparison import (
     compare,
 )
 from mtl_benchmarks.comparison.protocols import short_name
-from mtl_benchmarks.components.making import make_benchmark
+from mtl_benchmarks.configuration.making import make_benchmark
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.logs import make_logs
 from mtl_benchmarks.engine.trainer import Progress
 from mtl_benchmarks.runs.baselines import single_tasks, without_share
-from mtl_benchmarks.runs.config import RunConfig
 from mtl_benchmarks.runs.copies import distinct
 from mtl_benchmarks.runs.runner import RunResult, run
 from mtl_benchmarks.storage.results import Collection

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 import mtl_aggregators
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks import available, benchmark_class
-from mtl_benchmarks.components.making import (
+from mtl_benchmarks.components.options import PartTable, option_arguments, option_defaults
+from mtl_benchmarks.components.reading import placeholder
+from mtl_benchmarks.components.registry import defines
+from mtl_benchmarks.components.signatures import REQUIRED, summary_of
+from mtl_benchmarks.configuration.making import (
     ADAPTERS,
     MODELS,
     PARTS,
@@ -21,10 +25,6 @@ from mtl_benchmarks.components.making import (
     method_class,
     teleport_class,
 )
-from mtl_benchmarks.components.options import PartTable, option_arguments, option_defaults
-from mtl_benchmarks.components.reading import placeholder
-from mtl_benchmarks.components.registry import defines
-from mtl_benchmarks.components.signatures import REQUIRED, summary_of
 from mtl_benchmarks.paper_figures.registry import FIGURES, PaperFigure, find_figure
 from mtl_core import InvalidInputError, UnknownNameError
 from mtl_core.extension import is_spec, load_spec, plain_name

@@ -10,18 +10,18 @@ from typing import Any, Literal
 
 import torch
 
-from mtl_benchmarks.components.making import (
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.making import (
     make_benchmark,
     make_method,
     resolve_benchmark,
     resolve_method,
     resolve_teleport,
 )
-from mtl_benchmarks.components.options import Choice
-from mtl_benchmarks.engine.ranks import current_ranks
-from mtl_benchmarks.engine.selection import Selection
+from mtl_benchmarks.configuration.selection import Selection
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
 from mtl_benchmarks.protocol.training import Precision, Training
+from mtl_benchmarks.ranks import current_ranks
 from mtl_core import InvalidParameterError, UnknownNameError
 from mtl_core.checks import one_of, positive_int
 
