@@ -210,7 +210,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert sorted(line["task"] for line in lines[:6]) == sorted(["left", "right", "image"] * 2)
     assert len(lines) == 12
     assert main(["verdict"]) == 2
-    assert "must be followed by tables of records" in capsys.readouterr().err
+    assert "`verdict` must be used as mtl-bench verdict RECORDS…, got no word." in capsys.readouterr().err
     assert main(["verdict", str(tmp_path / "no.csv")]) == 2
     assert "no.csv" in capsys.readouterr().err
 

@@ -78,9 +78,15 @@ def execute(plan: Plan, console: Console) -> list[RunResult]:
     results = []
     with ProgressBar(*columns, console=console, refresh_per_second=5) as bars:
         overall = bars.add_task("all runs", total=len(configs), state="")
-        for config in configs:
-            results.append(_with_bar(config, collection, plan, bars))
-            bars.advance(overall)
+        try:
+            for config in configs:
+                results.append(_with_bar(config, collection, plan, bars))
+                bars.advance(overall)
+        except BaseException:
+            # What is left on the screen above the error is what was done; a bar that never moved says nothing.
+            for bar in bars.tasks:
+                bars.update(bar.id, visible=bar.completed > 0)
+            raise
     return results
 
 

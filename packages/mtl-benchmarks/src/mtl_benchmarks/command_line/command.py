@@ -73,7 +73,8 @@ class Command:
         n_words = len(found.standing)
         if n_words < at_least or (at_most is not None and n_words > at_most):
             rule = "stand without further words" if at_most == 0 else f"be used as mtl-bench {self.name} {self.usage}"
-            raise InvalidInputError(f"`{self.name}` must {rule}, got {' '.join(found.standing) or 'no word'}.")
+            hint = f" For example: {self.examples[0]}" if self.examples else ""
+            raise InvalidInputError(f"`{self.name}` must {rule}, got {' '.join(found.standing) or 'no word'}.{hint}")
         return Parsed(tuple(found.standing), values)
 
     def help(self) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from mtl_benchmarks.command_line.command import Command
 from mtl_benchmarks.command_line.option import Option
 from mtl_benchmarks.comparison import Format
-from mtl_core import InvalidInputError
 
 __all__ = ["COMMAND"]
 
@@ -17,13 +16,9 @@ def _run(words: Sequence[str]) -> None:
     from mtl_benchmarks.comparison import find_runs
     from mtl_benchmarks.session import open_console, print_report
 
-    parsed = COMMAND.parse(words, at_most=None)
+    parsed = COMMAND.parse(words, at_least=1, at_most=None)
     if parsed is None:
         return
-    if not parsed.standing:
-        raise InvalidInputError(
-            "`compare` must be followed by directories of runs, got none, e.g. mtl-bench compare runs/*"
-        )
     asked, others = find_runs(parsed.standing)
     figures = parsed.values.get("--figures")
     print_report(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from mtl_benchmarks.command_line.command import Command
 from mtl_benchmarks.command_line.option import Option
-from mtl_core import InvalidInputError
 
 __all__ = ["COMMAND"]
 
@@ -14,13 +13,9 @@ __all__ = ["COMMAND"]
 def _run(words: Sequence[str]) -> None:
     from mtl_benchmarks.html_report import write_report
 
-    parsed = COMMAND.parse(words, at_most=None)
+    parsed = COMMAND.parse(words, at_least=1, at_most=None)
     if parsed is None:
         return
-    if not parsed.standing:
-        raise InvalidInputError(
-            "`report` must be followed by directories of runs, got none, e.g. mtl-bench report runs"
-        )
     out, reference = parsed.values.get("--out"), parsed.values.get("--reference")
     print(f"report: {write_report(parsed.standing, out, reference=reference)}")
 

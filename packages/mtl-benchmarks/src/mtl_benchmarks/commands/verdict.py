@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mtl_benchmarks.command_line.command import Command
-from mtl_core import InvalidInputError
 
 __all__ = ["COMMAND"]
 
@@ -15,13 +14,9 @@ def _run(words: Sequence[str]) -> None:
     from mtl_benchmarks.studies.records import read_records
     from mtl_benchmarks.studies.tables import print_study
 
-    parsed = COMMAND.parse(words, at_most=None)
+    parsed = COMMAND.parse(words, at_least=1, at_most=None)
     if parsed is None:
         return
-    if not parsed.standing:
-        raise InvalidInputError(
-            "`verdict` must be followed by tables of records, got none. `mtl-bench study … --csv FILE` writes them."
-        )
     print_study(read_records(parsed.standing), open_console())
 
 
