@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mtl_core import DamagedFileError, ResultsDirectoryError
+from mtl_core import DamagedFileError, InvalidInputError, ResultsDirectoryError
 
 __all__ = [
     "PART",
@@ -252,6 +252,8 @@ def on_disk(path: Path, rule: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ResultsDirectoryError(_told(path, rule, error)) from error
+    except InvalidInputError:  # an own error, in words already, and a ValueError too
+        raise
     except ValueError as error:  # a name with a null character, or one that this system cannot encode
         raise ResultsDirectoryError(
             f"`path` must be a name that a file can have, got {str(path)!r} ({error}). Choose another one."
