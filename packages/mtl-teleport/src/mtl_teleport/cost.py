@@ -112,10 +112,10 @@ class COST(Presets, Teleportation):
         htr: what becomes of the optimiser's memory; see ``modulated``. By default it is kept, as the authors' code does
             in effect. Equation 13 where the move agrees with the gradient (:math:`\sigma > 0`) and a fresh start where
             it does not (``"released"``) forgets nearly all either way, as :math:`\sigma` is seldom above 0.05: on QM9
-            one such teleport per epoch raised :math:`\Delta m` of LS by 26 points in each of three seeds, where it fell
-            by 5 with the memory kept (``docs/evidence/choosing.md``). Equation 13 for every sign (``"paper"``) leaves
-            Adam with a second moment from one gradient, by which its next steps are too long: on digits with FairGrad
-            runs diverged with it (the ablation in ``docs/evidence.md``).
+            one such teleport per epoch raised :math:`\Delta m` of LS by 23 points in each of three seeds, where it fell
+            by 1.5 ±4.1 with the memory kept, over ten (``docs/evidence/choosing.md``). Equation 13 for every sign
+            (``"paper"``) leaves Adam with a second moment from one gradient, by which its next steps are too long: on
+            digits with FairGrad runs diverged with it (the ablation in ``docs/evidence.md``).
         own_step: ``"update"``: the step of a teleport goes on with the update from the new point; ``"skip"``: it makes
             none, and the next update reuses the optimiser's memory as ``htr`` says.
         seed: of the adapter's initial values and of random perturbations.
