@@ -234,7 +234,7 @@ def test_a_refused_second_process_leaves_the_first_one_alone(
     from long_runs import configs  # type: ignore[import-not-found]
 
     # From its beginning: the error was once put into another one's words, about names that no file can have.
-    with pytest.raises(ResultsDirectoryError, match="^`directory` .* must be free, got a run that another process is"):
+    with pytest.raises(ResultsDirectoryError, match=r"^`directory` .* must be free, got a run that another process is"):
         run(configs(1)[0], beside / "run")
     with pytest.raises(ResultsDirectoryError, match="broken off"):
         load_result(beside / "run")

@@ -20,6 +20,18 @@ from mtl_teleport.triggers import Trigger
 Make = Callable[..., tuple[Problem, Any]]
 
 
+DESIGNS: dict[str, dict[str, Any]] = {
+    "exact": {"aim": None},
+    "ascent": {"sharpness": "ascent", "aim": None},
+    "random": {"sharpness": "random", "aim": None},
+    "newton": {"sharpness": "newton", "aim": None},
+    "look-ahead": {"sharpness": "look-ahead", "aim": None},
+    "flat": {"sharpness": "flat", "aim": None},
+    "conflict": {"conflict_weight": 1.0, "aim": None},
+    "conflict-first": {"conflict_weight": 1.0, "hold_sharpness": True, "aim": None},
+}
+
+
 class Always(Trigger):
     def __call__(self, gramian: Tensor) -> bool:
         return True
@@ -441,9 +453,10 @@ class TestSettingsOfTheStep:
         cost = COST(Equal(), trigger=Always(), max_per_epoch=None)
         assert _teleports(mtl_core.step(problem, batch, _optimizer(problem), cost, keep="features"))
 
+    @pytest.mark.parametrize("design", DESIGNS)
     @pytest.mark.parametrize("dtype", [torch.bfloat16])
     @pytest.mark.parametrize("around", ["losses", "step"])
-    def test_autocast(self, conflicting: Make, dtype: torch.dtype, around: str) -> None:
+    def test_autocast(self, conflicting: Make, dtype: torch.dtype, around: str, design: str) -> None:
         """Low-precision copies of the old values must not outlive the move, in an autocast region around the step."""
         whole, batch = conflicting(torch.float32)
         whole.model.eval()
@@ -454,8 +467,8 @@ class TestSettingsOfTheStep:
             return {name: value.float() for name, value in found.items()}
 
         problem = Problem(whole.model, cast, shared="trunk", tasks=whole.tasks)
-        cost = COST(Equal(), trigger=Always(), max_per_epoch=None, sharpness="exact", lr=1e-2, aim=None)
-        optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.0)
+        cost = COST(Equal(), trigger=Always(), max_per_epoch=None, lr=1e-2, **DESIGNS[design])
+        optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.0 if design != "look-ahead" else 1e-3)
         with torch.autocast("cpu", dtype=dtype, enabled=around == "step"):
             (report,) = _teleports(mtl_core.step(problem, batch, optimizer, cost))
             seen = problem.losses(batch).values.detach()
@@ -470,14 +483,15 @@ class TestSettingsOfTheStep:
         if around == "losses":
             assert report.norms_after == pytest.approx(gradients.norms.tolist(), rel=1e-5)
 
-    def test_gradient_scaler(self, conflicting: Make) -> None:
+    @pytest.mark.parametrize("design", DESIGNS)
+    def test_gradient_scaler(self, conflicting: Make, design: str) -> None:
         """The scale drops out, in the search as in the step."""
         found = []
         for scale in (None, 2.0**12):
             torch.manual_seed(0)
             problem, batch = conflicting()
             scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
-            cost = COST(Equal(), trigger=Always(), max_per_epoch=None)
+            cost = COST(Equal(), trigger=Always(), max_per_epoch=None, **DESIGNS[design])
             report = mtl_core.step(problem, batch, _optimizer(problem), cost, scaler=scaler)
             found.append((torch.cat([p.detach().flatten() for p in problem.shared]), _teleports(report)[0]))
         torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-7, atol=1e-8)

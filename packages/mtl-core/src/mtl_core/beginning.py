@@ -12,6 +12,7 @@ from torch import Tensor, nn, optim
 from torch.nn.parameter import is_lazy
 
 from mtl_core.agreement import together
+from mtl_core.autocasting import in_full_precision
 from mtl_core.collection import ranks_of
 from mtl_core.distributed import broadcast_buffers_
 from mtl_core.errors import InvalidInputError
@@ -181,14 +182,15 @@ def guarded(problem: Problem, optimizer: Any, method: object, options: StepOptio
     # One walk through the model serves the whole step.
     problem.list_now()
     try:
-        guard = Guard(problem, optimizer, method, options)
-        problem.under_way = guard
-        try:
-            yield guard
-        # An interrupt from the keyboard must not leave half a step either.
-        except BaseException:
-            guard.undo()
-            raise
+        with in_full_precision():
+            guard = Guard(problem, optimizer, method, options)
+            problem.under_way = guard
+            try:
+                yield guard
+            # An interrupt from the keyboard must not leave half a step either.
+            except BaseException:
+                guard.undo()
+                raise
     finally:
         problem.under_way = None
         problem.forget_listing()

@@ -55,6 +55,10 @@ def without_graph(problem: Problem, evaluate: Callable[[], TaskLosses]) -> TaskL
             if not any(sign in str(error) for sign in _SIGNS):
                 raise
             trace.restore()
+        finally:
+            # Copies of parameters that autocast made here have no graph, and would give the next forward pass of the
+            # same region none.
+            torch.clear_autocast_cache()
         problem.differentiates = True
     with torch.enable_grad():
         return evaluate().detached()

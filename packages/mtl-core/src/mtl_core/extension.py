@@ -11,7 +11,8 @@ address for each name, and kept as stable as ``mtl_core`` itself; whatever is in
 optional protocols; ``check_method`` refuses what is none; ``ProblemView`` changes the losses; ``FixedWeights`` are
 weights that are known.
 
-**Numbers.** ``gramian_of``, ``weighted_sum``, ``read_gramian``.
+**Numbers.** ``gramian_of``, ``weighted_sum``, ``read_gramian``; ``full_precision`` for a function of them that is to
+be the same within an autocast region.
 
 **Models and optimisers.** ``Trace``, ``RandomState`` and ``preserved`` leave no trace in a model; ``inner_optimizer``
 is the one that owns the state; ``uncovered`` and ``refuse_closure`` check it.
@@ -23,6 +24,7 @@ what an extra brings.
 """
 
 from mtl_core.agreement import agree, together
+from mtl_core.autocasting import full_precision
 from mtl_core.beginning import begin, guarded
 from mtl_core.collecting.backward import check_finite_losses
 from mtl_core.collecting.flat import flat_size, widest_dtype
@@ -98,6 +100,7 @@ __all__ = [
     "find_plugin",
     "finish",
     "flat_size",
+    "full_precision",
     "gramian_of",
     "guarded",
     "inner_optimizer",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtl_core import checks
 from mtl_core.agreement import together
+from mtl_core.autocasting import full_precision
 from mtl_core.collecting.arguments import Losses, read_heads, read_losses, read_shared
 from mtl_core.collecting.backward import is_on_host
 from mtl_core.collecting.differentiation import differentiate, shard_ranks_of
@@ -22,6 +23,7 @@ from mtl_core.task_losses import Features, read_features
 __all__ = ["check_group", "collect"]
 
 
+@full_precision
 def collect(
     losses: Losses,
     shared: Iterable[Tensor],

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mtl_core.autocasting import in_the_users_precision
 from mtl_core.distributed import is_sharded, reshard
 from mtl_core.errors import (
     DuplicateModuleError,
@@ -245,7 +246,8 @@ class Problem:
         """
         if parameters is None:
             sharded = self.is_sharded
-            returned = self._loss_fn(self.model, batch)
+            with in_the_users_precision():
+                returned = self._loss_fn(self.model, batch)
             # The root of a sharded model keeps whole parameters after a forward pass: their gradients would be sought
             # under other objects than those that the step lists.
             if sharded:
@@ -253,7 +255,9 @@ class Problem:
             return read_returned(returned, self.tasks)
         self.check_functional()
         replaced = {f"model.{name}": value for name, value in parameters.items()}
-        return read_returned(torch.func.functional_call(self._loss_module, replaced, (batch,)), self.tasks)
+        with in_the_users_precision():
+            returned = torch.func.functional_call(self._loss_module, replaced, (batch,))
+        return read_returned(returned, self.tasks)
 
     def check_functional(self) -> None:
         """Make sure that the model can be evaluated with replaced parameters.

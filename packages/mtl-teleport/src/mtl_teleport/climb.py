@@ -96,5 +96,3 @@ def place_(tensors: Sequence[Tensor], values: Tensor) -> None:
     """Write one vector into tensors, part by part."""
     for tensor, part in zip(tensors, torch.split(values, [t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view(tensor.shape))
-    # Within one autocast region low-precision copies of leaves are kept, and would go on showing the old values.
-    torch.clear_autocast_cache()

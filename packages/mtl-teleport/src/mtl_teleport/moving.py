@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mtl_core import InvalidInputError, Problem, StepOptions, TaskGradients, checks
-from mtl_core.extension import AnyMethod, Trace, Wrapper, collect_batch, inner_optimizer, together
+from mtl_core.extension import AnyMethod, Trace, Wrapper, collect_batch, full_precision, inner_optimizer, together
 from mtl_teleport import arguments
 from mtl_teleport.acceptance import judge
 from mtl_teleport.history import HTR, trajectory_cosine
@@ -85,6 +85,7 @@ class Moving(Wrapper, ABC):
     def _propose(self, search: Search) -> Proposal:
         """Find a displacement; the model must be left as it is."""
 
+    @full_precision
     def teleport(
         self,
         problem: Problem,

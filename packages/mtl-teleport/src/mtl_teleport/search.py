@@ -55,8 +55,6 @@ def penalty(climb: Climb, aim: Aim) -> int:
         for tensor, part in zip(session.trainable, value.gradient().split(sizes), strict=True):
             tensor.grad = part.view(tensor.shape)
         adam.step()
-        # Within one autocast region low-precision copies of leaves are kept, and would go on showing the old values.
-        torch.clear_autocast_cache()
         del point, value  # one graph at a time: this one goes before the next is made
     return climb.limits.max_steps
 

@@ -21,7 +21,7 @@ from mtl_aggregators.solvers.rounding import as_known
 from mtl_aggregators.solvers.solution import Vector
 from mtl_aggregators.solvers.threads import FEW, one_thread
 from mtl_core import InvalidJacobianError, InvalidParameterError, TaskGradients, checks
-from mtl_core.extension import gramian_of, weighted_sum
+from mtl_core.extension import full_precision, gramian_of, weighted_sum
 
 __all__ = ["GramianMethod", "RegularisedSolve"]
 
@@ -102,6 +102,7 @@ class GramianMethod(nn.Module, ABC):
             f"`backend` must be 'host' for {type(self).__name__} as configured, got {self.backend!r}."
         )
 
+    @full_precision
     def weights(self, gramian: Tensor, *, losses: Tensor | None = None) -> Tensor:
         """Weights of the tasks.
 
@@ -149,6 +150,7 @@ class GramianMethod(nn.Module, ABC):
                 found = self.solve(array, known)
         return torch.from_numpy(found) if gramian.is_cpu else torch.from_numpy(found).to(gramian.device)
 
+    @full_precision
     def forward(self, gradients: Tensor | TaskGradients) -> Tensor:
         """The update.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn, optim
 from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.bases.loss_checks import check_losses_beside
 from mtl_core import InvalidInputError, Problem, StepOptions, StepReport, TaskGradients, checks
-from mtl_core.extension import begin, collect_batch, finish, guarded
+from mtl_core.extension import begin, collect_batch, finish, full_precision, guarded
 
 __all__ = ["JacobianMethod", "LossAwareMethod", "positive_losses"]
 
@@ -31,6 +31,7 @@ class JacobianMethod(nn.Module, ABC):
     def combine(self, jacobian: Tensor) -> Tensor:
         """The update ``[d]`` of a checked, detached Jacobian ``[m, d]``, in its dtype."""
 
+    @full_precision
     def forward(self, gradients: Tensor | TaskGradients) -> Tensor:
         """The update.
 
@@ -64,6 +65,7 @@ class LossAwareMethod(nn.Module, ABC):
     def combine(self, jacobian: Tensor, losses: Tensor | None) -> Tensor:
         """The update ``[d]`` of a checked, detached Jacobian ``[m, d]``, in its dtype."""
 
+    @full_precision
     def forward(self, gradients: Tensor | TaskGradients, *, losses: Tensor | None = None) -> Tensor:
         """The update.
 

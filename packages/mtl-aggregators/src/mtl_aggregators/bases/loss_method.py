@@ -17,6 +17,7 @@ from mtl_aggregators.bases.loss_checks import check_losses, refuse_not_finite
 from mtl_aggregators.bases.parameters import match_tasks, one_per_task
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import InvalidInputError, checks
+from mtl_core.extension import full_precision
 
 __all__ = ["LossMethod", "TrainedLossMethod", "above", "softmax"]
 
@@ -94,6 +95,7 @@ class LossMethod(nn.Module, ABC):
     def scalar(self, losses: Tensor, present: Tensor) -> Tensor:
         """The scalar of checked losses ``[m]``; ``present`` is a boolean ``[m]`` with at least one task."""
 
+    @full_precision
     def forward(self, losses: Tensor, *, present: Tensor | None = None) -> Tensor:
         """The scalar to differentiate.
 

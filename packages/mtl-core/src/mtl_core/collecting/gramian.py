@@ -6,12 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtl_core.autocasting import full_precision
+
 __all__ = ["cancels", "gramian_of", "weighted_sum"]
 
 _BLOCK = 1 << 19
 """Elements that are converted to float64 at a time for a weighted sum: 4 MiB, which stays in a core's cache."""
 
 
+@full_precision
 def gramian_of(jacobian: Tensor) -> Tensor:
     r"""The Gramian :math:`J J^\top`, ``[m, m]``, accumulated in float64.
 
@@ -72,6 +75,7 @@ _SMALL = 1 << 18
 """Products up to which numpy's BLAS keeps to the calling thread."""
 
 
+@full_precision
 def weighted_sum(jacobian: Tensor, weights: Tensor, gramian: Tensor | None = None) -> Tensor:
     r"""The combination :math:`J^\top w`, in float64 where its terms cancel beyond the gradients' own precision.
 

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mtl_core.autocasting import full_precision
 from mtl_core.collecting.backward import check_finite_losses, is_on_host
 from mtl_core.collecting.exchange import HostCopy, copied_at_once, summed_at_once
 from mtl_core.collecting.heads import HeadGradients
@@ -219,6 +220,7 @@ class TaskGradients:
         r"""The mean gradient :math:`g_0 = \frac1m \sum_i g_i`, ``[d]``."""
         return self._store.mean()
 
+    @full_precision
     def combine(self, weights: Tensor) -> Tensor:
         r"""The combination :math:`g_w = J^\top w`.
 
@@ -272,6 +274,7 @@ class TaskGradients:
         self._settle()
         self._store.write(vector, accumulate=accumulate)
 
+    @full_precision
     def assign_combination(self, weights: Tensor, *, factor: Tensor | None = None) -> None:
         r"""Write :math:`J^\top w` into the parameters' ``.grad``, in whatever form is cheapest.
 
