@@ -480,7 +480,7 @@ class TestSettingsOfTheStep:
         assert {p.dtype for p in problem.shared} == {torch.float32}
         assert report.norms_after is not None
         gradients = collect_problem(problem, problem.losses(batch))
-        if around == "losses":
+        if around == "losses" and design != "look-ahead":  # whose step moves on from there
             assert report.norms_after == pytest.approx(gradients.norms.tolist(), rel=1e-5)
 
     @pytest.mark.parametrize("design", DESIGNS)
