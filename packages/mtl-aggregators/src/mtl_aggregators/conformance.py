@@ -189,7 +189,7 @@ def _non_conflicting(factory: Factory, jacobian: Tensor, seed: int) -> None:
 
 
 def _permutation(factory: Factory, jacobian: Tensor, seed: int) -> None:
-    order = torch.randperm(len(jacobian), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(jacobian), generator=torch.Generator().manual_seed(seed), device="cpu")
     if offers(factory(), Weighting):
         gramian = gramian_of(jacobian)
         assert_equivariant_to_permutation(lambda g: factory().weights(g), gramian, order, tol=_TOLERANCE)
@@ -226,7 +226,10 @@ def _equal_rows(factory: Factory, jacobian: Tensor, seed: int) -> None:
 
 
 def _zero_when_stationary(factory: Factory, jacobian: Tensor, seed: int) -> None:
-    shares = torch.rand(len(jacobian), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
+    shares = (
+        torch.rand(len(jacobian), generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
+        + 0.1
+    )
     # One gradient more, with which a positive combination of all vanishes.
     closing = -(shares.to(jacobian) @ jacobian)
     closed = torch.cat([jacobian, closing.unsqueeze(0)])

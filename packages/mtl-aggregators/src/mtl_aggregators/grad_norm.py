@@ -118,8 +118,10 @@ class GradNorm(GramianMethod):
         present = torch.from_numpy(gramian.diagonal() > 0.0) & ~known.isnan()
         if known.shape != (m,) or bool((known[present] <= 0.0).any()):
             raise InvalidInputError(f"`losses` must be positive, one per task, for GradNorm, got {losses.tolist()}.")
-        weights = torch.ones(m, dtype=torch.float64) if self.task_weights is None else self.task_weights
-        first = torch.full((m,), torch.nan, dtype=torch.float64) if self._initial is None else self._initial
+        weights = torch.ones(m, dtype=torch.float64, device="cpu") if self.task_weights is None else self.task_weights
+        first = (
+            torch.full((m,), torch.nan, dtype=torch.float64, device="cpu") if self._initial is None else self._initial
+        )
         same_tasks("GradNorm", len(weights), m)
         first = torch.where(present & first.isnan(), known, first)
         norms = torch.from_numpy(np.sqrt(gramian.diagonal()))

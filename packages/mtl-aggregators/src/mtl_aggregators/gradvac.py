@@ -35,7 +35,7 @@ def _vaccinate(gramian: Vector, targets: Vector, beta: float, generator: torch.G
     lengths = np.where(live, norms, 1.0)
     cosines = gramian / lengths / lengths[:, None]
     # Row i: the other tasks, in random order.
-    others = torch.rand(m, m - 1, generator=generator, dtype=torch.float64).numpy().argsort(axis=1)
+    others = torch.rand(m, m - 1, generator=generator, dtype=torch.float64, device="cpu").numpy().argsort(axis=1)
     tasks = np.arange(m)[:, None]
     others += others >= tasks
     # Each pair is met once, so that the targets are those of before throughout; as tangents, for unit gradients:

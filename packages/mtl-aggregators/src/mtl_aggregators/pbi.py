@@ -87,6 +87,6 @@ class PBI(LossMethod):
         across = shifted - along * direction
         # Rounding leaves a direction where there is none, which the penalty would follow.
         on_line = across.detach().norm() <= 16 * torch.finfo(losses.dtype).eps * shifted.detach().norm()
-        apart: Tensor = torch.where(on_line, 0.0, 1.0) * across.norm()
+        apart = across.norm().masked_fill(on_line, 0.0)
         total: Tensor = along + self.theta * apart
         return total

@@ -71,7 +71,7 @@ class PCGrad(GramianMethod):
         inverse = np.divide(1.0, diagonal, out=np.zeros(m), where=diagonal > 1.0 / np.finfo(np.float64).max)
         tasks = np.arange(m)
         # Row i: the other tasks, in random order.
-        keys = torch.rand(m, m - 1, generator=self.generator, dtype=torch.float64).numpy()
+        keys = torch.rand(m, m - 1, generator=self.generator, dtype=torch.float64, device="cpu").numpy()
         others = keys.argsort(axis=1)
         # Numbers 0 to m − 2 become all but the row's own.
         others += others >= tasks[:, None]

@@ -194,7 +194,7 @@ class RLW(LossMethod):
 
     def scalar(self, losses: Tensor, present: Tensor) -> Tensor:
         """The scalar; see the class."""
-        draws = torch.empty(len(losses), dtype=torch.float64)
+        draws = torch.empty(len(losses), dtype=torch.float64, device="cpu")
         if self.distribution == "normal":
             # Drawn on the CPU: the same weights for the same seed on every device.
             logits = draws.normal_(generator=self.generator).to(losses.device)

@@ -54,7 +54,7 @@ class Accumulator:
         self._problem = problem
         self._matrix: Tensor | None = None
         self._losses: Tensor | None = None
-        self._counts = torch.zeros(problem.n_tasks)
+        self._counts = torch.zeros(problem.n_tasks, dtype=torch.float64, device="cpu")
         self._rows: dict[int, Row] = {}
         self._touched: set[int] = set()
         self._parameters: tuple[Tensor, ...] = ()

@@ -64,7 +64,7 @@ def agree(failure: Exception | None, group: dist.ProcessGroup) -> None:
     if failure is not None and _NOTE in getattr(failure, "__notes__", ()):
         raise failure  # from a nested block: every rank has raised it already, its text needs no second prefix
     channel = _channel(group)
-    flag = torch.tensor(0 if failure is None else 1)
+    flag = torch.tensor(0 if failure is None else 1, device="cpu")
     dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=channel)
     if not int(flag):
         return

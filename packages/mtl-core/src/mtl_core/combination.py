@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -74,7 +75,7 @@ def combine_per_group(
     # The module that owns a parameter is what its name says before the last point.
     owners = [name.rpartition(".")[0] if per == "layer" else name for name in names]
     # Columns of parameter k are bounds[k] to bounds[k + 1].
-    bounds = torch.tensor([0, *(flat_size(p) for p in gradients.parameters)]).cumsum(0).tolist()
+    bounds = list(accumulate((flat_size(p) for p in gradients.parameters), initial=0))
     # A module's parameters need not lie side by side in the model's order, so that a group is a list of positions.
     groups = {owner: [k for k, other in enumerate(owners) if other == owner] for owner in dict.fromkeys(owners)}
     parts = [torch.cat([matrix[:, bounds[k] : bounds[k + 1]] for k in members], dim=1) for members in groups.values()]

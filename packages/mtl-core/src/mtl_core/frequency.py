@@ -120,7 +120,7 @@ class TaskSampling(Wrapper):
         with guarded(problem, optimizer, self, options):
             # An order of all tasks, not a choice among those present: parts and ranks that differ in which tasks they
             # have would draw different numbers from then on.
-            order = torch.randperm(problem.n_tasks, generator=self._sampler).tolist()
+            order = torch.randperm(problem.n_tasks, generator=self._sampler, device="cpu").tolist()
             view = ProblemView(problem, partial(_first_present, order=order, count=self.n_tasks))
             return step(view, batch, optimizer, self.method, **vars(options))
 

@@ -328,5 +328,5 @@ class COST(Presets, Teleportation):
 
 def _on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
     """A generator on the device of the parameters, seeded from one on the CPU."""
-    seed = int(torch.randint(2**62, (), generator=generator))
+    seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
     return torch.Generator(device).manual_seed(seed)

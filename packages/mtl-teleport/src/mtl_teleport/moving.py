@@ -210,7 +210,11 @@ class Moving(Wrapper, ABC):
         if values is None or self.htr != "transported":
             return None
         n_tasks = search.problem.n_tasks
-        weights = torch.full((n_tasks,), 1.0 / n_tasks, dtype=torch.float64) if seen.weights is None else seen.weights
+        weights = (
+            torch.full((n_tasks,), 1.0 / n_tasks, dtype=torch.float64, device="cpu")
+            if seen.weights is None
+            else seen.weights
+        )
         # One row per group of parameters: their mean stands for them.
         weights = weights.mean(dim=0) if weights.ndim > 1 else weights
         before = probe_gradient(search, weights)

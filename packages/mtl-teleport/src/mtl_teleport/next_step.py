@@ -46,7 +46,7 @@ def next_step(
     """
     if lr is None:
         return None
-    known = torch.full((n_tasks,), 1.0 / n_tasks, dtype=torch.float64) if weights is None else weights
+    known = torch.full((n_tasks,), 1.0 / n_tasks, dtype=torch.float64, device="cpu") if weights is None else weights
     if known.ndim > 1:  # one row per group of parameters: their mean stands for them
         known = known.mean(dim=0)
     scales: dict[str, Tensor] = {}

@@ -104,7 +104,7 @@ class RandomTeleport(Teleportation):
         self._made += 1
         draws = {
             # On the CPU in double precision, whatever the model's device and dtype: one seed gives one direction.
-            name: torch.randn(p.shape, generator=search.generator, dtype=torch.float64)
+            name: torch.randn(p.shape, generator=search.generator, dtype=torch.float64, device="cpu")
             for name, p in search.problem.named_shared.items()
         }
         # A normal vector over its length is uniform on the sphere, over all parameters together.

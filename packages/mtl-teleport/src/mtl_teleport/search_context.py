@@ -110,7 +110,7 @@ def open_search(
     device = problem.shared[0].device
     # One number per search, however many the search itself draws: the next search does not depend on how long this one
     # was.
-    seed = int(torch.randint(2**62, (), generator=generator))
+    seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
     if group is not None:
         # Every evaluation is done by all ranks together; loaders of ranks may differ in length by one batch.
         batches = batches[: ranks.fewest(len(batches), group, device)]

@@ -88,7 +88,9 @@ def present_update(
     weights: Tensor | None = None
     if offers(method, Method):
         # A method that owns its step tells no update beforehand; the mean gradient stands for it.
-        update = gradients.combine(torch.full((gradients.n_tasks,), 1.0 / gradients.n_tasks, dtype=torch.float64))
+        update = gradients.combine(
+            torch.full((gradients.n_tasks,), 1.0 / gradients.n_tasks, dtype=torch.float64, device="cpu")
+        )
     elif options.per != "model":
         update, weights = combine_per_group(problem, method, gradients, options.per)
     else:

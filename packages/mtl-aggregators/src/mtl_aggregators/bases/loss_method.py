@@ -47,7 +47,7 @@ def above(
     """
     values = on_host(losses) if isinstance(losses, Tensor) else losses
     if not math.isfinite(values.sum()):
-        there = None if present is None else torch.as_tensor(present)
+        there = None if present is None else torch.as_tensor(present, device="cpu")
         refuse_not_finite(torch.from_numpy(values), there, tasks)
     floor = on_host(bound) if isinstance(bound, Tensor) else np.asarray(bound)
     if floor.ndim and floor.shape != values.shape:

@@ -19,7 +19,7 @@ def one_per_task(name: str, values: float | Sequence[float] | Tensor) -> Tensor:
         InvalidParameterError: it is neither, or not finite.
     """
     try:
-        vector = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+        vector = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError):
         raise InvalidParameterError(f"`{name}` must be a number or one per task, got {values!r}.") from None
     if vector.ndim > 1 or not vector.numel() or not bool(torch.isfinite(vector).all()):
@@ -35,7 +35,7 @@ def weight_vector(name: str, values: Sequence[float] | Tensor) -> Tensor:
             positive.
     """
     try:
-        vector = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+        vector = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError):
         raise InvalidParameterError(f"`{name}` must be a sequence of numbers, got {values!r}.") from None
     if vector.ndim != 1 or not len(vector):

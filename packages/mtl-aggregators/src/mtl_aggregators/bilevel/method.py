@@ -292,7 +292,7 @@ class Bilevel(nn.Module):
         last, self._last = self._last, None
         if last is not None and np.array_equal(last != 0.0, free):
             return -last
-        draws = torch.empty(len(free), dtype=torch.float64).normal_(generator=self.generator).numpy()
+        draws = torch.empty(len(free), dtype=torch.float64, device="cpu").normal_(generator=self.generator).numpy()
         # One number per task is drawn, free or not, so that ranks and resumed runs stay in step. A normal vector,
         # normalised, is uniform on the sphere of the free ones.
         known = np.where(free, draws, 0.0)

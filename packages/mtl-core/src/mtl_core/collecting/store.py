@@ -76,7 +76,7 @@ class GradientStore(ABC):
 
     def mean(self) -> Tensor:
         """The mean gradient."""
-        return self.combine(torch.full((self.n_tasks,), 1.0 / self.n_tasks, dtype=torch.float64), None)
+        return self.combine(torch.full((self.n_tasks,), 1.0 / self.n_tasks, dtype=torch.float64, device="cpu"), None)
 
     def write_combination(self, weights: Tensor, gramian: Tensor | None, factor: Tensor | None) -> None:
         """Write the weighted sum, times a factor if there is one, into the parameters' ``.grad``."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 import copy
 import fnmatch
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -185,6 +187,18 @@ class _Deferred:
     target_modules: tuple[str, ...] = ()
 
 
+@contextmanager
+def _defaults_of(parameter: Tensor) -> Iterator[None]:
+    """Torch's default dtype and device are those of a parameter: PEFT makes tensors in the former, on the latter."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(parameter.dtype)
+    try:
+        with torch.device(parameter.device):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 class PeftSession(AdapterSession):
     """A session whose model is wrapped by PEFT until it is detached."""
 
@@ -202,11 +216,11 @@ class PeftSession(AdapterSession):
         # As one full-match pattern: PEFT matches listed names as suffixes, and so layers of the heads as well.
         own.target_modules = f"(?:{'|'.join(re.escape(name) for name in layers)})"
         before = {id(p) for p in model.parameters()}
-        seed = int(torch.randint(2**31, (), generator=generator))
+        seed = int(torch.randint(2**31, (), generator=generator, device="cpu"))
         devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
         try:
             # PEFT draws from torch's global generator.
-            with torch.random.fork_rng(devices=devices):
+            with torch.random.fork_rng(devices=devices), _defaults_of(next(iter(self.shared.values()))):
                 torch.manual_seed(seed)
                 inject_adapter_in_model(own, model, adapter_name=_NAME)
             for name in layers:

@@ -169,7 +169,9 @@ class MatrixAdapter(WeightSpaceAdapter):
 
 def uniform(shape: Sequence[int], bound: float, *, like: Tensor, generator: torch.Generator | None) -> Tensor:
     """A leaf uniform on ``[-bound, bound]``, drawn on the CPU so that every device gets the same values."""
-    values = torch.rand(tuple(shape), generator=generator, dtype=torch.float64).mul_(2.0).sub_(1.0).mul_(bound)
+    values = (
+        torch.rand(tuple(shape), generator=generator, dtype=torch.float64, device="cpu").mul_(2.0).sub_(1.0).mul_(bound)
+    )
     return values.to(device=like.device, dtype=trainable_dtype(like)).requires_grad_()
 
 

@@ -45,7 +45,7 @@ class LookAhead(GradientPoints):
     def __init__(self, horizon: float = 10.0) -> None:
         self.horizon = checks.positive("horizon", horizon)
         self._step: NextStep | None = None
-        self._scale = torch.ones(())
+        self._scale = torch.ones((), dtype=torch.float64, device="cpu")
 
     def for_search(self, search: Search) -> Sharpness:
         """One that knows the step to come.
@@ -71,7 +71,9 @@ class LookAhead(GradientPoints):
         gradients = gradients_with_graph(point, self._step.weights[index])
         rates = [
             # nηP, per parameter: a number, or one per entry where the optimiser scales each.
-            self.horizon * self._step.lr * self._step.scales.get(name, torch.ones(())).to(tensor)
+            self.horizon
+            * self._step.lr
+            * self._step.scales.get(name, torch.ones((), dtype=torch.float64, device="cpu")).to(tensor)
             for name, tensor in zip(point.session.shared, point.tensors, strict=True)
         ]
         end = Away.of(point, [-rate * gradient.detach() for rate, gradient in zip(rates, gradients, strict=True)])

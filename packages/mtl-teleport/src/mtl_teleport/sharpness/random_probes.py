@@ -117,7 +117,7 @@ class RandomSharpness(Sharpness):
             wanted = {where for _, _, where in best}
             kept = {where: values for where, values in kept.items() if where in wanted}
             del moved
-        sizes = torch.tensor([size for size, _, _ in best], dtype=weights.dtype)
+        sizes = torch.tensor([size for size, _, _ in best], dtype=weights.dtype, device="cpu")
         gain = (weights.to(sizes) * sizes).sum() if self.maximum == "task" else sizes[0]
         return gain.to(base), [quotient.Term(kept[where], _part(best, where, weights)) for where in sorted(kept)]
 
@@ -141,5 +141,5 @@ class RandomSharpness(Sharpness):
 
 def _part(best: list[tuple[float, float, int]], where: int, weights: Tensor) -> Tensor:
     """The coefficients of the losses at one perturbed point: signed weights of the tasks whose largest change it is."""
-    signs = torch.tensor([sign if at == where else 0.0 for _, sign, at in best], dtype=weights.dtype)
+    signs = torch.tensor([sign if at == where else 0.0 for _, sign, at in best], dtype=weights.dtype, device="cpu")
     return weights * signs.to(weights.device)

@@ -103,7 +103,7 @@ def _full(gramian: Tensor, losses: TaskLosses) -> Tensor:
     """``[m, m]`` from the ``[k, k]`` of the tasks present."""
     if losses.is_complete:
         return gramian
-    index = torch.tensor(losses.index)
+    index = torch.tensor(losses.index, device="cpu")
     full = gramian.new_zeros(losses.n_tasks, losses.n_tasks)
     full[index[:, None], index] = gramian
     return full
