@@ -81,8 +81,8 @@ def combine_per_group(
     parts = [torch.cat([matrix[:, bounds[k] : bounds[k + 1]] for k in members], dim=1) for members in groups.values()]
     if offers(method, HasMemory) and method.has_memory:
         raise InvalidInputError(
-            f"`per` needs a method that remembers nothing from step to step, got {type(method).__name__} as "
-            "configured: each group of parameters would go on from what another one left. Use per='model'."
+            f"`per` must be 'model' for a method that remembers something from step to step, got {per!r}: each group "
+            "of parameters would go on from what another one left. Use per='model', or a setting without memory."
         )
     weights: Tensor | None = None
     if offers(method, Weighting):
