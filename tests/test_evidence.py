@@ -12,7 +12,13 @@ from mtl_benchmarks.studies.records import read_records
 from mtl_benchmarks.studies.rows import StudyRow, rows_of
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
-TABLES = sorted((EVIDENCE / "data").glob("*.csv"))
+TABLES = sorted((EVIDENCE / "data").glob("choosing-*.csv"))
+STUDIES = sorted((EVIDENCE / "data").glob("study-*.csv"))
+PLANNED = {
+    "none",
+    "cost (htr keep)",
+    "cost (htr keep, hold_sharpness True, conflict_weight 1.0, aim None)",
+}
 METHOD = re.compile(r"\*\*(.+)\*\*, alone (.+):")
 
 
@@ -55,3 +61,16 @@ def test_the_page_says_what_the_runs_came_to(path: Path) -> None:
         expected[row.name, ""] = [signed(Estimate.of(list(row.measure["none"].values())).text(1))]
         expected |= {(row.name, way): cells(row, way) for way in row.ways}
     assert found == expected
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_study_keeps_to_its_plan(path: Path) -> None:
+    records = read_records([path])
+    assert {record.seed for record in records} <= set(range(200, 210))
+    assert {record.way for record in records} <= PLANNED
+    assert {record.control for record in records} <= {"", "random"}
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_no_seed_for_reporting_was_chosen_on(path: Path) -> None:
+    assert max(record.seed for record in read_records([path])) < 200
