@@ -23,6 +23,7 @@ print(len(batches), "batches of 60 molecules;", len(benchmark.tasks), "tasks:", 
 # %% [markdown]
 # A benchmark gives models, batches and a `Problem`: the losses, and which parameters the tasks share. Everything below works with any `Problem` of your own.
 
+
 # %%
 def begin():
     torch.manual_seed(0)
@@ -66,6 +67,7 @@ print("cosine with the mean:", " ".join(f"{c:.2f}" for c in mtl_core.mean_cosine
 # ## Three weightings
 #
 # The same start, the same batches, the same optimiser. `LS` adds the losses up, one backward pass. `FAMO` weighs the losses by how fast they fall, for one more forward pass. `FairGrad` looks at all eleven gradients, eleven backward passes.
+
 
 # %%
 def trained(method, steps=100):

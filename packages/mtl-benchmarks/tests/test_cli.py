@@ -123,7 +123,7 @@ def test_seeds() -> None:
         ("run digits --seeds none", "`--seeds` must"),
         ("run digits --device gpu", "`--device` must"),
         ("run digits --baselines some", "`--baselines`"),
-        ("compare", "followed by directories"),
+        ("compare", "`compare` must be used as mtl-bench compare RUNS… [options], got no word."),
         ("compare nowhere", "'nowhere'"),
         ("compare a --colour red", "unknown option '--colour'. Valid: --figures"),
     ],
