@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,8 @@ def test_groups_and_their_labels() -> None:
         [result(config, value) for config, value in zip(configs, [*values, {"accuracy_left": 95.0}], strict=True)]
     )
     assert [group.label for group in groups] == [
-        "fairgrad (method.alpha=1.0)",
-        "fairgrad (method.alpha=2.0)",
+        "fairgrad",
+        "fairgrad (alpha=2.0)",
         "single left",
     ]
     assert [len(group.runs) for group in groups] == [2, 2, 1]
@@ -143,13 +144,43 @@ def test_groups_and_their_labels() -> None:
     assert " 1.00 " in row  # first on one metric, tied on the others
 
 
+def test_labels_say_where_an_option_belongs_and_leave_defaults_out() -> None:
+    fairgrad = Choice("fairgrad", {"alpha": 2.0})
+    other = Choice("cost", {"start_after": 6, "trigger": Choice("majority", {"fraction": 0.75})})
+    pairs: list[tuple[str | Choice, str | Choice | None]] = [
+        ("fairgrad", None),
+        ("fairgrad", "cost"),
+        (fairgrad, "cost"),
+        (fairgrad, other),
+        ("ls", None),
+    ]
+    runs = [result(RunConfig.resolve("digits", method, teleport), FULL) for method, teleport in pairs]
+    assert [group.label for group in groups_of(runs)] == [
+        "fairgrad",
+        "fairgrad + cost",
+        "fairgrad (alpha=2.0) + cost",
+        "fairgrad (alpha=2.0) + cost (trigger.name=majority, trigger.fraction=0.75, start_after=6)",
+        "ls",
+    ]
+
+
+def test_an_option_that_older_files_lack_is_named_where_nothing_else_differs() -> None:
+    new = RunConfig.resolve("digits", "fairgrad")
+    options = {name: value for name, value in new.method.options.items() if name != "ridge"}
+    old = replace(new, method=Choice("fairgrad", options), seed=1)
+    assert [group.label for group in groups_of([result(new, FULL), result(old, FULL)])] == [
+        "fairgrad (ridge=0.001)",
+        "fairgrad",
+    ]
+
+
 def test_controls_with_lengths_of_their_own_are_one_group() -> None:
     configs = [RunConfig.resolve("digits", "ls", Choice("random", {"length": [0.1 * k]}), seed=k) for k in (1, 2)]
     fixed = RunConfig.resolve("digits", "ls", Choice("random", {"length": 0.1}))
     groups = groups_of([result(config, FULL) for config in [*configs, fixed]])
     assert [(group.label, len(group.runs)) for group in groups] == [
-        ("ls + random (teleport.length=listed)", 2),
-        ("ls + random (teleport.length=0.1)", 1),
+        ("ls + random (length=listed)", 2),
+        ("ls + random (length=0.1)", 1),
     ]
 
 

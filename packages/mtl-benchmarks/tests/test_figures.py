@@ -8,8 +8,10 @@ import pytest
 
 from mtl_aggregators import available
 from mtl_benchmarks.comparison import Comparison, compare, find_runs
+from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.figures import front, method_style, pictures_of, png, task_colour
+from mtl_benchmarks.figures.drawing import key_below, panels, titled
 from mtl_benchmarks.figures.palette import MANY_TASKS, run_styles
 from mtl_benchmarks.runs.runner import run
 from mtl_benchmarks.storage.results import Collection
@@ -31,6 +33,31 @@ def test_a_look_does_not_depend_on_what_stands_beside() -> None:
     twins = run_styles([RunConfig.resolve("digits", "ls", lr=lr) for lr in (0.1, 0.2)])
     assert twins[0].colour == twins[1].colour
     assert twins[0].dash != twins[1].dash
+    starts = [Choice("cost", {"start_after": k}) for k in (0, 6)]
+    pairs = [("ls", starts[0]), ("ls", starts[1]), ("fairgrad", starts[1])]
+    looks = run_styles([RunConfig.resolve("digits", *pair) for pair in pairs])
+    assert looks[0].marker != looks[1].marker == looks[2].marker
+
+
+@pytest.mark.parametrize("n", [1, 4, 10])
+def test_long_labels_stay_within_their_panel_and_the_figure(n: int) -> None:
+    figure, axes = panels(n)
+    for k, panel in enumerate(axes):
+        label = f"fairgrad (alpha={k}.0) + cost (hold_sharpness=True, conflict_weight=1.0, aim=None)"
+        panel.plot([0, 1], label=label)
+        titled(panel, label)
+    before = figure.get_size_inches()[1]
+    key_below(figure, axes)
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    titles = [panel.title.get_window_extent(renderer) for panel in axes]
+    assert not any(a.overlaps(b) for k, a in enumerate(titles) for b in titles[:k])
+    for box in (figure.legends[0].get_window_extent(renderer), *titles):
+        assert figure.bbox.x0 <= box.x0
+        assert box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0
+    assert min(panel.get_window_extent(renderer).height for panel in axes) > figure.dpi  # an inch at least
+    assert bool(figure.get_size_inches()[1] > before) is (n > 2)
 
 
 def test_front_by_hand() -> None:

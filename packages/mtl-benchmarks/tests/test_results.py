@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -268,6 +269,15 @@ def test_threads_and_arguments_are_no_difference() -> None:
     now = environment()
     assert differences(now, {**now, "argv": ["other"], "threads": 99, "cpu_count": 1}) == []
     assert differences(now, {**now, "machine": "abacus"}) == [f"machine abacus after {now['machine']}"]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("bin/mtl-bench", ["mtl-bench"]), ("lib/mtl_benchmarks/__main__.py", ["python", "-m", "mtl_benchmarks"])],
+)
+def test_what_was_typed_can_be_typed_again(path: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [path, "run", "toy"])
+    assert environment()["argv"] == [*words, "run", "toy"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO])

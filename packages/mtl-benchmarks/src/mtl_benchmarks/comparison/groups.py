@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mtl_benchmarks.comparison.estimates import Estimate
 from mtl_benchmarks.comparison.moves import Moves, moves
 from mtl_benchmarks.comparison.protocols import differing, flat, protocol_of, short_name
-from mtl_benchmarks.configuration.making import make_benchmark
+from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.making import make_benchmark, resolve_method, resolve_teleport
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.metrics import Baseline, Metric, delta_m_or_nan
 from mtl_benchmarks.runs.baselines import own_baselines
 from mtl_benchmarks.runs.copies import distinct
 from mtl_benchmarks.runs.runner import RunResult
+from mtl_core import InvalidInputError
 
 __all__ = ["Comparison", "Group", "compare", "relative_loss"]
 
@@ -177,16 +179,21 @@ def _groups(runs: Sequence[RunResult], pool: Sequence[RunResult]) -> tuple[tuple
     return groups, baselines
 
 
-def _place(configs: Sequence[RunConfig]) -> Callable[[Sequence[RunResult]], tuple[int, int, bool]]:
-    """Methods in order of appearance, each alone before its teleports; then the single tasks in the tasks' order."""
+def _place(configs: Sequence[RunConfig]) -> Callable[[Sequence[RunResult]], tuple[int, int, int]]:
+    """Methods in order of appearance, each alone before its teleports; then the single tasks in the tasks' order.
+
+    Teleports stand in the same order below each method.
+    """
     methods = list(dict.fromkeys(config.method.name for config in configs))
     tasks = make_benchmark(configs[0].benchmark).tasks
+    moves = [None]
+    moves += [move for config in configs if (move := config.as_group()["teleport"]) is not None]
 
-    def place(group: Sequence[RunResult]) -> tuple[int, int, bool]:
+    def place(group: Sequence[RunResult]) -> tuple[int, int, int]:
         config = group[0].config
         if config.is_single_task:
-            return 1, tasks.index(config.tasks[0]), False
-        return 0, methods.index(config.method.name), config.teleport is not None
+            return 1, tasks.index(config.tasks[0]), 0
+        return 0, methods.index(config.method.name), moves.index(config.as_group()["teleport"])
 
     return place
 
@@ -212,17 +219,54 @@ def relative_loss(run: RunResult, baselines: Sequence[Baseline]) -> float:
 
 
 def _labels(configs: Sequence[RunConfig]) -> list[str]:
-    """Labels that differ: where two would be equal, the options in which they differ are added."""
-    labels: list[str] = []
-    for config in configs:
-        twins = [other for other in configs if other.label == config.label]
-        all_flat = [flat(other.as_group()) for other in twins]
-        own = flat(config.as_group())
-        keys = [key for key in own if any(other.get(key) != own[key] for other in all_flat)]
-        extra = ", ".join(f"{key.replace('.options', '')}={_shown(own[key])}" for key in keys)
-        extra = extra or _other_network(config, configs[0])
-        labels.append(f"{config.label} ({extra})" if extra else config.label)
-    return labels
+    """Labels that differ: where two would be equal, the options in which they differ are added.
+
+    Those that have their default are left out, unless labels would be equal then, as where files of an older version
+    lack an option.
+    """
+    short = [_label(config, configs, all_options=False) for config in configs]
+    return [
+        _label(config, configs, all_options=True) if short.count(label) > 1 else label
+        for config, label in zip(configs, short, strict=True)
+    ]
+
+
+def _label(config: RunConfig, configs: Sequence[RunConfig], *, all_options: bool) -> str:
+    beside = [flat(other.as_group()) for other in configs if other.label == config.label]
+    own = flat(config.as_group())
+    usual = {} if all_options else _defaults(config)
+    shown = {
+        key: value
+        for key, value in own.items()
+        if any(other.get(key) != value for other in beside) and not (key in usual and usual[key] == value)
+    }
+
+    def of(part: str) -> str:
+        """What differs in one part, which the part's name stands before; what has been said is not said again."""
+        keys = [key for key in shown if key.startswith(part)]
+        inner = ", ".join(f"{key.removeprefix(part).replace('.options', '')}={_shown(shown.pop(key))}" for key in keys)
+        return f" ({inner})" if inner else ""
+
+    if config.is_single_task:
+        name = config.label
+    else:
+        name = config.method.name + of("method.options.")
+        name += "" if config.teleport is None else f" + {config.teleport.name}{of('teleport.options.')}"
+    other = of("") or (f" ({found})" if (found := _other_network(config, configs[0])) else "")
+    return name + other
+
+
+def _defaults(config: RunConfig) -> dict[str, Any]:
+    """The options of method and teleport as they are where none is given, by their keys in a flat group."""
+    try:
+        plain = replace(
+            config,
+            method=resolve_method(Choice(config.method.name)),
+            teleport=config.teleport and resolve_teleport(Choice(config.teleport.name), config.benchmark),
+        )
+    except InvalidInputError:  # a class that is not here any more, or one with options that must be given
+        return {}
+    return {key: value for key, value in flat(plain.as_group()).items() if ".options." in key}
 
 
 def _other_network(config: RunConfig, first: RunConfig) -> str:

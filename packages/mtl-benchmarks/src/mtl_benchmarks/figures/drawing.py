@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,9 +16,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["curve", "grid", "headed", "key_below", "new_figure", "panels", "plain_log", "png", "save", "time_axis"]
+__all__ = [
+    "curve",
+    "grid",
+    "headed",
+    "key_below",
+    "new_figure",
+    "panels",
+    "plain_log",
+    "png",
+    "save",
+    "time_axis",
+    "titled",
+]
 
 _DPI = 150
+_LETTER = 0.075
+"""Inches of one letter of a key or of a panel's title, about."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -72,6 +87,19 @@ def panels(n: int, *, width: float = 3.6, height: float = 2.7, extra: float = 0.
 def headed(figure: Figure, title: str) -> None:
     """The title of the whole figure."""
     figure.suptitle(title, fontsize=11, fontweight="bold", color=INK, wrap=True)
+
+
+def titled(axes: Axes, title: str) -> None:
+    """The title of a panel, in as many lines as its width asks for: labels with options are long."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    columns = axes.get_gridspec().ncols if axes.get_gridspec() is not None else 1  # type: ignore[union-attr]
+    axes.set_title(_wrapped(title, figure.get_size_inches()[0] / columns - 0.5), fontsize=9)
+
+
+def _wrapped(text: str, inches: float) -> str:
+    """In lines that are no wider than this at the size of a key's letters."""
+    return textwrap.fill(text, max(12, int(inches / _LETTER)), break_long_words=False, break_on_hyphens=False)
 
 
 def grid(axes: Axes) -> None:
@@ -164,9 +192,12 @@ def key_below(figure: Figure, axes: Sequence[Axes]) -> None:
             found.setdefault(label, handle)
     if not found:
         return
+    width, height = figure.get_size_inches()
+    labels = [_wrapped(label, width - 0.9) for label in found]
     # As many columns as fit beside each other at this size of letters.
-    room = figure.get_size_inches()[0] / (0.075 * max(map(len, found)) + 0.55)
-    columns = max(1, min(len(found), int(room)))
-    figure.legend(
-        list(found.values()), list(found), loc="outside lower center", ncols=columns, fontsize=8, frameon=False
-    )
+    longest = max(len(line) for label in labels for line in label.splitlines())
+    columns = max(1, min(len(found), int(width / (_LETTER * longest + 0.55))))
+    # Two rows of them stand in the room that a figure has below its panels; more make it higher, the panels stay.
+    lines = math.ceil(sum(label.count("\n") + 1 for label in labels) / columns)
+    figure.set_size_inches(width, height + 0.16 * max(0, lines - 2))
+    figure.legend(list(found.values()), labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
 
 __all__ = [
@@ -64,9 +65,13 @@ _METHODS = (
     *("cosmos",),
 )
 _TASKS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#888888", "#222222")
-# teleport → lightness of the hue, marker
-_TELEPORTS: dict[str, tuple[float, str]] = {"cost": (0.6, "^"), "random": (1.45, "s")}
-_OTHER_MARKERS = ("D", "v", "P", "X")
+# teleport → lightness of the hue, markers: the first, then those of others with the same name and other options
+_ALONE = ("o", "8", "H", "*")
+_TELEPORTS: dict[str, tuple[float, tuple[str, ...]]] = {
+    "cost": (0.6, ("^", "v", ">", "<")),
+    "random": (1.45, ("s", "D", "p", "d")),
+}
+_OTHERS = (("X", "P", "*", "h"), ("P", "X", "h", "*"), ("h", "*", "X", "P"), ("*", "h", "P", "X"))
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class Style:
     marker: str
 
 
-def method_style(method: str, teleport: str | None = None, *, twin: int = 0) -> Style:
+def method_style(method: str, teleport: str | None = None, *, twin: int = 0, teleport_twin: int = 0) -> Style:
     """How a method is drawn, alone or with a teleport.
 
     Args:
@@ -92,6 +97,7 @@ def method_style(method: str, teleport: str | None = None, *, twin: int = 0) -> 
             by its letters.
         teleport: likewise, or None.
         twin: number among several with the same names, which differ in options; they differ in dash.
+        teleport_twin: number among the teleports of this name, likewise; they differ in marker.
 
     Example:
         >>> method_style("ls").colour == method_style("ls", twin=1).colour
@@ -103,19 +109,29 @@ def method_style(method: str, teleport: str | None = None, *, twin: int = 0) -> 
     place = _METHODS.index(method) if method in _METHODS else zlib.crc32(method.encode())
     hue, dash = _HUES[place % len(_HUES)], _DASHES[(place // len(_HUES) + twin) % len(_DASHES)]
     if teleport is None:
-        return Style(hue, dash, "o")
-    own = _OTHER_MARKERS[zlib.crc32(teleport.encode()) % len(_OTHER_MARKERS)]
-    lightness, marker = _TELEPORTS.get(teleport, (0.8, own))
-    return Style(_with_lightness(hue, lightness), dash, marker)
+        return Style(hue, dash, _ALONE[twin % len(_ALONE)])
+    own = _OTHERS[zlib.crc32(teleport.encode()) % len(_OTHERS)]
+    lightness, markers = _TELEPORTS.get(teleport, (0.8, own))
+    return Style(_with_lightness(hue, lightness), dash, markers[teleport_twin % len(markers)])
 
 
 def run_styles(configs: Sequence[RunConfig]) -> list[Style]:
-    """The look of each, all different where their methods, teleports or options are."""
+    """The look of each, all different where their methods, teleports or options are.
+
+    A teleport with the same options has the same marker whatever method it stands beside.
+    """
+    teleports: dict[str, list[Choice]] = {}
     seen: dict[tuple[str, str | None], int] = {}
     styles = []
     for config in configs:
+        number = 0
+        if config.teleport is not None:
+            known = teleports.setdefault(config.teleport.name, [])
+            if config.teleport not in known:
+                known.append(config.teleport)
+            number = known.index(config.teleport)
         key = (config.method.name, None if config.teleport is None else config.teleport.name)
-        styles.append(method_style(*key, twin=seen.get(key, 0)))
+        styles.append(method_style(*key, twin=seen.get(key, 0), teleport_twin=number))
         seen[key] = seen.get(key, 0) + 1
     return styles
 

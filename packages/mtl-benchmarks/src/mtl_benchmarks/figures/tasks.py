@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtl_benchmarks.comparison import Comparison, Group
 from mtl_benchmarks.configuration.making import make_benchmark
-from mtl_benchmarks.figures.drawing import curve, grid, headed, key_below, panels, time_axis
+from mtl_benchmarks.figures.drawing import curve, grid, headed, key_below, panels, time_axis, titled
 from mtl_benchmarks.figures.learning import Timeline, series_of, timeline
 from mtl_benchmarks.figures.palette import DIVERGING, INK, MANY_TASKS, MUTED, SEQUENTIAL, Style, task_colour
 from mtl_benchmarks.runs.runner import RunResult
@@ -81,7 +81,7 @@ def over_time(comparison: Comparison, quantity: str) -> Figure:
             if about.signed:
                 panel.axhline(0.0, color=MUTED, linewidth=0.8)
             grid(panel)
-        panel.set_title(group.label, fontsize=9)
+        titled(panel, group.label)
         time_axis(panel, places.at, places.unit)
         if many:
             panel.set_xlim(*_ends(places))
@@ -178,7 +178,7 @@ def cosine_maps(comparison: Comparison) -> Figure:
                     panel.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
         _name_rows(panel, tasks)
         panel.set_xticks(range(len(tasks)), list(tasks), fontsize=8 if len(tasks) <= 12 else 6, rotation=90)
-        panel.set_title(group.label, fontsize=9)
+        titled(panel, group.label)
     assert image is not None
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
     bar.set_label("cosine: −1 opposed, 0 unrelated, 1 aligned", fontsize=8)

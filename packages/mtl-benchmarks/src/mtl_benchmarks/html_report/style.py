@@ -26,9 +26,10 @@ nav li { margin: .15rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { padding: .28rem .7rem; text-align: right; vertical-align: top; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-thead th { border-bottom: 1px solid var(--ink); border-top: 2px solid var(--ink); font-weight: 600; }
+thead th { border-bottom: 1px solid var(--ink); border-top: 2px solid var(--ink); font-weight: 600;
+  white-space: normal; }
 tbody tr:last-child th, tbody tr:last-child td { border-bottom: 2px solid var(--ink); }
-tbody th { font-weight: 400; }
+tbody th { font-weight: 400; white-space: normal; min-width: 12rem; }
 thead small { display: block; font-weight: 400; color: var(--muted); }
 tr.single-task, tr.published { color: var(--muted); }
 tbody tr.first-of-kind th, tbody tr.first-of-kind td { border-top: 1px solid var(--line); }

@@ -46,8 +46,13 @@ def environment() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
-        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "argv": [*_program(Path(sys.argv[0])), *sys.argv[1:]],
     }
+
+
+def _program(path: Path) -> list[str]:
+    """The words that start a program, wherever it is installed; of a package that is run its name, not its file's."""
+    return ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
