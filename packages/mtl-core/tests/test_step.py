@@ -376,7 +376,7 @@ class TestBadInput:
         [
             (lambda jacobian: jacobian, r"update of shape \(36,\), got \(2, 36\)"),
             (lambda jacobian: None, "got NoneType"),
-            (Fixed(1.0, 1.0, 1.0), r"`method.weights` must return shape \(2,\), got \(3,\)"),
+            (Fixed(1.0, 1.0, 1.0), r"`method.weights` must return weights of shape \(2,\), got \(3,\)"),
             (Fixed(1.0, math.nan), "`weights` must be finite"),
         ],
     )

@@ -274,6 +274,7 @@ def scalar_loss(task: str, loss: object) -> Tensor:
 
     Raises:
         NonScalarLossError: it is not a tensor of one element.
+        InvalidInputError: it is complex, or a whole number.
     """
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
@@ -281,4 +282,17 @@ def scalar_loss(task: str, loss: object) -> Tensor:
             f"the loss of task {task!r} must be a scalar tensor, got {found}. "
             "Reduce it over the batch, e.g. with .mean()."
         )
+    real_losses(f"the loss of task {task!r}", loss)
     return loss.reshape(()) if loss.ndim else loss
+
+
+def real_losses(what: str, losses: Tensor) -> None:
+    """Make sure that losses are of a dtype that can be differentiated and compared.
+
+    Raises:
+        InvalidInputError: they are complex, whole numbers or truth values.
+    """
+    if losses.is_floating_point():
+        return
+    advice = "Take its .abs() or .real." if losses.is_complex() else "Such numbers have no gradient: count differently."
+    raise InvalidInputError(f"{what} must be of a real floating dtype, got {losses.dtype}. {advice}")

@@ -12,6 +12,7 @@ from torch import Tensor
 from mtl_core.collecting.flat import flat_size
 from mtl_core.collecting.gramian import gramian_of
 from mtl_core.collecting.task_gradients import TaskGradients
+from mtl_core.collecting.writing import own
 from mtl_core.errors import InvalidInputError
 from mtl_core.problem import Problem
 from mtl_core.protocols import (
@@ -102,12 +103,22 @@ def combine_per_group(
 
 
 def aggregate(aggregator: Callable[[Tensor], Tensor], jacobian: Tensor) -> Tensor:
-    """The update ``[d]`` of an aggregator, of the right shape."""
+    """The update ``[d]`` of an aggregator, of the right shape and in memory of its own."""
     vector = aggregator(jacobian)
-    if not isinstance(vector, Tensor) or vector.shape != jacobian.shape[1:]:
-        found = tuple(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
-        raise InvalidInputError(f"`method` must return an update of shape {tuple(jacobian.shape[1:])}, got {found}.")
-    return vector
+    _check_result(vector, jacobian.shape[1:], "`method` must return an update")
+    return own(vector)
+
+
+def _check_result(found: Any, shape: tuple[int, ...], must: str) -> None:
+    """Make sure that a method has returned real numbers of a shape."""
+    if not isinstance(found, Tensor) or found.shape != shape:
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise InvalidInputError(f"{must} of shape {tuple(shape)}, got {got}.")
+    if found.layout != torch.strided or found.is_meta or found.is_complex():
+        kind = (
+            "complex" if found.is_complex() else "meta" if found.is_meta else str(found.layout).removeprefix("torch.")
+        )
+        raise InvalidInputError(f"{must} of real numbers, dense, got a {kind} tensor. Return plain values.")
 
 
 def _takes_losses(weighting: object) -> bool:
@@ -125,10 +136,9 @@ def gramian_weights(weighting: Any, gramian: Tensor, losses: Tensor) -> Tensor:
 
 
 def _one_per_task(weights: Any, n_tasks: int, name: str) -> Tensor:
-    if not isinstance(weights, Tensor) or weights.shape != (n_tasks,):
-        found = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
-        raise InvalidInputError(f"`method.{name}` must return shape ({n_tasks},), got {found}.")
-    return weights.detach()
+    _check_result(weights, (n_tasks,), f"`method.{name}` must return weights")
+    found: Tensor = weights.detach()
+    return found
 
 
 def loss_weights(weighting: Any, losses: Tensor, present: Sequence[int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -131,7 +132,34 @@ def _combined(
         )
     if vector is None and weights is not None:
         gradients.check_weights(weights)
+        _refuse_overflow(method, gradients, weights, host)
     return vector, weights
+
+
+def _refuse_overflow(method: Any, gradients: TaskGradients, weights: Tensor, host: Tensor) -> None:
+    r"""Make sure that the weighted sum fits in the parameters' dtype: its norm is at most :math:`\sum_i |w_i| \|g_i\|`.
+
+    Weights are float64 and may be finite where the update is not. From numbers that are on the CPU already: no pass
+    over the gradients, and nothing is waited for.
+    """
+    if not is_on_host(weights):
+        return
+    given = [abs(weight) for weight in weights.tolist()]
+    norms = [math.sqrt(max(square, 0.0)) for square in host.diagonal().tolist()]
+    # A weight of infinity in the narrower dtype makes NaN of a gradient of zero.
+    size = max(sum(weight * norm for weight, norm in zip(given, norms, strict=True)), *given)
+    if size <= _FITS_EVERYWHERE:
+        return
+    dtype = min((p.dtype.to_real() for p in gradients.parameters), key=lambda dtype: torch.finfo(dtype).max)
+    if not size <= torch.finfo(dtype).max:
+        raise InvalidInputError(
+            f"`method` must give an update that fits in {dtype}, got the weights {weights.tolist()} from "
+            f"{type(method).__name__} for gradients of norms {norms}. Nothing was updated. Multiply the losses by a "
+            "constant, or keep the parameters in a wider dtype."
+        )
+
+
+_FITS_EVERYWHERE = torch.finfo(torch.float16).max
 
 
 def _progress(gradients: TaskGradients, update: Tensor) -> Tensor:

@@ -126,6 +126,7 @@ def read_returned(returned: Any, tasks: tuple[str, ...]) -> TaskLosses:
             f"`losses` must return one number per task, shape ({len(tasks)},), got shape {tuple(returned.shape)}. "
             "Reduce each task's loss over the batch, e.g. with .mean()."
         )
+    checks.real_losses("`losses`", returned)
     if returned.shape[0] == 0:
         raise NoLossesError("`losses` must return at least one loss, got an empty tensor.")
     if returned.shape[0] != len(tasks):

@@ -18,9 +18,17 @@ Losses = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 def read_losses(losses: Losses, tasks: Sequence[str] | None) -> tuple[tuple[Tensor, ...] | Tensor, tuple[str, ...]]:
     """The losses, one scalar each or one tensor ``[m]``, and their names."""
     outputs: tuple[Tensor, ...] | Tensor
+    if isinstance(tasks, str):
+        raise InvalidInputError(f"`tasks` must be a list of names, got the text {tasks!r}. Write [{tasks!r}].")
     names = None if tasks is None else tuple(tasks)
     if isinstance(losses, Mapping):
-        names, outputs = tuple(losses), tuple(losses.values())
+        found = tuple(losses)
+        if names is not None and names != found:
+            raise InvalidInputError(
+                f"`tasks` must be the names that the losses have, {list(found)} in this order, got {list(names)}. "
+                "Leave it out: a mapping names its losses."
+            )
+        names, outputs = found, tuple(losses.values())
     elif isinstance(losses, Tensor):
         if losses.ndim != 1:
             raise NonScalarLossError(
@@ -28,6 +36,7 @@ def read_losses(losses: Losses, tasks: Sequence[str] | None) -> tuple[tuple[Tens
                 f"{tuple(losses.shape)}. "
                 "Stack one scalar per task."
             )
+        checks.real_losses("`losses`", losses)
         outputs = losses
     else:
         outputs = tuple(losses)
@@ -36,6 +45,8 @@ def read_losses(losses: Losses, tasks: Sequence[str] | None) -> tuple[tuple[Tens
     names = tuple(str(i) for i in range(len(outputs))) if names is None else names
     if len(names) != len(outputs):
         raise InvalidInputError(f"`tasks` must name each of the {len(outputs)} losses, got {len(names)} names.")
+    if len(set(names)) < len(names):
+        raise InvalidInputError(f"`tasks` must differ from each other, got {list(names)}.")
     if not isinstance(outputs, Tensor):
         outputs = tuple(checks.scalar_loss(name, loss) for name, loss in zip(names, outputs, strict=True))
     return outputs, names

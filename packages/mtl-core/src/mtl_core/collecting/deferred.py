@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from mtl_core.collecting.backward import is_on_host
-from mtl_core.collecting.flat import Row, flat_size, flatten_into, pick
+from mtl_core.collecting.flat import Row, as_real, flat_size, flatten_into, pick
 from mtl_core.collecting.gramian import gramian_of
 from mtl_core.collecting.graph import Outputs
+from mtl_core.collecting.overflow import refuse_overflow
 from mtl_core.collecting.store import GradientStore
-from mtl_core.collecting.writing import put
+from mtl_core.collecting.writing import in_own_memory, put
 from mtl_core.errors import InvalidInputError
 
 __all__ = ["DeferredStore", "through_features", "weighted_backward"]
@@ -81,7 +82,8 @@ class DeferredStore(GradientStore):
         # The factor goes into the m weights: multiplying the d gradients would be one more pass over them.
         found = self._backward(moved if factor is None else moved * factor.to(moved))
         self._check(found, weights if factor is None else weights * factor.to(weights))
-        for k, (parameter, gradient) in enumerate(zip(self.parameters, found, strict=True)):
+        # All at once, for two parameters may have been given one tensor.
+        for k, (parameter, gradient) in enumerate(zip(self.parameters, in_own_memory(found), strict=True)):
             if gradient is None or not self.touched[k]:
                 parameter.grad = None
             else:
@@ -97,20 +99,27 @@ class DeferredStore(GradientStore):
         Raises:
             InvalidInputError: the two do not agree.
         """
-        if not self._is_exact or not is_on_host(self._gramian) or not is_on_host(weights):
+        if not is_on_host(self._gramian) or not is_on_host(weights):
+            return
+        if not self._is_exact:
+            # The Gramian is that at the features, and says nothing of the size of what is written.
+            real = [None if g is None or g.layout != torch.strided else as_real(g) for g in found]
+            refuse_overflow(weights, self.parameters, real, "`method` must give an update that the parameters can hold")
             return
         # What must agree is the squared norm of the sum. Its rounding is relative to the terms, not to the sum, which
         # may cancel to nothing.
         known = weights.detach().to(torch.float64)
-        squares = [_square(g) for g in found if g is not None]
-        square = float(torch.stack(squares).sum()) if squares else 0.0
-        expected = float(known @ self._gramian @ known)
-        size = float(known.abs() @ self._gramian.diagonal().clamp(min=0.0).sqrt()) ** 2
-        if not abs(square - expected) <= _AGREES * size:
+        size = float(known.abs() @ self._gramian.diagonal().clamp(min=0.0).sqrt())
+        norms = [_norm(g) for g in found if g is not None]
+        norm = float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+        # In units of the terms' size, in which neither square leaves the range of numbers.
+        unit = known / size if size else known
+        expected = float(unit @ self._gramian @ unit)
+        if not abs((norm / size if size else norm) ** 2 - expected) <= _AGREES:
             raise InvalidInputError(
                 f"`keep` must be 'jacobian' for this model, got 'gramian' and a Gramian by which the update has the "
-                f"squared norm {expected:.6g}, where a backward pass gives {square:.6g}. Look for hooks on activations "
-                "(Tensor.register_hook), which cut graphs call twice, or keep the Jacobian."
+                f"norm {size * max(expected, 0.0) ** 0.5:.6g}, where a backward pass gives {norm:.6g}. Look for hooks "
+                "on activations (Tensor.register_hook), which cut graphs call twice, or keep the Jacobian."
             )
 
     def _moved(self, weights: Tensor) -> Tensor:
@@ -130,13 +139,20 @@ _AGREES = 1e-2
 """Relative to the terms' size: far above the rounding of half precision, far below what a hook called twice does."""
 
 
-def _square(gradient: Tensor) -> Tensor:
+def _norm(gradient: Tensor) -> Tensor:
+    """The norm of a gradient, float64."""
     stored = gradient.coalesce().values() if gradient.layout == torch.sparse_coo else gradient
-    real = torch.view_as_real(stored) if stored.is_complex() else stored
+    real = as_real(stored)
     # In half precision, which ends at 65,504, the square of an entry of 256 overflows.
     wide = torch.float64 if real.dtype == torch.float64 else torch.float32
-    squared: Tensor = torch.linalg.vector_norm(real, dtype=wide).double() ** 2
-    return squared
+    norm: Tensor = torch.linalg.vector_norm(real, dtype=wide)
+    if wide == torch.float32 and not _SQUARES_FIT[0] < float(norm) < _SQUARES_FIT[1]:
+        # Squares of such entries leave float32's range; to count in float64 from the beginning would take longer.
+        norm = torch.linalg.vector_norm(real, dtype=torch.float64)
+    return norm.double()
+
+
+_SQUARES_FIT = (1e-15, 1e18)
 
 
 def weighted_backward(outputs: Outputs, index: Sequence[int], shared: Sequence[Tensor]) -> WeightedBackward:
@@ -144,11 +160,25 @@ def weighted_backward(outputs: Outputs, index: Sequence[int], shared: Sequence[T
 
     def backward(weights: Tensor) -> Sequence[Tensor | None]:
         losses = outputs if isinstance(outputs, Tensor) else torch.stack(outputs)
-        seed = pick(weights, index).to(losses.dtype)
+        seed, scale = _in_range_of(losses.dtype, pick(weights, index))
         # The graph is kept, since a store may be asked again: for the update, and for what a monitor shows.
-        return torch.autograd.grad([losses], shared, [seed], retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad([losses], shared, [seed], retain_graph=True, allow_unused=True)
+        return found if scale is None else [None if g is None else g * scale.to(g.dtype.to_real()) for g in found]
 
     return backward
+
+
+def _in_range_of(dtype: torch.dtype, weights: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Weights as the seed of a backward pass, and the power of two that its result is to be multiplied by.
+
+    Seeds have the losses' dtype, in which float16 ends at 65,504. The largest weight is brought to between 1/2 and 1.
+    """
+    if dtype not in (torch.float16, torch.bfloat16):
+        return weights.to(dtype), None
+    wide = weights.to(torch.float32)
+    _, exponent = torch.frexp(wide.abs().amax())
+    scale = torch.ldexp(torch.ones_like(wide[0]), exponent)
+    return (wide / scale).to(dtype), scale
 
 
 def through_features(

@@ -7,10 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Row", "empty_jacobian", "flat_size", "flatten_block_into", "flatten_into", "pick", "widest_dtype"]
+__all__ = [
+    "Row",
+    "as_real",
+    "empty_jacobian",
+    "flat_size",
+    "flatten_block_into",
+    "flatten_into",
+    "pick",
+    "widest_dtype",
+]
 
 Row = tuple[Tensor | None, ...]
 """One task's gradient by each input; ``None`` where the task does not touch it."""
+
+
+def as_real(gradient: Tensor) -> Tensor:
+    """A gradient's real numbers: those of a complex one in pairs, its conjugation carried out."""
+    # Torch conjugates lazily, by a mark that a view as pairs cannot show.
+    return torch.view_as_real(gradient.resolve_conj()) if gradient.is_complex() else gradient
 
 
 def flat_size(parameter: Tensor) -> int:
@@ -41,7 +56,7 @@ def flatten_into(row: Tensor, gradients: Sequence[Tensor | None], shared: Sequen
             parts.append(row.new_zeros(()).expand(flat_size(parameter)))
             continue
         dense = gradient.to_dense() if gradient.layout != torch.strided else gradient
-        real = torch.view_as_real(dense) if dense.is_complex() else dense
+        real = as_real(dense)
         parts.append(real.reshape(-1) if real.dtype == row.dtype else real.reshape(-1).to(row.dtype))
     # Straight into the row. In a plain cat the pieces would be copied twice.
     torch.cat(parts, out=row)
@@ -54,7 +69,7 @@ def flatten_block_into(block: Tensor, gradients: Sequence[Tensor | None], shared
         if gradient is None:
             parts.append(block.new_zeros(()).expand(len(block), flat_size(parameter)))
             continue
-        real = torch.view_as_real(gradient) if gradient.is_complex() else gradient
+        real = as_real(gradient)
         parts.append(real.reshape(len(block), -1).to(block.dtype))
     torch.cat(parts, dim=1, out=block)
 

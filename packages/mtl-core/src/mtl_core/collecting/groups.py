@@ -211,6 +211,9 @@ class Plan:
         weight = transpose.next_functions[0][0]
         if weight is None or self.uses.get(weight) != 1 or self.sizes.get(weight, 0) <= self.block:
             return None
+        # A hook on the weight, such as a mask of its gradient, is called with the whole gradient or not at all.
+        if weight.variable._backward_hooks:  # type: ignore[attr-defined]
+            return None
         rows: Tensor = getattr(node, saved)
         if rows.is_complex():
             return None  # its weight's gradient is conj(X)ᵀ Δ, in pairs of reals; as a whole it comes out right

@@ -8,8 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mtl_core.collecting.flat import Row
-from mtl_core.collecting.writing import as_grad
+from mtl_core.collecting.flat import Row, as_real
+from mtl_core.collecting.overflow import refuse_overflow
+from mtl_core.collecting.writing import as_grad, in_own_memory
 from mtl_core.distributed import is_sharded, sum_over_ranks_
 
 __all__ = ["HeadGradients", "finite_flag"]
@@ -114,6 +115,13 @@ class HeadGradients:
         if not self.parameters:
             return
         found = self.totals(weights)
+        if weights is not None:
+            refuse_overflow(
+                weights,
+                self.parameters,
+                [None if g is None else _values(_local(g)) for g in found],
+                "`heads` must be 'unit' for these weights, got 'weighted'",
+            )
         if group is not None:
             # All ranks must reduce the same tensors in the same form: zeros where this rank has no gradient, dense
             # where it has rows, since ranks touch different rows.
@@ -123,16 +131,12 @@ class HeadGradients:
             there = [True] * len(summed) if touched is None else touched
             # A zero that no rank has a task for is dropped again: weight decay and momentum would move the parameter.
             found = [g if ok else None for g, ok in zip(summed, there, strict=True)]
-        seen: set[int] = set()
-        for parameter, total in zip(self.parameters, found, strict=True):
+            del summed
+        # What one task alone touches is its row's own tensor, to which the row refers too.
+        for parameter, total in zip(self.parameters, in_own_memory(found, held=1), strict=True):
             if total is None:
                 continue
             total = as_grad(parameter, total)
-            # Autograd hands out one tensor for two inputs that enter a sum; clipping in place would scale it twice.
-            if total.layout == torch.strided:
-                if total.numel() and total.data_ptr() in seen:
-                    total = total.clone()
-                seen.add(total.data_ptr())
             # A new tensor, never an addition in place: what undoes a step holds the old one by reference.
             parameter.grad = total if parameter.grad is None else parameter.grad + total
 
@@ -140,7 +144,7 @@ class HeadGradients:
 def _values(gradient: Tensor) -> Tensor:
     """The stored entries of a gradient, real."""
     stored = gradient._values() if gradient.layout == torch.sparse_coo else gradient
-    return torch.view_as_real(stored) if stored.is_complex() else stored
+    return as_real(stored)
 
 
 def finite_flag(gradients: Sequence[Tensor]) -> Tensor:

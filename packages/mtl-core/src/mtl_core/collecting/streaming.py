@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node
 
+from mtl_core.collecting.flat import as_real
 from mtl_core.collecting.gramian import gramian_of
 from mtl_core.collecting.graph import Joint, Outputs, Root, refuse_detached, roots_of
 from mtl_core.collecting.groups import Edge, Linear, Plan
@@ -202,7 +203,7 @@ def _call(edges: Sequence[Edge], seeds: Sequence[Tensor | None]) -> list[tuple[E
 def _rows_of(gradients: Sequence[Tensor | None], size: int) -> Tensor:
     like = next(g for g in gradients if g is not None)
     dense = [None if g is None else (g.to_dense() if g.layout != torch.strided else g) for g in gradients]
-    real = [None if g is None else (torch.view_as_real(g) if g.is_complex() else g).reshape(-1) for g in dense]
+    real = [None if g is None else as_real(g).reshape(-1) for g in dense]
     # One number seen as a whole row: a task without a gradient costs no memory before the stack.
     filler = torch.zeros((), dtype=like.dtype.to_real(), device=like.device).expand(size)
     return torch.stack([filler if g is None else g for g in real])

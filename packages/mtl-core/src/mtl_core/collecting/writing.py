@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from mtl_core.collecting.flat import flat_size
 
-__all__ = ["as_grad", "put", "write_vector"]
+__all__ = ["as_grad", "in_own_memory", "own", "put", "write_vector"]
 
 
 def as_grad(parameter: Tensor, gradient: Tensor) -> Tensor:
@@ -25,6 +26,8 @@ def as_grad(parameter: Tensor, gradient: Tensor) -> Tensor:
     """
     if gradient.layout != torch.strided:
         return gradient if gradient.dtype == parameter.dtype else gradient.to(parameter.dtype)
+    if gradient.is_complex():
+        gradient = gradient.resolve_conj()
     shaped = gradient.view(parameter.shape) if gradient.shape != parameter.shape else gradient
     # The common case first, since _strides takes Python's time for every parameter in every step.
     wanted = parameter.stride() if parameter.is_contiguous() else _strides(parameter)
@@ -47,6 +50,62 @@ def _strides(parameter: Tensor) -> tuple[int, ...]:
             return torch.empty(parameter.shape, device="meta").stride()
         size *= length
     return parameter.stride()
+
+
+def in_own_memory(gradients: Sequence[Tensor | None], *, held: int = 0) -> list[Tensor | None]:
+    """Gradients that autograd has handed out, each in memory that nothing else refers to.
+
+    What is written to ``.grad`` is scaled in place, by clipping and by loss scalers. Autograd hands out one tensor for
+    two inputs that enter a sum, which would be scaled twice, and a ``backward`` of the user's may hand out a tensor
+    that the user keeps. ``loss.backward()`` copies those as well.
+
+    Args:
+        gradients: those that are held by this sequence alone stay as they are, and are not copied.
+        held: how many other places of ours refer to each.
+    """
+    seen: set[int] = set()
+    found: list[Tensor | None] = []
+    for gradient, references in zip(gradients, _references(gradients), strict=True):
+        if gradient is None or gradient.layout != torch.strided or not gradient.numel():
+            found.append(gradient)
+            continue
+        # By its memory too: where one of the two inputs enters by a view, they are two tensors.
+        place = gradient.data_ptr()
+        found.append(gradient.clone() if references > _ALONE + held or place in seen else gradient)
+        seen.add(place)
+    return found
+
+
+def _references(tensors: Sequence[Tensor | None]) -> list[int]:
+    """How many places of the interpreter refer to each, those of this walk included."""
+    return [sys.getrefcount(tensor) for tensor in tensors]
+
+
+# Counted, since interpreters differ in which references they count; a higher count costs a copy and nothing else.
+_ALONE = _references([torch.empty(1)])[0]
+
+
+def own(vector: Tensor) -> Tensor:
+    """A result of code that is not ours, in memory that nothing else refers to: a method may return what it keeps.
+
+    Args:
+        vector: held by one name of the caller's.
+    """
+    # Asking for the storage refers to it once more.
+    views = torch._C._storage_Use_Count(vector.untyped_storage()._cdata) > 2
+    return vector.clone() if views or sys.getrefcount(vector) > _ONE_NAME else vector
+
+
+def _named_once() -> int:
+    vector = torch.empty(1)
+    return _count(vector)
+
+
+def _count(vector: Tensor) -> int:
+    return sys.getrefcount(vector)
+
+
+_ONE_NAME = _named_once()
 
 
 def put(parameter: Tensor, gradient: Tensor, *, accumulate: bool) -> None:
