@@ -56,7 +56,6 @@ def test_one_walk_finds_what_torch_finds(make: Callable[[], nn.Module]) -> None:
     assert [(n, id(m)) for n, m in modules_of(model)] == [(n, id(m)) for n, m in model.named_modules()]
     expected = [(n, id(p)) for n, p in model.named_parameters() if p.requires_grad]
     assert [(n, id(p)) for n, p in listing.named_trainable.items()] == expected
-    assert [id(b) for _, _, b in listing.buffers] == [id(b) for b in model.buffers()]
 
 
 class DistributedDataParallel(nn.Sequential):

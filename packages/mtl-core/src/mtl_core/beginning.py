@@ -15,9 +15,10 @@ from mtl_core.agreement import together
 from mtl_core.autocasting import in_full_precision
 from mtl_core.collection import ranks_of
 from mtl_core.distributed import broadcast_buffers_
-from mtl_core.errors import InvalidInputError
+from mtl_core.errors import InvalidInputError, NoSharedParametersError
 from mtl_core.listing import Listing, modules_of
 from mtl_core.optimizers import (
+    clear_gradients,
     inner_optimizer,
     parameters_of,
     refuse_closure,
@@ -25,7 +26,7 @@ from mtl_core.optimizers import (
     refuse_unsynchronised,
     uncovered,
 )
-from mtl_core.preservation import Trace
+from mtl_core.preservation import Contents, Trace
 from mtl_core.problem import Problem
 from mtl_core.protocols import Draws, Remembers, ReportsEvents, check_method, offers
 from mtl_core.report import Note, StepOptions
@@ -74,18 +75,27 @@ class Guard:
         self._optimizer_state = {p: copy.deepcopy(state) for p, state in own.state.items()}
         self._settings = [{name: value for name, value in g.items() if name != "params"} for g in own.param_groups]
 
-    @torch.no_grad()
-    def undo(self) -> None:
-        """Put everything back."""
+    def undo(self, error: BaseException) -> None:
+        """Put everything back; what cannot be is noted on the error that made it necessary, and the rest goes on."""
+        for part in (self._undo_gradients, self.trace.restore, self._memory, self._undo_scaler, self._undo_update):
+            try:
+                part()
+            except Exception as failed:  # noqa: BLE001 - whatever it is, the error before it is the one to see
+                error.add_note(f"While the step was undone: {type(failed).__name__}: {failed}")
+
+    def _undo_gradients(self) -> None:
         for parameter, gradient in self._gradients:
             parameter.grad = gradient
-        self.trace.restore()
-        self._memory()
+
+    def _undo_scaler(self) -> None:
         if offers(self._method, ReportsEvents):
             self._method.pop_events()  # of a step that was not made
         if self._scaler is not None and self._scaler_state is not None:
             # The held values themselves are put in place, which is safe once: a guard undoes one step.
             vars(self._scaler).update(self._scaler_state)
+
+    @torch.no_grad()
+    def _undo_update(self) -> None:
         if self._parameters is None or self._optimizer_state is None:
             return
         # In place: model and optimiser refer to these very tensors.
@@ -124,32 +134,35 @@ def _memory_of(method: object) -> Callable[[], None]:
         remembering: Remembers = method
         state = remembering.state_dict()
         return lambda: remembering.load_state_dict(state)
-    if offers(method, Draws):
-        generator, drawn = method.generator, method.generator.get_state()
+    return _drawing_of(method) if offers(method, Draws) else lambda: None
 
-        def rewind() -> None:
-            generator.set_state(drawn)
 
-        return rewind
-    return lambda: None
+def _drawing_of(method: Draws) -> Callable[[], None]:
+    generator, drawn = method.generator, method.generator.get_state()
+
+    def rewind() -> None:
+        generator.set_state(drawn)
+
+    return rewind
 
 
 def _memory_of_module(method: nn.Module) -> Callable[[], None]:
-    extra: list[tuple[nn.Module, Any]] = []
-    held: dict[int, Tensor] = {}
-    for _, module in modules_of(method):
-        if type(module).get_extra_state is not nn.Module.get_extra_state:
-            extra.append((module, module.get_extra_state()))
-        for own in (module._parameters, module._buffers):
-            held.update([(id(tensor), tensor) for tensor in own.values() if tensor is not None] if own else ())
-    tensors = [(tensor, tensor.detach().clone()) for tensor in held.values()]
+    modules = [module for _, module in modules_of(method)]
+    extra = [
+        (module, module.get_extra_state())
+        for module in modules
+        if type(module).get_extra_state is not nn.Module.get_extra_state
+    ]
+    contents = Contents([*(module._buffers for module in modules), *(module._parameters for module in modules)])
+    # A generator in an extra state is rewound with it; one beside it is nobody's else.
+    drawing = [_drawing_of(module) for module in modules if offers(module, Draws)]
 
     def restore() -> None:
         for module, state in extra:
             module.set_extra_state(state)
-        with torch.no_grad():
-            for tensor, value in tensors:
-                tensor.copy_(value)
+        contents.restore()
+        for rewind in drawing:
+            rewind()
 
     return restore
 
@@ -188,12 +201,17 @@ def guarded(problem: Problem, optimizer: Any, method: object, options: StepOptio
             try:
                 yield guard
             # An interrupt from the keyboard must not leave half a step either.
-            except BaseException:
-                guard.undo()
+            except BaseException as error:
+                guard.undo(error)
                 raise
     finally:
-        problem.under_way = None
-        problem.forget_listing()
+        # Twice, since an interrupt may come between two lines: a step that was taken for one within another would not
+        # be undone.
+        try:
+            problem.under_way = None
+        finally:
+            problem.under_way = None
+            problem.forget_listing()
 
 
 def begin(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) -> tuple[Note, ...]:
@@ -225,7 +243,7 @@ def begin(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) ->
         refuse_unsynchronised(optimizer)
         missing = uncovered(problem, optimizer)
     # To None, not zero: a parameter that no task touches must have no gradient, or weight decay would move it.
-    optimizer.zero_grad(set_to_none=True)
+    clear_gradients(optimizer)
     for parameter in problem.named_trainable.values():
         parameter.grad = None
     if group is not None:
@@ -249,6 +267,11 @@ def _refuse_surroundings(problem: Problem) -> None:
         where = "torch.inference_mode()" if torch.is_inference_mode_enabled() else "torch.no_grad()"
         raise InvalidInputError(f"gradients must be enabled for a training step, got {where}. Step outside of it.")
     listing = problem.listing
+    if not listing.shared:
+        raise NoSharedParametersError(
+            f"at least one shared parameter must be trainable for a step, got {len(listing.all_shared)}, all frozen "
+            "since the problem was made. Set requires_grad=True on what the tasks are to share."
+        )
     refuse_wrapped(listing.modules)
     _refuse_uninitialized(listing)
     if problem.is_sharded:

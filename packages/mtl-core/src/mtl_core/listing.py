@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import nn
 
-__all__ = ["Listing", "all_shared", "first_duplicate", "modules_of"]
+__all__ = ["Listing", "all_shared", "first_duplicate", "form_of", "modules_of"]
 
 Places = Mapping[str, tuple[nn.Module, str]]
 """By name, the module that owns a shared parameter and the parameter's name in it."""
@@ -84,15 +84,11 @@ class Listing:
                     found[f"{prefix}.{attribute}" if prefix else attribute] = parameter
         return found
 
-    @property
-    def buffers(self) -> list[tuple[dict[str, Tensor | None], str, Tensor]]:
-        """Every buffer: the dictionary that holds it, its name there, and the tensor."""
-        return [
-            (module._buffers, name, buffer)
-            for _, module in self.modules
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
+
+def form_of(model: nn.Module) -> tuple[list[tuple[str, nn.Module]], set[str]]:
+    """The modules of a model and the names of its parameters: what must be the same for places to mean the same."""
+    modules = modules_of(model)
+    return modules, {f"{prefix}.{name}" for prefix, module in modules for name, _ in module._parameters.items()}
 
 
 def first_duplicate(model: nn.Module) -> tuple[str, str] | None:

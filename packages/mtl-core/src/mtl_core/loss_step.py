@@ -15,7 +15,7 @@ from mtl_core.accumulation import mean_losses
 from mtl_core.agreement import together
 from mtl_core.collecting.backward import check_finite_losses, is_on_host
 from mtl_core.collecting.flat import pick
-from mtl_core.collecting.graph import check_attached
+from mtl_core.collecting.graph import check_attached, refuse_detached
 from mtl_core.collecting.heads import finite_flag
 from mtl_core.collection import collect_problem, ranks_of
 from mtl_core.combination import loss_weights
@@ -80,6 +80,11 @@ def loss_step(
     # Likewise, before the collective sum of gradients.
     with together(ranks):
         weights = loss_weights(method, seen.full, seen.present)
+        if is_on_host(weights) and not all(map(math.isfinite, weights.tolist())):
+            raise InvalidInputError(
+                f"`method` must give finite weights, got {weights.tolist()} from {type(method).__name__} for losses of "
+                f"{seen.full.tolist()}. Nothing was updated."
+            )
         single = _one_pass_does(problem, method, weights, seen, options)
         if sharded and not single and seen.ready is None:
             raise InvalidInputError(
@@ -119,6 +124,11 @@ def _evaluate(problem: Problem, batch: Any, losses: TaskLosses | None) -> _Value
 
 
 def _check_graph(problem: Problem, losses: TaskLosses) -> None:
+    if isinstance(losses.outputs, tuple):
+        loose = [name for name, loss in zip(losses.tasks, losses.outputs, strict=True) if not loss.requires_grad]
+        refuse_detached(loose, "shared parameters")
+    elif not losses.outputs.requires_grad:
+        refuse_detached(losses.tasks, "shared parameters")
     if not problem.graph_checked and not problem.is_sharded:
         check_attached(losses.outputs, losses.tasks, problem.shared)
         # Once per problem, since a walk over the graph takes as long as a small step; not before every task was seen.

@@ -14,7 +14,15 @@ from mtl_core import checks
 from mtl_core.errors import InvalidInputError
 from mtl_core.problem import Problem
 
-__all__ = ["inner_optimizer", "refuse_closure", "refuse_other", "refuse_unsynchronised", "uncovered"]
+__all__ = [
+    "clear_gradients",
+    "inner_optimizer",
+    "parameters_of",
+    "refuse_closure",
+    "refuse_other",
+    "refuse_unsynchronised",
+    "uncovered",
+]
 
 
 def inner_optimizer(optimizer: Any, *, strict: bool = False) -> optim.Optimizer:
@@ -111,7 +119,7 @@ def refuse_closure(optimizer: Any) -> None:
     """Make sure that an optimiser takes its step from gradients that are there.
 
     Raises:
-        InvalidInputError: it must evaluate the loss itself, as ``LBFGS`` does.
+        InvalidInputError: it must evaluate the loss itself, as ``LBFGS`` does, or is differentiated through.
     """
     found = _unwrapped(optimizer)
     # Of the class, so that the cache holds functions: a bound method would keep its optimiser alive.
@@ -119,6 +127,11 @@ def refuse_closure(optimizer: Any) -> None:
         raise InvalidInputError(
             f"`optimizer` must make its step from gradients, got {type(found).__name__}, whose step() evaluates "
             "the loss itself by a closure. Use one without, such as Adam or SGD."
+        )
+    if any(group.get("differentiable") for group in optimizer.param_groups):
+        raise InvalidInputError(
+            f"`optimizer` must update parameters in place, got {type(found).__name__} with differentiable=True, whose "
+            "step is a part of a graph. Make it without."
         )
 
 
@@ -148,6 +161,25 @@ def refuse_unsynchronised(optimizer: Any) -> None:
             "micro-batches together, step(problem, MicroBatches(parts), ...), or write .grad yourself by "
             "TaskGradients.assign(..., accumulate=True)."
         )
+
+
+def clear_gradients(optimizer: Any) -> None:
+    """Set ``.grad`` to ``None`` for everything that the optimiser holds, by its own ``zero_grad`` where it has one."""
+    # Wrappers do more in theirs. One without the argument sets to zero, which weight decay takes for a gradient.
+    if hasattr(optimizer, "zero_grad"):
+        if _takes_none(type(optimizer).zero_grad):
+            optimizer.zero_grad(set_to_none=True)
+        else:
+            optimizer.zero_grad()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
+
+
+@cache
+def _takes_none(zero_grad: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(zero_grad).parameters
+    return "set_to_none" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def uncovered(problem: Problem, optimizer: Any) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from mtl_core.errors import (
     NoSharedParametersError,
 )
 from mtl_core.functional import LossModule
-from mtl_core.listing import Listing, all_shared, first_duplicate, modules_of
+from mtl_core.listing import Listing, all_shared, first_duplicate, form_of, modules_of
 from mtl_core.shared_parameters import SharedSpec, places_of, resolve_shared
 from mtl_core.task_losses import TaskLosses, read_returned
 from mtl_core.wrapped_models import refuse_wrapped
@@ -99,8 +99,11 @@ class Problem:
         self.model = model
         self._loss_fn = losses
         self._loss_module = LossModule(model, losses)
+        # Held as given: where modules come in or are replaced, it is read anew.
+        self._spec: Any = shared if isinstance(shared, nn.Module | str | Tensor) else tuple(shared)
         # By owner and attribute: sharding, for one, puts other Parameter objects in their places.
-        self._places = places_of(model, resolve_shared(model, shared))
+        self._places = places_of(model, resolve_shared(model, self._spec))
+        self._form = form_of(model)
         self._duplicate: tuple[str, str] | Literal[False] | None = False  # False: not looked yet
         self.graph_checked = False
         self.differentiates = False
@@ -132,8 +135,31 @@ class Problem:
         A sharded model is always looked through anew, since a forward pass puts other objects in the places of its
         parameters.
         """
+        self._follow_the_model()
         found = Listing(self.model, self._places)
         self._now = None if is_sharded(found.shared) else found
+
+    def _follow_the_model(self) -> None:
+        """Find the shared parameters anew where the model has other modules or names of parameters than before.
+
+        Raises:
+            InvalidInputError: what was named as shared is no longer there.
+        """
+        form = form_of(self.model)
+        if form == self._form:
+            return
+        try:
+            places = places_of(self.model, resolve_shared(self.model, self._spec))
+        except InvalidInputError as error:
+            came, went = (sorted(a - b) for a, b in ((form[1], self._form[1]), (self._form[1], form[1])))
+            raise InvalidInputError(
+                "`model` must keep what was named as shared when its Problem was made, got a model that has changed "
+                f"since: {_listed(came)} came in, {_listed(went)} went out. Make a new Problem of it, and give the "
+                "optimiser its parameters."
+            ) from error
+        self._places, self._form = places, form
+        self._duplicate = False
+        self.graph_checked = False
 
     def forget_listing(self) -> None:
         """Look through the model at each question again."""
@@ -212,11 +238,16 @@ class Problem:
     @contextmanager
     def reporting(self) -> Iterator[Callable[[Any], None]]:
         """Mark a step as under way; yields what gives its report to the hooks, unless it is a step within a step."""
-        self._depth += 1
+        depth = self._depth
         try:
+            self._depth = depth + 1
             yield self._report
         finally:
-            self._depth -= 1
+            # Not one less: an interrupt between two lines would leave a step under way for good.
+            try:
+                self._depth = depth
+            finally:
+                self._depth = depth
 
     def _report(self, report: Any) -> None:
         if self._depth == 0:
@@ -246,7 +277,7 @@ class Problem:
         """
         if parameters is None:
             sharded = self.is_sharded
-            with in_the_users_precision():
+            with in_the_users_precision(), self._own_gradients():
                 returned = self._loss_fn(self.model, batch)
             # The root of a sharded model keeps whole parameters after a forward pass: their gradients would be sought
             # under other objects than those that the step lists.
@@ -255,9 +286,27 @@ class Problem:
             return read_returned(returned, self.tasks)
         self.check_functional()
         replaced = {f"model.{name}": value for name, value in parameters.items()}
-        with in_the_users_precision():
+        with in_the_users_precision(), self._own_gradients():
             returned = torch.func.functional_call(self._loss_module, replaced, (batch,))
         return read_returned(returned, self.tasks)
+
+    @contextmanager
+    def _own_gradients(self) -> Iterator[None]:
+        """Losses that differentiate by ``backward()`` find no gradients, and leave none.
+
+        A step would add its own to what they leave, as to what an attack on the inputs leaves in the model; and losses
+        that clear gradients before they are evaluated would clear those of the micro-batches before.
+        """
+        held = [(p, p.grad) for p in self.named_trainable.values()]
+        for parameter, gradient in held:
+            if gradient is not None:
+                parameter.grad = None
+        try:
+            yield
+        finally:
+            for parameter, gradient in held:
+                if parameter.grad is not gradient:
+                    parameter.grad = gradient
 
     def check_functional(self) -> None:
         """Make sure that the model can be evaluated with replaced parameters.
@@ -281,6 +330,10 @@ class Problem:
                 f"`model` must register each submodule once, got the same module as {first!r} and {second!r}. "
                 "Keep one of them, or store the second reference outside the module tree, e.g. in a tuple."
             )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:4])}{', …' if len(names) > 4 else ''}" if names else "nothing"
 
 
 class ProblemView(Problem):

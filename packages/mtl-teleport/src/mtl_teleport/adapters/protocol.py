@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from mtl_core import Problem, TaskLosses
+from mtl_core import InvalidInputError, Problem, TaskLosses
 from mtl_core.extension import Joint, Root, placed, roots_of, together, without_graph
 from mtl_teleport.conditions import Conditions
 from mtl_teleport.ranks import mean_losses, total
@@ -90,7 +90,23 @@ class AdapterSession(ABC):
         # A rank whose losses raise must not leave the others in the mean below.
         with together(group), self.at(self.parameters() if parameters is None else parameters):
             losses = self.problem.losses(batch)
+            self._refuse_backward()
         return losses if group is None else mean_losses(losses, group)
+
+    def _refuse_backward(self) -> None:
+        """Refuse losses that went by ``backward()`` through what led to the parameters, and have freed it.
+
+        Raises:
+            InvalidInputError: they did.
+        """
+        met = [tensor for tensor in self.trainable if tensor.grad is not None]
+        for tensor in met:
+            tensor.grad = None
+        if met:
+            raise InvalidInputError(
+                "`losses` must differentiate by torch.autograd.grad(value, inputs) to be evaluated at a moved point, "
+                "got some that call backward(), which goes on through the parameters to the adapter."
+            )
 
     def evaluate_without_graph(self, batch: Any, *, parameters: Mapping[str, Tensor]) -> TaskLosses:
         """As ``evaluate``, where no gradient of the losses is wanted; losses that differentiate still may."""
