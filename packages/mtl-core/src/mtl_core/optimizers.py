@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -165,21 +166,19 @@ def refuse_unsynchronised(optimizer: Any) -> None:
 
 def clear_gradients(optimizer: Any) -> None:
     """Set ``.grad`` to ``None`` for everything that the optimiser holds, by its own ``zero_grad`` where it has one."""
-    # Wrappers do more in theirs. One without the argument sets to zero, which weight decay takes for a gradient.
-    if hasattr(optimizer, "zero_grad"):
-        if _takes_none(type(optimizer).zero_grad):
-            optimizer.zero_grad(set_to_none=True)
-        else:
-            optimizer.zero_grad()
+    clear: Any = None
+    with suppress(AttributeError):
+        clear = optimizer.zero_grad
+    if clear is not None:
+        # Wrappers do more in theirs. An error that is no matter of the argument comes again.
+        try:
+            clear(set_to_none=True)
+        except TypeError:
+            clear()
+    # One without the argument sets to zero, which weight decay takes for a gradient.
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = None
-
-
-@cache
-def _takes_none(zero_grad: Callable[..., Any]) -> bool:
-    parameters = inspect.signature(zero_grad).parameters
-    return "set_to_none" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def uncovered(problem: Problem, optimizer: Any) -> tuple[str, ...]:

@@ -297,7 +297,8 @@ class Problem:
         A step would add its own to what they leave, as to what an attack on the inputs leaves in the model; and losses
         that clear gradients before they are evaluated would clear those of the micro-batches before.
         """
-        held = [(p, p.grad) for p in self.named_trainable.values()]
+        # What was placed in a parameter's stead, for a look at another point, is a leaf or has no gradient.
+        held = [(p, p.grad) for p in self.named_trainable.values() if p.is_leaf]
         for parameter, gradient in held:
             if gradient is not None:
                 parameter.grad = None

@@ -88,20 +88,27 @@ class AdapterSession(ABC):
         self.forwards += 1
         group = self.conditions.group
         # A rank whose losses raise must not leave the others in the mean below.
-        with together(group), self.at(self.parameters() if parameters is None else parameters):
+        point = self.parameters() if parameters is None else parameters
+        with together(group), self.at(point), self._refusing_backward():
             losses = self.problem.losses(batch)
-            self._refuse_backward()
         return losses if group is None else mean_losses(losses, group)
 
-    def _refuse_backward(self) -> None:
-        """Refuse losses that went by ``backward()`` through what led to the parameters, and have freed it.
+    @contextmanager
+    def _refusing_backward(self) -> Iterator[None]:
+        """Refuse losses that go by ``backward()`` through what led to the parameters, and so free it.
 
         Raises:
             InvalidInputError: they did.
         """
-        met = [tensor for tensor in self.trainable if tensor.grad is not None]
-        for tensor in met:
+        held = [(tensor, tensor.grad) for tensor in self.trainable]
+        for tensor, _ in held:
             tensor.grad = None
+        try:
+            yield
+            met = any(tensor.grad is not None for tensor, _ in held)
+        finally:
+            for tensor, gradient in held:
+                tensor.grad = gradient
         if met:
             raise InvalidInputError(
                 "`losses` must differentiate by torch.autograd.grad(value, inputs) to be evaluated at a moved point, "
