@@ -46,8 +46,8 @@ class COST(Presets, Teleportation):
     r"""A method that, where task gradients conflict, first moves to a better point of the same losses.
 
     **No trained model has been shown to end better for it**: :math:`\Delta m` with COST minus without was between
-    −1.0 ±0.7 and 0.8 ±0.7 points for seven methods over ten seeds of digits, and −1.5 ±4.2 for LS over ten of QM9,
-    where random moves of equal length came to −0.5 ±1.7 (``docs/evidence.md``, ``docs/evidence/choosing.md``). What
+    −1.0 ±0.7 and 0.8 ±0.7 points for seven methods over ten seeds of digits, and −1.3 ±3.3 for LS over ten of QM9,
+    −0.6 ±3.6 against random moves of equal length (``docs/evidence.md``, ``docs/evidence/study.md``). What
     helped there is the weighting: FairGrad with :math:`\alpha = 2` took 9.2 ±1.5 points off LS on digits. Teleports do
     what they promise where they happen:
 
