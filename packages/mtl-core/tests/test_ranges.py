@@ -120,6 +120,70 @@ def test_a_hook_on_a_large_weight_counts_in_its_gramian(name: str) -> None:
     torch.testing.assert_close(alone, whole, rtol=1e-6, atol=1e-9)
 
 
+class Twice(nn.Module):
+    """Shared parameters and heads that are used twice, in one operation and in operations far from each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.p = nn.Parameter(torch.randn(4))
+        self.trunk = nn.Linear(4, 4)
+        self.heads = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.tanh(self.trunk(self.trunk(x).sin()) * (self.p * self.p.sin()))
+        return torch.stack([h(torch.tanh(h(z))).mean() for h in self.heads])
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        lambda g: g * (torch.arange(g.numel()).view(g.shape) % 2),
+        lambda g: g.clamp(-1e-3, 1e-3),
+        lambda g: None,
+    ],
+    ids=["mask", "clamp", "look"],
+)
+def test_a_hook_on_a_parameter_sees_whole_gradients(hook: Any) -> None:
+    found = []
+    for keep in ("jacobian", "gramian"):
+        model = Twice()
+        calls: list[tuple[int, ...]] = []
+        for parameter in model.parameters():
+            parameter.register_hook(hook)
+            handle = parameter.register_hook(lambda g, calls=calls: calls.append(tuple(g.shape)))
+        problem = Problem(
+            model, lambda model, x: model(x), shared=[model.p, *model.trunk.parameters()], tasks=("a", "b")
+        )
+        shared, heads = problem.shared, problem.heads
+        x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+        gramian = collect(model(x), shared, heads=heads, keep=keep).gramian  # type: ignore[arg-type]
+        found.append((gramian, [h.grad for h in heads], sorted(calls)))
+        # They are where they were, and autograd calls those that are left.
+        handle.remove()
+        calls.clear()
+        model(x).sum().backward()
+        assert len(calls) == 6
+    (one, heads_one, calls_one), (other, heads_other, calls_other) = found
+    torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-12)
+    torch.testing.assert_close(heads_other, heads_one)
+    assert calls_other == calls_one
+
+
+def test_hooks_are_back_after_an_error_in_one() -> None:
+    model = Twice()
+    problem = Problem(model, lambda model, x: model(x), shared=[model.p, *model.trunk.parameters()], tasks=("a", "b"))
+
+    def fail(gradient: Tensor) -> None:
+        raise LookupError("of the user's")
+
+    model.p.register_hook(fail)
+    with pytest.raises(LookupError, match="of the user's"):
+        collect(model(torch.ones(3, 4)), problem.shared, keep="gramian")
+    with pytest.raises(LookupError, match="of the user's"):
+        model(torch.ones(3, 4)).sum().backward()
+
+
 @pytest.mark.parametrize("keep", ["jacobian", "gramian"])
 @pytest.mark.parametrize("where", ["shared", "head"])
 def test_conjugated_gradients_of_complex_parameters(keep: Keep, where: str) -> None:
