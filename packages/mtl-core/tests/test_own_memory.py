@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -130,6 +131,44 @@ def test_what_an_aggregator_keeps_is_not_written_to(hand_out: Any) -> None:
     problem.model.float()
     step(problem, batch.float(), optimizer, method, max_norm=1e-3)
     assert float(method.kept.norm()) > 0.1
+
+
+def test_what_an_aggregator_keeps_in_numpy_is_not_written_to() -> None:
+    kept = np.zeros(36)
+
+    def average(jacobian: Tensor) -> Tensor:
+        kept[:] = 0.9 * kept + jacobian.sum(0).numpy()
+        return torch.from_numpy(kept)
+
+    problem, batch = small_problem(2)
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.0)
+    step(problem, batch, optimizer, average, max_norm=1e-3)
+    assert np.linalg.norm(kept) > 0.1
+
+
+@pytest.mark.parametrize("keep", ["jacobian", "gramian"])
+def test_rows_of_a_sum_of_embeddings_are_written_twice(keep: Keep) -> None:
+    torch.manual_seed(0)
+    model = nn.Module()
+    model.tables = nn.ParameterList(torch.randn(9, 3) for _ in range(2))
+    model.heads = nn.ModuleList(nn.ModuleList(nn.Embedding(5, 3) for _ in range(2)) for _ in range(2))
+
+    def losses(model: Any, ids: Tensor) -> Tensor:
+        # Autograd hands out one sparse gradient for both terms.
+        z = nn.functional.embedding(ids, model.tables[0] + model.tables[1], sparse=True)
+        own = [nn.functional.embedding(ids, a.weight + b.weight, sparse=True) for a, b in model.heads]
+        return torch.stack([(z * y).sum().square() for y in own])
+
+    problem = Problem(model, losses, shared=model.tables, tasks=("a", "b"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    ids = torch.tensor([1, 2, 2])
+    step(problem, ids, optimizer, Weights(), keep=keep)
+    plain = [p.grad.to_dense() for p in model.parameters() if p.grad is not None]
+    step(problem, ids, optimizer, Weights(), keep=keep, scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
+    for parameter, wanted in zip(model.parameters(), plain, strict=True):
+        assert parameter.grad is not None
+        assert parameter.grad.is_sparse
+        torch.testing.assert_close(parameter.grad.to_dense(), wanted)
 
 
 def test_what_is_fresh_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:

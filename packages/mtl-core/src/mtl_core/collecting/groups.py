@@ -57,6 +57,7 @@ class Plan:
         shared: by the node at which its gradient arrives, the position of each shared parameter.
         heads: likewise for the heads' parameters.
         sizes: numbers of entries of the shared parameters, by that node.
+        hooked: by that node, the parameters that have hooks.
         needed: whether each node under the losses leads to some parameter.
         groups: the groups, from the losses down.
         last: by node, the group after which its gradient is complete.
@@ -69,6 +70,7 @@ class Plan:
         self.shared = {accumulate(p).node: k for k, p in enumerate(shared)}
         self.heads = {accumulate(p).node: k for k, p in enumerate(heads)}
         self.sizes = {accumulate(p).node: flat_size(p) for p in shared}
+        self.hooked = {accumulate(p).node: p for p in (*shared, *heads) if p._backward_hooks}
         self.block = block
 
         self.order = self._order({node for node, _ in starts})
@@ -212,7 +214,7 @@ class Plan:
         if weight is None or self.uses.get(weight) != 1 or self.sizes.get(weight, 0) <= self.block:
             return None
         # A hook on the weight, such as a mask of its gradient, is called with the whole gradient or not at all.
-        if weight.variable._backward_hooks:  # type: ignore[attr-defined]
+        if weight in self.hooked:
             return None
         rows: Tensor = getattr(node, saved)
         if rows.is_complex():

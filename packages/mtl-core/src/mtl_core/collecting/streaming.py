@@ -9,7 +9,9 @@ gradients per task.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -43,8 +45,32 @@ def streamed_gramian(
     roots = [_start(root) for root in roots_of(outputs)]
     refuse_detached([name for name, root in zip(names, roots, strict=True) if root is None], "shared parameters")
     starts = [root for root in roots if root is not None]
-    sweep = _Sweep(Plan([edge for edge, _ in starts], shared, heads, block), shared[0].device)
-    return sweep.run(names, starts)
+    plan = Plan([edge for edge, _ in starts], shared, heads, block)
+    with _set_aside(plan.hooked) as hooks:
+        return _Sweep(plan, hooks, shared[0].device).run(names, starts)
+
+
+Hook = Callable[[Tensor], Tensor | None]
+
+
+@contextmanager
+def _set_aside(parameters: Mapping[Node, Tensor]) -> Iterator[dict[Node, list[Hook]]]:
+    """Keep autograd from calling parameters' hooks for a while; yields them.
+
+    The sweep meets a gradient in the parts that come from each use of its parameter. A hook is a function of the whole,
+    of which it may clip or mask entries.
+    """
+    kept = {node: OrderedDict(p._backward_hooks or {}) for node, p in parameters.items()}
+    try:
+        # Emptied and not replaced: autograd holds the dictionary itself.
+        for parameter in parameters.values():
+            assert parameter._backward_hooks is not None
+            parameter._backward_hooks.clear()
+        yield {node: list(hooks.values()) for node, hooks in kept.items()}
+    finally:
+        for node, parameter in parameters.items():
+            assert parameter._backward_hooks is not None
+            parameter._backward_hooks.update(kept[node])
 
 
 def _start(root: Root) -> tuple[Edge, Tensor | None] | None:
@@ -65,8 +91,9 @@ def _start(root: Root) -> tuple[Edge, Tensor | None] | None:
 class _Sweep:
     """One pass over the graph, from the losses to the parameters."""
 
-    def __init__(self, plan: Plan, device: torch.device) -> None:
+    def __init__(self, plan: Plan, hooks: Mapping[Node, Sequence[Hook]], device: torch.device) -> None:
         self.plan = plan
+        self.hooks = hooks
         self.device = device
 
     def run(
@@ -98,7 +125,16 @@ class _Sweep:
         detached = [name for name, reached in zip(names, touched, strict=True) if not reached]
         refuse_detached(detached, "shared parameters")
         order = sorted(plan.heads, key=plan.heads.__getitem__)
-        return gramian, [tuple(row.get(node) for node in order) for row in held]
+        return gramian, [tuple(self._hooked(node, row.get(node)) for node in order) for row in held]
+
+    def _hooked(self, node: Node, gradient: Tensor | None) -> Tensor | None:
+        """A parameter's whole gradient, as its hooks leave it."""
+        if gradient is None:
+            return None
+        for hook in self.hooks.get(node, ()):
+            found = hook(gradient)
+            gradient = gradient if found is None else found
+        return gradient
 
     def _carry(
         self, found: Sequence[tuple[Edge, Tensor]], front: dict[Edge, Tensor | None], held: dict[Node, Tensor]
@@ -117,7 +153,7 @@ class _Sweep:
         """The part of the Gramian that comes from parameters whose gradients are complete, which are then forgotten."""
         total: Tensor | None = None
         for node in done:
-            rows = [row.pop(node, None) for row in held]
+            rows = [self._hooked(node, row.pop(node, None)) for row in held]
             matrix = _rows_of(rows, self.plan.sizes[node])
             for task, row in enumerate(rows):
                 touched[task] |= row is not None

@@ -66,11 +66,11 @@ def in_own_memory(gradients: Sequence[Tensor | None], *, held: int = 0) -> list[
     seen: set[int] = set()
     found: list[Tensor | None] = []
     for gradient, references in zip(gradients, _references(gradients), strict=True):
-        if gradient is None or gradient.layout != torch.strided or not gradient.numel():
+        if gradient is None or not gradient.numel():
             found.append(gradient)
             continue
         # By its memory too: where one of the two inputs enters by a view, they are two tensors.
-        place = gradient.data_ptr()
+        place = (gradient._values() if gradient.layout == torch.sparse_coo else gradient).data_ptr()
         found.append(gradient.clone() if references > _ALONE + held or place in seen else gradient)
         seen.add(place)
     return found
@@ -91,9 +91,10 @@ def own(vector: Tensor) -> Tensor:
     Args:
         vector: held by one name of the caller's.
     """
-    # Asking for the storage refers to it once more.
-    views = torch._C._storage_Use_Count(vector.untyped_storage()._cdata) > 2
-    return vector.clone() if views or sys.getrefcount(vector) > _ONE_NAME else vector
+    memory = vector.untyped_storage()
+    # Asking for the storage refers to it once more. Memory that torch cannot resize is somebody else's, as numpy's.
+    is_elsewhere = torch._C._storage_Use_Count(memory._cdata) > 2 or not memory.resizable()
+    return vector.clone() if is_elsewhere or sys.getrefcount(vector) > _ONE_NAME else vector
 
 
 def _named_once() -> int:
