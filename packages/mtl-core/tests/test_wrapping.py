@@ -205,14 +205,14 @@ class TestBadInput:
     def test_another_form(self, wrap: Callable[[Any], Any]) -> None:
         with pytest.raises(InvalidInputError, match=r"`state_dict` must be what state_dict\(\) of a"):
             wrap(Structural()).load_state_dict({})
-        with pytest.raises(InvalidInputError, match="`state` must be what"):
+        with pytest.raises(InvalidInputError, match="`state_dict` must be what"):
             wrap(Structural()).load_state_dict({"_extra_state": 3})
-        with pytest.raises(InvalidInputError, match="`state` must be what"):
+        with pytest.raises(InvalidInputError, match="`state_dict` must be what"):
             wrap(Structural()).load_state_dict({"_extra_state": {"calls": 3}})
 
     @both
     def test_a_state_that_the_wrapped_method_cannot_take(self, wrap: Callable[[Any], Any]) -> None:
-        with pytest.raises(InvalidInputError, match="`state` must fit the wrapped method, got a state for Random"):
+        with pytest.raises(InvalidInputError, match=r"`state_dict` must be what .* around a Random .* got one with"):
             wrap(Random()).load_state_dict(wrap(Structural()).state_dict())
         with pytest.raises(InvalidInputError, match=r"`state_dict` must be what .* around a Structural"):
             wrap(Structural()).load_state_dict(wrap(Module()).state_dict())

@@ -102,11 +102,11 @@ class CRMOGM(Wrapper):
         """
         new = self.weighting.weights(gramian, losses=losses) if self.takes_losses else self.weighting.weights(gramian)
         if self._average is None:
-            self._average = new
+            self._average = new.clone()
         same_tasks("CRMOGM", len(self._average), len(new))
-        # A new tensor each time: the last one is in the hands of whoever asked for weights.
+        # A new tensor each time, and a copy of it: reports hand weights to the user, who may write to them.
         self._average = self.alpha * self._average.to(new) + (1.0 - self.alpha) * new
-        return self._average
+        return self._average.clone()
 
     def forward(self, gradients: Tensor | TaskGradients) -> Tensor:
         """The update ``[d]`` of a Jacobian ``[m, d]`` or ``TaskGradients``."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.jacobian_method import LossAwareMethod, positive_losses
-from mtl_aggregators.bases.parameters import same_tasks
+from mtl_aggregators.bases.parameters import same_columns, same_tasks
 from mtl_core import checks
 
 __all__ = ["DBMTL"]
@@ -78,12 +78,13 @@ class DBMTL(LossAwareMethod):
         wide = jacobian.float() if jacobian.dtype in (torch.float16, torch.bfloat16) else jacobian
         if self.log_losses:
             wide = wide / positive_losses("DBMTL", losses, wide).unsqueeze(1)
-        self._steps += 1
-        # The step counts from 1.
-        kept = self.beta / self._steps**self.beta_sigma
         if self._running is None:
             self._running = torch.zeros_like(wide)
         same_tasks("DBMTL", len(self._running), len(wide))
+        same_columns("DBMTL", self._running.shape[1], wide.shape[1])
+        self._steps += 1
+        # The step counts from 1.
+        kept = self.beta / self._steps**self.beta_sigma
         # kept · running + (1 − kept) · new, in one pass and into a new tensor, so that saved states stay as they were.
         self._running = torch.lerp(wide, self._running.to(wide), kept)
         # Norms of tiny gradients would underflow in single precision.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.jacobian_method import JacobianMethod
-from mtl_aggregators.bases.parameters import same_tasks
+from mtl_aggregators.bases.parameters import same_columns, same_tasks
 from mtl_core import checks
 from mtl_core.extension import weighted_sum
 
@@ -84,6 +84,7 @@ class ExcessMTL(JacobianMethod):
         else:
             weights, first, known = self._state
             same_tasks("ExcessMTL", len(weights), m)
+            same_columns("ExcessMTL", known.shape[1], jacobian.shape[1])
         risks, total = _risks(jacobian, known)
         if first is None:
             first = risks
@@ -96,7 +97,7 @@ class ExcessMTL(JacobianMethod):
             weights = torch.softmax(torch.add(weights.log(), ratio, alpha=self.robust_step_size), dim=0).mul_(m)
             first = torch.where(begun, first, risks)
         self._state = (weights, first, total)
-        return weights
+        return weights.clone()  # reports hand weights to the user, who may write to them
 
     def reset(self) -> None:
         """Forget the gradients seen so far."""

@@ -215,5 +215,7 @@ class GradNorm(GramianMethod):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Continue where the saved method stood."""
-        self.task_weights, self._initial = state["weights"], state["initial"]
+        # Both are on the CPU, wherever a checkpoint was loaded to.
+        weights, initial = (None if each is None else each.cpu() for each in (state["weights"], state["initial"]))
+        self.task_weights, self._initial = weights, initial
         self._adam.load_state_dict(state["adam"])

@@ -174,7 +174,7 @@ class IMGrad(GramianMethod):
 
     def solve(self, gramian: Vector, losses: Vector | None) -> Vector:
         """The weights ``[m]``; see the class."""
-        return self._held.get(len(gramian), lambda: self._augment(gramian))
+        return self._held.get(gramian, lambda: self._augment(gramian))
 
     def _augment(self, gramian: Vector) -> Vector:
         balance = balance_of(gramian, self.measure)

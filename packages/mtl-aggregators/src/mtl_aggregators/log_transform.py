@@ -179,8 +179,14 @@ def _logarithms(losses: TaskLosses, *, eps: float) -> TaskLosses:
     above(losses.values, -eps, None, losses.tasks, method="log_transform")
     found = losses.outputs
     if isinstance(found, Tensor):
-        return replace(losses, outputs=(found + eps).log())
-    return replace(losses, outputs=tuple((loss + eps).log() for loss in found))
+        return replace(losses, outputs=_logarithm(found, eps))
+    return replace(losses, outputs=tuple(_logarithm(loss, eps) for loss in found))
+
+
+def _logarithm(loss: Tensor, eps: float) -> Tensor:
+    # In half precision the loss that the report has by its exponential was off by more than a percent.
+    wide = loss.float() if loss.dtype in (torch.float16, torch.bfloat16) else loss
+    return (wide + eps).log()
 
 
 class LogStep(_LogWrapper):

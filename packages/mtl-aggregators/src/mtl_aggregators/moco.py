@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.jacobian_method import LossAwareMethod, positive_losses
-from mtl_aggregators.bases.parameters import same_tasks
+from mtl_aggregators.bases.parameters import same_columns, same_tasks
 from mtl_aggregators.solvers.simplex import project_simplex
 from mtl_core import checks
 from mtl_core.extension import gramian_of
@@ -108,6 +108,7 @@ class MoCo(LossAwareMethod):
             self._tracked = torch.zeros_like(wide)
             self.task_weights = torch.full((m,), 1.0 / m, dtype=torch.float64, device=wide.device)
         same_tasks("MoCo", len(self._tracked), m)
+        same_columns("MoCo", self._tracked.shape[1], wide.shape[1])
         self._steps += 1
         # Into a new tensor: a state that was saved stays as it was.
         self._tracked = torch.lerp(self._tracked.to(wide), wide, self.beta / self._steps**self.beta_sigma)

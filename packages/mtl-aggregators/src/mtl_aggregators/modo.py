@@ -77,7 +77,7 @@ class MoDo(ThreeBatchMethod):
         weights = cross.new_full((m,), 1.0 / m) if self._weights is None else self._weights
         same_tasks("MoDo", len(weights), m)
         self._weights = project_simplex(weights - self.gamma * (cross @ weights + self.rho * weights))
-        return self._weights
+        return self._weights.clone()  # reports hand weights to the user, who may write to them
 
     def reset(self) -> None:
         """Forget the weights."""
@@ -89,4 +89,5 @@ class MoDo(ThreeBatchMethod):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Continue where the saved method stood."""
-        self._weights = state["weights"]
+        # Weights are computed on the CPU, wherever a checkpoint was loaded to.
+        self._weights = None if state["weights"] is None else state["weights"].cpu()

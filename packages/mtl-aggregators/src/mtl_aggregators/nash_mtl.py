@@ -114,7 +114,7 @@ class NashMTL(GramianMethod):
 
     def solve(self, gramian: Vector, losses: Vector | None) -> Vector:
         """The weights ``[m]``; see the class."""
-        return self._held.get(len(gramian), lambda: self._bargain(gramian))
+        return self._held.get(gramian, lambda: self._bargain(gramian))
 
     def _bargain(self, gramian: Vector) -> Vector:
         if self.solver == "newton":

@@ -139,4 +139,5 @@ class SDMGrad(ThreeBatchMethod):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Continue where the saved method stood."""
-        self._weights = state["weights"]
+        # Weights are computed on the CPU, wherever a checkpoint was loaded to.
+        self._weights = None if state["weights"] is None else state["weights"].cpu()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mtl_core.errors import InvalidInputError, InvalidJacobianError, InvalidParameterError, NonScalarLossError
@@ -243,14 +246,69 @@ def square(name: str, matrix: Tensor) -> Tensor:
 
 
 def gramian(matrix: Tensor, *, name: str = "gramian") -> Tensor:
-    """Return ``matrix`` if it is a finite real floating symmetric matrix ``[m, m]`` with ``m >= 1``.
+    r"""Return ``matrix`` if it is a finite real floating symmetric matrix ``[m, m]`` with ``m >= 1``.
 
-    The halves of a product of a matrix with its own transpose may be rounded apart; more than that is no Gramian.
+    The halves of a product of a matrix with its own transpose may be rounded apart; more than that is no Gramian, nor
+    is a matrix whose diagonal is negative, or that has an entry larger than the two norms allow
+    (:math:`|G_{ij}| \le \|g_i\| \|g_j\|`).
 
     Raises:
         InvalidJacobianError: otherwise.
     """
-    return _symmetric(name, square(name, matrix))
+    return _possible(name, _symmetric(name, square(name, matrix)))
+
+
+def is_possible(matrix: NDArray[np.float64], dtype: torch.dtype) -> bool:
+    """Whether no entry of a finite symmetric matrix is larger than inner products can be.
+
+    Args:
+        matrix: ``[m, m]``.
+        dtype: in which it was computed.
+    """
+    above, tiny = _leeway(dtype)
+    if len(matrix) > 8:
+        squares = matrix.diagonal()
+        with np.errstate(over="ignore", under="ignore"):
+            return bool(squares.min() >= 0.0) and not bool(
+                (np.square(matrix) > np.multiply.outer(above * (squares + tiny), squares + tiny)).any()
+            )
+    # An array takes longer to ask than a few numbers.
+    rows = matrix.tolist()
+    lengths = [row[k] + tiny for k, row in enumerate(rows)]
+    for k, row in enumerate(rows):
+        if row[k] < 0.0:
+            return False
+        for j in range(k):
+            if row[j] * row[j] > above * lengths[k] * lengths[j]:
+                return False
+    return True
+
+
+@cache
+def _leeway(dtype: torch.dtype) -> tuple[float, float]:
+    """By what a squared entry may exceed the product of two squared norms: a factor, and what underflow hides."""
+    info = torch.finfo(dtype)
+    return (1.0 + min(max(1e-9, 1e4 * info.eps), 0.1)) ** 2, float(info.tiny)
+
+
+def _possible(name: str, matrix: Tensor) -> Tensor:
+    wide = matrix.detach().double()
+    above, tiny = _leeway(matrix.dtype)
+    lengths = wide.diagonal()
+    if bool((lengths < 0.0).any()):
+        k = int(lengths.argmin())
+        raise InvalidJacobianError(
+            f"`{name}` must have squared norms on its diagonal, got {float(lengths[k]):.6g} at [{k}, {k}]."
+        )
+    apart = wide.square() > above * (lengths[:, None] + tiny) * (lengths + tiny)
+    if bool(apart.any()):
+        row, column = divmod(int(apart.flatten().int().argmax()), len(matrix))
+        raise InvalidJacobianError(
+            f"`{name}` must hold inner products, none larger than the product of two norms, got "
+            f"{float(wide[row, column]):.6g} at [{row}, {column}] beside squared norms of {float(lengths[row]):.6g} "
+            f"and {float(lengths[column]):.6g}. Give J @ J.T of the task gradients J."
+        )
+    return matrix
 
 
 def _symmetric(name: str, matrix: Tensor) -> Tensor:

@@ -146,6 +146,8 @@ def loss_weights(weighting: Any, losses: Tensor, present: Sequence[int]) -> Tens
     The gradient of the scalar is then :math:`\sum_i \lambda_i \nabla L_i`, so that nothing else of its graph is needed.
     """
     leaf = losses.detach()
+    if leaf.dtype in (torch.float16, torch.bfloat16):
+        leaf = leaf.float()  # eight bits are too few for the weights of losses that are near to each other
     mask: Tensor | None = None
     if len(present) < len(leaf):
         if not (offers(weighting, TakesAbsentTasks) and weighting.takes_present):

@@ -9,7 +9,7 @@ address for each name, and kept as stable as ``mtl_core`` itself; whatever is in
 
 **A method within a method.** ``Wrapper`` hands on what the wrapped method offers; ``offers`` asks for it, by the
 optional protocols; ``check_method`` refuses what is none; ``ProblemView`` changes the losses; ``FixedWeights`` are
-weights that are known.
+weights that are known. ``SavedState`` is the base of methods that remember something.
 
 **Numbers.** ``gramian_of``, ``weighted_sum``, ``read_gramian``; ``full_precision`` for a function of them that is to
 be the same within an autocast region.
@@ -61,6 +61,7 @@ from mtl_core.protocols import (
     offers,
 )
 from mtl_core.report import Keep
+from mtl_core.saved_state import SavedState
 from mtl_core.stepping import step_from_losses
 from mtl_core.weighted import FixedWeights
 from mtl_core.wrapping import Wrapper
@@ -81,6 +82,7 @@ __all__ = [
     "ReportsEvents",
     "Resets",
     "Root",
+    "SavedState",
     "TakesAbsentTasks",
     "TakesLosses",
     "TakesSeveralBatches",

@@ -39,6 +39,9 @@ class UpdateEvery(Wrapper):
         A step of the weighting that was skipped, because its gradients overflowed under a gradient scaler, gives no
         weights: the next step computes them.
 
+        Weights are those of the tasks that were there when they were computed. A step with another task computes them
+        anew, and its turns are counted from there.
+
     References:
         Navon et al., *Multi-Task Learning as a Bargaining Game*, ICML 2022, section 4 (weights updated every few
         steps).
@@ -54,35 +57,73 @@ class UpdateEvery(Wrapper):
         self.steps = checks.positive_int("steps", steps)
         self._count = 0
         self._weights: Tensor | None = None
+        self._known: Tensor | None = None
 
     def step(
         self, problem: Problem, batch: Any, optimizer: optim.Optimizer, *, options: StepOptions | None = None
     ) -> StepReport:
         """One training step, with new weights if it is their turn."""
         options = StepOptions() if options is None else options
-        with guarded(problem, optimizer, self, options):
-            due = self._weights is None or self._count % self.steps == 0
+        with guarded(problem, optimizer, self, options) as guard:
+            if self._weights is not None and self._known is not None and self._count % self.steps:
+                held = _Held(self._weights, self._known)
+                try:
+                    report = step(problem, batch, optimizer, held, **vars(options))
+                except _TasksWithoutWeights:
+                    # Nothing has been differentiated yet; the losses are evaluated again, as if for the first time.
+                    guard.trace.restore()
+                    self._count = 0
+                else:
+                    self._count += 1
+                    return report
             self._count += 1
-            method: Any = self.method if due else FixedWeights(self._weights)
-            report = step(problem, batch, optimizer, method, **vars(options))
-            if due:
-                # Weights of an earlier turn would outlive theirs where this one gave none.
-                # A copy: the report is the user's, who may write to it.
-                self._weights = None if report.weights is None else report.weights.detach().clone()
+            report = step(problem, batch, optimizer, self.method, **vars(options))
+            # Weights of an earlier turn would outlive theirs where this one gave none.
+            # A copy: the report is the user's, who may write to it.
+            self._weights = None if report.weights is None else report.weights.detach().clone()
+            # The loss of an absent task is NaN, and no other is.
+            self._known = ~report.losses.isnan()
             return report
 
     def reset(self) -> None:
         """Compute weights in the next step, and let the method forget what it has learnt."""
         super().reset()
-        self._count, self._weights = 0, None
+        self._count, self._weights, self._known = 0, None, None
 
     def own_state(self) -> dict[str, Any]:
-        """Counter and weights."""
-        return {"count": self._count, "weights": self._weights}
+        """Counter and weights, and for which tasks these were computed."""
+        return {"count": self._count, "weights": self._weights, "known": self._known}
 
     def load_own_state(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
-        self._count, self._weights = int(state["count"]), state["weights"]
+        self._count, self._weights, self._known = int(state["count"]), state["weights"], state["known"]
+
+
+class _TasksWithoutWeights(Exception):
+    """A task is there that was not when the weights were computed."""
+
+
+class _Held(FixedWeights):
+    """Weights of an earlier step, for the tasks that were there then.
+
+    Args:
+        weights: ``[m]``.
+        known: which tasks had a part in them, ``[m]``.
+    """
+
+    def __init__(self, weights: Tensor, known: Tensor) -> None:
+        super().__init__(weights)
+        self._missing = (~known).nonzero().flatten().tolist()
+
+    def __call__(self, losses: Tensor, *, present: Tensor | None = None) -> Tensor:
+        """The weighted sum of the losses.
+
+        Raises:
+            _TasksWithoutWeights: one of them has no weight.
+        """
+        if self._missing and (present is None or bool(present[self._missing].any())):
+            raise _TasksWithoutWeights
+        return super().__call__(losses, present=present)
 
 
 class TaskSampling(Wrapper):

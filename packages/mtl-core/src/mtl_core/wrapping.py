@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,11 +21,12 @@ from mtl_core.protocols import (
     offers,
 )
 from mtl_core.report import Event
+from mtl_core.saved_state import SavedState
 
 __all__ = ["Wrapper"]
 
 
-class Wrapper(nn.Module):
+class Wrapper(SavedState):
     """Base of the methods that wrap another method, of whatever kind.
 
     Epochs, resets, events, what is learnt after a step, and the state go on to the wrapped method, module or not. A
@@ -74,20 +75,8 @@ class Wrapper(nn.Module):
         if offers(self.method, LearnsAfterStep):
             self.method.after_step(before, after)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Go on from what another wrapper of the same kind, around the same kind of method, remembered.
-
-        Raises:
-            InvalidInputError: the state has another form.
-        """
-        try:
-            return super().load_state_dict(state_dict, strict, assign)
-        except RuntimeError as error:
-            raise InvalidInputError(
-                f"`state_dict` must be what state_dict() of a {type(self).__name__} around a "
-                f"{type(self.method).__name__} returned, got the keys {sorted(state_dict)}. Wrap the method it was "
-                "saved with."
-            ) from error
+    def _described(self) -> str:
+        return f"{type(self).__name__} around a {type(self.method).__name__}"
 
     def get_extra_state(self) -> dict[str, Any]:
         """The wrapper's own state, and that of a wrapped method which is no module; a module's is in its own entry."""

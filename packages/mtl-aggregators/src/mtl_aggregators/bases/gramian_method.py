@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.bases.loss_checks import check_losses_beside
@@ -21,7 +21,7 @@ from mtl_aggregators.solvers.rounding import as_known
 from mtl_aggregators.solvers.solution import Vector
 from mtl_aggregators.solvers.threads import FEW, one_thread
 from mtl_core import InvalidJacobianError, InvalidParameterError, TaskGradients, checks
-from mtl_core.extension import full_precision, gramian_of, weighted_sum
+from mtl_core.extension import SavedState, full_precision, gramian_of, weighted_sum
 
 __all__ = ["GramianMethod", "RegularisedSolve"]
 
@@ -51,7 +51,7 @@ class RegularisedSolve:
         }
 
 
-class GramianMethod(nn.Module, ABC):
+class GramianMethod(SavedState, ABC):
     r"""A method whose update is :math:`J^\top w` with weights :math:`w` computed from :math:`G = J J^\top`.
 
     A subclass implements ``solve`` and ``facts``. ``weights(gramian)`` is the one path to the weights; calling the
@@ -116,7 +116,7 @@ class GramianMethod(nn.Module, ABC):
             refused, for that would mean waiting for it: its weights are NaN.
 
         Raises:
-            InvalidJacobianError: ``gramian`` is not a finite symmetric matrix.
+            InvalidJacobianError: ``gramian`` is not a finite symmetric matrix, or none of inner products.
             InvalidInputError: ``losses`` is no vector with one entry per task.
             NonFiniteLossError: the loss of a task with a gradient is NaN or infinite.
             SolverError: the weights' problem was not solved to its tolerance.
@@ -137,6 +137,8 @@ class GramianMethod(nn.Module, ABC):
             # read one half and check the other: an ulp of float32 is 50 times what they are exact to.
             checks.gramian(gramian)
             array = 0.5 * (array + array.T)
+        elif not checks.is_possible(array, gramian.dtype):
+            checks.gramian(gramian)
         if gramian.dtype != torch.float64:
             # Rounding has made it indefinite in the scale of the solvers' tolerances.
             array = as_known(array, gramian.dtype)

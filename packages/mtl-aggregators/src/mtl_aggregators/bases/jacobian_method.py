@@ -6,17 +6,17 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn, optim
+from torch import Tensor, optim
 
 from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.bases.loss_checks import check_losses_beside
 from mtl_core import InvalidInputError, Problem, StepOptions, StepReport, TaskGradients, checks
-from mtl_core.extension import begin, collect_batch, finish, full_precision, guarded
+from mtl_core.extension import SavedState, begin, collect_batch, finish, full_precision, guarded
 
 __all__ = ["JacobianMethod", "LossAwareMethod", "positive_losses"]
 
 
-class JacobianMethod(nn.Module, ABC):
+class JacobianMethod(SavedState, ABC):
     """A method from a Jacobian ``[m, d]`` to an update ``[d]``; a subclass implements ``combine`` and ``facts``."""
 
     has_memory = False
@@ -50,7 +50,7 @@ class JacobianMethod(nn.Module, ABC):
         return self.combine(checks.finite_jacobian(gradients))
 
 
-class LossAwareMethod(nn.Module, ABC):
+class LossAwareMethod(SavedState, ABC):
     """A method from a Jacobian ``[m, d]`` and the losses ``[m]`` to an update; it owns its step to get at both."""
 
     has_memory = False

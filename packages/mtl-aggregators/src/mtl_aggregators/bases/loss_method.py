@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtl_aggregators.bases.adam import Adam, Mask, on_host
 from mtl_aggregators.bases.facts import Facts
@@ -17,7 +17,7 @@ from mtl_aggregators.bases.loss_checks import check_losses, refuse_not_finite
 from mtl_aggregators.bases.parameters import match_tasks, one_per_task
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import InvalidInputError, checks
-from mtl_core.extension import full_precision
+from mtl_core.extension import SavedState, full_precision
 
 __all__ = ["LossMethod", "TrainedLossMethod", "above", "softmax"]
 
@@ -69,7 +69,7 @@ def above(
     )
 
 
-class LossMethod(nn.Module, ABC):
+class LossMethod(SavedState, ABC):
     """A method that makes one scalar of the losses ``[m]``; its derivative by each loss is that task's weight.
 
     A call changes nothing but random state. What a method learns, it learns in ``after_step`` and ``start_epoch``,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtl_core import InvalidInputError, InvalidParameterError
 
-__all__ = ["match_tasks", "one_per_task", "same_tasks", "weight_vector"]
+__all__ = ["match_tasks", "one_per_task", "same_columns", "same_tasks", "weight_vector"]
 
 
 def one_per_task(name: str, values: float | Sequence[float] | Tensor) -> Tensor:
@@ -59,6 +59,19 @@ def match_tasks(name: str, vector: Tensor, n_tasks: int) -> None:
         raise InvalidInputError(
             f"`{name}` must hold one entry per task, got {len(vector)} for {n_tasks} tasks. "
             "Make a new method for another number of tasks."
+        )
+
+
+def same_columns(method: str, known: int, n_columns: int) -> None:
+    """Check that a method that remembers something about each entry of the gradients still sees as many of them.
+
+    Raises:
+        InvalidInputError: otherwise.
+    """
+    if known != n_columns:
+        raise InvalidInputError(
+            f"{method} must see the same parameters in every step, gradients of {known} entries so far, got "
+            f"{n_columns}. Call reset() when parameters are frozen or freed, and use a method for each model."
         )
 
 

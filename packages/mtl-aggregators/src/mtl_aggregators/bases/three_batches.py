@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, optim
 from torch.utils import _pytree as pytree
 
 from mtl_aggregators.bases.facts import Facts
@@ -22,7 +22,17 @@ from mtl_core import (
     TaskGradients,
     step,
 )
-from mtl_core.extension import FixedWeights, begin, checked_gramian, collect_batch, finish, guarded, ranks_of, together
+from mtl_core.extension import (
+    FixedWeights,
+    SavedState,
+    begin,
+    checked_gramian,
+    collect_batch,
+    finish,
+    guarded,
+    ranks_of,
+    together,
+)
 
 __all__ = ["ThreeBatchMethod", "ThreeBatches", "in_threes"]
 
@@ -74,7 +84,7 @@ def split_batch(batch: Any) -> ThreeBatches:
     return ThreeBatches(*(pytree.tree_unflatten(list(chosen), structure) for chosen in zip(*parts, strict=True)))
 
 
-class ThreeBatchMethod(nn.Module, ABC):
+class ThreeBatchMethod(SavedState, ABC):
     r"""A step whose weights come from the gradients of two batches, and its update from a third.
 
     The batch is ``ThreeBatches``, or is cut into three equal parts along the first dimension of its tensors. The laws

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import nn, optim
+from torch import optim
 
 from mtl_aggregators.bases.adam import Mask, on_host
 from mtl_aggregators.bases.facts import Facts
@@ -27,7 +27,16 @@ from mtl_core import (
     StepReport,
     checks,
 )
-from mtl_core.extension import Resets, begin, check_finite_losses, evaluate_without_graph, guarded, offers, preserved
+from mtl_core.extension import (
+    Resets,
+    SavedState,
+    begin,
+    check_finite_losses,
+    evaluate_without_graph,
+    guarded,
+    offers,
+    preserved,
+)
 
 __all__ = ["Bilevel", "Estimate"]
 
@@ -37,7 +46,7 @@ Estimate = Literal["single_point", "two_point", "antithetic", "symmetric"]
 """How the derivative by the weights is estimated; see ``Bilevel``."""
 
 
-class Bilevel(nn.Module):
+class Bilevel(SavedState):
     r"""Train the task weights so that an upper objective is small after a step of *any* optimiser.
 
     .. math:: \min_\lambda R(\lambda, \theta), \qquad \theta \leftarrow A(\lambda, \theta)

@@ -16,6 +16,7 @@ from mtl_aggregators.bases.loss_method import softmax
 from mtl_aggregators.bases.parameters import one_per_task
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import InvalidInputError, UnknownNameError, checks
+from mtl_core.extension import SavedState
 
 __all__ = ["MainTasks", "Outcome", "Responds", "Upper", "WorstCaseDecrement", "positions"]
 
@@ -70,7 +71,7 @@ Upper = Callable[[Outcome], Tensor]
 r"""An objective :math:`R(\lambda, \theta)`: from an outcome to a scalar, to be minimised over the weights."""
 
 
-class WorstCaseDecrement(nn.Module):
+class WorstCaseDecrement(SavedState):
     r"""The decrement of the worst task, as a game against task weights :math:`\rho`.
 
     .. math:: R(\lambda, \theta) = \max_{\rho\in\Delta} \sum_i \rho_i \bigl(f_i(A(\lambda, \theta)) - f_i(\theta)\bigr),
@@ -171,7 +172,7 @@ class WorstCaseDecrement(nn.Module):
         self._adam.load_state_dict(state["adam"])
 
 
-class MainTasks(nn.Module):
+class MainTasks(SavedState):
     r"""The losses of the tasks that count: auxiliary learning.
 
     .. math:: R(\lambda, \theta) = \sum_{i \in \text{main}} f_i(A(\lambda, \theta))

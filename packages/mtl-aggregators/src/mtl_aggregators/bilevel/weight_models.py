@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtl_aggregators.bases.adam import Adam, Mask, on_host
 from mtl_aggregators.bases.facts import Scale
@@ -16,11 +16,12 @@ from mtl_aggregators.bases.loss_method import above, softmax
 from mtl_aggregators.bases.parameters import one_per_task
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import InvalidInputError, UnknownNameError, checks
+from mtl_core.extension import SavedState
 
 __all__ = ["AuxiliaryWeights", "SoftmaxWeights", "WeightModel"]
 
 
-class WeightModel(nn.Module, ABC):
+class WeightModel(SavedState, ABC):
     """Trainable task weights, in float64 arrays on the host.
 
     Args:
