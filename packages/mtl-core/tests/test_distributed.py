@@ -69,6 +69,32 @@ def partly_labelled() -> Problem:
     return Problem(model, losses, shared="trunk", tasks=("a", "b", "c"))
 
 
+def overflow_in_a_head(group: dist.ProcessGroup | None, rank: int) -> str:
+    """What a step says where weights make a head's gradient infinite, on the one rank that has its task."""
+
+    class Large:
+        def weights(self, gramian: Tensor) -> Tensor:
+            return torch.full((len(gramian),), 1e150, dtype=torch.float64)
+
+    def losses(model: nn.Module, batch: tuple[Tensor, str]) -> dict[str, Tensor]:
+        x, names = batch
+        z = 1e-150 * model.trunk(x).sum()
+        return {name: z + 1e200 * model.heads["abc".index(name)](x.new_ones(4)).sum() for name in names}
+
+    torch.manual_seed(0)
+    problem = Problem(TwoLayers(3), losses, shared="trunk", tasks=("a", "b", "c"))
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.05)
+    # A head of the first task alone has a gradient on one rank.
+    names = ("a", "")[rank] or "b"
+    for p in problem.model.heads[1:].parameters():
+        p.requires_grad_(False)
+    try:
+        step(problem, (whole_batch(), names), optimizer, Large(), heads="weighted", group=group)
+    except InvalidInputError as error:
+        return str(error)
+    return "no error"
+
+
 def train(group: dist.ProcessGroup | None, rank: int, world: int) -> dict[str, Any]:
     """Every scenario, on one rank's part of the data; ``world=1`` is the reference."""
     found: dict[str, Any] = {}
@@ -102,6 +128,7 @@ def train(group: dist.ProcessGroup | None, rank: int, world: int) -> dict[str, A
     losses = problem.losses(whole_batch().chunk(world)[rank])
     parts = collect(losses.outputs, problem.shared, group=group, keep="scattered")
     found["scattered"] = parts.gramian, parts.combine(torch.ones(3)), parts.matrix.shape[1]
+    found["heads overflow"] = overflow_in_a_head(group, rank)
     found["sharded"] = train_sharded(rank)
     found["replicated"] = train_replicated(rank)
     for name in ("weighting", "losses"):
@@ -303,6 +330,11 @@ def test_a_loss_that_is_nan_on_one_rank_of_a_sharded_model_is_an_error_on_all(ra
 def test_a_head_that_is_broken_in_the_shard_of_one_rank_is_an_error_on_all(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
         assert "gradients of the heads of tasks ['b'] must be finite" in found["sharded"]["half"]
+
+
+def test_a_head_that_overflows_on_one_rank_is_an_error_on_all(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert "`heads` must be 'unit' for these weights" in found["heads overflow"]
 
 
 def test_the_sum_is_what_data_parallelism_trains(ranks: list[dict[str, Any]]) -> None:

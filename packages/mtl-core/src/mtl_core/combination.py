@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mtl_core.collecting.flat import flat_size
-from mtl_core.collecting.gramian import gramian_of
+from mtl_core.collecting.gramian import gramian_of, weighted_sum
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.collecting.writing import own
 from mtl_core.errors import InvalidInputError
@@ -90,8 +90,7 @@ def combine_per_group(
         # All groups' Gramians in one copy from the device.
         gramians = torch.stack([gramian_of(part) for part in parts]).cpu()
         weights = torch.stack([gramian_weights(method, gramian, gradients.losses) for gramian in gramians])
-        moved = weights.to(device=matrix.device, dtype=gradients.dtype)
-        updates = [row @ part for row, part in zip(moved, parts, strict=True)]
+        updates = [weighted_sum(part, row, known) for part, row, known in zip(parts, weights, gramians, strict=True)]
     else:
         updates = [aggregate(method, part) for part in parts]
     vector = torch.empty_like(matrix[0])
@@ -170,5 +169,13 @@ def loss_weights(weighting: Any, losses: Tensor, present: Sequence[int]) -> Tens
                 f"{type(weighting).__name__} must return one scalar for losses of shape {tuple(leaf.shape)}, got "
                 f"{found}."
             )
-        (weights,) = torch.autograd.grad(scalar, leaf)
+        weights: Tensor | None = None
+        if scalar.requires_grad and not scalar.is_complex():
+            (weights,) = torch.autograd.grad(scalar, leaf, allow_unused=True)
+        if weights is None:
+            got = f"{scalar.dtype}" if scalar.is_complex() else "one that none of them reaches"
+            raise InvalidInputError(
+                f"{type(weighting).__name__} must return a real scalar that is computed from the losses, got {got}. "
+                "Its derivative by each loss is that task's weight: look for .detach() or .item() on the way."
+            )
     return weights if mask is None else torch.where(mask, weights, torch.zeros_like(weights))

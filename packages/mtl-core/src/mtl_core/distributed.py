@@ -15,6 +15,7 @@ from mtl_core.errors import InvalidInputError
 __all__ = [
     "broadcast_buffers_",
     "is_sharded",
+    "local_part",
     "mean_over_tasks_present_",
     "reshard",
     "shard_group",
@@ -76,6 +77,13 @@ def is_sharded(parameters: Iterable[Tensor]) -> bool:
     """
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and any(isinstance(p, module.DTensor) for p in parameters)
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor that may be sharded."""
+    sharded: Any = tensor
+    local: Tensor = sharded.to_local() if is_sharded([tensor]) else tensor
+    return local
 
 
 def reshard(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, optim
 
 from mtl_core.agreement import together
 from mtl_core.collecting.backward import is_on_host
+from mtl_core.collecting.overflow import ORDINARY, first_unfit, largest_of
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.collection import ranks_of
 from mtl_core.combination import aggregate, combine_per_group, weigh
@@ -124,42 +125,46 @@ def _combined(
             f"`heads='weighted'` needs a method that gives weights, got {type(method).__name__}, which gives "
             "only an update. Use heads='unit'."
         )
-    # On a device not looked at, which would wait for it; the gradients that the update is made of were.
-    if vector is not None and is_on_host(vector) and not bool(torch.isfinite(vector).all()):
-        raise InvalidInputError(
-            f"`method` must give a finite update, got NaN or infinity from {type(method).__name__} for finite "
-            "gradients. Nothing was updated."
-        )
+    may_overflow = False
     if vector is None and weights is not None:
         gradients.check_weights(weights)
-        _refuse_overflow(method, gradients, weights, host)
+        may_overflow = _may_overflow(gradients, weights, host)
+        if may_overflow:
+            vector = gradients.combine(weights)
+        if options.heads == "weighted":
+            gradients.heads.check_weighted(weights)
+    # On a device not looked at, which would wait for it; the gradients that the update is made of were.
+    if vector is not None and (may_overflow or is_on_host(vector)):
+        unfit = first_unfit(gradients.parameters, vector.detach())
+        if unfit is not None:
+            raise InvalidInputError(
+                f"`method` must give a finite update that fits in {unfit}, got one that does not from "
+                f"{type(method).__name__} for finite gradients. Nothing was updated. Multiply the losses by a "
+                "constant, or keep the parameters in a wider dtype."
+            )
     return vector, weights
 
 
-def _refuse_overflow(method: Any, gradients: TaskGradients, weights: Tensor, host: Tensor) -> None:
-    r"""Make sure that the weighted sum fits in the parameters' dtype: its norm is at most :math:`\sum_i |w_i| \|g_i\|`.
+def _may_overflow(gradients: TaskGradients, weights: Tensor, host: Tensor) -> bool:
+    r"""Whether a weighted sum might leave a parameter's dtype: its norm is at most :math:`\sum_i |w_i| \|g_i\|`.
 
-    Weights are float64 and may be finite where the update is not. From numbers that are on the CPU already: no pass
-    over the gradients, and nothing is waited for.
+    From numbers that are on the CPU already: no pass over the gradients, and nothing is waited for. That many entries
+    have a large norm does not mean that one of them is large, so whoever is told of it has to look at the sum.
     """
     if not is_on_host(weights):
-        return
-    given = [abs(weight) for weight in weights.tolist()]
-    norms = [math.sqrt(max(square, 0.0)) for square in host.diagonal().tolist()]
-    # A weight of infinity in the narrower dtype makes NaN of a gradient of zero.
-    size = max(sum(weight * norm for weight, norm in zip(given, norms, strict=True)), *given)
-    if size <= _FITS_EVERYWHERE:
-        return
-    dtype = min((p.dtype.to_real() for p in gradients.parameters), key=lambda dtype: torch.finfo(dtype).max)
-    if not size <= torch.finfo(dtype).max:
-        raise InvalidInputError(
-            f"`method` must give an update that fits in {dtype}, got the weights {weights.tolist()} from "
-            f"{type(method).__name__} for gradients of norms {norms}. Nothing was updated. Multiply the losses by a "
-            "constant, or keep the parameters in a wider dtype."
-        )
+        return False
+    sizes: list[float] = [abs(weight) for weight in weights.tolist()]
+    # Plain numbers, for they are few: operations on tensors of them would take longer than the rest of this.
+    squares = host.numpy().diagonal().tolist()
+    bound = sum([size * math.sqrt(square) for size, square in zip(sizes, squares, strict=True) if square > 0.0])
+    # With keep="features" the norms are those at the features.
+    if sum(sizes) > ORDINARY:
+        return True
+    # The narrowest range first: a walk over the parameters' dtypes is not for every step.
+    return bound > _FITS_EVERYWHERE and bound > min(largest_of(p.dtype) for p in gradients.parameters)
 
 
-_FITS_EVERYWHERE = torch.finfo(torch.float16).max
+_FITS_EVERYWHERE = largest_of(torch.float16)
 
 
 def _progress(gradients: TaskGradients, update: Tensor) -> Tensor:

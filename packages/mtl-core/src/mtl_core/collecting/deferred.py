@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -10,9 +11,9 @@ from torch import Tensor
 
 from mtl_core.collecting.backward import is_on_host
 from mtl_core.collecting.flat import Row, as_real, flat_size, flatten_into, pick
-from mtl_core.collecting.gramian import gramian_of
+from mtl_core.collecting.gramian import gramian_of, weighted_sum
 from mtl_core.collecting.graph import Outputs
-from mtl_core.collecting.overflow import refuse_overflow
+from mtl_core.collecting.overflow import is_ordinary, times
 from mtl_core.collecting.store import GradientStore
 from mtl_core.collecting.writing import in_own_memory, put
 from mtl_core.errors import InvalidInputError
@@ -34,6 +35,7 @@ class DeferredStore(GradientStore):
         backward: from weights ``[m]`` to the gradient of the weighted loss.
         parameters: the shared parameters.
         touched: which of them some present task touches.
+        starts: what the backward pass starts from, in whose dtype weights enter it.
         is_exact: whether the Gramian claims to be that of the gradients, so that it is held to what the backward pass
             gives.
     """
@@ -45,11 +47,13 @@ class DeferredStore(GradientStore):
         parameters: Sequence[Tensor],
         touched: Sequence[bool],
         *,
+        starts: Sequence[Tensor],
         is_exact: bool = False,
     ) -> None:
         super().__init__(parameters, len(gramian), touched)
         self._gramian = gramian
         self._backward = backward
+        self._starts = tuple(starts)
         self._is_exact = is_exact
 
     @property
@@ -71,23 +75,43 @@ class DeferredStore(GradientStore):
     def combine(self, weights: Tensor, gramian: Tensor | None) -> Tensor:
         r"""The combination :math:`\nabla_\theta \sum_i w_i L_i`, by one backward pass."""
         vector = torch.empty(self.width, dtype=self.dtype, device=self.parameters[0].device)
-        found = self._backward(self._moved(weights))
-        self._check(found, weights)
-        flatten_into(vector, found, self.parameters)
+        flatten_into(vector, self._weighted_sum(weights, None), self.parameters)
         return vector
 
     def write_combination(self, weights: Tensor, gramian: Tensor | None, factor: Tensor | None) -> None:
         """Write the gradients of the backward pass without joining them in a vector; sparse ones stay sparse."""
-        moved = self._moved(weights)
-        # The factor goes into the m weights: multiplying the d gradients would be one more pass over them.
-        found = self._backward(moved if factor is None else moved * factor.to(moved))
-        self._check(found, weights if factor is None else weights * factor.to(weights))
+        found = self._weighted_sum(weights, factor)
         # All at once, for two parameters may have been given one tensor.
         for k, (parameter, gradient) in enumerate(zip(self.parameters, in_own_memory(found), strict=True)):
             if gradient is None or not self.touched[k]:
                 parameter.grad = None
             else:
                 put(parameter, gradient, accumulate=False)
+
+    def _weighted_sum(self, weights: Tensor, factor: Tensor | None) -> Sequence[Tensor | None]:
+        """The gradient of the weighted loss, times a factor if there is one, by each parameter."""
+        scale = self._scale(weights)
+        moved = self._moved(weights if scale == 1.0 else weights.double() / scale)
+        if factor is not None:
+            # Into the m weights: multiplying the d gradients would be one more pass over them.
+            moved = moved * factor.to(moved)
+        found = self._backward(moved)
+        self._check(found, moved)
+        return found if scale == 1.0 else [None if g is None else times(g, scale) for g in found]
+
+    def _scale(self, weights: Tensor) -> float:
+        """By what to divide the weights on their way through the graph; a power of two, which rounds nothing.
+
+        Weights with a sum of 1 give no larger gradients anywhere in the graph than the tasks' own, which were finite.
+        """
+        if not is_on_host(weights):
+            return 1.0
+        numbers = weights.tolist()
+        if is_ordinary(numbers, self._starts):
+            return 1.0
+        _, exponent = math.frexp(max(map(abs, numbers)))
+        # float64 ends at 2 to the 1024th.
+        return math.ldexp(1.0, min(exponent + len(numbers).bit_length(), 1000))
 
     def _check(self, found: Sequence[Tensor | None], weights: Tensor) -> None:
         """Hold the Gramian to the one combination that an ordinary backward pass gives: its square is wᵀGw.
@@ -99,31 +123,43 @@ class DeferredStore(GradientStore):
         Raises:
             InvalidInputError: the two do not agree.
         """
-        if not is_on_host(self._gramian) or not is_on_host(weights):
+        if not self._is_exact or not is_on_host(self._gramian) or not is_on_host(weights):
             return
-        if not self._is_exact:
-            # The Gramian is that at the features, and says nothing of the size of what is written.
-            real = [None if g is None or g.layout != torch.strided else as_real(g) for g in found]
-            refuse_overflow(weights, self.parameters, real, "`method` must give an update that the parameters can hold")
-            return
-        # What must agree is the squared norm of the sum. Its rounding is relative to the terms, not to the sum, which
-        # may cancel to nothing.
         known = weights.detach().to(torch.float64)
+        total = float(known.abs().sum())
+        # What must agree is the squared norm of the sum. Its rounding is relative to the terms, not to the sum, which
+        # may cancel to nothing; in units of their size neither square leaves the range of numbers.
         size = float(known.abs() @ self._gramian.diagonal().clamp(min=0.0).sqrt())
-        norms = [_norm(g) for g in found if g is not None]
-        norm = float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
-        # In units of the terms' size, in which neither square leaves the range of numbers.
-        unit = known / size if size else known
+        # Numbers next to zero are rounded to multiples of the smallest one, of which such gradients may be made up.
+        step = torch.finfo(self.dtype).smallest_normal * torch.finfo(self.dtype).eps
+        if size <= max(step * math.sqrt(self.width) / _AGREES, _NOTHING) * (1.0 + total):
+            return
+        unit = known / size
         expected = float(unit @ self._gramian @ unit)
-        if not abs((norm / size if size else norm) ** 2 - expected) <= _AGREES:
+        norm = _norm(found, torch.float32)
+        if abs((norm / size) ** 2 - expected) <= _AGREES:
+            return
+        # Squares of entries below 1e-22 and above 1e19 leave float32's range; to count in float64 takes longer.
+        norm = _norm(found, torch.float64)
+        if abs((norm / size) ** 2 - expected) <= _AGREES:
+            return
+        if not math.isfinite(norm):
             raise InvalidInputError(
-                f"`keep` must be 'jacobian' for this model, got 'gramian' and a Gramian by which the update has the "
-                f"norm {size * max(expected, 0.0) ** 0.5:.6g}, where a backward pass gives {norm:.6g}. Look for hooks "
-                "on activations (Tensor.register_hook), which cut graphs call twice, or keep the Jacobian."
+                "the weighted losses must have a finite gradient, got NaN or infinity with the weights "
+                f"{weights.tolist()}, where each task's own is finite. Nothing was updated. Half precision may have "
+                "overflowed: multiply the losses by a constant, or keep the Jacobian."
             )
+        raise InvalidInputError(
+            f"`keep` must be 'jacobian' for this model, got 'gramian' and a Gramian by which the update has the norm "
+            f"{size * max(expected, 0.0) ** 0.5:.6g}, where a backward pass gives {norm:.6g}. Look for hooks "
+            "on activations (Tensor.register_hook), which cut graphs call twice, and on parameters, where the hook of a "
+            "sum is not the sum of the hooks; or keep the Jacobian."
+        )
 
     def _moved(self, weights: Tensor) -> Tensor:
-        return weights.to(device=self.parameters[0].device, dtype=self.dtype, non_blocking=True)
+        # Wider than half precision, to which only the losses may round them.
+        wide = torch.promote_types(self.dtype, torch.float32)
+        return weights.to(device=self.parameters[0].device, dtype=wide, non_blocking=True)
 
     def rescale(self, factor: Tensor) -> None:
         """Multiply the gradients by a positive number."""
@@ -139,20 +175,22 @@ _AGREES = 1e-2
 """Relative to the terms' size: far above the rounding of half precision, far below what a hook called twice does."""
 
 
-def _norm(gradient: Tensor) -> Tensor:
-    """The norm of a gradient, float64."""
-    stored = gradient.coalesce().values() if gradient.layout == torch.sparse_coo else gradient
-    real = as_real(stored)
-    # In half precision, which ends at 65,504, the square of an entry of 256 overflows.
-    wide = torch.float64 if real.dtype == torch.float64 else torch.float32
-    norm: Tensor = torch.linalg.vector_norm(real, dtype=wide)
-    if wide == torch.float32 and not _SQUARES_FIT[0] < float(norm) < _SQUARES_FIT[1]:
-        # Squares of such entries leave float32's range; to count in float64 from the beginning would take longer.
-        norm = torch.linalg.vector_norm(real, dtype=torch.float64)
-    return norm.double()
+_NOTHING = 1e-150
+"""A norm whose square float64 cannot hold."""
 
 
-_SQUARES_FIT = (1e-15, 1e18)
+def _norm(gradients: Sequence[Tensor | None], dtype: torch.dtype) -> float:
+    """The norm of gradients, with squares summed in float64, or in another dtype where theirs is no wider."""
+    norms: list[Tensor] = []
+    for gradient in gradients:
+        if gradient is None:
+            continue
+        stored = gradient.coalesce().values() if gradient.layout == torch.sparse_coo else gradient
+        real = as_real(stored)
+        # In half precision, which ends at 65,504, the square of an entry of 256 overflows.
+        wide = torch.promote_types(real.dtype, dtype)
+        norms.append(torch.linalg.vector_norm(real, dtype=wide).double())
+    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
 
 
 def weighted_backward(outputs: Outputs, index: Sequence[int], shared: Sequence[Tensor]) -> WeightedBackward:
@@ -160,25 +198,11 @@ def weighted_backward(outputs: Outputs, index: Sequence[int], shared: Sequence[T
 
     def backward(weights: Tensor) -> Sequence[Tensor | None]:
         losses = outputs if isinstance(outputs, Tensor) else torch.stack(outputs)
-        seed, scale = _in_range_of(losses.dtype, pick(weights, index))
+        seed = pick(weights, index).to(losses.dtype)
         # The graph is kept, since a store may be asked again: for the update, and for what a monitor shows.
-        found = torch.autograd.grad([losses], shared, [seed], retain_graph=True, allow_unused=True)
-        return found if scale is None else [None if g is None else g * scale.to(g.dtype.to_real()) for g in found]
+        return torch.autograd.grad([losses], shared, [seed], retain_graph=True, allow_unused=True)
 
     return backward
-
-
-def _in_range_of(dtype: torch.dtype, weights: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Weights as the seed of a backward pass, and the power of two that its result is to be multiplied by.
-
-    Seeds have the losses' dtype, in which float16 ends at 65,504. The largest weight is brought to between 1/2 and 1.
-    """
-    if dtype not in (torch.float16, torch.bfloat16):
-        return weights.to(dtype), None
-    wide = weights.to(torch.float32)
-    _, exponent = torch.frexp(wide.abs().amax())
-    scale = torch.ldexp(torch.ones_like(wide[0]), exponent)
-    return (wide / scale).to(dtype), scale
 
 
 def through_features(
@@ -192,7 +216,7 @@ def through_features(
 
     def backward(weights: Tensor) -> Sequence[Tensor | None]:
         # Linearity: the trunk is differentiated once, for the weighted sum of the gradients at the features.
-        combined = pick(weights, index).to(matrix.dtype) @ matrix
+        combined = weighted_sum(matrix, pick(weights, index))
         parts = torch.split(combined, [flat_size(z) for z in features])
         seeds = [
             # A complex feature lies in the matrix as pairs of real columns, see flat_size.

@@ -164,11 +164,13 @@ def _deferred(
             raise InvalidInputError("`keep='features'` needs `features`, got none. Give the trunk's outputs.")
         at_features, head_rows = head_gradients(outputs, present, features, heads, owned)
         found, backward = through_features(at_features, features, index, shared)
+        starts: Sequence[Tensor] = features
     else:
         # More blocks hold less, and cut the graph more often.
         block = max(1, sum(p.numel() for p in shared) // _BLOCKS)
         found, head_rows = streamed_gramian(outputs, present, shared, heads, block=block)
         backward = weighted_backward(outputs, index, shared)
+        starts = (outputs,) if isinstance(outputs, Tensor) else outputs
     gramian = found
     if len(index) < n_tasks:
         gramian = found.new_zeros(n_tasks, n_tasks)
@@ -176,4 +178,5 @@ def _deferred(
         gramian[places[:, None], places] = found
     # By the graph, as no gradient of a single parameter is ever seen here.
     touched = reached_by_any(outputs, shared)
-    return DeferredStore(gramian, backward, shared, touched, is_exact=keep == "gramian"), head_rows
+    store = DeferredStore(gramian, backward, shared, touched, starts=starts, is_exact=keep == "gramian")
+    return store, head_rows

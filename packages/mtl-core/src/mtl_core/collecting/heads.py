@@ -9,9 +9,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mtl_core.collecting.flat import Row, as_real
-from mtl_core.collecting.overflow import refuse_overflow
+from mtl_core.collecting.overflow import fits, is_ordinary, times
 from mtl_core.collecting.writing import as_grad, in_own_memory
-from mtl_core.distributed import is_sharded, sum_over_ranks_
+from mtl_core.distributed import is_sharded, local_part, sum_over_ranks_
+from mtl_core.errors import InvalidInputError
 
 __all__ = ["HeadGradients", "finite_flag"]
 
@@ -90,17 +91,47 @@ class HeadGradients:
         Args:
             weights: ``[m]``; ``None`` for one each.
         """
-        moved = None if weights is None else weights.detach().to(self.parameters[0].device).unbind()
+        factors = None if weights is None else self._factors(weights.detach())
         found: list[Tensor | None] = [None] * len(self.parameters)
         for task, row in zip(self._present, self.rows, strict=True):
             for k, gradient in enumerate(row):
                 if gradient is None:
                     continue
-                scaled = gradient if moved is None else gradient * moved[task].to(gradient.dtype)
+                scaled = gradient if factors is None else times(gradient, factors[task])
                 before = found[k]
                 # Not in place: autograd may have handed out this tensor for another parameter, too.
                 found[k] = scaled if before is None else before + scaled
         return found
+
+    def _factors(self, weights: Tensor) -> Sequence[float | Tensor]:
+        """Weights ``[m]`` one by one, as numbers where products have to be formed in float64."""
+        if self._are_ordinary(weights):
+            return weights.to(self.parameters[0].device).unbind()
+        numbers: list[float] = weights.tolist()
+        return numbers
+
+    def _are_ordinary(self, weights: Tensor) -> bool:
+        # Those on a device are not looked at.
+        return weights.device.type != "cpu" or is_ordinary(weights.tolist(), self.parameters)
+
+    def check_weighted(self, weights: Tensor) -> None:
+        """Make sure that weights, where they are so large that they might, do not make infinities of finite gradients.
+
+        Args:
+            weights: ``[m]``.
+
+        Raises:
+            InvalidInputError: they do.
+        """
+        if not self.parameters or self._are_ordinary(weights):
+            return
+        for parameter, total in zip(self.parameters, self.totals(weights), strict=True):
+            if total is not None and not fits(_values(local_part(total)), parameter.dtype.to_real()):
+                raise InvalidInputError(
+                    f"`heads` must be 'unit' for these weights, got 'weighted' and {weights.tolist()}: times them, the "
+                    f"gradients of the heads leave {parameter.dtype}. Nothing was updated. Multiply the losses by a "
+                    "constant, or keep the heads in a wider dtype."
+                )
 
     def write(
         self, weights: Tensor | None, *, group: dist.ProcessGroup | None = None, touched: Sequence[bool] | None = None
@@ -115,13 +146,6 @@ class HeadGradients:
         if not self.parameters:
             return
         found = self.totals(weights)
-        if weights is not None:
-            refuse_overflow(
-                weights,
-                self.parameters,
-                [None if g is None else _values(_local(g)) for g in found],
-                "`heads` must be 'unit' for these weights, got 'weighted'",
-            )
         if group is not None:
             # All ranks must reduce the same tensors in the same form: zeros where this rank has no gradient, dense
             # where it has rows, since ranks touch different rows.
@@ -175,7 +199,7 @@ def _sums(gradients: Sequence[Tensor]) -> list[Tensor]:
     sharded = is_sharded(gradients)
     sums: list[Tensor] = []
     for gradient in gradients:
-        own = _local(gradient) if sharded else gradient
+        own = local_part(gradient) if sharded else gradient
         if own.layout != torch.strided or own.is_complex():
             own = _values(own)
         if own.is_cpu and own.dtype.itemsize >= 4 and own.numel() > _SMALL and own.is_contiguous():
@@ -189,8 +213,3 @@ def _sums(gradients: Sequence[Tensor]) -> list[Tensor]:
     if len({each.dtype for each in sums}) > 1:
         sums = [each.to(torch.float64) for each in sums]
     return sums
-
-
-def _local(gradient: Tensor) -> Tensor:
-    """This rank's part of a sharded gradient."""
-    return gradient.to_local() if is_sharded([gradient]) else gradient  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mtl_core.collecting.gramian import gramian_of
+from mtl_core.collecting.gramian import gramian_of, weighted_sum
 from mtl_core.collecting.store import GradientStore
 from mtl_core.distributed import sum_over_ranks_
 
@@ -50,9 +50,9 @@ class PartialStore(GradientStore):
         """Multiply the gradients by a positive number."""
         self._matrix.mul_(factor)
 
-    def _part(self, weights: Tensor) -> Tensor:
+    def _part(self, weights: Tensor, gramian: Tensor | None) -> Tensor:
         """This rank's columns of the weighted sum."""
-        return weights.to(device=self._matrix.device, dtype=self._matrix.dtype, non_blocking=True) @ self._matrix
+        return weighted_sum(self._matrix, weights, gramian)
 
 
 class ScatteredStore(PartialStore):
@@ -75,7 +75,7 @@ class ScatteredStore(PartialStore):
 
     def combine(self, weights: Tensor, gramian: Tensor | None) -> Tensor:
         """The combination ``[d]``, gathered from all ranks' parts."""
-        part = self._part(weights)
+        part = self._part(weights, gramian)
         whole = part.new_empty(dist.get_world_size(self.columns) * len(part))
         dist.all_gather_into_tensor(whole, part, group=self.columns)
         # What follows is the padding that made the parts equal.

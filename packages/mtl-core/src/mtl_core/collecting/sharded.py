@@ -13,7 +13,7 @@ from mtl_core.collecting.graph import Outputs, refuse_detached
 from mtl_core.collecting.heads import HeadGradients
 from mtl_core.collecting.scattered import PartialStore
 from mtl_core.collecting.task_gradients import TaskGradients
-from mtl_core.distributed import is_sharded, mean_over_tasks_present_, shard_group
+from mtl_core.distributed import is_sharded, local_part, mean_over_tasks_present_, shard_group
 from mtl_core.errors import InvalidInputError, InvalidJacobianError
 
 __all__ = ["ShardedStore", "differentiate_sharded", "refuse_unshardable"]
@@ -28,11 +28,11 @@ class ShardedStore(PartialStore):
     @property
     def width(self) -> int:
         """Number of shared parameter entries on this rank."""
-        return sum(flat_size(_local(p)) for p in self.parameters)
+        return sum(flat_size(local_part(p)) for p in self.parameters)
 
     def combine(self, weights: Tensor, gramian: Tensor | None) -> Tensor:
         """This rank's part of the combination."""
-        return self._part(weights)
+        return self._part(weights, gramian)
 
     def write(self, vector: Tensor, *, accumulate: bool = False) -> None:
         """Write this rank's part of an update into the parameters' sharded ``.grad``."""
@@ -42,7 +42,7 @@ class ShardedStore(PartialStore):
             )
         start = 0
         for k, parameter in enumerate(self.parameters):
-            local = _local(parameter)
+            local = local_part(parameter)
             part = vector[start : start + local.numel()].view(local.shape).to(local.dtype)
             start += local.numel()
             if k in self.untouched:
@@ -50,12 +50,6 @@ class ShardedStore(PartialStore):
                 continue
             found = _like(parameter, part)
             parameter.grad = found if parameter.grad is None or not accumulate else parameter.grad + found
-
-
-def _local(parameter: Tensor) -> Tensor:
-    sharded: Any = parameter
-    local: Tensor = sharded.to_local() if is_sharded([parameter]) else parameter
-    return local
 
 
 def _like(parameter: Tensor, part: Tensor) -> Tensor:
@@ -116,7 +110,7 @@ def differentiate_sharded(
     # By reference: backward() puts new tensors in place of None and so does not write into these.
     before = [p.grad for p in wanted]
     # Shards of a rank may be empty, where a parameter has fewer rows than there are ranks; they are columns of width 0.
-    local = [_local(p) for p in shared]
+    local = [local_part(p) for p in shared]
     matrix = torch.zeros(len(names), sum(p.numel() for p in local), dtype=widest_dtype(shared), device=local[0].device)
     head_rows: list[Row] = []
     detached: list[str] = []
@@ -137,7 +131,7 @@ def differentiate_sharded(
             for j, (p, part) in enumerate(zip(shared, local, strict=True)):
                 if p.grad is not None:
                     touched[j] = True
-                    matrix[k, start : start + part.numel()] = _local(p.grad).reshape(-1)
+                    matrix[k, start : start + part.numel()] = local_part(p.grad).reshape(-1)
                 start += part.numel()
             head_rows.append(tuple(p.grad for p in heads))
     finally:
