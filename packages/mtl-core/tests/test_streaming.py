@@ -212,9 +212,9 @@ def test_a_hook_that_a_cut_calls_twice_is_no_silent_error(hooked: bool, monkeypa
     grads = collect([z.sum(), z.square().mean()], model.parameters(), keep="gramian", retain_graph=True)
     weights = torch.tensor([1.0, 2.0], dtype=torch.float64)
     if hooked:
-        with pytest.raises(InvalidInputError, match=r"Look for hooks .* on activations"):
+        with pytest.raises(InvalidInputError, match=r"Look for hooks on activations"):
             grads.combine(weights)
-        with pytest.raises(InvalidInputError, match=r"Look for hooks .* on activations"):
+        with pytest.raises(InvalidInputError, match=r"Look for hooks on activations"):
             grads.assign_combination(weights)
     else:
         expected = collect([z.sum(), z.square().mean()], model.parameters(), retain_graph=True)
