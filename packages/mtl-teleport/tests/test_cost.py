@@ -696,13 +696,13 @@ class TestState:
         COST(Equal()).load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
 
     def test_a_state_of_another_method(self) -> None:
-        with pytest.raises(InvalidInputError, match="takes none"):
+        with pytest.raises(InvalidInputError, match=r"of a COST around a function .* got one with"):
             COST(_aggregate).load_state_dict(COST(Equal()).state_dict())
 
     def test_a_state_of_another_form(self) -> None:
         with pytest.raises(
             InvalidInputError,
-            match=r"of a COST around a FixedWeights returned, got the keys .'epoch'",
+            match=r"of a COST around a FixedWeights with these options returned, got the entries .'epoch'",
         ):
             COST().load_state_dict({"epoch": 3})
 

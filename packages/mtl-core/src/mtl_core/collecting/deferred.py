@@ -152,8 +152,8 @@ class DeferredStore(GradientStore):
         raise InvalidInputError(
             f"`keep` must be 'jacobian' for this model, got 'gramian' and a Gramian by which the update has the norm "
             f"{size * max(expected, 0.0) ** 0.5:.6g}, where a backward pass gives {norm:.6g}. Look for hooks "
-            "on activations (Tensor.register_hook), which cut graphs call twice, and on parameters, where the hook of a "
-            "sum is not the sum of the hooks; or keep the Jacobian."
+            "on activations (Tensor.register_hook), which cut graphs call twice, and on parameters, where the hook of "
+            "a sum is not the sum of the hooks; or keep the Jacobian."
         )
 
     def _moved(self, weights: Tensor) -> Tensor:
