@@ -99,10 +99,13 @@ class Problem:
         self.model = model
         self._loss_fn = losses
         self._loss_module = LossModule(model, losses)
-        # Held as given: where modules come in or are replaced, it is read anew.
-        self._spec: Any = shared if isinstance(shared, nn.Module | str | Tensor) else tuple(shared)
+        given: list[Any] = [shared] if isinstance(shared, nn.Module | str | Tensor) else list(shared)
         # By owner and attribute: sharding, for one, puts other Parameter objects in their places.
-        self._places = places_of(model, resolve_shared(model, self._spec))
+        self._places = places_of(model, resolve_shared(model, given))
+        # As given, to be read anew where modules come in or are replaced; parameters by their places, since those that
+        # sharding has replaced would keep their memory.
+        owners = {id(getattr(*place)): place for place in self._places.values()}
+        self._spec = [owners[id(item)] if isinstance(item, Tensor) else item for item in given]
         self._form = form_of(model)
         self._duplicate: tuple[str, str] | Literal[False] | None = False  # False: not looked yet
         self.graph_checked = False
@@ -148,8 +151,9 @@ class Problem:
         form = form_of(self.model)
         if form == self._form:
             return
+        given: Any = [getattr(item[0], item[1], None) if isinstance(item, tuple) else item for item in self._spec]
         try:
-            places = places_of(self.model, resolve_shared(self.model, self._spec))
+            places = places_of(self.model, resolve_shared(self.model, given))
         except InvalidInputError as error:
             came, went = (sorted(a - b) for a, b in ((form[1], self._form[1]), (self._form[1], form[1])))
             raise InvalidInputError(

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from mtl_core.collecting.graph import Outputs, edge_of, edges_of, nodes_of, roots_of, start_edge, start_of
+from mtl_core.collecting.graph import (
+    Outputs,
+    edge_of,
+    edges_of,
+    nodes_of,
+    reached_by_any,
+    roots_of,
+    start_edge,
+    start_of,
+)
 from mtl_core.errors import InvalidInputError
 
 __all__ = ["cut_of", "heads_above"]
@@ -23,7 +32,8 @@ def heads_above(
     """Which of the heads' parameters each loss depends on, between it and the features.
 
     Raises:
-        InvalidInputError: naming the tasks whose loss reaches the shared parameters past the features.
+        InvalidInputError: naming the tasks whose loss reaches the shared parameters past the features; or parameters of
+            heads lie below the features, where their gradients would be lost.
     """
     # A feature may itself be a shared parameter: then it is an end of the heads and no way past the features.
     # A frozen tensor has no node in the graph.
@@ -56,10 +66,26 @@ def heads_above(
                     stack.append((child, output))
         found.append(own)
     if past:
+        whole = any(node.name().startswith(_COMPILED) for node in nodes_of(features))
         raise InvalidInputError(
             "`features` must be the only way from the shared parameters to the losses, got another way for tasks "
             f"{past}. "
-            "Give in addition the tensor by which they get past, as it leaves the trunk, or leave `features` out."
+            + (
+                "A compiled graph that holds heads too cannot be cut: compile the trunk alone, and give all of its "
+                "outputs, or leave `features` out."
+                if whole
+                else "Give in addition the tensor by which they get past, as it leaves the trunk, or leave `features` "
+                "out."
+            )
+        )
+    # Heads of absent tasks are above no loss either; only then is it worth to walk through the trunk.
+    seldom = [heads[k] for k in set(numbers).difference(*found)]
+    below_features = [h for h, ok in zip(seldom, reached_by_any(tuple(features), seldom), strict=True) if ok]
+    if below_features:
+        raise InvalidInputError(
+            "`features` must be the trunk's outputs, from which heads start, got some that are computed by "
+            f"{len(below_features)} parameters of heads, of shapes {[tuple(h.shape) for h in below_features[:4]]}. "
+            "Give the tensors as they leave the trunk, or leave `features` out."
         )
     return found
 
@@ -122,11 +148,15 @@ def _ends(feature: Tensor, edges: dict[tuple[Node, int], int], trunk: set[tuple[
     return above, beside
 
 
+_COMPILED = "CompiledFunction"
+"""How the node of a graph that was compiled as a whole is called."""
+
+
 def _refuse_compiled(features: Sequence[Tensor], outputs: Outputs) -> None:
     """Make sure that the losses are computed from the features, and not beside them in one compiled graph."""
     # A compiled graph is one node with several outputs. Where losses and features are outputs of the same node, no
     # backward pass can start at the one and stop at the other.
-    made = {node for node in nodes_of(features) if node.name().startswith("CompiledFunction")}
+    made = {node for node in nodes_of(features) if node.name().startswith(_COMPILED)}
     if made and any(root is not None and start_of(root) in made for root in roots_of(outputs)):
         raise InvalidInputError(
             "`features` must lie between the trunk and the losses, got features and losses that leave one compiled "
