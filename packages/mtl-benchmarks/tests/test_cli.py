@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -198,3 +201,13 @@ def test_run_and_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_parse_refuses_before_anything_is_written() -> None:
     with pytest.raises(InvalidInputError):
         parse_run(["digits", "--epochs", "two"])
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_an_output_in_another_encoding_loses_signs_and_no_run(encoding: str, tmp_path: Path) -> None:
+    words = ["run", "toy", "--epochs", "1", "--steps", "3", "--out", str(tmp_path / "runs")]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
+    for command in (words[:2] + words[4:], ["compare", str(tmp_path / "runs")], ["list"]):
+        command_line = [sys.executable, "-m", "mtl_benchmarks", *command]
+        done = subprocess.run(command_line, env=environment, capture_output=True, timeout=120, check=False)
+        assert (done.returncode, b"UnicodeEncodeError" in done.stderr) == (0, False), done.stderr

@@ -60,6 +60,18 @@ def test_long_labels_stay_within_their_panel_and_the_figure(n: int) -> None:
     assert bool(figure.get_size_inches()[1] > before) is (n > 2)
 
 
+@pytest.mark.parametrize("name", ["pr$ice_$^", "$", "$a$", r"\\frac{$"])
+def test_dollars_in_names_are_no_mathematics(name: str) -> None:
+    figure, (axes,) = panels(1)
+    axes.plot([0, 1], label=name)
+    axes.set_yticks([0, 1], [name, "other"])
+    axes.set_xlabel(r"norm of the mean gradient, $\|g_0\|$")
+    titled(axes, f"accuracy {name} [{name}]")
+    key_below(figure, [axes])
+    assert png(figure).startswith(b"\x89PNG")
+    assert axes.xaxis.label.get_parse_math()
+
+
 def test_front_by_hand() -> None:
     points = [(1.0, 5.0), (2.0, 3.0), (2.5, 3.0), (3.0, 4.0), (4.0, 1.0)]
     assert front(points, higher_is_better=False) == [0, 1, 4]

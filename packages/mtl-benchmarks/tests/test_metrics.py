@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import permutations
 from typing import get_args
 
@@ -36,6 +37,16 @@ def test_delta_m_by_hand() -> None:
     # 5 % less where more is better, 10 % more where less is better: (5 + 10) / 2
     assert delta_m({"up": 76.0, "down": 0.55}, single) == pytest.approx(7.5)
     assert delta_m({"up": 84.0, "down": 0.45}, single) == pytest.approx(-7.5)
+
+
+def test_delta_m_of_negative_values_has_the_sign_of_better_and_worse() -> None:
+    # Log-likelihoods: better, worse, worse.
+    metrics = [Metric(f"loglik_{k}", k, "", higher_is_better=True) for k in "abc"]
+    alone = {"loglik_a": -2.0, "loglik_b": -4.0, "loglik_c": -1.0}
+    baselines = [Baseline(metric, alone[metric.name], "own runs") for metric in metrics]
+    assert delta_m({"loglik_a": -1.9, "loglik_b": -4.4, "loglik_c": -1.15}, baselines) == pytest.approx(20.0 / 3)
+    losses = [replace(baseline, metric=replace(baseline.metric, higher_is_better=False)) for baseline in baselines]
+    assert delta_m({"loglik_a": -1.9, "loglik_b": -4.4, "loglik_c": -1.15}, losses) == pytest.approx(-20.0 / 3)
 
 
 def test_delta_m_weighs_metrics_or_tasks() -> None:

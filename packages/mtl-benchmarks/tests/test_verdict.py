@@ -105,6 +105,19 @@ def test_p_of_equal_differences() -> None:
         p_value([1.0])
 
 
+def test_rounding_is_no_difference() -> None:
+    # The same runs but for the order of sums: an error that differs in the seventh digit, the same way with each seed.
+    joint = [record("ls", "none", seed, 0.65 + 0.05 * seed) for seed in (0, 1, 2)]
+    joint += [record("ls", "cost", seed, (0.65 + 0.05 * seed) * (1 - 2.4e-7)) for seed in (0, 1, 2)]
+    (verdict,) = verdicts({"digits": rows_of([*SINGLE, *joint])})
+    assert verdict.differences == (0.0, 0.0, 0.0)
+    assert (verdict.p, verdict.holds) == (1.0, False)
+    moved = [replace(each, values={**each.values, "error_image": 0.6 + 0.05 * each.seed}) for each in joint[3:]]
+    (verdict,) = verdicts({"digits": rows_of([*SINGLE, *joint[:3], *moved])})
+    assert verdict.estimate.mean < -3.0
+    assert verdict.holds
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=15))
 def test_holm_refuses_step_by_step(p: list[float]) -> None:
     """The adjusted values refuse what the procedure as written does: from the smallest on, until one holds."""

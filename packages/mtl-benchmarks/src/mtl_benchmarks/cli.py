@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import traceback
@@ -37,6 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``mtl-bench``; None: those of this process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or a file in another encoding has no sign for every one that is printed, such as Δ: better a
+        # question mark than hours of training that end in an error.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         with _modules_beside_the_command():
             return _run(words)

@@ -60,7 +60,7 @@ def delta_m(
 ) -> float:
     r"""Mean relative loss against single-task learning, in percent; lower is better.
 
-    .. math:: \Delta m = \frac{100}{K} \sum_k (-1)^{s_k} \frac{M_k - B_k}{B_k},
+    .. math:: \Delta m = \frac{100}{K} \sum_k (-1)^{s_k} \frac{M_k - B_k}{|B_k|},
         \qquad s_k = 1 \text{ where a higher value is better.}
 
     Args:
@@ -101,7 +101,8 @@ def delta_m(
                 f"`values` and `baselines` must be finite and baselines not zero, got {value!r} against "
                 f"{baseline.value!r} for {name!r}."
             )
-        loss = -baseline.metric.sign * (value - baseline.value) / baseline.value
+        # By its size: with a negative value in the denominator, as of a log-likelihood, better would count as worse.
+        loss = -baseline.metric.sign * (value - baseline.value) / abs(baseline.value)
         by_task.setdefault(baseline.metric.task, []).append(loss)
     if weigh == "task":
         # `fsum` rounds once, so that Δm does not depend on the order of the metrics.

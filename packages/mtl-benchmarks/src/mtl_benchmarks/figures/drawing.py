@@ -55,6 +55,7 @@ def new_figure(width: float, height: float) -> Figure:
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure; its folder is made if it does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _names_as_they_are(figure)
     figure.savefig(path, dpi=_DPI)
     return path
 
@@ -62,8 +63,36 @@ def save(figure: Figure, path: Path) -> Path:
 def png(figure: Figure) -> bytes:
     """The figure as the content of a PNG file."""
     buffer = io.BytesIO()
+    _names_as_they_are(figure)
     figure.savefig(buffer, dpi=_DPI, format="png")
     return buffer.getvalue()
+
+
+_FORMULAS = (
+    "$x_1$",
+    "$x_2$",
+    "$L_t$",
+    "$L_g$",
+    r"$\kappa = \cos(g_0, g_m)$",
+    r"$\min_i \cos\varphi_{i0}$",
+    r"$\|g_0\|$",
+)
+"""What the figures of this package set as mathematics."""
+
+
+def _names_as_they_are(figure: Figure) -> None:
+    """Set no other text as mathematics: tasks, units and methods may have a dollar in their names."""
+    from matplotlib.text import Text
+
+    for axes in figure.axes:
+        axes.get_xticklabels(), axes.get_yticklabels()  # which are made when they are asked for
+    for text in figure.findobj(Text):
+        rest = text.get_text()
+        for formula in _FORMULAS:
+            rest = rest.replace(formula, "")
+        # Axes write powers of ten so.
+        if "$" in rest and "mathdefault" not in rest:
+            text.set_parse_math(False)
 
 
 def panels(n: int, *, width: float = 3.6, height: float = 2.7, extra: float = 0.9) -> tuple[Figure, list[Axes]]:
