@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mtl_core import InvalidInputError, Problem, step
 from mtl_core.collecting.heads import HeadGradients, finite_flag
-from mtl_core.listing import Listing, modules_of
+from mtl_core.listing import Listing, Walk, modules_of
 from mtl_core.testing import small_problem
 
 
@@ -52,7 +52,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 def test_one_walk_finds_what_torch_finds(make: Callable[[], nn.Module]) -> None:
     model = make()
     next(model.parameters()).requires_grad_(False)
-    listing = Listing(model, {})
+    listing = Listing(Walk(model), {})
     assert [(n, id(m)) for n, m in modules_of(model)] == [(n, id(m)) for n, m in model.named_modules()]
     expected = [(n, id(p)) for n, p in model.named_parameters() if p.requires_grad]
     assert [(n, id(p)) for n, p in listing.named_trainable.items()] == expected

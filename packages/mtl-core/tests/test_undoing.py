@@ -191,7 +191,9 @@ def test_optimisers_of_torchs_form_step_as_torchs(kind: type[ByHand]) -> None:
 def test_an_optimiser_that_is_differentiated_through() -> None:
     problem, batch = small_problem(2)
     optimizer = torch.optim.Adam(problem.model.parameters(), differentiable=True)
-    with pytest.raises(InvalidInputError, match=r"must update parameters in place, got Adam with differentiable=True"):
+    with pytest.raises(
+        InvalidInputError, match=r"must update the parameters in place, got Adam with differentiable=True"
+    ):
         step(problem, batch, optimizer, lambda jacobian: jacobian.sum(0))
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import torch
@@ -22,6 +25,7 @@ from mtl_core.optimizers import (
     inner_optimizer,
     parameters_of,
     refuse_closure,
+    refuse_differentiable,
     refuse_other,
     refuse_unsynchronised,
     uncovered,
@@ -57,7 +61,7 @@ class Guard:
         self._optimizer = optimizer
         self._method = method
         self._gradients = [(p, p.grad) for p in parameters_of(problem, optimizer)]
-        self.trace = Trace(problem.model, problem.listing)
+        self.trace = Trace(problem.model, problem.listing.modules)
         self._memory = _memory_of(method)
         self._scaler = options.scaler
         self._scaler_state = None if options.scaler is None else _state_of(options.scaler)
@@ -76,20 +80,34 @@ class Guard:
         self._settings = [{name: value for name, value in g.items() if name != "params"} for g in own.param_groups]
 
     def undo(self, error: BaseException) -> None:
-        """Put everything back; what cannot be is noted on the error that made it necessary, and the rest goes on."""
-        for part in (self._undo_gradients, self.trace.restore, self._memory, self._undo_scaler, self._undo_update):
+        """Put everything back; what fails in that is noted on the error that made it necessary, and the rest goes on.
+
+        Args:
+            error: what was raised in the step.
+        """
+        parts = (
+            self._undo_gradients,
+            self.trace.restore,
+            *self._memory,
+            self._undo_events,
+            self._undo_scaler,
+            self._undo_update,
+        )
+        for part in parts:
             try:
                 part()
             except Exception as failed:  # noqa: BLE001 - whatever it is, the error before it is the one to see
-                error.add_note(f"While the step was undone: {type(failed).__name__}: {failed}")
+                error.add_note(f"In undoing the step: {type(failed).__name__}: {failed}")
 
     def _undo_gradients(self) -> None:
         for parameter, gradient in self._gradients:
             parameter.grad = gradient
 
-    def _undo_scaler(self) -> None:
+    def _undo_events(self) -> None:
         if offers(self._method, ReportsEvents):
             self._method.pop_events()  # of a step that was not made
+
+    def _undo_scaler(self) -> None:
         if self._scaler is not None and self._scaler_state is not None:
             # The held values themselves are put in place, which is safe once: a guard undoes one step.
             vars(self._scaler).update(self._scaler_state)
@@ -121,50 +139,33 @@ _SCALER_STATE = ("_scale", "_growth_tracker", "_per_optimizer_states")
 """Not its ``state_dict()``, which reads the scale from the device and leaves out which optimisers are unscaled."""
 
 
-def _memory_of(method: object) -> Callable[[], None]:
-    """What gives a method its present state back.
+def _memory_of(method: object) -> list[Callable[[], object]]:
+    """What gives a method its present state back, part by part, its generators' included.
 
     The state of a module is that of ``get_extra_state``, which hands out copies or tensors that are replaced as a
-    whole, and of its parameters and buffers, which are copied. ``state_dict()`` itself would cost a small step a tenth
-    of its time.
+    whole, and its parameters and buffers, which are copied. ``state_dict()`` itself would cost a small step a tenth of
+    its time.
     """
+    parts = [method]
+    restores: list[Callable[[], object]] = []
     if isinstance(method, nn.Module):
-        return _memory_of_module(method)
-    if offers(method, Remembers):
-        remembering: Remembers = method
-        state = remembering.state_dict()
-        return lambda: remembering.load_state_dict(state)
-    return _drawing_of(method) if offers(method, Draws) else lambda: None
+        modules = [module for _, module in modules_of(method)]
+        parts, restores = [*modules], _memory_of_modules(modules)
+    elif offers(method, Remembers):
+        restores = [partial(method.load_state_dict, method.state_dict())]
+    # A wrapper shows the generator of what it wraps.
+    drawn = {id(part.generator): part.generator for part in parts if offers(part, Draws)}
+    return [*restores, *(partial(generator.set_state, generator.get_state()) for generator in drawn.values())]
 
 
-def _drawing_of(method: Draws) -> Callable[[], None]:
-    generator, drawn = method.generator, method.generator.get_state()
-
-    def rewind() -> None:
-        generator.set_state(drawn)
-
-    return rewind
-
-
-def _memory_of_module(method: nn.Module) -> Callable[[], None]:
-    modules = [module for _, module in modules_of(method)]
+def _memory_of_modules(modules: Sequence[nn.Module]) -> list[Callable[[], object]]:
     extra = [
-        (module, module.get_extra_state())
+        partial(module.set_extra_state, module.get_extra_state())
         for module in modules
         if type(module).get_extra_state is not nn.Module.get_extra_state
     ]
-    contents = Contents([*(module._buffers for module in modules), *(module._parameters for module in modules)])
-    # A generator in an extra state is rewound with it; one beside it is nobody's else.
-    drawing = [_drawing_of(module) for module in modules if offers(module, Draws)]
-
-    def restore() -> None:
-        for module, state in extra:
-            module.set_extra_state(state)
-        contents.restore()
-        for rewind in drawing:
-            rewind()
-
-    return restore
+    owners = [owner for module in modules for owner in (module._parameters, module._buffers)]
+    return [*extra, Contents(owners).restore]
 
 
 @contextmanager
@@ -178,7 +179,8 @@ def guarded(problem: Problem, optimizer: Any, method: object, options: StepOptio
         options: the step's options.
 
     Raises:
-        InvalidInputError: one of the first three is something else, as a class in place of an instance.
+        InvalidInputError: one of the first three is something else, as a class in place of an instance; or the model
+            has changed since its problem was made, and it cannot be told what is shared now.
     """
     if not isinstance(problem, Problem):
         raise InvalidInputError(
@@ -189,29 +191,38 @@ def guarded(problem: Problem, optimizer: Any, method: object, options: StepOptio
     refuse_other(optimizer)
     outer = problem.under_way
     # A wrapper's step holds the wrapped method's: its guard was taken first and covers more.
-    if outer is not None:
+    if outer is not None and _is_running(problem.within):
         yield outer
         return
-    # One walk through the model serves the whole step.
-    problem.list_now()
+    # Once more, where an interrupt came before the last step had cleared it.
+    problem.end_step()
+    guard: Guard | None = None
     try:
+        # One walk through the model serves the whole step.
+        problem.list_now()
         with in_full_precision():
             guard = Guard(problem, optimizer, method, options)
-            problem.under_way = guard
+            # The call that entered this block, past the one that `contextmanager` adds.
+            problem.under_way, problem.within = guard, sys._getframe(2)
             try:
                 yield guard
             # An interrupt from the keyboard must not leave half a step either.
             except BaseException as error:
-                guard.undo(error)
+                # A block that an interrupt left without its end is closed at some later time, within another step.
+                if problem.under_way is guard:
+                    guard.undo(error)
                 raise
     finally:
-        # Twice, since an interrupt may come between two lines: a step that was taken for one within another would not
-        # be undone.
-        try:
-            problem.under_way = None
-        finally:
-            problem.under_way = None
-            problem.forget_listing()
+        if problem.under_way is guard:
+            problem.end_step()
+
+
+def _is_running(frame: FrameType | None) -> bool:
+    """Whether a call is one of those that led here."""
+    here: FrameType | None = sys._getframe()
+    while here is not None and here is not frame:
+        here = here.f_back
+    return here is not None
 
 
 def begin(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) -> tuple[Note, ...]:
@@ -230,9 +241,10 @@ def begin(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) ->
         what there is to say about it, once.
 
     Raises:
+        NoSharedParametersError: all shared parameters are frozen.
         InvalidInputError: gradients are switched off, the model is wrapped for data parallelism, the optimiser needs a
-            closure, does not step now, or holds no parameter of the problem, or a hook updates parameters during the
-            backward pass.
+            closure or differentiates its own step, does not step now, or holds no parameter of the problem, or a hook
+            updates parameters during the backward pass.
     """
     group = options.group
     # A rank that is refused here must not leave the others waiting, for its buffers or in whatever they do together
@@ -240,6 +252,7 @@ def begin(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) ->
     with together(ranks_of(problem, options)):
         _refuse_surroundings(problem)
         refuse_closure(optimizer)
+        refuse_differentiable(optimizer)
         refuse_unsynchronised(optimizer)
         missing = uncovered(problem, optimizer)
     # To None, not zero: a parameter that no task touches must have no gradient, or weight decay would move it.
@@ -269,8 +282,8 @@ def _refuse_surroundings(problem: Problem) -> None:
     listing = problem.listing
     if not listing.shared:
         raise NoSharedParametersError(
-            f"at least one shared parameter must be trainable for a step, got {len(listing.all_shared)}, all frozen "
-            "since the problem was made. Set requires_grad=True on what the tasks are to share."
+            f"at least one shared parameter must be trainable in a step, got {len(listing.all_shared)} parameter(s), "
+            "all frozen since the problem was made. Set requires_grad=True on what the tasks are to share."
         )
     refuse_wrapped(listing.modules)
     _refuse_uninitialized(listing)

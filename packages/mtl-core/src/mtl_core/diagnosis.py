@@ -61,6 +61,11 @@ def refuse_broken(
         ) from found
     if found is not None and not gradients:
         raise found
+    if not gradients and not problem.is_sharded:
+        raise NonFiniteGradientError(
+            "the weighted sum of the gradients must be finite, got NaN or infinity though each task's own gradient is "
+            f"finite{where}. Nothing was updated. Look at the sizes of weights and losses, and at their dtype."
+        )
     named = f"tasks {gradients}" if gradients else "this batch"
     raise NonFiniteGradientError(
         f"the gradients of {named} must be finite, got NaN or infinity though the losses are finite{where}. Nothing "

@@ -1,4 +1,4 @@
-"""What a model is made of at one moment: its modules, parameters and buffers, found by one walk."""
+"""What a model is made of at one moment: its modules and parameters, found by one walk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-__all__ = ["Listing", "all_shared", "first_duplicate", "form_of", "modules_of"]
+__all__ = ["Listing", "Places", "Walk", "all_shared", "first_duplicate", "modules_of"]
 
 Places = Mapping[str, tuple[nn.Module, str]]
 """By name, the module that owns a shared parameter and the parameter's name in it."""
@@ -41,15 +41,48 @@ def all_shared(places: Places) -> dict[str, nn.Parameter]:
     return {name: getattr(owner, attribute) for name, (owner, attribute) in places.items()}
 
 
+class Walk:
+    """The modules of a model and its trainable parameters, found in one go.
+
+    Args:
+        model: the model.
+
+    Attributes:
+        modules: every module, by its name in the model.
+        names: the name of every parameter, frozen ones included, each parameter once.
+        trainable: the trainable parameters by name.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules = modules_of(model)
+        self.names: list[str] = []
+        self.trainable: dict[str, nn.Parameter] = {}
+        if type(model).named_parameters is not nn.Module.named_parameters:
+            own = dict(model.named_parameters())
+            self.names = list(own)
+            self.trainable = {name: p for name, p in own.items() if p.requires_grad}
+            return
+        seen: set[int] = set()
+        for prefix, module in self.modules:
+            for attribute, parameter in module._parameters.items():
+                if parameter is None or id(parameter) in seen:
+                    continue
+                seen.add(id(parameter))
+                name = f"{prefix}.{attribute}" if prefix else attribute
+                self.names.append(name)
+                if parameter.requires_grad:
+                    self.trainable[name] = parameter
+
+
 class Listing:
-    """The modules, parameters and buffers of a model, as they are when this is made.
+    """The modules and parameters of a model, as they are when this is made.
 
     A step asks for them a dozen times, and walking a deep model takes longer than some of what it does with them. A
     listing holds for one step and is made anew for the next, so that what is frozen, added or wrapped in between is
     seen.
 
     Args:
-        model: the model.
+        walk: what the model is made of.
         places: where its shared parameters live.
 
     Attributes:
@@ -61,34 +94,14 @@ class Listing:
         heads: every trainable parameter that is not shared.
     """
 
-    def __init__(self, model: nn.Module, places: Places) -> None:
-        self.modules = modules_of(model)
+    def __init__(self, walk: Walk, places: Places) -> None:
+        self.modules = walk.modules
         self.all_shared = all_shared(places)
         self.named_shared = {name: p for name, p in self.all_shared.items() if p.requires_grad}
         self.shared = tuple(self.named_shared.values())
-        self.named_trainable = self._trainable(model)
+        self.named_trainable = walk.trainable
         held = {id(p) for p in self.all_shared.values()}
         self.heads = tuple([p for p in self.named_trainable.values() if id(p) not in held])
-
-    def _trainable(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        if type(model).named_parameters is not nn.Module.named_parameters:
-            return {name: p for name, p in model.named_parameters() if p.requires_grad}
-        found: dict[str, nn.Parameter] = {}
-        seen: set[int] = set()
-        for prefix, module in self.modules:
-            for attribute, parameter in module._parameters.items():
-                if parameter is None or id(parameter) in seen:
-                    continue
-                seen.add(id(parameter))
-                if parameter.requires_grad:
-                    found[f"{prefix}.{attribute}" if prefix else attribute] = parameter
-        return found
-
-
-def form_of(model: nn.Module) -> tuple[list[tuple[str, nn.Module]], set[str]]:
-    """The modules of a model and the names of its parameters: what must be the same for places to mean the same."""
-    modules = modules_of(model)
-    return modules, {f"{prefix}.{name}" for prefix, module in modules for name, _ in module._parameters.items()}
 
 
 def first_duplicate(model: nn.Module) -> tuple[str, str] | None:

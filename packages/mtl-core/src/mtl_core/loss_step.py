@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from mtl_core.accumulation import mean_losses
 from mtl_core.agreement import together
 from mtl_core.collecting.backward import check_finite_losses, is_on_host
 from mtl_core.collecting.flat import pick
-from mtl_core.collecting.graph import check_attached, refuse_detached
+from mtl_core.collecting.graph import check_attached, refuse_detached, roots_of
 from mtl_core.collecting.heads import finite_flag
 from mtl_core.collection import collect_problem, ranks_of
 from mtl_core.combination import loss_weights
@@ -80,11 +81,9 @@ def loss_step(
     # Likewise, before the collective sum of gradients.
     with together(ranks):
         weights = loss_weights(method, seen.full, seen.present)
-        if is_on_host(weights) and not all(map(math.isfinite, weights.tolist())):
-            raise InvalidInputError(
-                f"`method` must give finite weights, got {weights.tolist()} from {type(method).__name__} for losses of "
-                f"{seen.full.tolist()}. Nothing was updated."
-            )
+        # On a device only where something is found to be wrong, since reading them waits for it.
+        if is_on_host(weights):
+            _refuse_weights(method, weights)
         single = _one_pass_does(problem, method, weights, seen, options)
         if sharded and not single and seen.ready is None:
             raise InvalidInputError(
@@ -101,9 +100,13 @@ def loss_step(
     parameters = (*problem.shared, *problem.heads)
     touched = [p.grad is not None for p in parameters]
     somewhere = None if ranks is None or sharded else _sum_gradients(parameters, touched, ranks)
-    _check(problem, batch, seen, somewhere, options, ranks)
+    _check(problem, batch, seen, somewhere, options, ranks, partial(_refuse_weights, method, weights))
     skipped = (*problem.frozen_names, *[n for n, p in problem.named_shared.items() if p.grad is None])
     undone = conclude(problem, batch, optimizer, method, seen.full, options, ranks)
+    if undone:
+        # By such weights every step would be left out, as if gradients had overflowed.
+        with together(ranks):
+            _refuse_weights(method, weights)
     return StepReport(seen.full, weights, None, problem.tasks, (*undone, *events_of(method)), skipped)
 
 
@@ -124,15 +127,21 @@ def _evaluate(problem: Problem, batch: Any, losses: TaskLosses | None) -> _Value
 
 
 def _check_graph(problem: Problem, losses: TaskLosses) -> None:
-    if isinstance(losses.outputs, tuple):
-        loose = [name for name, loss in zip(losses.tasks, losses.outputs, strict=True) if not loss.requires_grad]
-        refuse_detached(loose, "shared parameters")
-    elif not losses.outputs.requires_grad:
-        refuse_detached(losses.tasks, "shared parameters")
     if not problem.graph_checked and not problem.is_sharded:
         check_attached(losses.outputs, losses.tasks, problem.shared)
         # Once per problem, since a walk over the graph takes as long as a small step; not before every task was seen.
         problem.graph_checked = losses.is_complete
+    else:
+        roots = roots_of(losses.outputs)
+        refuse_detached([t for t, root in zip(losses.tasks, roots, strict=True) if root is None], "shared parameters")
+
+
+def _refuse_weights(method: Any, weights: Tensor) -> None:
+    if not all(map(math.isfinite, weights.tolist())):
+        raise InvalidInputError(
+            f"`method` must give finite weights, got {weights.tolist()} from {type(method).__name__} for finite "
+            f"losses. Look at what it makes of them, in {weights.dtype}."
+        )
 
 
 def _over_ranks(seen: _Values, ranks: dist.ProcessGroup, *, sharded: bool) -> _Values:
@@ -188,6 +197,8 @@ def _differentiate(
             torch.autograd.backward([values], [own])
         else:
             _backward(problem, values, own, ones, single=single)
+            if all(p.grad is None for p in problem.shared):
+                refuse_detached(losses.tasks, "shared parameters")
 
 
 def _backward(problem: Problem, values: Tensor, own: Tensor, ones: Tensor, *, single: bool) -> None:
@@ -225,6 +236,7 @@ def _check(
     somewhere: Tensor | None,
     options: StepOptions,
     ranks: dist.ProcessGroup | None,
+    refuse_weights: Callable[[], None],
 ) -> None:
     """Read losses and one flag in one small copy, and refuse what is not finite before the update."""
     parameters = (*problem.shared, *problem.heads)
@@ -241,6 +253,8 @@ def _check(
             check_finite_losses(seen.full, problem.tasks, seen.present)
         refuse_broken(problem, batch, ranks)
     if not is_clean and _is_broken(parameters):
+        with together(ranks):
+            refuse_weights()
         refuse_broken(problem, batch, ranks)
     if somewhere is not None:
         # Zero in place of no gradient would let weight decay and momentum move what no rank has a task for.

@@ -20,6 +20,7 @@ __all__ = [
     "inner_optimizer",
     "parameters_of",
     "refuse_closure",
+    "refuse_differentiable",
     "refuse_other",
     "refuse_unsynchronised",
     "uncovered",
@@ -78,10 +79,17 @@ def refuse_other(optimizer: Any) -> None:
         InvalidInputError: it is no optimiser, whether of PyTorch's class or of its form.
     """
     checks.instance("optimizer", optimizer)
+    if isinstance(optimizer, optim.Optimizer):
+        return
     if not (hasattr(optimizer, "param_groups") and hasattr(optimizer, "step")):
         raise InvalidInputError(
             f"`optimizer` must be a torch.optim.Optimizer or have its param_groups and step(), got "
             f"{type(optimizer).__name__}. Give the optimiser itself."
+        )
+    if not callable(optimizer.step) or not all(isinstance(g, dict) and "params" in g for g in optimizer.param_groups):
+        raise InvalidInputError(
+            "`optimizer` must have a method step() and in param_groups dictionaries with 'params', as a "
+            f"torch.optim.Optimizer has, got {type(optimizer).__name__} with others. Give the optimiser itself."
         )
 
 
@@ -120,20 +128,45 @@ def refuse_closure(optimizer: Any) -> None:
     """Make sure that an optimiser takes its step from gradients that are there.
 
     Raises:
-        InvalidInputError: it must evaluate the loss itself, as ``LBFGS`` does, or is differentiated through.
+        InvalidInputError: it must evaluate the loss itself, as ``LBFGS`` does.
     """
     found = _unwrapped(optimizer)
     # Of the class, so that the cache holds functions: a bound method would keep its optimiser alive.
-    if _needs_closure(type(found).step):
+    if hasattr(type(found), "step") and _needs_closure(type(found).step):
         raise InvalidInputError(
             f"`optimizer` must make its step from gradients, got {type(found).__name__}, whose step() evaluates "
             "the loss itself by a closure. Use one without, such as Adam or SGD."
         )
+
+
+def refuse_differentiable(optimizer: Any) -> None:
+    """Make sure that an optimiser's step is not to be differentiated itself, which parameters are no tensors for.
+
+    Raises:
+        InvalidInputError: it is: ``differentiable=True``.
+    """
     if any(group.get("differentiable") for group in optimizer.param_groups):
         raise InvalidInputError(
-            f"`optimizer` must update parameters in place, got {type(found).__name__} with differentiable=True, whose "
-            "step is a part of a graph. Make it without."
+            f"`optimizer` must update the parameters in place, got {type(optimizer).__name__} with "
+            "differentiable=True, which torch refuses for trainable parameters. Leave it out."
         )
+
+
+def clear_gradients(optimizer: Any) -> None:
+    """Set ``.grad`` of all that an optimiser holds to ``None``, by its own ``zero_grad`` where it has one."""
+    clear: Any = None
+    with suppress(AttributeError):
+        clear = optimizer.zero_grad
+    if clear is not None:
+        # Wrappers do more in theirs. An error that is no matter of the argument comes again.
+        try:
+            clear(set_to_none=True)
+        except TypeError:
+            clear()
+    # One without the argument sets to zero, which weight decay takes for a gradient.
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
 
 
 @cache
@@ -162,23 +195,6 @@ def refuse_unsynchronised(optimizer: Any) -> None:
             "micro-batches together, step(problem, MicroBatches(parts), ...), or write .grad yourself by "
             "TaskGradients.assign(..., accumulate=True)."
         )
-
-
-def clear_gradients(optimizer: Any) -> None:
-    """Set ``.grad`` to ``None`` for everything that the optimiser holds, by its own ``zero_grad`` where it has one."""
-    clear: Any = None
-    with suppress(AttributeError):
-        clear = optimizer.zero_grad
-    if clear is not None:
-        # Wrappers do more in theirs. An error that is no matter of the argument comes again.
-        try:
-            clear(set_to_none=True)
-        except TypeError:
-            clear()
-    # One without the argument sets to zero, which weight decay takes for a gradient.
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = None
 
 
 def uncovered(problem: Problem, optimizer: Any) -> tuple[str, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mtl_core.listing import Listing, modules_of
+from mtl_core.listing import modules_of
 
 __all__ = ["Contents", "RandomState", "Trace", "preserved"]
 
@@ -37,71 +37,92 @@ class RandomState:
 
 
 class Contents:
-    """What dictionaries of tensors hold, as of modules' buffers: the tensors, their values, and which names there are.
+    """The tensors that modules hold in some of their dictionaries, such as their buffers: which, and with what values.
 
     Args:
         owners: the dictionaries.
     """
 
     def __init__(self, owners: Iterable[MutableMapping[str, Any]]) -> None:
-        self._owners = list(owners)
-        self._before = [dict(owner.items()) if owner else None for owner in self._owners]
-        held = {
-            id(tensor): tensor for owner in self._before if owner for tensor in owner.values() if tensor is not None
-        }
+        # By `items`, which the dictionaries of scripted modules have too. Empty ones are remembered as well: a forward
+        # pass may register something there.
+        self._before: list[tuple[MutableMapping[str, Any], Mapping[str, Tensor | None]]] = [
+            (owner, dict(owner.items()) if owner else _NOTHING) for owner in owners
+        ]
+        held = {id(t): t for _, before in self._before if before for t in before.values() if t is not None}
         self._values = [(tensor, tensor.detach().clone()) for tensor in held.values()]
 
     @torch.no_grad()
     def restore(self, *, overwrite: bool = False) -> None:
-        """Put everything back, bit for bit and as the same tensors; what came in since is taken out.
+        """Put everything back, bit for bit and as the same tensors; what was registered since goes.
 
         Args:
-            overwrite: write to all of them, which saves looking which have changed.
+            overwrite: write to all of them, without looking which have changed.
         """
         for tensor, value in self._values:
-            if _is_expanded(tensor):
-                continue  # torch writes to no such tensor, so that nothing can have changed it
-            # Sparse ones are not compared: torch cannot.
-            if overwrite or tensor.layout != torch.strided or not torch.equal(tensor, value):
-                tensor.copy_(value)
-        # Another tensor may have been put in a tensor's place, or something in an empty one.
-        self._put_back(self._before)
+            if overwrite or not _is_equal(tensor, value):
+                target, source = _in_memory(tensor, value)
+                try:
+                    target.copy_(source)
+                except RuntimeError:
+                    # Resized in place, or compressed with another number of entries: torch does not write to those.
+                    tensor.data = value.clone()
+        for owner, before in self._before:
+            _put_back(owner, before)
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """For a while copies of the values in the tensors' places."""
-        now = [dict(owner.items()) if owner else None for owner in self._owners]
+        """For a while copies of the values in the tensors' places; then what is there now."""
+        now = [(owner, dict(owner.items())) for owner, _ in self._before]
         copies = {id(tensor): value.clone() for tensor, value in self._values}
-        self._put_back(
-            [
-                before and {name: tensor if tensor is None else copies[id(tensor)] for name, tensor in before.items()}
-                for before in self._before
-            ]
-        )
+        for owner, before in self._before:
+            _put_back(owner, {name: None if t is None else copies[id(t)] for name, t in before.items()})
         try:
             yield
         finally:
-            self._put_back(now)
-
-    def _put_back(self, contents: Sequence[Mapping[str, Tensor | None] | None]) -> None:
-        for owner, content in zip(self._owners, contents, strict=True):
-            if not owner and not content:
-                continue
-            wanted = content or {}
-            # By items, which the parts of scripted modules have too; they go through pairs otherwise.
-            found = dict(owner.items())
-            for name in found.keys() - wanted.keys():
-                del owner[name]
-            for name, tensor in wanted.items():
-                if name not in found or found[name] is not tensor:
-                    owner[name] = tensor
+            for owner, present in now:
+                _put_back(owner, present)
 
 
-def _is_expanded(tensor: Tensor) -> bool:
-    """Whether several entries are one number in memory."""
+_NOTHING: Mapping[str, Tensor | None] = {}
+
+
+def _put_back(owner: MutableMapping[str, Any], wanted: Mapping[str, Tensor | None]) -> None:
+    if not owner and not wanted:
+        return
+    found = dict(owner.items())
+    for name in found.keys() - wanted.keys():
+        del owner[name]
+    for name, tensor in wanted.items():
+        if name not in found or found[name] is not tensor:
+            owner[name] = tensor
+
+
+def _is_equal(tensor: Tensor, value: Tensor) -> bool:
+    """Whether two tensors of one layout are equal; torch itself compares strided ones only."""
+    if tensor.layout == torch.strided:
+        return torch.equal(tensor, value)
+    return all(torch.equal(a, b) for a, b in zip(_parts(tensor), _parts(value), strict=True))
+
+
+def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The strided tensors that one of another layout is made of."""
+    if tensor.layout == torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    nested: Any = tensor
+    return nested.offsets(), nested.values()
+
+
+def _in_memory(tensor: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """What there is of both in the first one's memory: torch refuses to write to an expanded tensor."""
     if tensor.layout != torch.strided or 0 not in tensor.stride():
-        return False
-    return any(step == 0 and length > 1 for step, length in zip(tensor.stride(), tensor.shape, strict=True))
+        return tensor, value
+    once = tuple([slice(1) if step == 0 else slice(None) for step in tensor.stride()])
+    return tensor[once], value[once]
 
 
 class Trace:
@@ -109,17 +130,17 @@ class Trace:
 
     Args:
         model: the model whose present state is remembered.
-        listing: its modules, where they are known already.
+        modules: its modules by name, where they are known already.
     """
 
-    def __init__(self, model: nn.Module, listing: Listing | None = None) -> None:
+    def __init__(self, model: nn.Module, modules: Iterable[tuple[str, nn.Module]] | None = None) -> None:
         self._model = model
-        modules = modules_of(model) if listing is None else listing.modules
-        self._buffers = Contents(module._buffers for _, module in modules)
+        found = modules_of(model) if modules is None else modules
+        self._buffers = Contents([module._buffers for _, module in found])
         self._random = RandomState(model)
 
     def restore(self, *, overwrite: bool = False) -> None:
-        """Put everything back, bit for bit; buffers stay the same tensors.
+        """Put everything back, bit for bit; buffers stay the same tensors, and new ones go.
 
         Args:
             overwrite: write to all of them, which saves looking which have changed (and waiting for the device), but

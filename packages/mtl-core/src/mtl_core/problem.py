@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -20,8 +21,8 @@ from mtl_core.errors import (
     NoSharedParametersError,
 )
 from mtl_core.functional import LossModule
-from mtl_core.listing import Listing, all_shared, first_duplicate, form_of, modules_of
-from mtl_core.shared_parameters import SharedSpec, places_of, resolve_shared
+from mtl_core.listing import Listing, Walk, all_shared, first_duplicate, modules_of
+from mtl_core.shared_parameters import Shared, SharedSpec
 from mtl_core.task_losses import TaskLosses, read_returned
 from mtl_core.wrapped_models import refuse_wrapped
 
@@ -42,7 +43,8 @@ class Problem:
             each head is differentiated once, and only the trunk once per task. It must reach the parameters through the
             ``model`` it is given, not through a name of the enclosing scope.
         shared: which parameters are shared: a submodule of ``model``, parameters, modules, or name patterns
-            (``"trunk"``, ``"encoder.*.weight"``; matched against ``model.named_parameters()``).
+            (``"trunk"``, ``"encoder.*.weight"``; matched against ``model.named_parameters()``). A module, or a pattern,
+            is looked up anew where the model has changed: what comes into a shared module is shared.
         tasks: the tasks' names, in order.
 
     Attributes:
@@ -50,6 +52,7 @@ class Problem:
         differentiates: whether the losses were seen to differentiate by themselves, so that they need a graph wherever
             they are evaluated.
         under_way: what undoes the step that is being made, if one is.
+        within: the call that makes this step.
         told: the parameters of which it was said that no optimiser holds them.
 
     Raises:
@@ -99,26 +102,20 @@ class Problem:
         self.model = model
         self._loss_fn = losses
         self._loss_module = LossModule(model, losses)
-        given: list[Any] = [shared] if isinstance(shared, nn.Module | str | Tensor) else list(shared)
-        # By owner and attribute: sharding, for one, puts other Parameter objects in their places.
-        self._places = places_of(model, resolve_shared(model, given))
-        # As given, to be read anew where modules come in or are replaced; parameters by their places, since those that
-        # sharding has replaced would keep their memory.
-        owners = {id(getattr(*place)): place for place in self._places.values()}
-        self._spec = [owners[id(item)] if isinstance(item, Tensor) else item for item in given]
-        self._form = form_of(model)
+        self._shared = Shared(model, shared)
         self._duplicate: tuple[str, str] | Literal[False] | None = False  # False: not looked yet
         self.graph_checked = False
         self.differentiates = False
         self.under_way: Any = None
+        self.within: FrameType | None = None
         self.told: set[tuple[str, ...]] = set()
         self._now: Listing | None = None
         self._depth = 0
         self._hooks: OrderedDict[int, Callable[[Any], object]] = OrderedDict()
         if not self.shared:
             raise NoSharedParametersError(
-                f"`shared` must hold at least one trainable parameter, got {len(self._places)} parameter(s), all "
-                "frozen. Set requires_grad=True on what the tasks are to share."
+                f"`shared` must hold at least one trainable parameter, got {len(self._shared.places)} parameter(s), "
+                "all frozen. Set requires_grad=True on what the tasks are to share."
             )
 
     def __repr__(self) -> str:
@@ -137,54 +134,48 @@ class Problem:
 
         A sharded model is always looked through anew, since a forward pass puts other objects in the places of its
         parameters.
-        """
-        self._follow_the_model()
-        found = Listing(self.model, self._places)
-        self._now = None if is_sharded(found.shared) else found
-
-    def _follow_the_model(self) -> None:
-        """Find the shared parameters anew where the model has other modules or names of parameters than before.
 
         Raises:
-            InvalidInputError: what was named as shared is no longer there.
+            InvalidInputError: the model has changed since, and what was named as shared is not found in it, or it
+                cannot be told whether what came in is to be shared.
         """
-        form = form_of(self.model)
-        if form == self._form:
-            return
-        given: Any = [getattr(item[0], item[1], None) if isinstance(item, tuple) else item for item in self._spec]
-        try:
-            places = places_of(self.model, resolve_shared(self.model, given))
-        except InvalidInputError as error:
-            came, went = (sorted(a - b) for a, b in ((form[1], self._form[1]), (self._form[1], form[1])))
-            raise InvalidInputError(
-                "`model` must keep what was named as shared when its Problem was made, got a model that has changed "
-                f"since: {_listed(came)} came in, {_listed(went)} went out. Make a new Problem of it, and give the "
-                "optimiser its parameters."
-            ) from error
-        self._places, self._form = places, form
-        self._duplicate = False
-        self.graph_checked = False
+        self._now = None
+        found = self._look()
+        self._now = None if is_sharded(found.shared) else found
 
     def forget_listing(self) -> None:
         """Look through the model at each question again."""
         self._now = None
 
+    def end_step(self) -> None:
+        """Take no step to be under way, and look through the model at each question again."""
+        self.under_way = self.within = None
+        self._depth = 0
+        self.forget_listing()
+
+    def _look(self) -> Listing:
+        """Look through the model; a change of what it is made of is followed, but not within a step."""
+        walk = Walk(self.model)
+        # A search within a step may put parts of its own into the model for a while, which nobody named.
+        if self.under_way is None and self._shared.follow(self.model, walk):
+            self._duplicate = False
+            self.graph_checked = False
+        return Listing(walk, self._shared.places)
+
     @property
     def listing(self) -> Listing:
-        """The model's modules, parameters and buffers."""
-        return Listing(self.model, self._places) if self._now is None else self._now
+        """The model's modules and parameters."""
+        return self._look() if self._now is None else self._now
 
     @property
     def named_shared(self) -> dict[str, nn.Parameter]:
         """The shared parameters that are trainable now, by their name in the model."""
-        if self._now is not None:
-            return self._now.named_shared
-        return {name: p for name, p in all_shared(self._places).items() if p.requires_grad}
+        return self.listing.named_shared
 
     @property
     def shared(self) -> tuple[nn.Parameter, ...]:
         """The shared parameters that are trainable now, in the model's order."""
-        return tuple(self.named_shared.values()) if self._now is None else self._now.shared
+        return self.listing.shared
 
     @property
     def named_trainable(self) -> dict[str, nn.Parameter]:
@@ -199,8 +190,7 @@ class Problem:
     @property
     def frozen_names(self) -> tuple[str, ...]:
         """Names of the shared parameters that are frozen now."""
-        found = all_shared(self._places) if self._now is None else self._now.all_shared
-        return tuple([name for name, p in found.items() if not p.requires_grad])
+        return tuple([name for name, p in self.listing.all_shared.items() if not p.requires_grad])
 
     @property
     def heads(self) -> tuple[nn.Parameter, ...]:
@@ -211,7 +201,7 @@ class Problem:
     def is_sharded(self) -> bool:
         """Whether the shared parameters are shards of a model that lies on several ranks."""
         # Within a step on a listing they are not, or there would be none.
-        return self._now is None and is_sharded(self.shared)
+        return self._now is None and is_sharded(tuple(all_shared(self._shared.places).values()))
 
     def register_report_hook(self, hook: Callable[[Any], object]) -> RemovableHandle:
         """Have a function called with the report of every step of this problem, e.g. to log it.
@@ -247,11 +237,8 @@ class Problem:
             self._depth = depth + 1
             yield self._report
         finally:
-            # Not one less: an interrupt between two lines would leave a step under way for good.
-            try:
-                self._depth = depth
-            finally:
-                self._depth = depth
+            # Not one less: an interrupt may have come before it was one more.
+            self._depth = depth
 
     def _report(self, report: Any) -> None:
         if self._depth == 0:
@@ -260,6 +247,8 @@ class Problem:
 
     def losses(self, batch: Any, *, parameters: Mapping[str, Tensor] | None = None) -> TaskLosses:
         """Evaluate the task losses on one batch.
+
+        What the losses do to ``.grad`` of the model's parameters, as by a backward pass of their own, is taken back.
 
         Args:
             batch: whatever the user's function takes.
@@ -281,8 +270,7 @@ class Problem:
         """
         if parameters is None:
             sharded = self.is_sharded
-            with in_the_users_precision(), self._own_gradients():
-                returned = self._loss_fn(self.model, batch)
+            returned = self._evaluated(self._loss_fn, self.model, batch)
             # The root of a sharded model keeps whole parameters after a forward pass: their gradients would be sought
             # under other objects than those that the step lists.
             if sharded:
@@ -290,24 +278,23 @@ class Problem:
             return read_returned(returned, self.tasks)
         self.check_functional()
         replaced = {f"model.{name}": value for name, value in parameters.items()}
-        with in_the_users_precision(), self._own_gradients():
-            returned = torch.func.functional_call(self._loss_module, replaced, (batch,))
+        returned = self._evaluated(torch.func.functional_call, self._loss_module, replaced, (batch,))
         return read_returned(returned, self.tasks)
 
-    @contextmanager
-    def _own_gradients(self) -> Iterator[None]:
-        """Losses that differentiate by ``backward()`` find no gradients, and leave none.
+    def _evaluated(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function returns that evaluates the losses; they find no gradients in ``.grad`` and leave none.
 
-        A step would add its own to what they leave, as to what an attack on the inputs leaves in the model; and losses
-        that clear gradients before they are evaluated would clear those of the micro-batches before.
+        Losses may call ``backward()`` themselves, for an attack on their inputs, say. The step's gradients would be
+        added to what that leaves, and an evaluation that clears gradients would clear those of earlier micro-batches.
         """
-        # What was placed in a parameter's stead, for a look at another point, is a leaf or has no gradient.
-        held = [(p, p.grad) for p in self.named_trainable.values() if p.is_leaf]
+        # At another point of the model there may be tensors of a graph in the places of its parameters.
+        held = [(p, p.grad) for p in self.listing.named_trainable.values() if p.is_leaf]
         for parameter, gradient in held:
             if gradient is not None:
                 parameter.grad = None
         try:
-            yield
+            with in_the_users_precision():
+                return function(*arguments)
         finally:
             for parameter, gradient in held:
                 if parameter.grad is not gradient:
@@ -335,10 +322,6 @@ class Problem:
                 f"`model` must register each submodule once, got the same module as {first!r} and {second!r}. "
                 "Keep one of them, or store the second reference outside the module tree, e.g. in a tuple."
             )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:4])}{', …' if len(names) > 4 else ''}" if names else "nothing"
 
 
 class ProblemView(Problem):
