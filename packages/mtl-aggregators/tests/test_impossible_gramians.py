@@ -9,9 +9,13 @@ from hypothesis import strategies as st
 
 from mtl_aggregators import available, make
 from mtl_aggregators.bases.gramian_method import GramianMethod
+from mtl_aggregators.bases.jacobian_method import JacobianMethod, LossAwareMethod
 from mtl_core import InvalidJacobianError, checks, dominated_conflict, mean_cosines
 
 WEIGHTINGS = sorted(name for name in available() if isinstance(make(name), GramianMethod))
+OF_JACOBIANS = [
+    name for name in available() if isinstance(make(name), GramianMethod | JacobianMethod | LossAwareMethod)
+]
 IMPOSSIBLE = {
     "an entry beyond both norms": [[1.0, 2.0], [2.0, 1.0]],
     "a negative square": [[-1.0, 0.0], [0.0, 1.0]],
@@ -57,3 +61,15 @@ def test_those_of_gradients_are_taken_at_any_scale(seed: int, m: int, d: int, sp
     gramian = jacobian @ jacobian.T
     checks.gramian(gramian)
     assert checks.is_possible(gramian.double().numpy(), dtype)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "meta"])
+@pytest.mark.parametrize("name", OF_JACOBIANS)
+def test_what_holds_no_dense_numbers_is_refused_by_name(name: str, kind: str) -> None:
+    matrix = torch.eye(2).to_sparse() if kind == "sparse" else torch.eye(2, device="meta")
+    method = make(name)
+    with pytest.raises(InvalidJacobianError, match="must be dense and hold numbers"):
+        method(matrix, losses=torch.ones(2)) if isinstance(method, LossAwareMethod) else method(matrix)
+    if name in WEIGHTINGS:
+        with pytest.raises(InvalidJacobianError, match="must be dense and hold numbers"):
+            method.weights(matrix, **({"losses": torch.ones(2)} if method.takes_losses else {}))

@@ -87,6 +87,15 @@ def test_a_state_goes_through_a_file_and_goes_on_alike(name: str, tmp_path: Any)
     assert plain(other.state_dict()) == plain(method.state_dict())
 
 
+@pytest.mark.parametrize("name", WITH_MEMORY)
+def test_a_state_that_was_loaded_stays_the_loaders(name: str) -> None:
+    method, state = make(name), trained(make(name)).state_dict()
+    method.load_state_dict(state)
+    before = plain(method.state_dict())
+    scribbled(dict(state))
+    assert plain(method.state_dict()) == before
+
+
 def scribbled(value: Any) -> None:
     """Write to every tensor within."""
     if isinstance(value, torch.Tensor) and value.is_floating_point():

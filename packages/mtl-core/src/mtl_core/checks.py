@@ -181,6 +181,9 @@ def _matrix(name: str, value: Tensor) -> Tensor:
             f"`{name}` must be of a real floating dtype, got {value.dtype}. Use .float(), or torch.view_as_real for "
             "complex."
         )
+    if value.layout != torch.strided or value.is_meta:
+        kind = "the meta device" if value.is_meta else f"layout {value.layout}"
+        raise InvalidJacobianError(f"`{name}` must be dense and hold numbers, got a tensor of {kind}. Use .to_dense().")
     return value
 
 
@@ -197,8 +200,15 @@ def _finite(name: str, value: Tensor) -> Tensor:
 
 # Decided by a few attributes: a method is called in a training loop, and only what fails is looked at in detail.
 def is_jacobian(value: object) -> bool:
-    """Whether a value is a real floating matrix with a row; its entries are not looked at."""
-    return isinstance(value, Tensor) and value.ndim == 2 and value.shape[0] > 0 and value.is_floating_point()
+    """Whether a value is a real floating matrix with a row, dense; its entries are not looked at."""
+    return (
+        isinstance(value, Tensor)
+        and value.ndim == 2
+        and value.shape[0] > 0
+        and value.is_floating_point()
+        and value.layout == torch.strided
+        and not value.is_meta
+    )
 
 
 def is_gramian(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,7 +57,8 @@ class SavedState(nn.Module):
                 raise self._refused(sorted(found) if isinstance(found, Mapping) else type(found).__name__)
             if found[_OWNER] != type(self).__name__:
                 raise self._refused(f"one of a {found[_OWNER]}")
-            own = {name: value for name, value in found.items() if name != _OWNER}
+            # Copies, as of parameters: whoever loads a state keeps it, and may load it twice.
+            own = {name: copy.deepcopy(value) for name, value in found.items() if name != _OWNER}
             if own.keys() != before.keys():
                 raise self._refused(f"one with {sorted(own)} in place of {sorted(before)}")
             try:
