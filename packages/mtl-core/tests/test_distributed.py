@@ -95,6 +95,49 @@ def overflow_in_a_head(group: dist.ProcessGroup | None, rank: int) -> str:
     return "no error"
 
 
+def train_rows(group: dist.ProcessGroup | None, rank: int, world: int, used: str) -> tuple[list[bool], list[Tensor]]:
+    """Embeddings of which each rank touches other rows, one of them on one rank only: are their gradients sparse?"""
+    torch.manual_seed(0)
+    tables = {name: nn.Embedding(6, 2, sparse=True) for name in ("shared", "own")}
+    model = nn.ModuleDict({**tables, "a": nn.Linear(2, 1), "b": nn.Linear(2, 1)}).double()
+
+    def losses(model: Any, ids: Tensor) -> dict[str, Tensor | None]:
+        z = model["shared"](ids)
+        first = (model["a"](z) - 1.0).square().mean()
+        if used == "multiplied too":
+            first = first + model["shared"].weight.square().mean()
+        both = torch.cat([ids, ids]) if world == 1 else ids
+        second = (model["b"](z) + model["own"](both[: len(ids)])).square().mean()
+        # The second task is on the first rank's half of the batch alone.
+        return {"a": first, "b": second if rank == 0 else None}
+
+    problem = Problem(model, losses, shared=[model["shared"].weight], tasks=("a", "b"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    halves = [torch.tensor([0, 1, 1]), torch.tensor([3, 1, 4])]
+    for _ in range(2):
+        if world == 1:
+            # One process: the first task on both halves, the second on the first.
+            optimizer.zero_grad()
+            of = [losses(model, ids) for ids in halves]
+            total = 0.5 * (of[0]["a"] + of[1]["a"]) + of[0]["b"]  # type: ignore[operator]
+            total.backward()  # type: ignore[union-attr]
+            optimizer.step()
+        else:
+            step(problem, halves[rank], optimizer, ByFirst(), group=group)
+    sparse = [table.weight.grad is not None and table.weight.grad.is_sparse for table in tables.values()]
+    return sparse, [p.detach() for p in model.parameters()]
+
+
+class ByFirst:
+    """The sum of the losses that are there."""
+
+    needs = "losses"
+    takes_present = True
+
+    def __call__(self, losses: Tensor, present: Tensor | None = None) -> Tensor:
+        return losses.sum()
+
+
 def train(group: dist.ProcessGroup | None, rank: int, world: int) -> dict[str, Any]:
     """Every scenario, on one rank's part of the data; ``world=1`` is the reference."""
     found: dict[str, Any] = {}
@@ -122,6 +165,8 @@ def train(group: dist.ProcessGroup | None, rank: int, world: int) -> dict[str, A
         parts = MicroBatches(whole_batch().chunk(world)[rank].chunk(4 // world))
         step(problem, parts, optimizer, METHODS[name](), group=group)
         found[f"accumulated {name}"] = [p.detach() for p in problem.model.parameters()]
+    for used in ("looked up", "multiplied too"):
+        found[f"rows {used}"] = train_rows(group, rank, world, used)
     if world == 1:
         return found
     problem, _ = small_problem(3)
@@ -176,6 +221,13 @@ def test_steps_equal_those_of_one_process(ranks: list[dict[str, Any]], alone: di
         assert torch.equal(p, q)  # bit for bit, or the ranks drift apart
     torch.testing.assert_close(ranks[0][method], alone[method], rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(ranks[1][f"{method} losses"], alone[f"{method} losses"], rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.parametrize("used", ["looked up", "multiplied too"])
+def test_rows_of_embeddings_stay_rows(ranks: list[dict[str, Any]], alone: dict[str, Any], used: str) -> None:
+    for rank in ranks:
+        torch.testing.assert_close(rank[f"rows {used}"][1], alone[f"rows {used}"][1], rtol=1e-10, atol=1e-12)
+        assert rank[f"rows {used}"][0] == [used == "looked up", True]
 
 
 @pytest.mark.parametrize("method", ["weighting", "losses"])
