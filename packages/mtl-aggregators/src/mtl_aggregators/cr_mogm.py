@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts
+from mtl_aggregators.bases.gramian_method import GramianMethod, update_out_of_range
 from mtl_aggregators.bases.parameters import same_tasks
 from mtl_aggregators.mgda import MGDA
 from mtl_core import InvalidInputError, InvalidParameterError, TaskGradients, Weighting, checks
@@ -115,6 +117,9 @@ class CRMOGM(Wrapper):
             return gradients.combine(self.weights(gradients.host_gramian, losses=losses))
         jacobian = checks.jacobian(gradients).detach()
         gramian = gramian_of(jacobian).cpu()
+        if jacobian.dtype is torch.float64 and not checks.in_range(gramian):
+            lengths = isinstance(self.method, GramianMethod) and self.method.remembers_lengths
+            return update_out_of_range(self, jacobian, lambda known, _: self.weights(known), remembers_lengths=lengths)
         return weighted_sum(jacobian, self.weights(gramian), gramian)
 
     def reset(self) -> None:

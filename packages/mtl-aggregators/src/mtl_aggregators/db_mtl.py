@@ -89,6 +89,9 @@ class DBMTL(LossAwareMethod):
         self._running = torch.lerp(wide, self._running.to(wide), kept)
         # Norms of tiny gradients would underflow in single precision.
         norms = torch.linalg.vector_norm(self._running, dim=1, dtype=torch.float64)
+        if self._running.dtype is torch.float64 and self._running.is_cpu and not 1e-100 < float(norms.max()) < 1e100:
+            # Their squares leave the range of float64. Only ratios are needed, which have no scale.
+            norms = torch.linalg.vector_norm(checks.into_range(self._running)[0], dim=1)
         zero = norms == 0.0
         factors = torch.where(zero, 0.0, norms.max() / torch.where(zero, 1.0, norms))
         return (factors.to(wide) @ self._running).to(jacobian.dtype)

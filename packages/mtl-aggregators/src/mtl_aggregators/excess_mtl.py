@@ -10,7 +10,7 @@ from torch import Tensor
 from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.jacobian_method import JacobianMethod
 from mtl_aggregators.bases.parameters import same_columns, same_tasks
-from mtl_core import checks
+from mtl_core import InvalidJacobianError, checks
 from mtl_core.extension import weighted_sum
 
 __all__ = ["ExcessMTL"]
@@ -86,6 +86,8 @@ class ExcessMTL(JacobianMethod):
             same_tasks("ExcessMTL", len(weights), m)
             same_columns("ExcessMTL", known.shape[1], jacobian.shape[1])
         risks, total = _risks(jacobian, known)
+        if jacobian.dtype is torch.float64 and jacobian.is_cpu and not 1e-120 < float(risks.max()) < 1e120:
+            _refuse_out_of_range(jacobian)
         if first is None:
             first = risks
         else:
@@ -116,6 +118,16 @@ BLOCK = 1 << 17
 """Elements worked on at a time on the CPU: what lies between gradients and risks stays in a core's cache."""
 TINY = 1e-300
 """Where a coordinate never had a gradient: its risk is 0 divided by the root of this, not 0 by 0."""
+
+
+def _refuse_out_of_range(jacobian: Tensor) -> None:
+    # Sums of squares are remembered, so that one step cannot be computed at another scale than those before.
+    largest = float(jacobian.abs().max()) if jacobian.numel() else 0.0
+    if largest > 0.0:
+        raise InvalidJacobianError(
+            f"`jacobian` must have entries around 1e-100 to 1e100 for ExcessMTL, got a largest one of {largest:.6g}, "
+            "whose square float64 does not hold. Scale the losses."
+        )
 
 
 def _risks(jacobian: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor]:

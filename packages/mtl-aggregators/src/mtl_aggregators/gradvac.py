@@ -236,6 +236,10 @@ class GroupedGradVac(JacobianMethod):
         parts = torch.split(jacobian, list(self.sizes), dim=1)
         # All groups' Gramians in one copy from the device.
         gramians = torch.stack([gramian_of(part) for part in parts]).cpu()
+        if jacobian.dtype is torch.float64 and not all(checks.in_range(gramian) for gramian in gramians):
+            scaled, exponent = checks.into_range(jacobian)
+            if exponent:
+                return checks.times_power(self.combine(scaled), exponent)
         updates = []
         for part, gramian, targets in zip(parts, gramians, self._targets, strict=True):
             weights = torch.from_numpy(_vaccinate(gramian.numpy(), targets, self.beta, self.generator))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -11,7 +12,7 @@ from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.jacobian_method import LossAwareMethod, positive_losses
 from mtl_aggregators.bases.parameters import same_columns, same_tasks
 from mtl_aggregators.solvers.simplex import project_simplex
-from mtl_core import checks
+from mtl_core import InvalidJacobianError, checks
 from mtl_core.extension import gramian_of
 
 __all__ = ["MoCo"]
@@ -109,10 +110,16 @@ class MoCo(LossAwareMethod):
             self.task_weights = torch.full((m,), 1.0 / m, dtype=torch.float64, device=wide.device)
         same_tasks("MoCo", len(self._tracked), m)
         same_columns("MoCo", self._tracked.shape[1], wide.shape[1])
-        self._steps += 1
+        steps = self._steps + 1
         # Into a new tensor: a state that was saved stays as it was.
-        self._tracked = torch.lerp(self._tracked.to(wide), wide, self.beta / self._steps**self.beta_sigma)
-        gramian = gramian_of(self._tracked)
+        tracked = torch.lerp(self._tracked.to(wide), wide, self.beta / steps**self.beta_sigma)
+        gramian = gramian_of(tracked)
+        if gramian.is_cpu and not math.isfinite(gramian.sum().item()):
+            raise InvalidJacobianError(
+                "`jacobian` must have norms below 1e150 for MoCo, got a largest entry of "
+                f"{float(wide.abs().max()):.6g}, whose square float64 does not hold. Scale the losses."
+            )
+        self._steps, self._tracked = steps, tracked
         # float64 throughout: single steps on a Gramian add up over the whole training.
         weights = self.task_weights.to(gramian)
         moved = weights - self.gamma / self._steps**self.gamma_sigma * (gramian @ weights + self.rho * weights)

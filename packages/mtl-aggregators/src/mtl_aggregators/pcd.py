@@ -60,6 +60,7 @@ class PCD(GramianMethod):
     """
 
     has_memory = True
+    remembers_lengths = True
 
     def __init__(self, *, tau: float | Sequence[float] | Tensor = 0.02, primary: int = 0, beta: float = 0.999) -> None:
         super().__init__()

@@ -21,7 +21,9 @@ __all__ = [
     "generator",
     "gramian",
     "in_interval",
+    "in_range",
     "instance",
+    "into_range",
     "is_gramian",
     "is_jacobian",
     "jacobian",
@@ -32,6 +34,7 @@ __all__ = [
     "positive_int",
     "scalar_loss",
     "square",
+    "times_power",
 ]
 
 T = TypeVar("T")
@@ -335,6 +338,36 @@ def _symmetric(name: str, matrix: Tensor) -> Tensor:
             f"[{row}, {column}] and {float(wide[column, row]):.6g} at [{column}, {row}]."
         )
     return matrix
+
+
+SQUARES = (1e-200, 1e200)
+"""Largest squared norms of which neither the products nor what is left of them underflows or overflows."""
+
+
+def in_range(gramian: Tensor) -> bool:
+    """Whether the largest squared norm of a Gramian ``[m, m]`` on the CPU is one that can be computed with."""
+    largest: float = max(gramian.numpy().diagonal().tolist())
+    return SQUARES[0] <= largest <= SQUARES[1]
+
+
+def into_range(matrix: Tensor) -> tuple[Tensor, int]:
+    r"""A finite matrix divided by a power of two, :math:`2^e`, that brings its largest entry near 1, and ``e``.
+
+    Nothing is rounded by that, save what is too small beside the largest entry to have a part in sums of squares.
+
+    Returns:
+        the matrix, and ``e``, which is even; a matrix of zeros as it is, and 0.
+    """
+    largest = float(matrix.detach().abs().max()) if matrix.numel() else 0.0
+    exponent = 2 * (math.frexp(largest)[1] // 2)
+    return times_power(matrix, -exponent), exponent
+
+
+def times_power(matrix: Tensor, exponent: float) -> Tensor:
+    r"""A matrix times :math:`2^e`."""
+    # In two steps: the power itself may be larger than any number of its dtype.
+    half: float = 2.0 ** (0.5 * exponent)
+    return matrix * half * half
 
 
 def scalar_loss(task: str, loss: object) -> Tensor:

@@ -61,6 +61,20 @@ def _norms(gramian: Tensor) -> Tensor:
     return gramian.diagonal().clamp(min=0.0).sqrt()
 
 
+def _up_to_scale(g: Gradients | None, gramian: Tensor | None) -> Tensor:
+    """``read_gramian`` up to a factor, which no cosine or ratio depends on: of gradients at any scale of float64."""
+    matrix = read_gramian(g, gramian)
+    if isinstance(g, Tensor) and g.dtype is torch.float64 and g.is_cpu and not checks.in_range(matrix):
+        return gramian_of(_near_one(g))
+    return matrix
+
+
+def _near_one(values: Tensor) -> Tensor:
+    """Finite values times a power of two, so that none of their squares leaves the range of float64."""
+    # On an accelerator looking would mean waiting for it; squares of narrower numbers are in range.
+    return checks.into_range(values)[0] if values.dtype is torch.float64 and values.is_cpu else values
+
+
 def cosines(g: Gradients | None = None, *, gramian: Tensor | None = None) -> Tensor:
     r"""Pairwise cosines :math:`\cos\varphi_{ij} = \langle g_i, g_j\rangle / \|g_i\|\|g_j\|`, ``[m, m]``.
 
@@ -77,7 +91,7 @@ def cosines(g: Gradients | None = None, *, gramian: Tensor | None = None) -> Ten
         tensor([[1., 0.],
                 [0., 1.]], dtype=torch.float64)
     """
-    matrix = read_gramian(g, gramian)
+    matrix = _up_to_scale(g, gramian)
     norms = _norms(matrix)
     return safe_cosine(matrix, norms[:, None], norms[None, :])
 
@@ -99,7 +113,7 @@ def mean_cosines(g: Gradients | None = None, *, gramian: Tensor | None = None) -
         >>> mean_cosines(torch.tensor([[4.0, 0.0], [-2.0, 0.0]]))
         tensor([ 1., -1.], dtype=torch.float64)
     """
-    matrix = read_gramian(g, gramian)
+    matrix = _up_to_scale(g, gramian)
     inner = matrix.mean(dim=1)
     # The mean's norm by cancellation is only known to rounding; below that it is zero.
     squared = inner.mean()
@@ -150,7 +164,7 @@ def dominated_conflict(g: Gradients | None = None, *, gramian: Tensor | None = N
         >>> bool(dominated_conflict(torch.tensor([[4.0, 0.0], [-1.0, 0.5]])))
         True
     """
-    matrix = read_gramian(g, gramian)
+    matrix = _up_to_scale(g, gramian)
     squared = matrix.diagonal()
     smallest = torch.where(squared > 0, squared, torch.full_like(squared, math.inf)).argmin()
     # By gather: an index that is itself a tensor would be read, and the device waited for.
@@ -198,7 +212,7 @@ def majority_conflict(g: Gradients | None = None, fraction: float = 0.5, *, gram
         True
     """
     checks.positive("fraction", checks.in_interval("fraction", fraction, 0.0, 1.0))
-    matrix = read_gramian(g, gramian)
+    matrix = _up_to_scale(g, gramian)
     # Products such as 0.07 * 100 come out a little above the whole number, and would ask for one task more.
     needed = math.ceil(fraction * matrix.shape[0] - 1e-12)
     return conflict_count(gramian=matrix) >= needed
@@ -219,7 +233,7 @@ def imbalance_ratio(g: Gradients | None = None, *, gramian: Tensor | None = None
         >>> float(imbalance_ratio(torch.tensor([[3.0, 4.0], [0.0, 1.0]])))
         5.0
     """
-    norms = _norms(read_gramian(g, gramian))
+    norms = _norms(_up_to_scale(g, gramian))
     return norms.amax() / norms.amin()
 
 
@@ -261,7 +275,8 @@ def individual_progress(g: Gradients | None, update: Tensor, *, gramian: Tensor 
         raise InvalidJacobianError(
             f"`update` must hold one entry per parameter, shape {tuple(jacobian.shape[1:])}, got {tuple(update.shape)}."
         )
-    direction = update.to(torch.float64)
+    # Only directions count, so that neither may underflow.
+    direction = _near_one(update).to(torch.float64)
     # In float64: whether a task conflicts is the sign of a sum that may cancel.
-    wide = jacobian.to(torch.float64)
+    wide = _near_one(jacobian).to(torch.float64)
     return safe_cosine(wide @ direction, wide.norm(dim=1), direction.norm())

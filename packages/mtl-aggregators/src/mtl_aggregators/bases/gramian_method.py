@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from mtl_aggregators.solvers.threads import FEW, one_thread
 from mtl_core import InvalidJacobianError, InvalidParameterError, TaskGradients, checks
 from mtl_core.extension import SavedState, full_precision, gramian_of, weighted_sum
 
-__all__ = ["GramianMethod", "RegularisedSolve"]
+__all__ = ["GramianMethod", "RegularisedSolve", "update_out_of_range"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ class GramianMethod(SavedState, ABC):
 
     takes_losses = False
     """Whether the weights depend on the losses too."""
+
+    remembers_lengths = False
+    """Whether what is remembered from step to step has the gradients' unit, and not only their weights or angles."""
 
     def __init__(self, *, backend: Backend = "host") -> None:
         super().__init__()
@@ -163,7 +167,8 @@ class GramianMethod(SavedState, ABC):
             ``[d]`` in the gradients' dtype.
 
         Raises:
-            InvalidJacobianError: the Jacobian has the wrong rank or dtype, or is not finite.
+            InvalidJacobianError: the Jacobian has the wrong rank or dtype, is not finite, or is so large or small that
+                squares leave the range of float64 where the method has no scale to bring it back by.
             SolverError: the weights' problem was not solved to its tolerance.
         """
         if isinstance(gradients, TaskGradients):
@@ -179,6 +184,9 @@ class GramianMethod(SavedState, ABC):
             return weighted_sum(jacobian, self._ask(gramian, None))
         if not gramian.is_cpu:
             gramian = gramian.cpu()
+        # The squares of narrower numbers are all within the range of float64.
+        if jacobian.dtype is torch.float64 and not checks.in_range(gramian):
+            return update_out_of_range(self, gradients, self._ask, remembers_lengths=self.remembers_lengths)
         try:
             weights = self._ask(gramian, None)
         except InvalidJacobianError:
@@ -214,6 +222,33 @@ class GramianMethod(SavedState, ABC):
         if solution.regularised:
             self._events.append(RegularisedSolve(type(self).__name__, solution.residual, solution.iterations))
             del self._events[:-MAX_EVENTS]
+
+
+def update_out_of_range(
+    method: Any, jacobian: Tensor, ask: Callable[[Tensor, None], Tensor], *, remembers_lengths: bool
+) -> Tensor:
+    """The update of a Jacobian ``[m, d]`` whose squares underflow or overflow, computed at another scale.
+
+    Args:
+        method: whose ``facts`` say how its update scales.
+        jacobian: as it was given.
+        ask: from a Gramian to weights.
+        remembers_lengths: whether the method's memory is of the scale at which it is called.
+
+    Raises:
+        InvalidJacobianError: the Jacobian is not finite, or the method is not homogeneous.
+    """
+    known = checks.jacobian(jacobian).detach()
+    scaled, exponent = checks.into_range(known)
+    degree = method.facts.homogeneity
+    # Of degree 1 the weights have no unit, so that weights of other steps go together with these.
+    if exponent and (degree is None or remembers_lengths or (method.has_memory and degree != 1.0)):
+        raise InvalidJacobianError(
+            f"`jacobian` must have norms between 1e-100 and 1e100 for {type(method).__name__} as configured, got a "
+            f"largest entry of {float(known.abs().max()):.6g}, whose square float64 does not hold. Scale the losses."
+        )
+    gramian = gramian_of(scaled).cpu()
+    return checks.times_power(weighted_sum(scaled, ask(gramian, None), gramian), exponent * (degree or 0.0))
 
 
 MAX_EVENTS = 100
