@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any, Literal
 
@@ -140,7 +140,7 @@ class Problem:
                 cannot be told whether what came in is to be shared.
         """
         self._now = None
-        found = self._look()
+        found = self._look(strictly=True)
         self._now = None if is_sharded(found.shared) else found
 
     def forget_listing(self) -> None:
@@ -153,13 +153,19 @@ class Problem:
         self._depth = 0
         self.forget_listing()
 
-    def _look(self) -> Listing:
-        """Look through the model; a change of what it is made of is followed, but not within a step."""
+    def _look(self, *, strictly: bool = False) -> Listing:
+        """Look through the model; a change of what it is made of is followed, but not within a step.
+
+        Args:
+            strictly: refuse a change that cannot be followed. An adapter that is attached by hand is one, and may be
+                looked at; it is no step.
+        """
         walk = Walk(self.model)
         # A search within a step may put parts of its own into the model for a while, which nobody named.
-        if self.under_way is None and self._shared.follow(self.model, walk):
-            self._duplicate = False
-            self.graph_checked = False
+        with nullcontext() if strictly else suppress(InvalidInputError):
+            if self.under_way is None and self._shared.follow(self.model, walk):
+                self._duplicate = False
+                self.graph_checked = False
         return Listing(walk, self._shared.places)
 
     @property
