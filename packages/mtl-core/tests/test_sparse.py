@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core import InvalidInputError, MicroBatches, Problem, collect, step
+from mtl_core.collecting.flat import added
 
 ROWS = 50
 
@@ -26,7 +27,7 @@ class Total:
         return losses.sum()
 
 
-def make(sparse: bool, *, mixed: bool = False) -> tuple[Problem, Tensor]:
+def make(sparse: bool, *, mixed: bool = False, absent: bool = False) -> tuple[Problem, Tensor]:
     torch.manual_seed(0)
     model = nn.ModuleDict(
         {
@@ -42,6 +43,8 @@ def make(sparse: bool, *, mixed: bool = False) -> tuple[Problem, Tensor]:
         second = (z * model["b"](ids)).sum(1).square().mean()
         if mixed:
             second = second + model["table"].weight.square().mean()
+        if absent and 20 in ids.tolist():
+            return {"b": second}
         return {"a": (model["a"](z) - 1).square().mean(), "b": second}
 
     shared = [model["table"], model["trunk"]]
@@ -90,13 +93,21 @@ def test_a_step_is_that_of_dense_gradients(
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("small", [True, False])
-def test_touched_rows_are_all_that_is_written(name: str, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_touched_rows_are_all_that_is_written(
+    name: str, small: bool, parts: int, scaled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not small:
         monkeypatch.setattr("mtl_core.collecting.store._SMALL", 0)
     method, options = METHODS[name]
+    if parts > 1 and "keep" in options:
+        return
     problem, ids = make(True)
     model: Any = problem.model
-    step(problem, ids, torch.optim.SGD(model.parameters(), lr=0.1), method(), **options)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0) if scaled else None
+    batch: Any = MicroBatches([ids[:2], ids[2:]]) if parts > 1 else ids
+    step(problem, batch, torch.optim.SGD(model.parameters(), lr=0.1), method(), scaler=scaler, **options)
     for table in (model["table"], model["b"]):
         gradient = table.weight.grad
         assert gradient.is_sparse
@@ -137,9 +148,44 @@ def test_nothing_of_the_tables_size_is_made(monkeypatch: pytest.MonkeyPatch) -> 
     problem, ids = make(True)
     grads = collect(problem.losses(ids).outputs, problem.shared)
     monkeypatch.setattr("mtl_core.collecting.store.empty_jacobian", lambda *_: pytest.fail("a dense Jacobian"))
+    monkeypatch.setattr(Tensor, "to_dense", lambda *_: pytest.fail("a dense gradient"))
     gramian = grads.host_gramian
     grads.assign_combination(torch.ones(2, dtype=torch.float64))
     dense, _ = make(False)
     expected = collect(dense.losses(ids).outputs, dense.shared)
     torch.testing.assert_close(gramian, expected.host_gramian)
     torch.testing.assert_close(grads.combine(torch.ones(2)), expected.combine(torch.ones(2)))
+
+
+@pytest.mark.parametrize("route", ["one batch", "no jacobian", "micro-batches", "scaled"])
+@pytest.mark.parametrize("absent", [False, True])
+def test_nothing_of_the_tables_size_is_made_in_a_step(
+    route: str, absent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mtl_core.collecting.store._SMALL", 0)
+    ends = []
+    for sparse in (True, False):
+        problem, ids = make(sparse, absent=absent)
+        # The parts touch different rows, and the second may lack a task.
+        batch: Any = MicroBatches([ids[:2], ids[2:]]) if route == "micro-batches" else ids
+        options: dict[str, Any] = {"keep": "gramian"} if route == "no jacobian" else {}
+        if route == "scaled":
+            options["scaler"] = torch.amp.GradScaler("cpu", init_scale=8.0)
+        optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)
+        with monkeypatch.context() as patch:
+            if sparse:
+                patch.setattr("mtl_core.collecting.store.empty_jacobian", lambda *_: pytest.fail("a dense Jacobian"))
+                patch.setattr(Tensor, "to_dense", lambda *_: pytest.fail("a dense gradient"))
+            step(problem, batch, optimizer, ByNorm(), **options)
+        ends.append([p.detach() for p in problem.model.parameters()])
+    for found, expected in zip(*ends, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_rows_are_added_to_a_dense_gradient_and_the_other_way_round() -> None:
+    dense = torch.arange(6.0).view(3, 2)
+    rows = torch.sparse_coo_tensor(torch.tensor([[1]]), torch.ones(1, 2), (3, 2))
+    expected = torch.tensor([[0.0, 1.0], [3.0, 4.0], [4.0, 5.0]])
+    assert torch.equal(added(dense, rows), expected)
+    assert torch.equal(added(rows, dense), expected)
+    assert torch.equal(added(rows, rows).to_dense(), torch.tensor([[0.0, 0.0], [2.0, 2.0], [0.0, 0.0]]))

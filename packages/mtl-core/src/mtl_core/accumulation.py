@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtl_core.collecting.flat import Row
+from mtl_core.collecting.flat import Row, added_rows
 from mtl_core.collecting.heads import HeadGradients
 from mtl_core.collecting.store import DenseStore
 from mtl_core.collecting.task_gradients import TaskGradients
@@ -52,12 +52,10 @@ class Accumulator:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._matrix: Tensor | None = None
+        self._store: DenseStore | None = None
         self._losses: Tensor | None = None
         self._counts = torch.zeros(problem.n_tasks, dtype=torch.float64, device="cpu")
         self._rows: dict[int, Row] = {}
-        self._touched: set[int] = set()
-        self._parameters: tuple[Tensor, ...] = ()
         self._notes: tuple[str, ...] = ()
 
     def add(self, found: TaskGradients) -> None:
@@ -68,35 +66,30 @@ class Accumulator:
         filled[list(found.present)] = found.losses[list(found.present)]
         self._losses = filled if self._losses is None else self._losses + filled
         for task, row in zip(found.present, found.heads.rows, strict=True):
-            self._rows[task] = _add(self._rows.get(task), row)
-        self._touched |= set(range(len(found.parameters))).difference(found.untouched)
-        if self._matrix is None:
-            self._matrix, self._parameters, self._notes = found.matrix, found.parameters, found.notes
+            self._rows[task] = added_rows(self._rows[task], row) if task in self._rows else row
+        store = found.kept
+        assert isinstance(store, DenseStore)
+        if self._store is None:
+            self._store, self._notes = store, found.notes
         else:
-            self._matrix.add_(found.matrix)
+            self._store.add(store)
 
     def mean(self) -> TaskGradients:
         """The mean of what was added."""
-        assert self._matrix is not None
+        assert self._store is not None
         assert self._losses is not None
-        share = (1.0 / self._counts.clamp(min=1.0)).to(self._matrix)
+        share = 1.0 / self._counts.clamp(min=1.0)
         present = sorted(self._rows)
         heads = HeadGradients(
             self._problem.heads, [self._rows[task] for task in present], present, self._problem.n_tasks
         )
         heads.scale_tasks(share)
-        touched = [k in self._touched for k in range(len(self._parameters))]
+        self._store.scale_tasks(share)
         return TaskGradients(
-            DenseStore.of(self._matrix.mul_(share.unsqueeze(1)), self._parameters, touched),
+            self._store,
             losses=self._losses / self._counts.to(self._losses),
             tasks=self._problem.tasks,
             present=present,
             heads=heads,
             notes=self._notes,
         )
-
-
-def _add(before: Row | None, row: Row) -> Row:
-    if before is None:
-        return row
-    return tuple(b if a is None else a if b is None else a + b for a, b in zip(before, row, strict=True))

@@ -69,10 +69,10 @@ def finish(
         factor = options.scaler.scale(torch.ones((), device=gradients.parameters[0].device))
         gradients.rescale_heads(factor)
     if vector is not None:
-        gradients.assign((vector if factor is None else vector * factor.to(vector.dtype)).detach())
+        gradients.write((vector if factor is None else vector * factor.to(vector.dtype)).detach())
     else:
         assert weights is not None
-        gradients.assign_combination(weights, factor=factor)
+        gradients.write_combination(weights, factor=factor)
     gradients.assign_heads(weights if options.heads == "weighted" else None)
     # The optimiser needs room of its own, and the callers of this function hold on to what they have given.
     del vector
@@ -186,7 +186,7 @@ def _skip(problem: Problem, gradients: TaskGradients, optimizer: optim.Optimizer
     assert scaler is not None
     device, dtype = gradients.parameters[0].device, gradients.dtype
     # The scaler finds an overflow in .grad alone, where the gradients that overflowed were never written.
-    gradients.assign(torch.full((gradients.n_parameters,), float("inf"), device=device, dtype=dtype))
+    gradients.write(torch.full((gradients.n_parameters,), float("inf"), device=device, dtype=dtype))
     scaler.unscale_(optimizer)
     scaler.step(optimizer)
     scaler.update()

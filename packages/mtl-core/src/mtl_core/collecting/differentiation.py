@@ -133,6 +133,7 @@ def differentiate(
         present=index,
         heads=HeadGradients(heads, head_rows, index, len(names)),
         notes=notes,
+        chunk_size=chunk_size or 1,
     )
     if check_heads:
         gradients.check_heads()

@@ -9,6 +9,8 @@ from torch import Tensor
 
 __all__ = [
     "Row",
+    "added",
+    "added_rows",
     "as_real",
     "empty_jacobian",
     "flat_size",
@@ -20,6 +22,17 @@ __all__ = [
 
 Row = tuple[Tensor | None, ...]
 """One task's gradient by each input; ``None`` where the task does not touch it."""
+
+
+def added(first: Tensor, second: Tensor) -> Tensor:
+    """The sum of two gradients by one input, either of which may hold some rows only."""
+    # Torch adds rows to a dense tensor, and not the other way round.
+    return second + first if first.is_sparse and not second.is_sparse else first + second
+
+
+def added_rows(first: Row, second: Row) -> Row:
+    """The sum of two rows, in which any gradient may be missing."""
+    return tuple(b if a is None else a if b is None else added(a, b) for a, b in zip(first, second, strict=True))
 
 
 def as_real(gradient: Tensor) -> Tensor:

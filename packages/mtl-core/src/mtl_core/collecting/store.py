@@ -10,7 +10,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mtl_core.collecting.flat import Row, empty_jacobian, flat_size, flatten_block_into, flatten_into, widest_dtype
+from mtl_core.collecting.flat import (
+    Row,
+    added_rows,
+    empty_jacobian,
+    flat_size,
+    flatten_block_into,
+    flatten_into,
+    widest_dtype,
+)
 from mtl_core.collecting.gramian import cancels, gramian_of, weighted_sum
 from mtl_core.collecting.rows import GradientRows
 from mtl_core.collecting.sparse import SparseRows
@@ -85,7 +93,7 @@ class GradientStore(ABC):
 
     def write(self, vector: Tensor, *, accumulate: bool = False) -> None:
         """Write an update into the parameters' ``.grad``."""
-        self._check_width(vector)
+        self.check_width(vector)
         write_vector(self.parameters, vector, skip=self.untouched, accumulate=accumulate)
 
     @property
@@ -93,7 +101,8 @@ class GradientStore(ABC):
         """Positions of the parameters that no present task touches."""
         return frozenset(k for k, touched in enumerate(self.touched) if not touched)
 
-    def _check_width(self, vector: Tensor) -> None:
+    def check_width(self, vector: Tensor) -> None:
+        """Make sure that an update has one entry per column that this rank holds."""
         if vector.shape != (self.width,):
             raise InvalidJacobianError(
                 f"`vector` must have shape ({self.width},), one entry per shared parameter entry, got "
@@ -263,11 +272,53 @@ class DenseStore(GradientStore):
         """Write dense gradients from now on, e.g. because ranks differ in the rows they touch."""
         self._ids, self._sparse = {}, set()
 
+    @property
+    def _is_sparse(self) -> bool:
+        """Whether rows of some embedding are all that is held of its gradients."""
+        return self._matrix is None and bool(self._sparse)
+
+    def add(self, other: DenseStore) -> None:
+        """Add the gradients of another batch, which is used up by it."""
+        self.touched = [a or b for a, b in zip(self.touched, other.touched, strict=True)]
+        if self._is_sparse and other._is_sparse:
+            self._index = sorted({*self._index, *other._index})
+            self._rows = [
+                b if a is None else a if b is None else added_rows(a, b)
+                for a, b in zip(self._rows, other._rows, strict=True)
+            ]
+            self._sparse |= other._sparse
+            self._view = None
+            return
+        # In place: two Jacobians of a large model are one more than most memories hold. Both notes of touched rows are
+        # complete only after both matrices were laid out.
+        self.matrix.add_(other.matrix)
+        for j, ids in other._ids.items():
+            self._ids[j] = ids if j not in self._ids else torch.cat([self._ids[j], ids]).unique()
+        self._sparse |= other._sparse
+
+    def scale_tasks(self, factors: Tensor) -> None:
+        """Multiply each task's gradient by a number of its own, ``[m]``."""
+        if self._is_sparse:
+            self._scale_rows(factors.tolist())
+        else:
+            matrix = self.matrix
+            matrix.mul_(factors.to(matrix).unsqueeze(1))
+
     def rescale(self, factor: Tensor) -> None:
         """Multiply the gradients by a positive number."""
-        # By way of the matrix: the rows are autograd's own tensors, of which one may stand for several parameters and
-        # would be scaled twice.
-        self.matrix.mul_(factor)
+        if self._is_sparse:
+            self._scale_rows([factor] * self.n_tasks)
+        else:
+            # By way of the matrix: the rows are autograd's own tensors, of which one may stand for several parameters
+            # and would be scaled twice.
+            self.matrix.mul_(factor)
+
+    def _scale_rows(self, factors: Sequence[Tensor | float]) -> None:
+        self._view = None
+        self._rows = [
+            None if row is None else tuple(None if g is None else g * _as_number(factor, g) for g in row)
+            for row, factor in zip(self._rows, factors, strict=True)
+        ]
 
     def average(self, share: Tensor, group: dist.ProcessGroup) -> None:
         """Replace the gradients by their sums over ranks, times a factor ``[m]``."""
@@ -277,6 +328,10 @@ class DenseStore(GradientStore):
         self.forget_rows()
         sum_over_ranks_([matrix], group)
         matrix.mul_(share.to(matrix.dtype).unsqueeze(1))
+
+
+def _as_number(factor: Tensor | float, gradient: Tensor) -> Tensor | float:
+    return factor.to(gradient.dtype) if isinstance(factor, Tensor) else factor
 
 
 class DroppedStore(GradientStore):

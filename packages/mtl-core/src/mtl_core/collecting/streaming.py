@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node
 
-from mtl_core.collecting.flat import as_real
+from mtl_core.collecting.flat import added, as_real
 from mtl_core.collecting.gramian import gramian_of
 from mtl_core.collecting.graph import Joint, Outputs, Root, refuse_detached, roots_of
 from mtl_core.collecting.groups import Edge, Linear, Plan
+from mtl_core.collecting.sparse import SparseRows
 
 __all__ = ["streamed_gramian"]
 
@@ -144,22 +145,27 @@ class _Sweep:
             node = edge[0]
             if node in self.plan.shared or node in self.plan.heads:
                 # Never in place: for a sum autograd hands out one tensor as the gradient of both terms.
-                held[node] = held[node] + gradient if node in held else gradient
+                before = held.get(node)
+                held[node] = gradient if before is None else added(before, gradient)
             elif self.plan.needed.get(node):
-                before = front.get(edge)
-                front[edge] = gradient if before is None else before + gradient
+                waiting = front.get(edge)
+                front[edge] = gradient if waiting is None else waiting + gradient
 
     def _absorb(self, done: Sequence[Node], held: list[dict[Node, Tensor]], touched: list[bool]) -> Tensor:
         """The part of the Gramian that comes from parameters whose gradients are complete, which are then forgotten."""
         total: Tensor | None = None
         for node in done:
             rows = [self._hooked(node, row.pop(node, None)) for row in held]
-            matrix = _rows_of(rows, self.plan.sizes[node])
             for task, row in enumerate(rows):
                 touched[task] |= row is not None
-            # The stack is a copy: the gradients are freed before the Gramian converts blocks of it to float64.
-            del rows
-            part = gramian_of(matrix)
+            if any(row is not None and row.is_sparse and not row.is_complex() for row in rows):
+                # A table of a million rows costs what the rows that were looked up cost.
+                part = _by_rows(rows, node)
+            else:
+                matrix = _rows_of(rows, self.plan.sizes[node])
+                # The stack is a copy: the gradients are freed before the Gramian converts blocks of it to float64.
+                del rows
+                part = gramian_of(matrix)
             total = part if total is None else total + part
         assert total is not None
         return total
@@ -243,3 +249,9 @@ def _rows_of(gradients: Sequence[Tensor | None], size: int) -> Tensor:
     # One number seen as a whole row: a task without a gradient costs no memory before the stack.
     filler = torch.zeros((), dtype=like.dtype.to_real(), device=like.device).expand(size)
     return torch.stack([filler if g is None else g for g in real])
+
+
+def _by_rows(gradients: Sequence[Tensor | None], node: Node) -> Tensor:
+    """The Gramian of gradients by one parameter of which only some rows were touched."""
+    parameter: Tensor = node.variable  # type: ignore[attr-defined]
+    return SparseRows([None if g is None else (g,) for g in gradients], [parameter], [0]).gramian()

@@ -13,7 +13,9 @@ from torch import Tensor
 from mtl_core.autocasting import full_precision
 from mtl_core.collecting.backward import check_finite_losses, is_on_host
 from mtl_core.collecting.exchange import HostCopy, copied_at_once, summed_at_once
+from mtl_core.collecting.flat import as_real
 from mtl_core.collecting.heads import HeadGradients
+from mtl_core.collecting.overflow import first_unfit, fits
 from mtl_core.collecting.scattered import ScatteredStore
 from mtl_core.collecting.store import DenseStore, DroppedStore, GradientStore
 from mtl_core.distributed import sum_over_ranks_
@@ -37,6 +39,7 @@ class TaskGradients:
         present: as the attribute.
         heads: the heads' gradients, until ``assign_heads`` writes them.
         notes: as the attribute.
+        chunk_size: how many tasks were differentiated at once.
 
     Attributes:
         parameters: the shared parameters, in the order of the columns.
@@ -58,6 +61,7 @@ class TaskGradients:
         present: Sequence[int] | None = None,
         heads: HeadGradients | None = None,
         notes: Sequence[str] = (),
+        chunk_size: int = 1,
     ) -> None:
         self._store = matrix if isinstance(matrix, GradientStore) else DenseStore.of(matrix, parameters)
         self.parameters = self._store.parameters
@@ -71,6 +75,7 @@ class TaskGradients:
         self.group: dist.ProcessGroup | None = None
         self.counts: Tensor | None = None
         self._heads = HeadGradients((), (), self.present, n_tasks) if heads is None else heads
+        self._chunk_size = chunk_size
         self._head_flags: Tensor | None = None
         self._heads_in_shards = False
         self._somewhere: Tensor | None = None
@@ -178,9 +183,12 @@ class TaskGradients:
 
     def _refuse(self, broken: list[int], where: str) -> None:
         names = [self.tasks[i] for i in broken]
+        # Of tasks that were differentiated together all are NaN where one is: zero times NaN is NaN.
+        batched = self._chunk_size > 1 and len(names) > 1
         raise NonFiniteGradientError(
             f"the gradients{where} of tasks {names} must be finite, got NaN or infinity though the losses are finite. "
-            "Nothing was updated. Look for sqrt or log at zero in these losses, or pass the gradient scaler to step().",
+            "Nothing was updated. Look for sqrt or log at zero in these losses, or pass the gradient scaler to step()."
+            + (f" {self._chunk_size} tasks at a time were differentiated: chunk_size=1 tells which." * batched),
             tasks=names,
         )
 
@@ -255,8 +263,13 @@ class TaskGradients:
             raise InvalidInputError(f"`weights` must be finite, got {weights.tolist()}.")
         return weights.detach()
 
+    @property
+    def kept(self) -> GradientStore:
+        """The gradients in the form in which they are held."""
+        return self._store
+
     def assign(self, vector: Tensor, *, accumulate: bool = False) -> None:
-        """Write ``vector`` into the parameters' ``.grad``.
+        """Write ``vector`` into the parameters' ``.grad``; on the CPU it is looked at first.
 
         Each ``.grad`` is a view of ``vector`` where the parameter's dtype and strides allow; where not, it is copied
         into the parameter's own layout, as ``loss.backward()`` would leave it. Parameters that no present task touches
@@ -270,13 +283,46 @@ class TaskGradients:
 
         Raises:
             InvalidJacobianError: ``vector`` does not have one entry per column.
+            NonFiniteGradientError: it is not finite, nor are the gradients.
+            InvalidInputError: it is not finite though they are, or leaves the dtype of a parameter. Both errors on the
+                CPU only, as elsewhere it would mean waiting for the device; nothing is written then.
         """
+        self._store.check_width(vector)
+        vector = vector.detach()
+        if is_on_host(vector):
+            self._refuse_unfit(first_unfit(self.parameters, vector))
+        self.write(vector, accumulate=accumulate)
+
+    def write(self, vector: Tensor, *, accumulate: bool = False) -> None:
+        """As ``assign``, for what is known to be finite, or is meant not to be."""
         self._settle()
         self._store.write(vector, accumulate=accumulate)
 
     @full_precision
-    def assign_combination(self, weights: Tensor, *, factor: Tensor | None = None) -> None:
+    def assign_combination(self, weights: Tensor) -> None:
         r"""Write :math:`J^\top w` into the parameters' ``.grad``, in whatever form is cheapest.
+
+        Args:
+            weights: ``[m]``.
+
+        Raises:
+            InvalidInputError: as from ``assign``, and where there is not one finite weight per task.
+            NonFiniteGradientError: as from ``assign``.
+        """
+        before = [p.grad for p in self.parameters]
+        self.write_combination(weights)
+        if not is_on_host(self.parameters[0]):
+            return
+        # Looked at where it was written: the forms in which it is cheapest are not those of a vector.
+        unfit = next((p.dtype for p in self.parameters if p.grad is not None and not _is_finite(p.grad)), None)
+        if unfit is not None:
+            for parameter, gradient in zip(self.parameters, before, strict=True):
+                parameter.grad = gradient
+            self._refuse_unfit(unfit)
+
+    @full_precision
+    def write_combination(self, weights: Tensor, *, factor: Tensor | None = None) -> None:
+        """As ``assign_combination``, for what is known to be finite.
 
         Args:
             weights: ``[m]``.
@@ -284,6 +330,17 @@ class TaskGradients:
         """
         self._settle()
         self._store.write_combination(self.check_weights(weights), self._known_gramian, factor)
+
+    def _refuse_unfit(self, unfit: torch.dtype | None) -> None:
+        """Say what is wrong with an update that does not fit in a parameter's dtype, if there is one."""
+        if unfit is None:
+            return
+        if not self._store.is_partial:  # there every rank would have to be asked
+            _ = self.host_gramian  # names the tasks whose gradients are not finite
+        raise InvalidInputError(
+            f"an update must be finite and fit in {unfit}, got one that does not for finite gradients. Nothing was "
+            "written. Look at the method that made it, and at the weights' size."
+        )
 
     def average(self, group: dist.ProcessGroup, *, scattered: bool = False) -> None:
         """Replace gradients and losses by their means over the ranks of a group that have the task.
@@ -364,3 +421,8 @@ class TaskGradients:
         # What cached_property keeps lies in the instance's dictionary.
         self.__dict__.pop("gramian", None)
         self.__dict__.pop("_host", None)
+
+
+def _is_finite(gradient: Tensor) -> bool:
+    stored = gradient._values() if gradient.layout == torch.sparse_coo else gradient
+    return fits(as_real(stored), stored.dtype.to_real())
