@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mtl_core import Problem, UpdateEvery, step
-from mtl_core.beginning import guarded
+from mtl_core.guard import guarded
 from mtl_core.report import StepOptions
 from mtl_core.testing import faulty_problem
 

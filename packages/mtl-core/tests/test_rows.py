@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mtl_core import TaskGradients, collect, step
+from mtl_core.collecting.dense import DenseStore
 from mtl_core.collecting.rows import GradientRows
-from mtl_core.collecting.store import DenseStore
 from mtl_core.testing import reference_jacobian, small_problem
 
 
@@ -55,7 +55,7 @@ def test_gramian_and_sums_are_those_of_the_matrix(data: st.DataObject) -> None:
 def test_collected_one_by_one(
     form: Any, features: bool, chunk_size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mtl_core.collecting.store._SMALL", 0)
+    monkeypatch.setattr("mtl_core.collecting.dense._SMALL", 0)
     problem, batch = small_problem(3, features=features, form=form)
     jacobian = reference_jacobian(problem, batch)
     losses = problem.losses(batch)
@@ -84,7 +84,7 @@ class ByNorm:
 def test_a_step_is_the_same(scaled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     ends = []
     for small in (0, 1 << 15):
-        monkeypatch.setattr("mtl_core.collecting.store._SMALL", small)
+        monkeypatch.setattr("mtl_core.collecting.dense._SMALL", small)
         problem, batch = small_problem(3)
         optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)
         scaler = torch.amp.GradScaler("cpu", init_scale=64.0) if scaled else None
@@ -94,7 +94,7 @@ def test_a_step_is_the_same(scaled: bool, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_gradients_of_mixed_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtl_core.collecting.store._SMALL", 0)
+    monkeypatch.setattr("mtl_core.collecting.dense._SMALL", 0)
     table, dense = nn.Embedding(3, 2, sparse=True), nn.Parameter(torch.ones(2))
     losses = [dense.sum() * 3, table(torch.tensor([1])).sum() + dense.sum()]
     found = collect(losses, [table.weight, dense])
@@ -104,7 +104,7 @@ def test_gradients_of_mixed_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_near_cancellation_is_summed_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtl_core.collecting.store._SMALL", 0)
+    monkeypatch.setattr("mtl_core.collecting.dense._SMALL", 0)
     theta = nn.Parameter(torch.zeros(8))
     direction = torch.linspace(1.0, 2.0, 8)
     aside = torch.zeros(8)

@@ -75,7 +75,7 @@ def test_a_step_is_that_of_dense_gradients(
     name: str, small: bool, kind: str, mixed: bool, parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not small:
-        monkeypatch.setattr("mtl_core.collecting.store._SMALL", 0)
+        monkeypatch.setattr("mtl_core.collecting.dense._SMALL", 0)
     method, options = METHODS[name]
     if parts > 1 and "keep" in options:
         return
@@ -99,7 +99,7 @@ def test_touched_rows_are_all_that_is_written(
     name: str, small: bool, parts: int, scaled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not small:
-        monkeypatch.setattr("mtl_core.collecting.store._SMALL", 0)
+        monkeypatch.setattr("mtl_core.collecting.dense._SMALL", 0)
     method, options = METHODS[name]
     if parts > 1 and "keep" in options:
         return
@@ -144,10 +144,10 @@ def test_sparse_adam_with_dense_gradients() -> None:
 
 
 def test_nothing_of_the_tables_size_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtl_core.collecting.store._SMALL", 0)
+    monkeypatch.setattr("mtl_core.collecting.dense._SMALL", 0)
     problem, ids = make(True)
     grads = collect(problem.losses(ids).outputs, problem.shared)
-    monkeypatch.setattr("mtl_core.collecting.store.empty_jacobian", lambda *_: pytest.fail("a dense Jacobian"))
+    monkeypatch.setattr("mtl_core.collecting.dense.empty_jacobian", lambda *_: pytest.fail("a dense Jacobian"))
     monkeypatch.setattr(Tensor, "to_dense", lambda *_: pytest.fail("a dense gradient"))
     gramian = grads.host_gramian
     grads.assign_combination(torch.ones(2, dtype=torch.float64))
@@ -162,7 +162,7 @@ def test_nothing_of_the_tables_size_is_made(monkeypatch: pytest.MonkeyPatch) -> 
 def test_nothing_of_the_tables_size_is_made_in_a_step(
     route: str, absent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mtl_core.collecting.store._SMALL", 0)
+    monkeypatch.setattr("mtl_core.collecting.dense._SMALL", 0)
     ends = []
     for sparse in (True, False):
         problem, ids = make(sparse, absent=absent)
@@ -174,7 +174,7 @@ def test_nothing_of_the_tables_size_is_made_in_a_step(
         optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)
         with monkeypatch.context() as patch:
             if sparse:
-                patch.setattr("mtl_core.collecting.store.empty_jacobian", lambda *_: pytest.fail("a dense Jacobian"))
+                patch.setattr("mtl_core.collecting.dense.empty_jacobian", lambda *_: pytest.fail("a dense Jacobian"))
                 patch.setattr(Tensor, "to_dense", lambda *_: pytest.fail("a dense gradient"))
             step(problem, batch, optimizer, ByNorm(), **options)
         ends.append([p.detach() for p in problem.model.parameters()])

@@ -64,7 +64,7 @@ def make(features: bool) -> tuple[Problem, Tensor]:
 @pytest.mark.parametrize("small", [True, False])
 def test_what_no_present_task_touches_does_not_move(route: str, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not small:
-        monkeypatch.setattr("mtl_core.collecting.store._SMALL", 0)
+        monkeypatch.setattr("mtl_core.collecting.dense._SMALL", 0)
     method, options, parts = ROUTES[route]
     problem, x = make(route == "features")
     optimizer = torch.optim.AdamW(problem.model.parameters(), lr=0.1, weight_decay=0.5)

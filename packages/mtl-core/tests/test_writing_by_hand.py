@@ -40,7 +40,7 @@ def test_gradients_that_are_not_finite_are_named_and_not_written(
     write: str, keep: Keep, sparse: bool, small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not small:
-        monkeypatch.setattr("mtl_core.collecting.store._SMALL", 0)
+        monkeypatch.setattr("mtl_core.collecting.dense._SMALL", 0)
     losses, shared = three_tasks(torch.float32, broken=True, sparse=sparse)
     grads = collect(losses, shared, keep=keep, tasks=("a", "b", "c"))
     before = [torch.zeros_like(p) for p in shared]

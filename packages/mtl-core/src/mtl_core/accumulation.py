@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mtl_core.collecting.dense import DenseStore
 from mtl_core.collecting.flat import Row, added_rows
 from mtl_core.collecting.heads import HeadGradients
-from mtl_core.collecting.store import DenseStore
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.evaluation import evaluate_without_graph
 from mtl_core.micro_batches import MicroBatches

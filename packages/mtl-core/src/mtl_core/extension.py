@@ -25,7 +25,7 @@ what an extra brings.
 
 from mtl_core.agreement import agree, together
 from mtl_core.autocasting import full_precision
-from mtl_core.beginning import begin, guarded
+from mtl_core.beginning import begin
 from mtl_core.collecting.backward import check_finite_losses
 from mtl_core.collecting.flat import flat_size, widest_dtype
 from mtl_core.collecting.gramian import gramian_of, weighted_sum
@@ -38,6 +38,7 @@ from mtl_core.evaluation import evaluate_without_graph, without_graph
 from mtl_core.extras import install_line
 from mtl_core.functional import placed
 from mtl_core.gradient_step import checked_gramian, finish
+from mtl_core.guard import guarded
 from mtl_core.optimizers import inner_optimizer, refuse_closure, uncovered
 from mtl_core.plugins import find_plugin, is_spec, load_spec, plain_name, plugin_names
 from mtl_core.preservation import RandomState, Trace, preserved

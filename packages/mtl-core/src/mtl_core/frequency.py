@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, optim
 
 from mtl_core import checks
-from mtl_core.beginning import guarded
 from mtl_core.errors import InvalidInputError
+from mtl_core.guard import guarded
 from mtl_core.problem import Problem, ProblemView
 from mtl_core.protocols import AnyMethod, Method, Weighting, offers
 from mtl_core.report import StepOptions, StepReport

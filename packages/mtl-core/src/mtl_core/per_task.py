@@ -11,8 +11,8 @@ from torch.utils import _pytree as pytree
 
 from mtl_core import checks
 from mtl_core.collecting.backward import check_finite_losses
+from mtl_core.collecting.dense import DenseStore
 from mtl_core.collecting.graph import reached_by_any
-from mtl_core.collecting.store import DenseStore
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.errors import InvalidInputError, NoLossesError, NonScalarLossError
 from mtl_core.preservation import preserved

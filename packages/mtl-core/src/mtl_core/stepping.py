@@ -11,10 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, optim
 
-from mtl_core.beginning import begin, guarded
+from mtl_core.beginning import begin
 from mtl_core.collection import collect_batch, collect_problem
 from mtl_core.errors import InvalidInputError
 from mtl_core.gradient_step import finish
+from mtl_core.guard import guarded
 from mtl_core.loss_step import loss_step
 from mtl_core.problem import Problem
 from mtl_core.protocols import AnyMethod, Method, is_loss_weighting, offers

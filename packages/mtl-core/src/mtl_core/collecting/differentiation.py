@@ -21,11 +21,11 @@ from mtl_core.collecting.backward import (
 )
 from mtl_core.collecting.cut import cut_of, heads_above
 from mtl_core.collecting.deferred import DeferredStore, through_features, weighted_backward
+from mtl_core.collecting.dense import DenseStore
 from mtl_core.collecting.flat import Row
 from mtl_core.collecting.graph import Outputs, batches_well, check_attached, is_compiled, reached_by_any
 from mtl_core.collecting.heads import HeadGradients
 from mtl_core.collecting.sharded import differentiate_sharded, refuse_unshardable
-from mtl_core.collecting.store import DenseStore
 from mtl_core.collecting.streaming import streamed_gramian
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.distributed import is_sharded, shard_group

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from mtl_core.autocasting import full_precision
 from mtl_core.collecting.backward import check_finite_losses, is_on_host
+from mtl_core.collecting.dense import DenseStore
 from mtl_core.collecting.exchange import HostCopy, copied_at_once, summed_at_once
 from mtl_core.collecting.flat import as_real
 from mtl_core.collecting.heads import HeadGradients
 from mtl_core.collecting.overflow import first_unfit, fits
 from mtl_core.collecting.scattered import ScatteredStore
-from mtl_core.collecting.store import DenseStore, DroppedStore, GradientStore
+from mtl_core.collecting.store import DroppedStore, GradientStore
 from mtl_core.distributed import sum_over_ranks_
 from mtl_core.errors import InvalidInputError, NonFiniteGradientError
 
