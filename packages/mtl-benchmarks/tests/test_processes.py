@@ -25,7 +25,7 @@ from mtl_core import NonFiniteStateError, ResultsDirectoryError, SolverError, Un
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 LONG = """
 import sys, time

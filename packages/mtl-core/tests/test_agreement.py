@@ -94,7 +94,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     context: Any = mp.spawn(_worker, args=(str(folder),), nprocs=2, join=False)
     try:
         # A rank that waits for the other is ended by the group's timeout; this bounds the wait for a start that hangs.
-        for _ in range(6):
+        # Three processes that import a build of torch with its libraries for GPUs took 53 s where others were at work.
+        for _ in range(18):
             if context.join(timeout=TIMEOUT.total_seconds() / 2):
                 break
         else:
