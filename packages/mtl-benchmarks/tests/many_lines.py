@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -98,3 +99,64 @@ class Streets(Three):
     def evaluate(self, model: nn.Module, *, device: str) -> dict[str, dict[str, float]]:
         first, second = (model(self.rows) - self.targets).square().mean(0).sqrt().tolist()
         return {"test": {"mIoU": 100 / (1 + first), "abs_error": second}}
+
+
+class Given(Three):
+    """Three lines whose evaluation a test sets.
+
+    Args:
+        gives: how its name among ``GIVEN`` is spelt.
+    """
+
+    name = "given"
+
+    def __init__(self, *, gives: str = "floats") -> None:
+        super().__init__()
+        self.gives = gives
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return ("validation", "test")
+
+    def evaluate(self, model: nn.Module, *, device: str) -> Any:
+        values = super().evaluate(model, device=device)["test"]
+        return GIVEN[self.gives]({"validation": values, "test": dict(values)})
+
+
+def each(change: Callable[[float], Any]) -> Callable[[Any], Any]:
+    return lambda found: {split: {k: change(v) for k, v in row.items()} for split, row in found.items()}
+
+
+def without(found: Any, split: str, name: str) -> Any:
+    return {s: {k: v for k, v in row.items() if (s, k) != (split, name)} for s, row in found.items()}
+
+
+GIVEN: dict[str, Callable[[Any], Any]] = {
+    "floats": lambda found: found,
+    "tensors": each(lambda value: torch.tensor(value, dtype=torch.float64)),
+    "numpy": each(numpy.float64),
+    "arrays": each(numpy.array),
+    "more": lambda found: {**found, "test": {**found["test"], "beside": numpy.int64(3)}},
+    "missing": lambda found: without(found, "test", "error_second"),
+    "missing in validation": lambda found: without(found, "validation", "error_first"),
+    "no test": lambda found: {"validation": found["validation"]},
+    "none": each(lambda value: None),
+    "texts": each(str),
+    "vectors": each(lambda value: torch.tensor([value])),
+    "flat": lambda found: found["test"],
+    "nothing": lambda found: None,
+}
+
+
+class Twice(Three):
+    """Three lines with one name for all errors."""
+
+    name = "twice"
+    metrics = tuple(Metric("error", t, "", higher_is_better=False) for t in Three.tasks)
+
+
+class Untested(Three):
+    """Three lines and no test set."""
+
+    name = "untested"
+    splits = ("validation",)

@@ -23,7 +23,9 @@ from mtl_benchmarks.protocol.schedules import Cosine, Plateau, Span, StepDecay
 from mtl_benchmarks.protocol.training import Clip, Training
 from mtl_benchmarks.runs.runner import run
 from mtl_benchmarks.storage.results import RunDirectory
+from mtl_core import InvalidInputError
 
+HERE = Path(__file__).parent
 DIGITS = Choice("digits", {"n_train": 44, "n_test": 20, "n_validation": 20, "width": 2})
 ADAM = OptimizerChoice("adam", {"lr": 1e-2})
 TELEPORT = Choice("cost", {"trigger": "weak", "max_steps": 2})
@@ -243,3 +245,50 @@ def test_times_are_kept_apart_from_what_the_seed_determines(tmp_path: Path) -> N
     assert total["backward"] > 0
     assert total["teleports"] > 0
     assert all(float(row["seconds"]) >= 0 for row in rows)
+
+
+def given(kind: str) -> RunConfig:
+    return RunConfig.resolve(Choice("many_lines:Given", {"gives": kind}), epochs=3)
+
+
+@pytest.mark.parametrize("kind", ["tensors", "numpy", "arrays", "more"])
+def test_numbers_of_any_kind_are_numbers(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    plain, other = (run(given(each), tmp_path / each) for each in ("floats", kind))
+    assert {type(value) for value in other.values.values()} == {float}
+    assert {name: other.values[name] for name in plain.values} == plain.values
+    assert set(other.values) - set(plain.values) == ({"beside"} if kind == "more" else set())
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("missing", "without error_second of 'test'"),
+        ("missing in validation", "without error_first of 'validation'"),
+        ("no test", "got splits ['validation'], without error_first, error_second, error_third of 'test'"),
+        ("none", "got None for 'error_first' of 'validation'"),
+        ("texts", "for 'error_first' of 'validation'"),
+        ("vectors", "for 'error_first' of 'validation'"),
+        ("flat", "for the split 'error_first'"),
+        ("nothing", "got None."),
+    ],
+)
+def test_the_first_evaluation_must_hold_what_is_declared(
+    kind: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    steps: list[int] = []
+    with pytest.raises(InvalidInputError, match="evaluation of benchmark 'given' must") as raised:
+        run(given(kind), tmp_path / "run", progress=lambda now: steps.append(now.done))
+    assert said in str(raised.value)
+    assert steps == [1, 2]  # not one step beyond the first epoch
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(("name", "said"), [("Twice", "'error' more than once"), ("Untested", "must have 'test'")])
+def test_what_a_benchmark_declares_is_refused_where_it_is_made(
+    name: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    with pytest.raises(InvalidInputError, match=said):
+        RunConfig.resolve(f"many_lines:{name}")

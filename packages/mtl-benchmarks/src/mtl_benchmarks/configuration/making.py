@@ -153,9 +153,25 @@ def resolve_teleport(choice: Choice, benchmark: Choice) -> Choice:
 
 
 def make_benchmark(choice: Choice) -> Benchmark:
-    """A benchmark from its options."""
+    """A benchmark from its options.
+
+    Raises:
+        InvalidInputError: it has two metrics of one name, or evaluates no test set.
+    """
     cls = benchmark_class(choice.name)
     benchmark: Benchmark = construct(cls, choice.options, benchmark_parts(cls))
+    names = [metric.name for metric in benchmark.metrics]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidInputError(
+            f"`metrics` of benchmark {choice.name!r} must have different names, got {twice!r} more than once. Add the "
+            "task to them."
+        )
+    if "test" not in benchmark.splits:
+        raise InvalidInputError(
+            f"`splits` of benchmark {choice.name!r} must have 'test', whose values stand for a run, got "
+            f"{', '.join(benchmark.splits) or 'none'}."
+        )
     return benchmark
 
 

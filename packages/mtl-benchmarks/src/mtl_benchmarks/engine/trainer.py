@@ -18,7 +18,7 @@ from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.configuration.making import make_benchmark, make_method
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.configuration.selection import Selection, learned_values
-from mtl_benchmarks.engine.evaluating import evaluate_together
+from mtl_benchmarks.engine.evaluating import checked_evaluation, evaluate_together
 from mtl_benchmarks.engine.forward import RunProblem
 from mtl_benchmarks.engine.recorder import Recorder
 from mtl_benchmarks.engine.sharding import load_whole_state, shard, whole_state
@@ -282,18 +282,24 @@ class Trainer:
         self._over = self.selection.is_over(self.recorder.history)
 
     def evaluate(self) -> None:
-        """Evaluate, and keep what came of it; all processes call this together."""
+        """Evaluate, and keep what came of it; all processes call this together.
+
+        Raises:
+            InvalidInputError: the benchmark gave something else than the metrics and splits that it declares.
+        """
         begin = time.perf_counter()
-        found = evaluate_together(
-            self.benchmark, self.model, self.config.tasks, self.ranks, device=self.device, sharded=self._is_sharded
+        tasks = self.config.tasks
+        evaluated = evaluate_together(
+            self.benchmark, self.model, tasks, self.ranks, device=self.device, sharded=self._is_sharded
         )
+        found = checked_evaluation(self.benchmark, tasks, evaluated)
         self.recorder.record_evaluation(time.perf_counter() - begin)
         rates = {
             "lr" if k == 0 else f"lr_{k}": float(group["lr"]) for k, group in enumerate(self.optimizer.param_groups)
         }
         # Counted from 1: the epoch in which the last step lies, which an evaluation at its end still belongs to.
         epoch = -(-self.step // self.steps_per_epoch)
-        learned = learned_values(self.benchmark, self.config.tasks, found)
+        learned = learned_values(self.benchmark, tasks, found)
         self.recorder.end_interval(learned, epoch=epoch, step=self.step, rates=rates)
         self._look_back()
 
