@@ -242,3 +242,28 @@ def test_a_damaged_result_is_written_again_from_the_checkpoint_or_refused_withou
     with pytest.raises(DamagedFileError, match=r"`result\.json` .*Move result\.json away"):
         run(config, directory)
     assert (directory / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b"null"])
+@pytest.mark.parametrize("also", [(), ("checkpoint.pt", "checkpoint.previous.pt")])
+def test_the_advice_about_a_damaged_configuration_of_a_complete_run_is_true(
+    content: bytes, also: tuple[str, ...], tmp_path: Path
+) -> None:
+    directory = tmp_path / "run"
+    whole = run(CONFIG, directory)
+    before = {file.name: file.read_bytes() for file in directory.iterdir() if file.name not in also}
+    for name in also:
+        (directory / name).unlink()
+    (directory / "config.json").write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"Remove it and give the command of this run again"):
+        run(CONFIG, directory)
+    (directory / "config.json").unlink()
+    steps: list[int] = []
+    assert run(CONFIG, directory, progress=lambda now: steps.append(now.done)) == whole
+    assert steps == []
+    assert {file.name: file.read_bytes() for file in directory.iterdir()} == before
+    (directory / "config.json").unlink()
+    other = RunConfig.resolve(TOY, "ls", epochs=2, seed=1)
+    with pytest.raises(ResultsDirectoryError, match="configuration"):
+        run(other, directory)
+    assert not (directory / "config.json").exists()

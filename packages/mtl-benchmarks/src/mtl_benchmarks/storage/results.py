@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -123,15 +123,20 @@ class RunDirectory:
                 write_atomically(self.path / MARKER, marker(self.kind))
             remove_parts(self.path)
             if not exists(self.config_file):
-                # A run that was killed before it wrote this has no checkpoint; another one's is found by its digest.
+                # A run that was killed before it wrote this has neither; another one's are found by their digests.
                 self.checkpoints.read(config)
+                with suppress(DamagedFileError):  # what becomes of that one is for who goes on with the run to say
+                    self.read_result(config)
                 write_atomically(self.config_file, json.dumps(config, indent=2) + "\n")
             yield unlocked
 
     def refuse_other(self, config: Mapping[str, Any]) -> bool:
-        """Refuse a directory that is not of the run with this configuration; whether it is one already."""
-        begun = refuse_kind(self.path, self.kind)
-        if begun and exists(self.config_file):
+        """Refuse a directory that is not of the run with this configuration; whether it is one already.
+
+        It is none yet without a config.json, which is then written, under the lock.
+        """
+        begun = refuse_kind(self.path, self.kind) and exists(self.config_file)
+        if begun:
             # As JSON would give it back: tuples and lists are the same there.
             changed = differing(self.read_config(), json.loads(json.dumps(config)))
             if changed:
@@ -192,8 +197,8 @@ class RunDirectory:
             raise damaged(
                 self.config_file,
                 f"{len(content)} bytes that cannot be read ({type(error).__name__})",
-                "Remove it and give the command of this run again: it is written again if the checkpoint is of the "
-                "same configuration.",
+                "Remove it and give the command of this run again: it is written again if checkpoint and result are of "
+                "the same configuration.",
             ) from None
 
     def read_checkpoint(self) -> Checkpoint | None:
@@ -300,20 +305,28 @@ class RunDirectory:
         """Mark the run complete."""
         write_atomically(self.result_file, sealed(result, self.result_file))
 
-    def read_result(self) -> dict[str, Any] | None:
+    def read_result(self, config: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
         """The result of a complete run, or None.
+
+        Args:
+            config: of the run that it must be of; None: what config.json has.
 
         Raises:
             DamagedFileError: it is not what was written.
-            ResultsDirectoryError: it is of another configuration than config.json.
+            ResultsDirectoryError: it is of another configuration.
         """
         if not exists(self.result_file):
             return None
         result = unsealed(read(self.result_file), self.result_file)
-        if result["config"] != config_digest(self.read_config()):
+        if config is None and result["config"] != config_digest(self.read_config()):
             raise ResultsDirectoryError(
                 f"`config.json` and `result.json` in {str(self.path)!r} must belong together, got a result of another "
                 "configuration. Put back the file that belongs here."
+            )
+        if config is not None and result["config"] != config_digest(config):
+            raise ResultsDirectoryError(
+                f"`result.json` in {str(self.path)!r} must belong to the configuration of this run, got a result of "
+                "another one. Put back the file that belongs here, or choose another directory."
             )
         return result
 
