@@ -1,9 +1,14 @@
 import json
+from typing import Any
 
 import pytest
 
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
+from mtl_benchmarks.protocol.optimizers import OptimizerChoice
+from mtl_benchmarks.protocol.outcome import Best, EarlyStopping
+from mtl_benchmarks.protocol.schedules import Constant, Cosine, Plateau, StepDecay
+from mtl_benchmarks.protocol.training import Clip, Training
 from mtl_core import InvalidParameterError, UnknownNameError
 
 
@@ -102,3 +107,54 @@ def test_unknown_names_list_the_valid_ones(arguments: tuple, settings: dict, val
 def test_values_out_of_range_are_named(arguments: tuple, settings: dict, name: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(InvalidParameterError, match=f"`{name}` must"):
         RunConfig.resolve(*arguments, **settings)
+
+
+NUMBERS = [
+    (Clip, {}, "max_norm"),
+    (StepDecay, {}, "gamma"),
+    (Cosine, {}, "final"),
+    (Plateau, {}, "min_lr"),
+    (Plateau, {}, "threshold"),
+    (EarlyStopping, {"metric": "error", "patience": 2}, "min_change"),
+]
+
+
+@pytest.mark.parametrize(("cls", "others", "name"), NUMBERS, ids=[f"{cls.__name__}.{name}" for cls, _, name in NUMBERS])
+def test_a_number_of_the_protocol_is_one_however_it_was_written(cls: Any, others: dict[str, Any], name: str) -> None:
+    one, other = (cls.from_dict({**others, name: value}) for value in (1, 1.0))
+    assert json.dumps(one.as_dict()) == json.dumps(other.as_dict())
+    for value in ("1", True, [1.0]):
+        with pytest.raises(InvalidParameterError, match=f"`{name}` must be"):
+            cls.from_dict({**others, name: value})
+
+
+@pytest.mark.parametrize(
+    ("cls", "given"),
+    [
+        (StepDecay, {"every": 3}),
+        (Constant, {"warm_up": "5"}),
+        (Clip, {"function": 3}),
+        (Best, {"by": ["a"]}),
+        (Training, {"batch_size": 2, "epochs": 1, "schedule": "cosine"}),
+        (Training, {"batch_size": 2, "epochs": 1, "sharding": None}),
+    ],
+)
+def test_other_types_of_the_protocol_are_refused(cls: Any, given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidParameterError, match=f"`{list(given)[-1]}` must"):
+        cls(**given)
+
+
+@pytest.mark.parametrize(("wrong", "said"), [("0.5", "a number"), (True, "a number"), ([0.5], "a number")])
+def test_options_of_another_type_are_refused(wrong: Any, said: str) -> None:
+    with pytest.raises(InvalidParameterError, match=f"`c` must be {said}, got"):
+        RunConfig.resolve("toy", Choice("cagrad", {"c": wrong}))
+    with pytest.raises(InvalidParameterError, match="`start` must be"):
+        RunConfig.resolve(Choice("toy", {"start": 0.5}))
+
+
+def test_one_protocol_is_one_run() -> None:
+    plain = RunConfig.resolve("digits")
+    for given in (0, 0.0):
+        adam = OptimizerChoice("adam", {**plain.training.optimizer.options, "weight_decay": given})
+        assert RunConfig.resolve("digits", optimizer=adam).name == plain.name
+    assert len({RunConfig.resolve("digits", max_norm=norm).name for norm in (1, 1.0)}) == 1

@@ -1,9 +1,11 @@
+import json
 from typing import Any
 
 import pytest
 import torch
 from torch import nn, optim
 
+from mtl_benchmarks.components.signatures import arguments_of
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice, optimizer_names
 from mtl_core import InvalidParameterError, NoMatchError, Problem, UnknownNameError
 
@@ -72,3 +74,32 @@ def test_values_reach_the_optimiser() -> None:
 def test_refuses(arguments: tuple[Any, ...], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         OptimizerChoice(*arguments)
+
+
+def as_floats(value: Any) -> Any:
+    return [as_floats(each) for each in value] if isinstance(value, list) else value if value is None else float(value)
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_a_number_is_one_option_however_it_was_written(name: str) -> None:
+    resolved = OptimizerChoice(name).resolved()
+    numbers = {
+        option: value
+        for option, value in resolved.options.items()
+        if "float" in str(arguments_of(resolved.cls)[option].annotation) and value is not None
+    }
+    assert "lr" in numbers
+    for option, value in numbers.items():
+        # Given or left out, whole or not: one choice, and one file.
+        given = OptimizerChoice(name, {option: as_floats(value)}).resolved()
+        assert json.dumps(given.as_dict()) == json.dumps(resolved.as_dict())
+        if isinstance(value, list):
+            continue
+        with pytest.raises(InvalidParameterError, match=f"`{option}` must be .*number"):
+            OptimizerChoice(name, {option: str(float(value))})
+        with pytest.raises(InvalidParameterError, match=f"`{option}` must be .*number"):
+            OptimizerChoice(name, {option: bool(value)})
+        with pytest.raises(InvalidParameterError, match=f"`{option}` must be .*number"):
+            OptimizerChoice(name, {}, {"*": {option: "1"}})
+    one, other = (OptimizerChoice(name, {"lr": lr}, {"*": {"lr": lr}}).as_dict() for lr in (1, 1.0))
+    assert json.dumps(one) == json.dumps(other)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mtl_benchmarks.components.reading import conform, takes_paths
+from mtl_benchmarks.components.reading import checked, conform, is_plain_type, takes_paths
 from mtl_benchmarks.components.registry import Registry
 from mtl_benchmarks.components.signatures import REQUIRED, Argument, arguments_of
 from mtl_core import InvalidParameterError, UnknownNameError
@@ -172,6 +172,7 @@ def resolve(
 
     Raises:
         UnknownNameError: an option or part that does not exist; lists those that do.
+        InvalidParameterError: a value of another type, or a missing one.
     """
     parts = parts or {}
     arguments = option_arguments(cls, parts, given=given)
@@ -182,7 +183,7 @@ def resolve(
         if name in parts:
             options[name] = _resolved_part(name, value, parts[name])
         else:
-            options[name] = conform(arguments[name].annotation, value)
+            options[name] = _checked(name, arguments[name], value)
     missing = [name for name, value in options.items() if value is REQUIRED]
     if missing:
         raise InvalidParameterError(
@@ -191,6 +192,13 @@ def resolve(
     return Choice(
         choice.name, {name: value if isinstance(value, Choice) else _plain(value) for name, value in options.items()}
     )
+
+
+def _checked(name: str, argument: Argument, value: Any) -> Any:
+    # A default may be of another type than it is declared to be, as in `x: int = None`.
+    if not is_plain_type(argument.annotation) or value == conform(argument.annotation, argument.default):
+        return conform(argument.annotation, value)
+    return checked(name, argument.annotation, value)
 
 
 def _resolved_part(name: str, value: Any, part: Part) -> Choice:

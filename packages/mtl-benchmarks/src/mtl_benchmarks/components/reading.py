@@ -17,7 +17,7 @@ from typing import Any, Literal, Union
 
 from mtl_core import InvalidParameterError
 
-__all__ = ["conform", "expected", "placeholder", "read_any", "read_value", "takes_paths"]
+__all__ = ["checked", "conform", "expected", "is_plain_type", "placeholder", "read_any", "read_value", "takes_paths"]
 
 _SEQUENCES = (list, tuple, set, frozenset, Sequence, Iterable, Collection)
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -108,6 +108,54 @@ def conform(annotation: Any, value: Any) -> Any:
     if type(value) is int and float in kinds and int not in kinds and not _holds_literal(kinds, value):
         return float(value)
     return str(value) if isinstance(value, Path) else value
+
+
+def checked(name: str, annotation: Any, value: Any) -> Any:
+    """A value that is of its type, as :func:`conform` gives it.
+
+    Args:
+        name: of the option, for the error.
+        annotation: its type.
+        value: as a file or a caller has it.
+
+    Raises:
+        InvalidParameterError: it is of another type: a text or a truth value is no number.
+
+    Example:
+        >>> checked("max_norm", float | None, 1)
+        1.0
+        >>> checked("max_norm", float | None, "1")
+        Traceback (most recent call last):
+        mtl_core.errors.InvalidParameterError: `max_norm` must be a number or none, got '1'.
+    """
+    found = conform(annotation, value)
+    if not _fits(annotation, found):
+        words = [_in_words(kind) for kind in sorted(_alternatives(annotation), key=lambda kind: kind is None)]
+        raise InvalidParameterError(f"`{name}` must be {' or '.join(dict.fromkeys(words))}, got {value!r}.")
+    return found
+
+
+def is_plain_type(annotation: Any) -> bool:
+    """Whether a type is made of plain values alone, so that a plain value either is of it or is not."""
+    return len(_kinds(annotation)) == len(dict.fromkeys(map(str, _alternatives(annotation))))
+
+
+def _fits(annotation: Any, value: Any) -> bool:
+    return any(_fits_one(kind, value) for kind in _alternatives(annotation))
+
+
+def _fits_one(kind: Any, value: Any) -> bool:
+    if kind is None or kind is Any:
+        return kind is Any or value is None
+    if _is_literal(kind):
+        return any(value == each and type(value) is type(each) for each in typing.get_args(kind))
+    if _is_sequence(kind):
+        return isinstance(value, list) and all(_fits(_element(kind), each) for each in value)
+    if kind is int:
+        return type(value) is int  # True is one to Python
+    if isinstance(kind, type):
+        return isinstance(value, str if kind is Path else kind)
+    return True  # a callable, a mapping of something: for whoever takes it to say
 
 
 def takes_paths(annotation: Any) -> bool:
@@ -221,7 +269,9 @@ def _in_words(kind: Any) -> str:
         inner = " or ".join(dict.fromkeys(_in_words(each) for each in _kinds(_element(kind))))
         return f"a list with commas, each {inner}"
     named = {None: "none", bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
-    return named.get(kind, "a path" if kind is Path else "a value")
+    if kind in named or kind is Path:
+        return named.get(kind, "a path")
+    return f"a {kind.__name__}" if isinstance(kind, type) else "a value"
 
 
 def _short(kind: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn, optim
 
+from mtl_benchmarks.components.reading import checked
+from mtl_benchmarks.components.signatures import Argument, arguments_of
 from mtl_benchmarks.protocol.plain_data import PlainData, is_plain
 from mtl_core import InvalidParameterError, NoMatchError, Problem, UnknownNameError
 from mtl_core.checks import non_negative
@@ -71,7 +72,8 @@ class OptimizerChoice(PlainData):
             if not isinstance(getattr(self, what), Mapping):
                 raise InvalidParameterError(f"`{what}` must be a mapping, got {getattr(self, what)!r}.")
         # Lists in the place of tuples, as a file gives them back, so that equal choices compare equal.
-        object.__setattr__(self, "options", self._checked(self.options))
+        options = {name: self._as_default(name, value) for name, value in self._checked(self.options).items()}
+        object.__setattr__(self, "options", options)
         object.__setattr__(self, "groups", {pattern: self._checked(each) for pattern, each in self.groups.items()})
         self._try({**self.options}, "options")
         for pattern, own in self.groups.items():
@@ -117,22 +119,32 @@ class OptimizerChoice(PlainData):
         made: optim.Optimizer = make(groups, **_with_tuples(options))
         return made
 
+    def _arguments(self) -> Mapping[str, Argument]:
+        cls: Any = self.cls
+        return {name: each for name, each in arguments_of(cls).items() if name != "params"}
+
     def _defaults(self) -> dict[str, Any]:
-        parameters = inspect.signature(self.cls).parameters
-        return {
-            name: _with_lists(parameter.default)
-            for name, parameter in parameters.items()
-            if name not in _HOW_IT_COMPUTES
-        }
+        arguments = self._arguments()
+        return {name: _with_lists(each.default) for name, each in arguments.items() if name not in _HOW_IT_COMPUTES}
 
     def _checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        known = [name for name in inspect.signature(self.cls).parameters if name != "params"]
+        known = self._arguments()
+        found = {}
         for name, value in options.items():
             if name not in known:
-                raise UnknownNameError(f"option of optimizer {self.name!r}", name, known)
+                raise UnknownNameError(f"option of optimizer {self.name!r}", name, list(known))
             if not is_plain(value):
                 raise InvalidParameterError(f"`{name}` of optimizer {self.name!r} must be plain data, got {value!r}.")
-        return {name: _with_lists(value) for name, value in options.items()}
+            found[name] = checked(name, known[name].annotation, value)
+        return found
+
+    def _as_default(self, name: str, value: Any) -> Any:
+        """A value that equals the default, in the default's form.
+
+        Some defaults of torch are whole numbers where the type is that of others. So they stand in every configuration.
+        """
+        default = _with_lists(self._arguments()[name].default)
+        return default if value == default else value
 
     def _try(self, options: Mapping[str, Any], where: str) -> None:
         """Let torch look at the values, on a parameter that nobody uses."""

@@ -36,6 +36,7 @@ class EarlyStopping(PlainData):
         named_metric("metric", self.metric)
         positive_int("patience", self.patience)
         non_negative("min_change", self.min_change)
+        super().__post_init__()
 
     def is_over(self, values: Sequence[float], *, higher_is_better: bool) -> bool:
         """Whether the run ends after these evaluations."""
@@ -79,6 +80,7 @@ class MeanOfLast(Last):
 
     def __post_init__(self) -> None:
         positive_int("count", self.count)
+        super().__post_init__()
 
     def chosen(self, values: Sequence[float], *, higher_is_better: bool) -> slice:
         """The last evaluations."""
@@ -105,6 +107,7 @@ class Best(Last):
     def __post_init__(self) -> None:
         named_metric("by", self.by)
         one_of("ties", self.ties, ("later", "earlier"))
+        super().__post_init__()
 
     @property
     def metric(self) -> str | None:

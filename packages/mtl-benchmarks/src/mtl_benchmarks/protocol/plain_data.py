@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, TypeVar
 
+from mtl_benchmarks.components.reading import checked
+from mtl_benchmarks.components.signatures import arguments_of
 from mtl_core import InvalidParameterError, UnknownNameError
 
 __all__ = ["PlainData", "is_plain", "read_fields", "read_kind"]
@@ -43,6 +45,20 @@ class PlainData:
     """
 
     kind: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        """Make sure of the types, and let whole numbers be numbers where the type is that of such.
+
+        So that one protocol has one form, however it was written. A class with checks of its own calls this after them.
+
+        Raises:
+            InvalidParameterError: a value is of another type.
+        """
+        cls: Any = type(self)
+        for name, argument in arguments_of(cls).items():
+            value = getattr(self, name)
+            found = checked(name, argument.annotation, value)
+            object.__setattr__(self, name, tuple(found) if isinstance(value, tuple) else found)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for a file."""

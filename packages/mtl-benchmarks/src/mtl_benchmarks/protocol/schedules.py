@@ -48,6 +48,7 @@ class Span(PlainData):
     def __post_init__(self) -> None:
         positive_int("count", self.count)
         one_of("unit", self.unit, ("epochs", "steps"))
+        super().__post_init__()
 
     def steps(self, steps_per_epoch: int) -> int:
         """The same in steps."""
@@ -147,6 +148,7 @@ class StepDecay(Constant):
 
     def __post_init__(self) -> None:
         in_interval("gamma", self.gamma, 0.0, 1.0, "(]")
+        super().__post_init__()
 
     def _decayed(self, base: float, place: Place) -> float:
         return base * self.gamma ** (place.step // self.every.steps(place.steps_per_epoch))
@@ -173,6 +175,7 @@ class Cosine(Constant):
 
     def __post_init__(self) -> None:
         in_interval("final", self.final, 0.0, 1.0)
+        super().__post_init__()
 
     def _decayed(self, base: float, place: Place) -> float:
         rise = self._rise(place)
@@ -218,6 +221,7 @@ class Plateau(Constant):
             raise InvalidParameterError(f"`patience` must be a whole number of at least 0, got {self.patience!r}.")
         non_negative("min_lr", self.min_lr)
         non_negative("threshold", self.threshold)
+        super().__post_init__()
 
     @property
     def metric(self) -> str | None:

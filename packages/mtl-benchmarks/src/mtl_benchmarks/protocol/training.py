@@ -48,6 +48,7 @@ class Clip(PlainData):
             positive("max_norm", self.max_norm)
         elif not isinstance(self.function, str) or not is_spec(self.function):
             raise InvalidParameterError(f"`function` must be 'package.module:callable', got {self.function!r}.")
+        super().__post_init__()
 
     def for_step(self) -> dict[str, Any]:
         """The arguments of ``mtl_core.step``.
@@ -123,6 +124,7 @@ class Training(PlainData):
                 f"`accumulate` must be 1 with sharding='fsdp', got {self.accumulate}: gradients of shards are averaged "
                 "by whole backward passes."
             )
+        super().__post_init__()
 
     @property
     def _length(self) -> Any:
