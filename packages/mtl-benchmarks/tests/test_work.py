@@ -267,3 +267,70 @@ def test_the_advice_about_a_damaged_configuration_of_a_complete_run_is_true(
     with pytest.raises(ResultsDirectoryError, match="configuration"):
         run(other, directory)
     assert not (directory / "config.json").exists()
+
+
+class Counts:
+    """Remembers, and has no state."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.tuning = {"power": 1.0}
+
+    def weights(self, gramian: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return torch.ones(len(gramian), dtype=gramian.dtype) * (1 + self.calls % 3)
+
+
+class Says(Counts):
+    """Remembers, and says what."""
+
+    def state_dict(self) -> dict[str, int]:
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.calls = state["calls"]
+
+
+class Draws:
+    """Draws, and has no state but its generator."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def weights(self, gramian: torch.Tensor) -> torch.Tensor:
+        return torch.rand(len(gramian), dtype=gramian.dtype, generator=self.generator)
+
+
+class Plain:
+    """Remembers nothing."""
+
+    power = 1.0
+
+    def weights(self, gramian: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(gramian), dtype=gramian.dtype)
+
+
+@pytest.mark.parametrize("teleport", [None, Choice("random", {"length": 0.1})], ids=["alone", "wrapped"])
+@pytest.mark.parametrize(("name", "forgets"), [("Counts", True), ("Says", False), ("Draws", False), ("Plain", False)])
+def test_a_method_that_remembers_without_a_state_is_named(
+    name: str, forgets: bool, teleport: Choice | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    config = RunConfig.resolve(TOY, f"test_work:{name}", teleport, epochs=2)
+    said: list[str] = []
+    whole = run(config, tmp_path / "whole", say=said.append)
+    assert whole.notes == ()
+    assert [f"{name} changes `calls` in its steps and has no `state_dict`" in line for line in said] == [True] * forgets
+
+    def stop(now: Any) -> None:
+        if now.done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "run", progress=stop, say=said.append)
+    said.clear()
+    found = run(config, tmp_path / "run", say=said.append)
+    assert [f"{name} went on without what it had in `calls`" in note for note in found.notes] == [True] * forgets
+    assert len(said) == forgets
+    # What is not said to be forgotten is remembered.
+    assert forgets or found.values == whole.values

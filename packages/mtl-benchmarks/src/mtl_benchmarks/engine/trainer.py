@@ -26,7 +26,7 @@ from mtl_benchmarks.protocol.schedules import Place
 from mtl_benchmarks.protocol.training import Training
 from mtl_benchmarks.ranks import Ranks, current_ranks
 from mtl_core import InvalidInputError, MicroBatches, StepReport, step
-from mtl_core.extension import CountsEpochs, Remembers, offers
+from mtl_core.extension import CountsEpochs, Draws, Remembers, offers
 
 __all__ = ["Progress", "Trainer"]
 
@@ -160,7 +160,7 @@ class Trainer:
         return {
             "model": model,
             "optimizer": optimizer,
-            "method": self.method.state_dict() if offers(self.method, Remembers) else None,
+            "method": self._method_state(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "recorder": self.recorder.state_dict(),
             "random": randoms[0] if self.ranks.size == 1 else randoms,
@@ -168,6 +168,12 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
         }
+
+    def _method_state(self) -> dict[str, Any] | None:
+        if offers(self.method, Remembers):
+            return self.method.state_dict()
+        # As a wrapper does it for the method inside: of one that draws and says no more, its generator is saved.
+        return {"generator": self.method.generator.get_state()} if offers(self.method, Draws) else None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave.
@@ -190,8 +196,10 @@ class Trainer:
                 f"the run must go on with as many processes as it began with, {state['ranks']}, got {self.ranks.size}."
             )
         load_whole_state(self.model, self.optimizer, state["model"], state["optimizer"], sharded=self._is_sharded)
-        if state["method"] is not None:
+        if state["method"] is not None and offers(self.method, Remembers):
             self.method.load_state_dict(state["method"])
+        elif state["method"] is not None:
+            self.method.generator.set_state(state["method"]["generator"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.recorder.load_state_dict(state["recorder"])

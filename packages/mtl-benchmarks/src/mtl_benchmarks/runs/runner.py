@@ -12,6 +12,7 @@ from typing import Any
 from mtl_benchmarks.batching.loading import Loading
 from mtl_benchmarks.batching.randomness import seeded
 from mtl_benchmarks.configuration.making import make_benchmark
+from mtl_benchmarks.configuration.origin import origin
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.following import follow
 from mtl_benchmarks.engine.observers import Observer, Watching
@@ -19,6 +20,7 @@ from mtl_benchmarks.engine.precision import arithmetic
 from mtl_benchmarks.engine.trainer import Progress
 from mtl_benchmarks.ranks import current_ranks
 from mtl_benchmarks.runs.work import Work
+from mtl_benchmarks.storage.environment import differences
 from mtl_benchmarks.storage.results import RunDirectory
 from mtl_benchmarks.storage.tables import events_from
 from mtl_core import DamagedFileError, InvalidParameterError, ResultsDirectoryError
@@ -126,7 +128,9 @@ def _run_first(
 ) -> RunResult:
     files, settings = RunDirectory(directory), config.as_dict()
     # Before any lock: a complete run on a disk that cannot be written to can still be read.
-    if not _is_complete(files, settings):
+    if _is_complete(files, settings):
+        _say_what_has_changed(files, config, say)
+    else:
         make_benchmark(config.benchmark).prepare(preparing or _silence)
         precise = arithmetic(config.training.precision, device=config.device)
         watching = Watching(observers, config, files.path)
@@ -192,6 +196,23 @@ def warn(text: str) -> None:
 
 def _silence(text: str) -> None:
     """What has no listener."""
+
+
+def _say_what_has_changed(files: RunDirectory, config: RunConfig, say: Callable[[str], None]) -> None:
+    """A complete run is read whatever became of its code and data since, which are part of no configuration."""
+    sessions = files.read_sessions()
+    recorded = sessions[-1]["environment"] if sessions else {}
+    changed = []
+    for kind, now in origin(config).items():
+        # Versions of packages do not count here: whoever upgrades one wants to keep the runs from before. Nor does a
+        # folder that is no longer there, which reading does not need.
+        before = {name: value for name, value in recorded.get(kind, {}).items() if name in now}
+        changed += differences({kind: before}, {kind: {name: now[name] for name in before}})
+    if changed:
+        say(
+            f"{files.path}: is complete and is not trained again with {', '.join(changed)}: its numbers are those of "
+            "before. Choose another directory to train anew."
+        )
 
 
 def _is_complete(files: RunDirectory, settings: Mapping[str, Any]) -> bool:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from mtl_benchmarks.batching.loading import Loading
+from mtl_benchmarks.configuration.origin import origin
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.divergence import Watch
+from mtl_benchmarks.engine.forgetting import Unsaved
 from mtl_benchmarks.engine.series import PAIR_HEADER, STEP_HEADER, gradient_header
 from mtl_benchmarks.engine.trainer import Progress, Trainer
 from mtl_benchmarks.storage.checkpoint import Checkpoint, config_digest
@@ -69,6 +71,7 @@ class Work:
         # before.
         self.trainer = Trainer(config, loading=loading)
         self.watch = Watch(self.trainer)
+        self.unsaved = Unsaved(self.trainer.method)
         if self.found is not None:
             try:
                 self._load(self.found)
@@ -141,7 +144,8 @@ class Work:
 
     def _begin(self) -> None:
         """Say what is to be said about going on."""
-        self.sessions.begin(self._position)
+        # Now that the parts are made: a benchmark may have written into its folder first.
+        self.sessions.begin(self._position, origin(self.config))
         if self.found is None and exists(self.files.path / "metrics.csv"):
             self.sessions.note("there are tables but no checkpoint any more, so that it begins anew")
         elif self.found is not None and not exists(self.files.checkpoints.newest):
@@ -173,6 +177,8 @@ class Work:
         if self.trainer.ranks.size > 1:
             # Each process sees its own part of a model; the whole of it is here.
             self._refuse_non_finite(state["model"])
+        if not self.has_saved:
+            self._say_what_is_unsaved()
         self.sessions.reached(self._position)
         digest = config_digest(self.config.as_dict())
         checkpoint = Checkpoint(self.identity, digest, self.sessions.listed, state)
@@ -180,6 +186,21 @@ class Work:
         # takes as long as writing.
         self.seal = self.files.checkpoints.write(checkpoint, verify=not self.has_saved)
         self.has_saved, self.safe = True, self._position
+
+    def _say_what_is_unsaved(self) -> None:
+        names = ", ".join(f"`{name}`" for name in self.unsaved.found())
+        if not names:
+            return
+        if self.found is None:
+            self.say(
+                f"{self.unsaved.name} changes {names} in its steps and has no `state_dict`: no checkpoint holds "
+                "it, and if the run is broken off, its numbers may become others. Give it that and `load_state_dict`"
+            )
+        else:
+            self.sessions.note(
+                f"{self.unsaved.name} went on without what it had in {names}, for want of a `state_dict`: the numbers "
+                "may differ from those of a run that was not broken off"
+            )
 
     def _non_finite(self, whole: Mapping[str, Any] | None = None) -> str:
         names = self.watch.found() if whole is None else self.watch.found_in(whole)

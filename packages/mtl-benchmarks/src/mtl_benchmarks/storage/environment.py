@@ -21,6 +21,8 @@ import mtl_teleport
 
 __all__ = ["Sessions", "differences", "environment"]
 
+_NAMED = {"packages": "{}", "code": "code of {}", "data": "files of `{}`"}
+"""What of an environment has several entries, and how each of them is called."""
 _OF_NO_ACCOUNT = ("argv", "cpu_count", "threads")
 """What of an environment may differ between two sessions without a word; the threads of a run are in its config."""
 
@@ -65,8 +67,13 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         ... )
         ['torch 2.9.1 after 2.9.0']
     """
-    old, new = ({**each, **each.get("packages", {})} for each in (before, now))
-    keys = [key for key in dict.fromkeys([*old, *new]) if key not in ("packages", *_OF_NO_ACCOUNT)]
+    # What a version before did not record is no difference.
+    groups = [group for group in _NAMED if group in before and group in now]
+    old, new = (
+        {**each, **{_NAMED[group].format(key): value for group in groups for key, value in each[group].items()}}
+        for each in (before, now)
+    )
+    keys = [key for key in dict.fromkeys([*old, *new]) if key not in (*_NAMED, *_OF_NO_ACCOUNT)]
     return [f"{key} {new.get(key)} after {old.get(key)}" for key in keys if old.get(key) != new.get(key)]
 
 
@@ -85,9 +92,14 @@ class Sessions:
         self.listed: list[dict[str, Any]] = [dict(session) for session in earlier]
         self._say = say
 
-    def begin(self, position: Mapping[str, int]) -> None:
-        """This process goes on from ``position``; other versions than before are said."""
-        now = environment()
+    def begin(self, position: Mapping[str, int], beside: Mapping[str, Any] | None = None) -> None:
+        """This process goes on from ``position``; other versions than before are said.
+
+        Args:
+            position: epoch and step.
+            beside: what else the numbers depend on, recorded and compared with the versions: ``code``, ``data``.
+        """
+        now = {**environment(), **(beside or {})}
         changed = differences(self.listed[-1]["environment"], now) if self.listed else []
         began = datetime.now(UTC).isoformat(timespec="seconds")
         self.listed.append(
