@@ -1,8 +1,10 @@
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mtl_benchmarks.cli import main
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
@@ -97,6 +99,10 @@ def test_unknown_names_list_the_valid_ones(arguments: tuple, settings: dict, val
         (("digits",), {"batch_size": 0}, "batch_size"),
         (("digits",), {"lr": 0.0}, "lr"),
         (("digits",), {"seed": -1}, "seed"),
+        (("digits",), {"seed": 2**32}, "seed"),
+        (("digits",), {"seed": True}, "seed"),
+        (("digits",), {"tasks": "left"}, "tasks"),
+        (("digits",), {"ranks": 0}, "ranks"),
         (("digits",), {"tasks": []}, "tasks"),
         (("digits",), {"heads": "none"}, "heads"),
         (("digits",), {"max_norm": 0.0}, "max_norm"),
@@ -158,3 +164,52 @@ def test_one_protocol_is_one_run() -> None:
         adam = OptimizerChoice("adam", {**plain.training.optimizer.options, "weight_decay": given})
         assert RunConfig.resolve("digits", optimizer=adam).name == plain.name
     assert len({RunConfig.resolve("digits", max_norm=norm).name for norm in (1, 1.0)}) == 1
+
+
+def changed(**entries: Any) -> dict[str, Any]:
+    return {**RunConfig.resolve("digits", "cagrad", "cost").as_dict(), **entries}
+
+
+def within(name: str, **entries: Any) -> dict[str, Any]:
+    data = changed()
+    return {**data, name: {**data[name], **entries}}
+
+
+PLAIN = ["digits", 3, None, True, [], {}]
+WRONG: list[tuple[Any, str]] = [
+    *((value, "RunConfig") for value in PLAIN),
+    (changed(foo=1), "foo"),
+    *(({k: v for k, v in changed().items() if k != name}, f"`{name}`") for name in ("seed", "training", "method")),
+    *((changed(tasks=value), "`tasks`") for value in ("abc", None, [], [1], 3)),
+    *((changed(ranks=value), "`ranks`") for value in (0, "1", None, 1.5)),
+    *((changed(threads=value), "`threads`") for value in (0, "1", None)),
+    *((changed(seed=value), "`seed`") for value in (-1, 2**32, "1", 1.0, None)),
+    *((changed(device=value), "`device`") for value in (0, None)),
+    (changed(heads="all"), "`heads`"),
+    *((changed(**{name: value}), f"`{name}`") for name in ("benchmark", "method") for value in PLAIN),
+    *((changed(teleport=value), "`teleport`") for value in ("cost", 3, [])),
+    *((within(name, options=value), f"`{name}`") for name in ("benchmark", "method") for value in ("a", None, 3)),
+    *((changed(training=value), "Training") for value in PLAIN),
+    (within("training", batch_size="2"), "`batch_size`"),
+    (within("training", speed=2), "speed"),
+    *((within("training", optimizer=value), "OptimizerChoice") for value in ("adam", [], 3)),
+    *((within("training", optimizer={"name": value}), "optimizer") for value in (["adam"], None, "adamm")),
+    *((within("training", schedule=value), "`schedule`") for value in ("step", {}, None)),
+    (within("training", clip="all"), "`Clip`"),
+    (within("training", early_stopping={"metric": "error"}), "`patience`"),
+]
+
+
+@pytest.mark.parametrize(("data", "named"), WRONG, ids=[f"{named}{k}" for k, (_, named) in enumerate(WRONG)])
+def test_a_file_that_is_no_configuration_is_refused_in_words_of_its_own(
+    data: Any, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(data))
+    assert main(["run", "--config", str(file), "--out", str(tmp_path / "runs")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("mtl-bench: `--config` ")
+    assert named in said
+    for foreign in ("Error", "__init__", "argument", "object is not", "indices", "unhashable"):
+        assert foreign not in said
+    assert not (tmp_path / "runs").exists()

@@ -13,8 +13,9 @@ import torch
 
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.logs import CSVLog, TensorBoardLog, WandBLog, make_logs
-from mtl_benchmarks.engine.observers import EvaluationSeen, Observer, ObserverError, RunStart, StepSeen
+from mtl_benchmarks.engine.observers import EvaluationSeen, Observer, ObserverError, RunStart, StepSeen, Watching
 from mtl_benchmarks.runs.runner import run
+from mtl_benchmarks.runs.work import Work
 from mtl_benchmarks.storage.results import RunDirectory
 from mtl_core import InvalidParameterError, MissingExtraError
 
@@ -129,6 +130,38 @@ def test_an_error_names_the_observer_and_the_run_goes_on_without_it(config: RunC
     assert len(set(keys)) == len(keys)
     assert [row["step"] for row in rows if row["name"] == "step/loss/first"] == ["1", "2", "3", "4", "5", "6"]
     assert [row["step"] for row in rows if row["name"] == "test/error_first"] == ["2", "4", "6"]
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [(Watching, "finish"), (Work, "_finish"), (RunDirectory, "write_result"), (Keeps, "finish"), (Keeps, "evaluation")],
+)
+def test_a_run_that_lacks_nothing_but_its_result_still_tells_of_its_end(
+    cls: type, name: str, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(config, tmp_path / "whole", observers=[CSVLog(every=1)])
+
+    def ends(*arguments: Any) -> None:
+        if name != "evaluation" or arguments[1].step == 6:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cls, name, ends)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "run", observers=[Keeps(), CSVLog(every=1)])
+    assert not (tmp_path / "run" / "result.json").exists()
+    keeps = Keeps()
+    run(config, tmp_path / "run", observers=[keeps, CSVLog(every=1)])
+    assert [each[:2] for each in keeps.told] == [("start", 6), ("evaluation", 6), ("finish",)]
+    whole, found = (
+        [
+            row[:4]
+            for row in csv.reader((tmp_path / each / "log/log.csv").read_text().splitlines())
+            if "seconds/" not in row[2]
+        ]
+        for each in ("whole", "run")
+    )
+    assert found == whole
 
 
 def test_a_torn_line_of_a_log_is_written_again(config: RunConfig, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from mtl_benchmarks.command_line.training_words import TrainingWords
 from mtl_benchmarks.command_line.words import Words
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.making import MODELS, benchmark_parts, make_benchmark, resolve_benchmark
-from mtl_benchmarks.configuration.run_config import RunConfig
+from mtl_benchmarks.configuration.run_config import SEEDS, RunConfig
 from mtl_benchmarks.protocol.training import Training
 from mtl_core import InvalidInputError, InvalidParameterError
 
@@ -46,6 +46,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not numbers or not all(re.fullmatch("[0-9]{1,15}", word) for word in numbers):
         raise InvalidParameterError(f"`--seeds` must be a number of seeds or a list such as 0,1,2, got {text!r}.")
     listed = tuple(int(word) for word in numbers)
+    if max(listed) >= SEEDS:
+        raise InvalidParameterError(f"`--seeds` must be below 2**32 = {SEEDS}, got {max(listed)}.")
     if len(words) > 1 or text.strip().startswith("["):
         return tuple(dict.fromkeys(listed))
     if listed[0] == 0:

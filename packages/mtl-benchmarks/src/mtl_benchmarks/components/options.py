@@ -96,12 +96,25 @@ class Choice:
         return {"name": self.name, "options": {key: _plain(value) for key, value in self.options.items()}}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Choice:
-        """What :meth:`as_dict` gave."""
+    def from_dict(cls, data: Mapping[str, Any], *, name: str = "choice") -> Choice:
+        """What :meth:`as_dict` gave.
+
+        Args:
+            data: plain data.
+            name: what it is, for messages.
+
+        Raises:
+            InvalidParameterError: it is something else.
+        """
+        rule = f"`{name}` must be a mapping with a `name` and `options`"
+        if not isinstance(data, Mapping) or set(data) != {"name", "options"}:
+            raise InvalidParameterError(f"{rule}, got {data!r}.")
+        if not isinstance(data["name"], str) or not isinstance(data["options"], Mapping):
+            raise InvalidParameterError(f"{rule}, a text and a mapping, got {data!r}.")
         options = {}
         for key, value in data["options"].items():
             is_part = isinstance(value, dict) and set(value) == {"name", "options"}
-            options[key] = cls.from_dict(value) if is_part else value
+            options[key] = cls.from_dict(value, name=key) if is_part else value
         return cls(data["name"], options)
 
 

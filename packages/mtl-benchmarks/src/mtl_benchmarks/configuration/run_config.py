@@ -20,12 +20,16 @@ from mtl_benchmarks.configuration.making import (
 )
 from mtl_benchmarks.configuration.selection import Selection
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
+from mtl_benchmarks.protocol.plain_data import read_fields
 from mtl_benchmarks.protocol.training import Precision, Training
 from mtl_benchmarks.ranks import current_ranks
 from mtl_core import InvalidParameterError, UnknownNameError
-from mtl_core.checks import one_of, positive_int
+from mtl_core.checks import names, one_of, positive_int
 
-__all__ = ["RunConfig"]
+__all__ = ["SEEDS", "RunConfig"]
+
+SEEDS = 2**32
+"""How many different seeds there are."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,24 @@ class RunConfig:
     ranks: int = 1
     baseline_model: Choice | None = None
 
+    def __post_init__(self) -> None:
+        """Make sure of what is plain in it.
+
+        Raises:
+            InvalidParameterError: a value out of range or of another type.
+        """
+        object.__setattr__(self, "tasks", names("tasks", () if self.tasks is None else self.tasks))
+        # Generators take it modulo that: seeds beyond would be runs that exist already.
+        if type(self.seed) is not int or not 0 <= self.seed < SEEDS:
+            raise InvalidParameterError(
+                f"`seed` must be a whole number of at least 0 and below 2**32 = {SEEDS}, got {self.seed!r}."
+            )
+        one_of("heads", self.heads, ("unit", "weighted"))
+        if not isinstance(self.device, str):
+            raise InvalidParameterError(f"`device` must be a device of torch such as 'cpu', got {self.device!r}.")
+        positive_int("threads", self.threads)
+        positive_int("ranks", self.ranks)
+
     @classmethod
     def resolve(
         cls,
@@ -89,7 +111,7 @@ class RunConfig:
             method: name, or name with options.
             teleport: name, or name with options; None or ``"none"``: no teleports.
             tasks: subset of the benchmark's tasks, in its order; None: all.
-            seed: not negative.
+            seed: from 0 to below 2**32.
             training: the protocol; None: the benchmark's.
             epochs: in place of the protocol's length.
             steps: likewise, in updates.
@@ -115,14 +137,10 @@ class RunConfig:
         """
         chosen = resolve_benchmark(_choice(benchmark))
         problem = make_benchmark(chosen)
-        wanted = problem.tasks if tasks is None else tuple(tasks)
+        wanted = names("tasks", tasks) or problem.tasks
         for task in wanted:
             if task not in problem.tasks:
                 raise UnknownNameError(f"task of benchmark {chosen.name!r}", task, problem.tasks)
-        if not wanted:
-            raise InvalidParameterError(f"`tasks` must name at least one of {problem.tasks}, got none.")
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise InvalidParameterError(f"`seed` must be a whole number of at least 0, got {seed!r}.")
         protocol = (problem.training if training is None else training).altered(
             epochs=epochs,
             steps=steps,
@@ -140,10 +158,10 @@ class RunConfig:
             tasks=tuple(task for task in problem.tasks if task in wanted),
             seed=seed,
             training=protocol,
-            heads=one_of("heads", heads, ("unit", "weighted")),
+            heads=heads,
             device=_checked_device(device),
-            threads=positive_int("threads", threads),
-            ranks=current_ranks().size if ranks is None else positive_int("ranks", ranks),
+            threads=threads,
+            ranks=current_ranks().size if ranks is None else ranks,
         )
         if baseline_model is not None:
             config = replace(config, baseline_model=config._other_model(_choice(baseline_model)))
@@ -186,14 +204,17 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RunConfig:
-        """What :meth:`as_dict` gave."""
-        values = dict(data)
-        values["benchmark"], values["method"] = Choice.from_dict(data["benchmark"]), Choice.from_dict(data["method"])
-        values["teleport"] = None if data["teleport"] is None else Choice.from_dict(data["teleport"])
-        values["tasks"] = tuple(data["tasks"])
-        values["training"] = Training.from_dict(data["training"])
-        if data.get("baseline_model") is not None:
-            values["baseline_model"] = Choice.from_dict(data["baseline_model"])
+        """What :meth:`as_dict` gave.
+
+        Raises:
+            InvalidParameterError: an entry is missing, of another type or out of range.
+            UnknownNameError: it has an entry that is not known.
+        """
+        values = read_fields(cls, data)
+        for name in ("benchmark", "method", "teleport", "baseline_model"):
+            if values.get(name) is not None or name in ("benchmark", "method"):
+                values[name] = Choice.from_dict(values[name], name=name)
+        values["training"] = Training.from_dict(values["training"])
         return cls(**values)
 
     @property

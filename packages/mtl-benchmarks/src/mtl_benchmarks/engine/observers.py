@@ -110,7 +110,7 @@ class Observer(Protocol):
         """After an evaluation, at the latest when the step that follows it has been taken."""
 
     def finish(self) -> None:
-        """After the last evaluation of a run that is complete."""
+        """After the last evaluation; the run's result is written when this has returned."""
 
 
 class Watching:
@@ -126,7 +126,7 @@ class Watching:
         self._observers = tuple(observers)
         self._config = config
         self._directory = directory
-        self._last: Progress | None = None
+        self._has_started = False
         self._told = 0
 
     def beside(self, progress: Callable[[Progress], None] | None) -> Callable[[Progress], None] | None:
@@ -141,22 +141,29 @@ class Watching:
 
         return both
 
-    def finish(self) -> None:
-        """Tell of the last evaluation, and that the run is complete; nothing where no step was taken."""
-        if self._last is not None:
-            self._tell_evaluations(self._last)
+    def finish(self, now: Progress) -> None:
+        """Tell of the last evaluation, and that nothing more comes.
+
+        Also where no step was left to take: the process before may have ended between its last checkpoint and this.
+        """
+        if self._observers:
+            self._start(now, before=now.done)
+            self._tell_evaluations(now)
             self._tell("finish", lambda observer: observer.finish())
 
+    def _start(self, now: Progress, *, before: int) -> None:
+        """Tell where this process begins, once."""
+        if self._has_started:
+            return
+        self._has_started = True
+        # Evaluations before the restart were told by the process before; the one right at it comes again, since a log
+        # may have been cut off there.
+        self._told = sum(step < before for step in now.recorder.steps)
+        start = RunStart(self._config, self._directory, before)
+        self._tell("start", lambda observer: observer.start(start))
+
     def _see(self, now: Progress) -> None:
-        if self._last is None:
-            # This is the first step that this process has taken.
-            before = now.done - 1
-            # Evaluations before the restart were told by the process before; the one right at it comes again, since a
-            # log may have been cut off there.
-            self._told = sum(step < before for step in now.recorder.steps)
-            start = RunStart(self._config, self._directory, before)
-            self._tell("start", lambda observer: observer.start(start))
-        self._last = now
+        self._start(now, before=now.done - 1)
         self._tell_evaluations(now)
         report = now.recorder.series.last
         if report is not None:

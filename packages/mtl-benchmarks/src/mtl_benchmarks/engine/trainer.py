@@ -226,10 +226,14 @@ class Trainer:
             if every is not None and self.step % every == 0 and self.step < target:
                 save()
             if progress is not None:
-                epoch = (self.step - 1) // self.steps_per_epoch
-                progress(Progress(self.step, self.total_steps, epoch, self.recorder))
+                progress(self.progress)
         self.ranks.say("evaluate")
         self.evaluate()
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run stands after at least one step."""
+        return Progress(self.step, self.total_steps, (self.step - 1) // self.steps_per_epoch, self.recorder)
 
     def close(self) -> None:
         """End the processes that read data."""

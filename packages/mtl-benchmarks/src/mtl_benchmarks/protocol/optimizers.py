@@ -66,7 +66,7 @@ class OptimizerChoice(PlainData):
     groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.name not in _classes():
+        if not isinstance(self.name, str) or self.name not in _classes():
             raise UnknownNameError("optimizer", str(self.name), optimizer_names())
         for what in ("options", "groups"):
             if not isinstance(getattr(self, what), Mapping):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, ClassVar, TypeVar
 
 from mtl_benchmarks.components.reading import checked
@@ -80,7 +80,7 @@ def read_fields(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a mapping that are fields of a class.
 
     Raises:
-        InvalidParameterError: it is no mapping.
+        InvalidParameterError: it is no mapping, or lacks a field that has no default.
         UnknownNameError: it has an entry that is no field.
     """
     if not isinstance(data, Mapping):
@@ -90,6 +90,11 @@ def read_fields(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
     for key in own:
         if key not in known:
             raise UnknownNameError(f"entry of {cls.__name__}", key, known)
+    for each in fields(cls):
+        if each.name not in own and each.default is MISSING and each.default_factory is MISSING:
+            raise InvalidParameterError(
+                f"`{each.name}` must be an entry of {cls.__name__}, got {', '.join(own) or 'no entry'}."
+            )
     return own
 
 

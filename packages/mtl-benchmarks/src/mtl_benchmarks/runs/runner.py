@@ -23,7 +23,7 @@ from mtl_benchmarks.runs.work import Work
 from mtl_benchmarks.storage.environment import differences
 from mtl_benchmarks.storage.results import RunDirectory
 from mtl_benchmarks.storage.tables import events_from
-from mtl_core import DamagedFileError, InvalidParameterError, ResultsDirectoryError
+from mtl_core import DamagedFileError, InvalidInputError, InvalidParameterError, ResultsDirectoryError
 from mtl_core.checks import positive_int
 
 __all__ = ["RunResult", "load_result", "run", "warn"]
@@ -144,8 +144,7 @@ def _run_first(
         ):
             if unlocked is not None:
                 work.say(f"{unlocked}: see to it that no other process works on this run")
-            work.complete(every=checkpoint_every, progress=watching.beside(progress))
-            watching.finish()
+            work.complete(every=checkpoint_every, progress=watching.beside(progress), ending=watching.finish)
     # Read back even where it was just written, so that a run that was resumed and one that was read give the same
     # object.
     return load_result(directory)
@@ -173,7 +172,7 @@ def load_result(directory: str | Path) -> RunResult:
     files.refuse_other_checkpoint(result)
     try:
         config = RunConfig.from_dict(files.read_config())
-    except (KeyError, TypeError, AttributeError) as error:
+    except (InvalidInputError, KeyError, TypeError, AttributeError) as error:
         raise ResultsDirectoryError(
             f"`{files.config_file.name}` in {str(directory)!r} must be a configuration of this version of "
             f"mtl-benchmarks, got one that does not fit ({error}). Read it with the version that wrote it."

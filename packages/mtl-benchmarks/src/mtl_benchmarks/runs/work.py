@@ -83,20 +83,30 @@ class Work:
         """End the processes that read data."""
         self.trainer.close()
 
-    def complete(self, *, every: int | None, progress: Callable[[Progress], None] | None) -> None:
+    def complete(
+        self,
+        *,
+        every: int | None,
+        progress: Callable[[Progress], None] | None,
+        ending: Callable[[Progress], None],
+    ) -> None:
         """Do what is left to do.
 
         Args:
             every: steps between checkpoints on the way from one evaluation to the next; None: none there.
             progress: called after every step.
+            ending: called before the result of a run is first written, so that no process that ends in between leaves
+                a complete run without it.
 
         Raises:
             ResultsDirectoryError: a file cannot be written, or is damaged and cannot be written again.
             NonFiniteStateError: the run's numbers became NaN or infinite.
         """
+        was_complete = False
         try:
             result = self.files.read_result()
         except DamagedFileError as error:
+            was_complete = True
             if self.found is None:
                 raise DamagedFileError(f"{error} {_NOTHING_TO_WRITE_IT_FROM}", path=error.path) from None
             self.say("result.json is damaged and is written again from the checkpoint")
@@ -111,6 +121,8 @@ class Work:
             self._advance(every, progress)
             # After the checkpoint, from what it holds: tables never show what a restart would have to train again.
             self._show()
+        if not was_complete:
+            ending(self.trainer.progress)
         self._finish()
 
     def _show(self) -> None:
