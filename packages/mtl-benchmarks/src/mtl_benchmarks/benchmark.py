@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
@@ -68,6 +69,15 @@ class Benchmark(ABC):
     def caveats(self) -> tuple[str, ...]:
         """What a reader of its numbers has to know, one sentence each; may be a class attribute."""
         return ()
+
+    def files(self) -> Mapping[str, Sequence[Path]]:
+        """Files and folders that its numbers come from, by what messages are to call them; none need exist.
+
+        A digest of them is recorded with a run, and a run that goes on, or is complete, says where they have changed
+        since. Folders and files that its options name, ``root`` and those whose type is a path, are among them by
+        themselves, whole; an entry under the option's name takes their place.
+        """
+        return {}
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """See to what has to be there before a run begins, which has not touched its directory yet; by default nothing.

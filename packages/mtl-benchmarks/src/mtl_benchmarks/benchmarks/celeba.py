@@ -19,7 +19,9 @@ from mtl_benchmarks.data_files import DataSource, refuse_missing
 from mtl_benchmarks.faces.folder import (
     ATTRIBUTES,
     COUNTS,
+    LABELS,
     PARTITION,
+    PICTURES,
     FaceFolder,
     Faces,
     FaceSplit,
@@ -173,6 +175,11 @@ class CelebA(Benchmark):
             return ("These are not all of CelebA's pictures: the numbers compare with no table of a paper.",)
         trap = "The papers' single-task script never leaves training mode: its batch normalisation tests on batches."
         return (trap, "The papers' pictures may have been made smaller by another filter.")
+
+    def files(self) -> dict[str, list[Path]]:
+        """The pictures, and each text file by itself, which is then looked at whole."""
+        texts = {f"root/{name}": [self.root / name] for name in (LABELS, PARTITION)}
+        return {"root": [self.root / PICTURES], **texts}
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """Refuse a folder that lacks the pictures or one of the text files.

@@ -112,6 +112,10 @@ class DensePrediction(Benchmark):
     def data_sources() -> Mapping[str, type[DataSource]]:
         """The official files, and generated ones."""
 
+    def files(self) -> dict[str, list[Path]]:
+        """The folders of both splits that are read."""
+        return {"root": [self.root / split / name for split in _SPLITS for name in self.layout.folders]}
+
     def prepare(self, say: Callable[[str], None]) -> None:
         """Refuse a folder that lacks something: folders of both splits, the first few files of those that are there.
 

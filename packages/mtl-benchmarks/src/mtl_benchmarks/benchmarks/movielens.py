@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar, Literal, cast
 
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.models.shared_tower import SharedTower
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
 from mtl_benchmarks.protocol.training import Training
-from mtl_core import InvalidParameterError, Problem
+from mtl_core import InvalidInputError, InvalidParameterError, MissingExtraError, Problem
 from mtl_core.checks import positive_int
 
 __all__ = ["MovieLens"]
@@ -92,6 +93,13 @@ class MovieLens(Benchmark):
     def splits(self) -> tuple[str, ...]:
         """The test set, and the validation set where there is one."""
         return ("validation", "test") if self.n_validation else ("test",)
+
+    def files(self) -> dict[str, list[Path]]:
+        """The package's."""
+        try:
+            return {"recbole": movielens_files()}
+        except (InvalidInputError, MissingExtraError):  # a complete run is read without them
+            return {}
 
     def data(self, split: Literal["train", "validation", "test"]) -> Ratings:
         """The ratings of a split; the same at every call.

@@ -29,7 +29,7 @@ from mtl_benchmarks.protocol.optimizers import OptimizerChoice
 from mtl_benchmarks.protocol.schedules import Cosine
 from mtl_benchmarks.protocol.training import Training
 from mtl_benchmarks.published import PublishedTable
-from mtl_core import InvalidParameterError, Problem
+from mtl_core import InvalidInputError, InvalidParameterError, MissingExtraError, Problem
 from mtl_core.checks import one_of, positive, positive_int
 
 __all__ = ["PAPERS_OPTIONS", "QM9", "MoleculeSample"]
@@ -160,6 +160,13 @@ class QM9(Benchmark):
     def baselines(self) -> tuple[Baseline, ...]:
         """The single-task errors that the released code has as constants."""
         return PRINTED
+
+    def files(self) -> dict[str, list[Path]]:
+        """The raw files, or the package's."""
+        try:
+            return {"qm9pack": package_files()[0]} if self.root is None else {"root": find_raw(Path(self.root))}
+        except (InvalidInputError, MissingExtraError):  # a complete run is read without them
+            return {}
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """Refuse a ``root`` without the raw files, or where there is none, an environment without the package.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -22,7 +23,7 @@ from mtl_benchmarks.models.vector_network import VECTOR_PARTS, vector_network
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
 from mtl_benchmarks.protocol.outcome import Best, Last
 from mtl_benchmarks.protocol.training import Training
-from mtl_core import InvalidParameterError, Problem
+from mtl_core import InvalidInputError, InvalidParameterError, MissingExtraError, Problem
 from mtl_core.checks import positive_int
 
 __all__ = ["Genes", "Yeast"]
@@ -120,6 +121,13 @@ class Yeast(Benchmark):
     def splits(self) -> tuple[str, ...]:
         """The test set, and the validation set where there is one."""
         return ("validation", "test") if self.n_validation else ("test",)
+
+    def files(self) -> dict[str, list[Path]]:
+        """The package's."""
+        try:
+            return {"river": [yeast_file()]}
+        except (InvalidInputError, MissingExtraError):  # a complete run is read without them
+            return {}
 
     def data(self, split: Literal["train", "validation", "test"]) -> Genes:
         """The genes of a split; the same at every call.

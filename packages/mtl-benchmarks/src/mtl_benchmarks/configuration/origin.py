@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
-import itertools
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -16,16 +15,15 @@ from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.components.options import Choice, PartTable
 from mtl_benchmarks.components.reading import takes_paths
 from mtl_benchmarks.components.signatures import arguments_of
-from mtl_benchmarks.configuration.making import PARTS, benchmark_parts, method_class, teleport_class
+from mtl_benchmarks.configuration.making import PARTS, benchmark_parts, make_benchmark, method_class, teleport_class
 from mtl_benchmarks.configuration.run_config import RunConfig
+from mtl_benchmarks.storage.contents import contents
 from mtl_core.extension import load_spec
 
 __all__ = ["origin"]
 
-_RECORDED = frozenset({"mtl_aggregators", "mtl_benchmarks", "mtl_core", "mtl_teleport", "numpy", "torch"})
+_RECORDED = frozenset({"mtl_aggregators", "mtl_benchmarks", "mtl_core", "mtl_teleport", "numpy", "scipy", "torch"})
 """Packages whose versions stand in the record anyway."""
-_MOST_FILES = 20_000
-"""So many files of a folder are looked at: a folder of faces has ten times as many, and a disk may be far away."""
 
 
 def origin(config: RunConfig) -> dict[str, dict[str, str]]:
@@ -36,15 +34,17 @@ def origin(config: RunConfig) -> dict[str, dict[str, str]]:
 
     Returns:
         ``code``: module → digest of its file, of the classes (and their bases) that other packages or modules of one's
-        own bring, with the version of an installed package. ``data``: option → digest of names, sizes and times of the
-        files in the folder that it names. What has no file is left out.
+        own bring, with the version of an installed package. What a module of one's own imports from other such modules
+        is among them. ``data``: name → digest of what it names, see ``Benchmark.files``. What has no file is left out.
     """
-    modules = {each.__module__ for made in _classes(config) for each in getattr(made, "__mro__", (made,))}
-    code = {name: found for name in sorted(modules) if (found := _code(name)) is not None}
+    classes = {each.__module__ for made in _classes(config) for each in getattr(made, "__mro__", (made,))}
+    code = {name: found for name in sorted(_reached(classes)) if (found := _code(name)) is not None}
     given, known = config.benchmark.options, arguments_of(benchmark_class(config.benchmark.name))
     # `root` is what a benchmark calls the folder of its data, of whatever type; see `ReadsFiles`.
-    paths = {name: value for name, value in given.items() if name == "root" or takes_paths(known[name].annotation)}
-    data = {name: found for name, value in paths.items() if value and (found := _files(Path(value))) is not None}
+    named = {name: value for name, value in given.items() if name == "root" or takes_paths(known[name].annotation)}
+    paths = {name: [Path(str(value)).expanduser()] for name, value in named.items() if value}
+    paths |= {name: list(found) for name, found in make_benchmark(config.benchmark).files().items()}
+    data = {name: found for name, each in paths.items() if (found := contents(each)) is not None}
     return {"code": code, "data": data}
 
 
@@ -64,42 +64,69 @@ def _parts(choice: Choice, parts: PartTable) -> Iterable[type]:
     return [parts[name].find(value.name) for name, value in choice.options.items() if isinstance(value, Choice)]
 
 
+def _reached(names: Iterable[str]) -> set[str]:
+    """These modules, and those of one's own that they import: a class may stand on a file beside its own."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name not in sys.modules:
+            continue
+        found.add(name)
+        if _is_own(name):
+            waiting += [used for used in _imports(name) if _is_own(used)]
+    return found
+
+
+def _imports(name: str) -> Iterator[str]:
+    """What the text of a module imports, wherever it stands; also what may be an object and no module."""
+    try:
+        tree = ast.parse(_source(name))
+    except (SyntaxError, ValueError):  # it has been edited since it was imported, into something that cannot be read
+        return
+    package = sys.modules[name].__package__ or ""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            used = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            used = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for each in used:  # with the packages that it is in
+            parts = each.split(".")
+            yield from (".".join(parts[: k + 1]) for k in range(len(parts)))
+
+
+def _is_own(name: str) -> bool:
+    """Whether a module is of a file that a person works on, and of no installed package."""
+    package = name.partition(".")[0]
+    return package not in _RECORDED and package not in sys.stdlib_module_names and not _versions(package)
+
+
 def _code(name: str) -> str | None:
     package = name.partition(".")[0]
-    if package in _RECORDED or package in sys.stdlib_module_names or name not in sys.modules:
+    if package in _RECORDED or package in sys.stdlib_module_names:
         return None
-    try:
-        file = inspect.getsourcefile(sys.modules[name])
-        content = b"" if file is None else Path(file).read_bytes()
-    except (OSError, TypeError):  # typed at a prompt, or compiled
-        content = b""
+    content = _source(name)
     found = [*_versions(package), *([hashlib.sha256(content).hexdigest()[:12]] if content else [])]
     return " ".join(found) or None
 
 
+def _source(name: str) -> bytes:
+    """The file of a module, empty where there is none."""
+    try:
+        file = inspect.getsourcefile(sys.modules[name])
+        return b"" if file is None else Path(file).read_bytes()
+    except (OSError, TypeError):  # typed at a prompt, or compiled
+        return b""
+
+
 @cache
+def _distributions() -> dict[str, list[str]]:
+    return dict(packages_distributions())
+
+
 def _versions(package: str) -> tuple[str, ...]:
-    return tuple(version(name) for name in dict.fromkeys(packages_distributions().get(package, ())))
-
-
-def _files(root: Path) -> str | None:
-    if root.is_file():
-        found: Iterable[Path] = [root]
-    else:
-        found = (Path(folder, name) for folder, names in _walked(root) for name in names)
-    digest, count = hashlib.sha256(), 0
-    for count, path in enumerate(itertools.islice(found, _MOST_FILES), start=1):  # noqa: B007 - counts
-        try:
-            seen = path.stat()
-        except OSError:  # a link that leads nowhere
-            continue
-        digest.update(
-            f"{path.relative_to(root)}\0{seen.st_size}\0{seen.st_mtime_ns}\n".encode(errors="surrogateescape")
-        )
-    return digest.hexdigest()[:12] if count else None
-
-
-def _walked(root: Path) -> Iterator[tuple[str, list[str]]]:
-    for folder, folders, names in os.walk(root):
-        folders.sort()  # in place: it is what `os.walk` goes on with
-        yield folder, sorted(names)
+    return tuple(version(name) for name in dict.fromkeys(_distributions().get(package, ())))
