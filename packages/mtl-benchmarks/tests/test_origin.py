@@ -20,6 +20,7 @@ from mtl_benchmarks.storage.contents import contents
 from mtl_benchmarks.storage.results import RunDirectory
 
 MODULE = """
+from pathlib import Path
 import torch
 from torch import nn
 from many_lines import Three
@@ -28,7 +29,7 @@ import mtl_teleport
 
 class Mine(Three):
     name = "mine"
-    def __init__(self, *, root: str | None = None):
+    def __init__(self, *, root: str | None = None, table: str = "", folder: Path = None, word: str = "deep"):
         super().__init__()
 
 class Equal:
@@ -197,6 +198,16 @@ def test_a_benchmark_declares_its_files(module: Path, root: Path) -> None:
     (root / "table.csv").write_text("2,1")
     after = origin(config)["data"]
     assert (after["root"], after["names"] == before["names"]) == (before["root"], False)
+
+
+def test_options_name_data_by_their_name_their_type_or_what_lies_there(
+    module: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    given = {"root": ".", "table": "table.csv", "folder": "deep"}
+    config = RunConfig.resolve(Choice("written_here:Mine", given), epochs=1)
+    # A word is none, though there is a folder of that name.
+    assert list(origin(config)["data"]) == ["root", "table", "folder"]
 
 
 def test_of_large_files_the_ends_count_and_of_many_files_some(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

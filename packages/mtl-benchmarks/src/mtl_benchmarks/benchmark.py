@@ -74,8 +74,8 @@ class Benchmark(ABC):
         """Files and folders that its numbers come from, by what messages are to call them; none need exist.
 
         A digest of them is recorded with a run, and a run that goes on, or is complete, says where they have changed
-        since. Folders and files that its options name, ``root`` and those whose type is a path, are among them by
-        themselves, whole; an entry under the option's name takes their place.
+        since. Folders and files that its options name are among them by themselves, whole: ``root``, those whose type
+        is a path, and texts that are names of files. An entry under the option's name takes their place.
         """
         return {}
 

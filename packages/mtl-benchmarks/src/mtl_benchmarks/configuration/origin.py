@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
+from typing import Any
 
 from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.components.options import Choice, PartTable
 from mtl_benchmarks.components.reading import takes_paths
-from mtl_benchmarks.components.signatures import arguments_of
+from mtl_benchmarks.components.signatures import Argument, arguments_of
 from mtl_benchmarks.configuration.making import PARTS, benchmark_parts, make_benchmark, method_class, teleport_class
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.storage.contents import contents
@@ -40,12 +41,21 @@ def origin(config: RunConfig) -> dict[str, dict[str, str]]:
     classes = {each.__module__ for made in _classes(config) for each in getattr(made, "__mro__", (made,))}
     code = {name: found for name in sorted(_reached(classes)) if (found := _code(name)) is not None}
     given, known = config.benchmark.options, arguments_of(benchmark_class(config.benchmark.name))
-    # `root` is what a benchmark calls the folder of its data, of whatever type; see `ReadsFiles`.
-    named = {name: value for name, value in given.items() if name == "root" or takes_paths(known[name].annotation)}
-    paths = {name: [Path(str(value)).expanduser()] for name, value in named.items() if value}
+    named = {name: value for name, value in given.items() if value and _names_files(name, value, known[name])}
+    paths = {name: [Path(value).expanduser()] for name, value in named.items()}
     paths |= {name: list(found) for name, found in make_benchmark(config.benchmark).files().items()}
     data = {name: found for name, each in paths.items() if (found := contents(each)) is not None}
     return {"code": code, "data": data}
+
+
+def _names_files(name: str, value: Any, argument: Argument) -> bool:
+    """Whether an option is that of a file or folder: by its type, or a text by its name or by what lies there.
+
+    ``root`` is what a benchmark calls the folder of its data, of whatever type; see ``ReadsFiles``.
+    """
+    if not isinstance(value, str):
+        return False
+    return name == "root" or takes_paths(argument.annotation) or Path(value).is_file()
 
 
 def _classes(config: RunConfig) -> Iterator[type]:
@@ -84,7 +94,8 @@ def _imports(name: str) -> Iterator[str]:
         tree = ast.parse(_source(name))
     except (SyntaxError, ValueError):  # it has been edited since it was imported, into something that cannot be read
         return
-    package = sys.modules[name].__package__ or ""
+    # Anything may lie under the name of a module.
+    package = getattr(sys.modules[name], "__package__", None) or ""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             used = [alias.name for alias in node.names]

@@ -161,6 +161,7 @@ class Trainer:
             "model": model,
             "optimizer": optimizer,
             "method": self._method_state(),
+            "benchmark": self.benchmark.state_dict() if offers(self.benchmark, Remembers) else None,
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "recorder": self.recorder.state_dict(),
             "random": randoms[0] if self.ranks.size == 1 else randoms,
@@ -200,6 +201,8 @@ class Trainer:
             self.method.load_state_dict(state["method"])
         elif state["method"] is not None:
             self.method.generator.set_state(state["method"]["generator"])
+        if state.get("benchmark") is not None and offers(self.benchmark, Remembers):
+            self.benchmark.load_state_dict(state["benchmark"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.recorder.load_state_dict(state["recorder"])

@@ -12,9 +12,9 @@ from mtl_benchmarks.batching.loading import Loading
 from mtl_benchmarks.configuration.origin import origin
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.divergence import Watch
-from mtl_benchmarks.engine.forgetting import Unsaved
 from mtl_benchmarks.engine.series import PAIR_HEADER, STEP_HEADER, gradient_header
 from mtl_benchmarks.engine.trainer import Progress, Trainer
+from mtl_benchmarks.runs.forgotten import Forgotten, gone_on_without, may_be_lost
 from mtl_benchmarks.storage.checkpoint import Checkpoint, config_digest
 from mtl_benchmarks.storage.environment import Sessions
 from mtl_benchmarks.storage.files import digest_of, exists
@@ -37,6 +37,8 @@ _NOTHING_TO_WRITE_IT_FROM = (
     "There is no checkpoint of the finished run that it could be written from. Move result.json away and give the "
     "command of this run again to train what is missing."
 )
+_FORGOTTEN = "forgotten"
+"""Under which a checkpoint names what it does not hold."""
 
 
 class Work:
@@ -71,7 +73,8 @@ class Work:
         # before.
         self.trainer = Trainer(config, loading=loading)
         self.watch = Watch(self.trainer)
-        self.unsaved = Unsaved(self.trainer.method)
+        earlier = () if self.found is None else self.found.state.get(_FORGOTTEN, ())
+        self.forgotten = Forgotten(self.trainer, earlier)
         if self.found is not None:
             try:
                 self._load(self.found)
@@ -162,6 +165,8 @@ class Work:
             self.sessions.note("there are tables but no checkpoint any more, so that it begins anew")
         elif self.found is not None and not exists(self.files.checkpoints.newest):
             self.sessions.note(f"goes on from {self.files.checkpoints.previous.name}, there being no newer checkpoint")
+        if self.forgotten.names:
+            self.sessions.note(gone_on_without(self.forgotten.names))
         stopped = self.files.read_stopped()
         if stopped is not None:
             self.sessions.note(f"has stopped before, {stopped.rstrip('.')}")
@@ -169,7 +174,7 @@ class Work:
 
     def _advance(self, every: int | None, progress: Callable[[Progress], None] | None) -> None:
         try:
-            self.trainer.advance(save=self._save, every=every, progress=progress)
+            self.trainer.advance(save=self._save, every=every, progress=self.forgotten.beside(progress))
             self._save()
         except (NonFiniteStateError, ResultsDirectoryError):
             raise
@@ -189,8 +194,8 @@ class Work:
         if self.trainer.ranks.size > 1:
             # Each process sees its own part of a model; the whole of it is here.
             self._refuse_non_finite(state["model"])
-        if not self.has_saved:
-            self._say_what_is_unsaved()
+        self._look_for_what_is_forgotten()
+        state[_FORGOTTEN] = self.forgotten.names
         self.sessions.reached(self._position)
         digest = config_digest(self.config.as_dict())
         checkpoint = Checkpoint(self.identity, digest, self.sessions.listed, state)
@@ -199,20 +204,12 @@ class Work:
         self.seal = self.files.checkpoints.write(checkpoint, verify=not self.has_saved)
         self.has_saved, self.safe = True, self._position
 
-    def _say_what_is_unsaved(self) -> None:
-        names = ", ".join(f"`{name}`" for name in self.unsaved.found())
-        if not names:
-            return
-        if self.found is None:
-            self.say(
-                f"{self.unsaved.name} changes {names} in its steps and has no `state_dict`: no checkpoint holds "
-                "it, and if the run is broken off, its numbers may become others. Give it that and `load_state_dict`"
-            )
-        else:
-            self.sessions.note(
-                f"{self.unsaved.name} went on without what it had in {names}, for want of a `state_dict`: the numbers "
-                "may differ from those of a run that was not broken off"
-            )
+    def _look_for_what_is_forgotten(self) -> None:
+        new = self.forgotten.look()
+        if new and self.found is None:
+            self.say(may_be_lost(new))
+        elif new:
+            self.sessions.note(gone_on_without(new))
 
     def _non_finite(self, whole: Mapping[str, Any] | None = None) -> str:
         names = self.watch.found() if whole is None else self.watch.found_in(whole)
