@@ -1,5 +1,9 @@
 """Benchmarks, training runs that resume exactly, metrics and reports for multi-task optimisation."""
 
+# First of all: what follows takes seconds, in which Ctrl-C must end the command in words.
+from mtl_benchmarks import interrupts  # noqa: F401
+
+# isort: split
 from mtl_benchmarks.batching.batches import Batches
 from mtl_benchmarks.batching.loading import LoadedBatches, Loading
 from mtl_benchmarks.benchmark import Benchmark

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from mtl_benchmarks.command_line.help_text import EXIT_CODES
 from mtl_benchmarks.commands import COMMANDS, find_command
+from mtl_benchmarks.interrupts import INTERRUPTED, leave_at_interrupt, raise_at_interrupt, was_interrupted
 from mtl_core import (
     InvalidInputError,
     MissingExtraError,
@@ -23,7 +24,10 @@ from mtl_core import (
 
 __all__ = ["main"]
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+
+_GO_ON = frozenset({"run", "study", "ablate", "figure", "sac"})
+"""Commands that train, and take up what was broken off."""
 
 TRACEBACK = "MTL_BENCH_TRACEBACK"
 """Name of the environment variable that asks for the whole traceback of an error that has no words of its own."""
@@ -44,24 +48,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
+        raise_at_interrupt()
         with _modules_beside_the_command():
-            return _run(words)
-    except (SolverError, RankError, NonFiniteLossError, NonFiniteGradientError, NonFiniteStateError) as error:
-        return _said(error, FAILED)
-    except (InvalidInputError, MissingExtraError) as error:
-        return _said(error, BAD_INPUT)
-    except KeyboardInterrupt:
-        return _said("interrupted; the same command goes on from the last checkpoint.", INTERRUPTED)
+            code = _run(words)
+            sys.stdout.flush()  # here, where an error has words
+    except BaseException as error:  # noqa: BLE001 - the last door
+        # An import that it broke off may have made another error of it.
+        if isinstance(error, KeyboardInterrupt) or was_interrupted():
+            leave_at_interrupt(said=True)
+            goes_on = words[:1] and words[0] in _GO_ON
+            return _said(
+                f"interrupted{'; the same command goes on from the last checkpoint' * bool(goes_on)}.", INTERRUPTED
+            )
+        code = _answer(error)
+    leave_at_interrupt()
+    return code
+
+
+def _answer(error: BaseException) -> int:
+    """Say what went wrong, in one line; what is no error goes on its way."""
+    try:
+        raise error
+    except (SolverError, RankError, NonFiniteLossError, NonFiniteGradientError, NonFiniteStateError) as failure:
+        return _said(failure, FAILED)
+    except (InvalidInputError, MissingExtraError) as wrong:
+        return _said(wrong, BAD_INPUT)
     except BrokenPipeError:
         # Whoever read the output has seen enough; without this Python complains once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except OSError as error:
-        return _said(_system(error), BAD_INPUT)
-    except Exception as error:  # noqa: BLE001 - the last door: code of others may raise anything
+    except OSError as refused:
+        return _said(_system(refused), BAD_INPUT)
+    except Exception as other:  # noqa: BLE001 - the last door: code of others may raise anything
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
-        return _said(f"{_place(error)}{type(error).__name__}: {error}. {TRACEBACK}=1 shows the traceback.", FAILED)
+        return _said(f"{_place(other)}{type(other).__name__}: {other}. {TRACEBACK}=1 shows the traceback.", FAILED)
 
 
 def _run(words: Sequence[str]) -> int:

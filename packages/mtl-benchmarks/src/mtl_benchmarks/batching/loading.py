@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from mtl_benchmarks.batching.batches import Part, Share, generator_of, mixed_seed, order_of, rows_of, weighted_rows
 from mtl_benchmarks.batching.randomness import seeded_globally
 from mtl_benchmarks.batching.tally import Rows
+from mtl_benchmarks.interrupts import shielded
 from mtl_core import InvalidInputError, InvalidParameterError
 from mtl_core.checks import positive_int
 
@@ -167,7 +168,8 @@ class LoadedBatches:
             # restart, or there twice.
             generator=torch.Generator(),
         )
-        self._stream, self._expected = iter(loader), request
+        with shielded():  # the workers are started here
+            self._stream, self._expected = iter(loader), request
 
     def _after(self, request: _Request) -> _Request:
         epoch, index, part = request

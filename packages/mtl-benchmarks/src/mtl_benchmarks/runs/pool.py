@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl_benchmarks.configuration.run_config import RunConfig
+from mtl_benchmarks.interrupts import shielded
 from mtl_benchmarks.runs.runner import RunResult, run, warn
 from mtl_benchmarks.storage.results import Collection
 from mtl_core import ResultsDirectoryError
@@ -133,7 +134,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(target=_work, args=(theirs,))
-        self.process.start()
+        with shielded():
+            self.process.start()
         theirs.close()  # so that this end hears when the process is gone
         self.job = -1
         self.began = False

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from mtl_benchmarks.interrupts import shielded
 from mtl_core import InvalidParameterError
 from mtl_core.checks import positive_int
 
@@ -115,7 +116,8 @@ class Workers:
         while len(self._started) < self._n:
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs,), daemon=True)
-            process.start()
+            with shielded():
+                process.start()
             # Only the child holds that end then, so that this one sees when it is gone.
             theirs.close()
             self._started.append((process, ours))
