@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import torch
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.logs import CSVLog, TensorBoardLog, WandBLog, make_logs
 from mtl_benchmarks.engine.observers import EvaluationSeen, Observer, ObserverError, RunStart, StepSeen, Watching
+from mtl_benchmarks.engine.trainer import Progress, Trainer
 from mtl_benchmarks.runs.runner import run
 from mtl_benchmarks.runs.work import Work
+from mtl_benchmarks.storage.checkpoint import Checkpoints
 from mtl_benchmarks.storage.results import RunDirectory
 from mtl_core import InvalidParameterError, MissingExtraError
 
@@ -45,6 +48,9 @@ class Keeps(Observer):
 
     def finish(self) -> None:
         self.told.append(("finish",))
+
+    def broken_off(self) -> None:
+        self.told.append(("broken off",))
 
 
 class Meddles(Observer):
@@ -164,6 +170,107 @@ def test_a_run_that_lacks_nothing_but_its_result_still_tells_of_its_end(
     assert found == whole
 
 
+def logged(directory: Path) -> list[tuple[int, str, str]]:
+    """Step, name and value of every line but those of times, which no two runs share."""
+    rows = csv.DictReader((directory / "log/log.csv").read_text().splitlines())
+    return [(int(row["step"]), row["name"], row["value"]) for row in rows if "seconds/" not in row["name"]]
+
+
+Ends = Callable[[pytest.MonkeyPatch, type[BaseException]], Callable[[Progress], None] | None]
+
+
+def in_the_progress_of(step: int) -> Ends:
+    def ends(patched: pytest.MonkeyPatch, error: type[BaseException]) -> Callable[[Progress], None]:
+        def progress(now: Progress) -> None:
+            if now.done == step:
+                raise error
+
+        return progress
+
+    return ends
+
+
+def in_(cls: type, name: str, *, call: int, after: bool) -> Ends:
+    """Before or after a call of a method."""
+
+    def ends(patched: pytest.MonkeyPatch, error: type[BaseException]) -> None:
+        whole, calls = getattr(cls, name), [0]
+
+        def broken(*arguments: Any, **named: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == call and not after:
+                raise error
+            found = whole(*arguments, **named)
+            if calls[0] == call:
+                raise error
+            return found
+
+        patched.setattr(cls, name, broken)
+
+    return ends
+
+
+PLACES: dict[str, tuple[Ends, int]] = {
+    "in the first step": (in_(Trainer, "take_step", call=1, after=False), 0),
+    "after a step": (in_the_progress_of(3), 3),
+    "after the last step of an epoch": (in_the_progress_of(4), 4),
+    "in the first step of an epoch": (in_(Trainer, "take_step", call=5, after=False), 4),
+    "after an evaluation": (in_(Trainer, "evaluate", call=2, after=True), 4),
+    "before the checkpoint of an epoch": (in_(Checkpoints, "write", call=4, after=False), 4),
+    "after the checkpoint of an epoch": (in_(Checkpoints, "write", call=4, after=True), 4),
+    "before the checkpoint of a step": (in_(Checkpoints, "write", call=3, after=False), 3),
+    "after the checkpoint of a step": (in_(Checkpoints, "write", call=3, after=True), 3),
+}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("place", list(PLACES))
+def test_a_log_has_all_that_was_seen_where_the_run_is_broken_off_and_goes_on_without_a_gap(
+    place: str, error: type[BaseException], config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(config, tmp_path / "whole", observers=[CSVLog(every=1)])
+    ends, steps = PLACES[place]
+    keeps = Keeps()
+    with monkeypatch.context() as patched:
+        progress = ends(patched, error)
+        with pytest.raises(error):
+            run(config, tmp_path / "run", checkpoint_every=1, progress=progress, observers=[CSVLog(every=1), keeps])
+    whole = logged(tmp_path / "whole")
+    evaluated = 4 if place in ("in the first step of an epoch", "after an evaluation") or "of an epoch" in place else 2
+    if steps:
+        # Of the step at whose end it was broken off there is no evaluation where that had not been made.
+        evaluated = 2 if place == "after the last step of an epoch" else evaluated
+        expected = [row for row in whole if row[0] <= steps and (row[1].startswith("step/") or row[0] <= evaluated)]
+        assert logged(tmp_path / "run") == expected
+        assert keeps.told[-1] == ("broken off",)
+    else:
+        assert keeps.told == []
+    run(config, tmp_path / "run", observers=[CSVLog(every=1)])
+    assert logged(tmp_path / "run") == whole
+
+
+def test_a_log_that_is_broken_off_while_it_is_opened_again_loses_nothing(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(now: Progress) -> None:
+        if now.done == 4:
+            raise KeyboardInterrupt
+
+    def interrupt(*arguments: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "run", progress=stop, observers=[CSVLog(every=1)])
+    before = logged(tmp_path / "run")
+    assert before[-1][0] == 4
+    log, at_two = CSVLog(every=1), RunStart(config, tmp_path / "run", 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(csv, "writer", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            log.start(at_two)
+    assert logged(tmp_path / "run") == before
+
+
 def test_a_torn_line_of_a_log_is_written_again(config: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(ObserverError):
         run(config, tmp_path / "run", observers=[CSVLog(every=1), Fails(4)])
@@ -185,6 +292,22 @@ def test_tensorboard(config: RunConfig, tmp_path: Path) -> None:
     assert {"step/loss/first", "step/weight/third", "test/error_first", "train/lr", "seconds/forward"} <= names
     assert [event.step for event in read.Scalars("step/loss/first")] == [1, 2, 4, 6]
     assert read.Scalars("test/error_first")[-1].value == pytest.approx(result.values["error_first"])
+
+
+def test_tensorboard_has_what_was_seen_where_the_run_is_broken_off(config: RunConfig, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed (extra [tensorboard])")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def stop(now: Progress) -> None:
+        if now.done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "run", progress=stop, observers=[TensorBoardLog(every=1)])
+    read = EventAccumulator(str(tmp_path / "run/log/tensorboard"))
+    read.Reload()
+    assert [event.step for event in read.Scalars("step/loss/first")] == [1, 2, 3, 4]
+    assert [event.step for event in read.Scalars("test/error_first")] == [2]
 
 
 def test_wandb_offline(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

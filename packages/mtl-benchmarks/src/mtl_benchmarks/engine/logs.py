@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtl_benchmarks.engine.observers import EvaluationSeen, Observer, RunStart, StepSeen
+from mtl_benchmarks.storage.files import write_atomically
+from mtl_benchmarks.storage.tables import table
 from mtl_core import MissingExtraError
 from mtl_core.checks import one_of, positive_int
 
@@ -65,8 +67,9 @@ class CSVLog(Log):
         path.parent.mkdir(exist_ok=True)
         # A run that was killed goes on from a checkpoint before its last lines, and makes them again.
         kept = _rows_before(path, run.step)
-        self._file = path.open("w", encoding="utf-8", newline="")
-        csv.writer(self._file, lineterminator="\n").writerows([("step", "epoch", "name", "value"), *kept])
+        content = table(("step", "epoch", "name", "value"), kept)
+        write_atomically(path, content)  # nothing is lost where this is broken off
+        self._file = path.open("a", encoding="utf-8", newline="")
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """One line per value; they are in the file when this returns."""
@@ -81,12 +84,17 @@ class CSVLog(Log):
         assert self._file is not None
         self._file.close()
 
+    def broken_off(self) -> None:
+        """Close the file; all that was seen is in it."""
+        if self._file is not None:
+            self._file.close()
+
 
 def _rows_before(path: Path, step: int) -> list[list[str]]:
     """Whole lines up to ``step``, without the evaluation there, which comes again."""
     if not path.is_file():
         return []
-    rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]
+    rows = list(csv.reader(path.read_text(encoding="utf-8", errors="replace").splitlines()))[1:]
     # A line that was cut off by the kill is left out.
     whole = [row for row in rows if len(row) == 4 and row[0].isdecimal()]
     return [row for row in whole if int(row[0]) < step or (int(row[0]) == step and row[2].startswith("step/"))]
@@ -124,6 +132,11 @@ class TensorBoardLog(Log):
     def finish(self) -> None:
         """Write what is held back."""
         self._writer.close()
+
+    def broken_off(self) -> None:
+        """Write what is held back, which may be that of minutes."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 class WandBLog(Log):
@@ -171,6 +184,11 @@ class WandBLog(Log):
     def finish(self) -> None:
         """End the run there."""
         self._run.finish()
+
+    def broken_off(self) -> None:
+        """End the run there as one that failed."""
+        if self._run is not None:
+            self._run.finish(exit_code=1)
 
 
 LOGS: Mapping[str, type[Log]] = {"csv": CSVLog, "tensorboard": TensorBoardLog, "wandb": WandBLog}

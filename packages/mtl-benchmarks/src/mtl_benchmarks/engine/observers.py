@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,6 +112,9 @@ class Observer(Protocol):
     def finish(self) -> None:
         """After the last evaluation; the run's result is written when this has returned."""
 
+    def broken_off(self) -> None:
+        """In place of ``finish``, where an error or Ctrl-C ends the run; what it raises is of no account."""
+
 
 class Watching:
     """Stands between a run and its observers.
@@ -127,19 +130,35 @@ class Watching:
         self._config = config
         self._directory = directory
         self._has_started = False
+        self._last: Progress | None = None
         self._told = 0
 
-    def beside(self, progress: Callable[[Progress], None] | None) -> Callable[[Progress], None] | None:
-        """A callback for every step that tells the observers, and then ``progress``."""
+    def see(self, now: Progress) -> None:
+        """Tell of a step, and of the evaluation before it."""
         if not self._observers:
-            return progress
+            return
+        self._start(now, before=now.done - 1)
+        self._last = now
+        self._tell_evaluations(now)
+        report = now.recorder.series.last
+        if report is not None:
+            seen = StepSeen(now.done, now.epoch, report)
+            self._tell(f"step {now.done}", lambda observer: observer.step(seen))
 
-        def both(now: Progress) -> None:
-            self._see(now)
-            if progress is not None:
-                progress(now)
-
-        return both
+    @contextmanager
+    def until_the_end(self) -> Iterator[None]:
+        """Where the run is broken off in here, tell of the last evaluation and of that, whatever comes of it."""
+        try:
+            yield
+        except BaseException:
+            if self._last is not None:
+                with suppress(Exception):  # of an observer, which may have failed already; the first error is raised
+                    self._tell_evaluations(self._last)
+            if self._has_started:
+                for observer in self._observers:
+                    with suppress(Exception):
+                        observer.broken_off()
+            raise
 
     def finish(self, now: Progress) -> None:
         """Tell of the last evaluation, and that nothing more comes.
@@ -162,24 +181,16 @@ class Watching:
         start = RunStart(self._config, self._directory, before)
         self._tell("start", lambda observer: observer.start(start))
 
-    def _see(self, now: Progress) -> None:
-        self._start(now, before=now.done - 1)
-        self._tell_evaluations(now)
-        report = now.recorder.series.last
-        if report is not None:
-            seen = StepSeen(now.done, now.epoch, report)
-            self._tell(f"step {now.done}", lambda observer: observer.step(seen))
-
     def _tell_evaluations(self, now: Progress) -> None:
         recorder = now.recorder
         # The callback comes after steps only, so that an evaluation is told with the step that follows it.
-        for k in range(self._told, len(recorder.history)):
+        while (k := self._told) < len(recorder.history):
+            self._told += 1  # before: one that is broken off is told in full by the process that goes on
             splits = {"train": recorder.training[k], **recorder.history[k]}
             values = {split: MappingProxyType(dict(found)) for split, found in splits.items()}
             seconds = MappingProxyType(dict(recorder.times[k]))
             seen = EvaluationSeen(recorder.steps[k], recorder.epochs[k], MappingProxyType(values), seconds)
             self._tell(f"the evaluation at step {seen.step}", lambda observer, seen=seen: observer.evaluation(seen))  # type: ignore[misc]
-        self._told = len(recorder.history)
 
     def _tell(self, what: str, call: Callable[[Observer], None]) -> None:
         for observer in self._observers:

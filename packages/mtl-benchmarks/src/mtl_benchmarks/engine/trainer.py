@@ -212,19 +212,26 @@ class Trainer:
         set_random_state(state["random"] if self.ranks.size == 1 else state["random"][self.ranks.rank])
 
     def advance(
-        self, *, save: Callable[[], None], every: int | None, progress: Callable[[Progress], None] | None
+        self,
+        *,
+        save: Callable[[], None],
+        every: int | None,
+        seen: Callable[[Progress], None],
+        progress: Callable[[Progress], None] | None,
     ) -> None:
         """The steps up to the next evaluation, and the evaluation.
 
         Args:
             save: writes a checkpoint.
             every: steps between the checkpoints that are written on the way; None: none.
-            progress: called after every step.
+            seen: called after every step, before a checkpoint from which it would not come again.
+            progress: called after every step, and a checkpoint that is due there.
         """
         target = self._next_evaluation()
         while self.step < target:
             self.ranks.say("step")
             self.take_step()
+            seen(self.progress)
             # Not at an evaluation, after which there is a checkpoint of its own.
             if every is not None and self.step % every == 0 and self.step < target:
                 save()

@@ -25,13 +25,12 @@ class Forgotten:
         self._unsaved = Unsaved(trainer)
         self.names = list(earlier)
 
-    def beside(self, progress: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
-        """A callback for every step that looks at the first one, and then calls ``progress``."""
+    def beside(self, seen: Callable[[Progress], None]) -> Callable[[Progress], None]:
+        """A callback for every step that looks at the first one, and then calls ``seen``."""
 
         def told(now: Progress) -> None:
             self._unsaved.after_step()
-            if progress is not None:
-                progress(now)
+            seen(now)
 
         return told
 

@@ -144,7 +144,8 @@ def _run_first(
         ):
             if unlocked is not None:
                 work.say(f"{unlocked}: see to it that no other process works on this run")
-            work.complete(every=checkpoint_every, progress=watching.beside(progress), ending=watching.finish)
+            with watching.until_the_end():
+                work.complete(every=checkpoint_every, seen=watching.see, progress=progress, ending=watching.finish)
     # Read back even where it was just written, so that a run that was resumed and one that was read give the same
     # object.
     return load_result(directory)

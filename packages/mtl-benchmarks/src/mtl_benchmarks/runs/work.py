@@ -90,6 +90,7 @@ class Work:
         self,
         *,
         every: int | None,
+        seen: Callable[[Progress], None],
         progress: Callable[[Progress], None] | None,
         ending: Callable[[Progress], None],
     ) -> None:
@@ -97,7 +98,8 @@ class Work:
 
         Args:
             every: steps between checkpoints on the way from one evaluation to the next; None: none there.
-            progress: called after every step.
+            seen: called after every step, before its checkpoint.
+            progress: called after every step, and its checkpoint.
             ending: called before the result of a run is first written, so that no process that ends in between leaves
                 a complete run without it.
 
@@ -121,7 +123,7 @@ class Work:
         if not self.trainer.is_finished:
             self._begin()
         while not self.trainer.is_finished:
-            self._advance(every, progress)
+            self._advance(every, seen, progress)
             # After the checkpoint, from what it holds: tables never show what a restart would have to train again.
             self._show()
         if not was_complete:
@@ -172,9 +174,11 @@ class Work:
             self.sessions.note(f"has stopped before, {stopped.rstrip('.')}")
         self.files.write_table("environment.json", self.sessions.table())
 
-    def _advance(self, every: int | None, progress: Callable[[Progress], None] | None) -> None:
+    def _advance(
+        self, every: int | None, seen: Callable[[Progress], None], progress: Callable[[Progress], None] | None
+    ) -> None:
         try:
-            self.trainer.advance(save=self._save, every=every, progress=self.forgotten.beside(progress))
+            self.trainer.advance(save=self._save, every=every, seen=self.forgotten.beside(seen), progress=progress)
             self._save()
         except (NonFiniteStateError, ResultsDirectoryError):
             raise
