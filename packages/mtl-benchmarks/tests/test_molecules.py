@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -177,9 +178,62 @@ def _beyond(raw: Path) -> None:
     file.write_text(file.read_text().replace("footer", "   77   SMILES SMILES 0.1\nfooter"))
 
 
+def _swapped_rows(raw: Path) -> None:
+    file = raw / "gdb9.sdf.csv"
+    head, first, second, *rest = file.read_text().splitlines()
+    file.write_text("\n".join([head, second, first, *rest]) + "\n")
+
+
+def _swapped_structures(raw: Path) -> None:
+    file = raw / "gdb9.sdf"
+    *records, last = file.read_text().split("$$$$\n")
+    file.write_text("$$$$\n".join([*records[::-1], last]))
+
+
+def _without_the_first(raw: Path) -> None:
+    # From both, so that they agree: the numbers of the third file, which are places, would mean others.
+    _one_molecule_less(raw)
+    file = raw / "gdb9.sdf.csv"
+    head, _, *rest = file.read_text().splitlines()
+    file.write_text("\n".join([head, *rest]) + "\n")
+
+
+def _nan_number(raw: Path) -> None:
+    file = raw / "gdb9.sdf.csv"
+    file.write_text(re.sub(r"gdb_2,[^,]*", "gdb_2,nan", file.read_text()))
+
+
+def _edit(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def edit(raw: Path) -> None:
+        text = (raw / name).read_text()
+        assert old in text
+        (raw / name).write_text(text.replace(old, new, 1))
+
+    return edit
+
+
+def _empty(raw: Path) -> None:
+    (raw / "uncharacterized.txt").write_text("")
+
+
+def _heading_alone(raw: Path) -> None:
+    (raw / "uncharacterized.txt").write_text("heading\n" * 9)
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
+        (_swapped_rows, r"gdb9\.sdf\.csv must list molecule 1 as gdb_1, got 'gdb_2'"),
+        (_swapped_structures, r"gdb9\.sdf must list molecule 1 as gdb_1, got 'gdb_3'"),
+        (_without_the_first, r"gdb9\.sdf must list molecule 1 as gdb_1, got 'gdb_2'"),
+        (_empty, r"uncharacterized\.txt must have 9 lines of heading, molecules and a last line, got 0 lines"),
+        (_heading_alone, "got 9 lines"),
+        (
+            _edit("uncharacterized.txt", "footer", "   x   SMILES\nfooter"),
+            "line 10, must begin with a .*number, got 'x'",
+        ),
+        (_nan_number, r"gdb9\.sdf\.csv, line 3, must hold finite numbers"),
+        (_edit("gdb9.sdf", "   -0.5000", "       nan"), r"molecule \d, cannot be read: a position is not finite"),
         (lambda raw: (raw / RAW_FILES[1]).unlink(), r"without gdb9\.sdf\.csv"),
         (lambda raw: [file.unlink() for file in raw.iterdir()], "has none of them"),
         (_cut_structures, r"must end with \$\$\$\$"),
@@ -195,6 +249,14 @@ def test_damaged_raw_files_are_refused_by_name(tmp_path: Path, damage: Callable[
     damage(root / "raw")
     with pytest.raises(InvalidInputError, match=says):
         read_raw(root)
+
+
+def test_of_all_molecules_as_many_are_left_out_as_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtl_benchmarks.molecules.raw._LISTED", 3)
+    monkeypatch.setattr("mtl_benchmarks.molecules.raw._LEFT_OUT", 2)
+    assert len(read_raw(write_raw(tmp_path, skipped=(1, 3)))) == 1
+    with pytest.raises(InvalidInputError, match=r"uncharacterized\.txt must name 2 of all 3 molecules, got 1\."):
+        read_raw(write_raw(tmp_path, skipped=(2,)))
 
 
 @pytest.mark.parametrize(

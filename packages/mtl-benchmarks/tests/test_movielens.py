@@ -103,9 +103,18 @@ def _no_text(files: list[Path]) -> None:
     files[2].write_bytes(b"\xff\xfe\x00")
 
 
+def _twice(place: int, line: str) -> Callable[[list[Path]], None]:
+    def add(files: list[Path]) -> None:
+        files[place].write_text(files[place].read_text() + "\n" + line)
+
+    return add
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
+        (_twice(1, USERS[1]), r"ml-100k\.user, line 5, must name another than '2', which is listed above"),
+        (_twice(2, FILMS[0]), r"ml-100k\.item, line 6, must name another than '7'"),
         (_other_head, r"ml-100k\.user must have the columns user_id:token, .* got user_id:token, age\."),
         (_no_text, r"ml-100k\.item must be readable text"),
         (lambda files: files[0].write_text(""), r"ml-100k\.inter must have the columns .* got none"),
@@ -128,6 +137,13 @@ def test_damaged_files_are_refused_by_name(tmp_path: Path, damage: Callable[[lis
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidParameterError, match=message):
         MovieLens(**{**SMALL, **options}).data("train")
+
+
+def test_files_that_are_cut_off_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = write_tables(tmp_path)
+    monkeypatch.setattr("mtl_benchmarks.benchmarks.movielens_files.packaged_files", lambda *_, **__: written)
+    with pytest.raises(InvalidInputError, match=r"ml-100k\.inter must have 100,000 lines below its head, got 199"):
+        movielens_files()
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

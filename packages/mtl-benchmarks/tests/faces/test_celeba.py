@@ -114,6 +114,7 @@ def test_files_are_read_as_they_lie(drawn: Path) -> None:
         ("other names", r"line 2 must name the 40 attributes, got 40: Young"),
         ("split 3", r"line 4 must be a picture's name and 0, 1 or 2, got '000004\.jpg 3'"),
         ("other order", r"in the same order, got another one in row 2"),
+        ("one twice", r"must list each picture once, got 000001\.jpg more than once"),
         ("no test", r"must have pictures of split test, got none"),
     ],
 )
@@ -137,6 +138,11 @@ def test_what_is_wrong_with_the_files_is_named_before_anything_is_trained(
         labels.write_text("\n".join(rows))
     elif what == "partition without last newline":
         parts.write_text("\n".join(listed))
+    elif what == "one twice":
+        rows[3] = rows[3].replace("000002", "000001")
+        listed[1] = listed[1].replace("000002", "000001")
+        labels.write_text("\n".join(rows) + "\n")
+        parts.write_text("\n".join(listed) + "\n")
     elif what == "other order":
         parts.write_text("\n".join([listed[0], listed[2], listed[1], *listed[3:]]) + "\n")
     elif what == "split 3":

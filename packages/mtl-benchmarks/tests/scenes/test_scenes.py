@@ -173,6 +173,33 @@ def test_numbers_out_of_range(tmp_path: Path, folder: str, value: float, text: s
         data.read(3)
 
 
+@pytest.mark.parametrize("change", ["half as long", "longer", "as colours", "one that is longer"])
+def test_normals_of_another_length_are_refused(tmp_path: Path, change: str) -> None:
+    path = written(tmp_path, NYUV2) / "train" / "normal" / "1.npy"
+    values = numpy.load(path)
+    mixed = values.copy()
+    mixed[:4] *= 0.3  # as where a picture was made smaller beside pixels that were not measured
+    numpy.save(path, mixed)
+    SceneFolder(tmp_path, "train", NYUV2).read(1)
+    if change == "one that is longer":
+        values[5, 5] = [0.9, 0.9, 0.0]
+    else:
+        values = {"half as long": values / 2, "longer": (values * 1.2).clip(-1, 1), "as colours": (values + 1) / 2}[
+            change
+        ]
+    numpy.save(path, values)
+    with pytest.raises(InvalidInputError, match=r"normal/1\.npy: normals must have length 1, or 0 .*, got"):
+        SceneFolder(tmp_path, "train", NYUV2).read(1)
+
+
+@pytest.mark.parametrize(("layout", "by", "most"), [(NYUV2, 1000, 100), (CITYSCAPES, 255, 1)])
+def test_depth_in_another_unit_is_refused(tmp_path: Path, layout: SceneLayout, by: float, most: float) -> None:
+    path = written(tmp_path, layout) / "train" / "depth" / "1.npy"
+    numpy.save(path, by * numpy.load(path))
+    with pytest.raises(InvalidInputError, match=rf"depth/1\.npy: numbers must be from 0 to {most}, got 0 to"):
+        SceneFolder(tmp_path, "train", layout).read(1)
+
+
 # --- augmentation ----------------------------------------------------------------------------------------------------
 
 

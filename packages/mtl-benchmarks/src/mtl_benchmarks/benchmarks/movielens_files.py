@@ -20,6 +20,8 @@ _COLUMNS = {
     "ml-100k.user": ("user_id:token", "age:token", "gender:token", "occupation:token", "zip_code:token"),
     "ml-100k.item": ("item_id:token", "movie_title:token_seq", "release_year:token", "class:token_seq"),
 }
+_COUNTS = (100_000, 943, 1_682)
+"""Ratings, users and films, each with a line that ends."""
 
 FIELDS = ("user", "film", "age", "gender", "occupation", "decade", "genre")
 """What is known of a rating before it is given: ages by tens, the film's decade, the first of its genres."""
@@ -54,12 +56,19 @@ def movielens_files() -> list[Path]:
 
     Raises:
         MissingExtraError: the package is not installed.
-        InvalidInputError: it is, and a file is not where it was.
+        InvalidInputError: it is, and a file is not where it was, or is cut off.
     """
     names = [f"{_FOLDER}/{name}" for name in _COLUMNS]
     what = "MovieLens-100K, files of the package recbole,"
     # Its own requirements pin other libraries to old versions.
-    return packaged_files("recbole", names, what=what, extra="movielens", dependencies=False)
+    files = packaged_files("recbole", names, what=what, extra="movielens", dependencies=False)
+    for file, count in zip(files, _COUNTS, strict=True):
+        found = file.read_bytes().count(b"\n") - 1
+        if found != count:
+            raise InvalidInputError(
+                f"{file.name} must have {count:,} lines below its head, got {found:,}. Install recbole again."
+            )
+    return files
 
 
 def read_movielens(files: Sequence[Path]) -> tuple[Ratings, dict[str, int]]:
@@ -70,11 +79,11 @@ def read_movielens(files: Sequence[Path]) -> tuple[Ratings, dict[str, int]]:
 
     Raises:
         InvalidInputError: a file has other columns or a line that cannot be read, a rating is not 1 to 5, or it is of a
-            user or film that is not listed.
+            user or film that is not listed, or is listed twice.
     """
     ratings, users_file, films_file = files
-    users = {row[0]: (_tens(row[1]), row[2], row[3]) for _, row in _lines(users_file)}
-    films = {row[0]: (_tens(row[2]), row[3].partition(" ")[0]) for _, row in _lines(films_file)}
+    users = {name: (_tens(row[1]), row[2], row[3]) for name, row in _listed(users_file).items()}
+    films = {name: (_tens(row[2]), row[3].partition(" ")[0]) for name, row in _listed(films_file).items()}
     known: dict[str, dict[str, int]] = {field: {} for field in FIELDS}
     rows, stars = [], []
     for number, (user, film, rating, _) in _lines(ratings):
@@ -91,6 +100,18 @@ def read_movielens(files: Sequence[Path]) -> tuple[Ratings, dict[str, int]]:
         stars.append(float(rating))
     fields = torch.tensor(rows, dtype=torch.int64).reshape(-1, len(FIELDS))
     return Ratings(fields, torch.tensor(stars)), {field: len(names) for field, names in known.items()}
+
+
+def _listed(file: Path) -> dict[str, list[str]]:
+    """The rows by their first cell, which is a name."""
+    found: dict[str, list[str]] = {}
+    for number, row in _lines(file):
+        if row[0] in found:
+            raise InvalidInputError(
+                f"{file.name}, line {number}, must name another than {row[0]!r}, which is listed above."
+            )
+        found[row[0]] = row
+    return found
 
 
 def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +153,9 @@ def folder_problems(root: str | Path) -> list[str]:
         row = 1 + next((k for k, (own, other) in enumerate(pairs) if own != other), min(len(names), len(listed)))
         what = f"must list the pictures of {LABELS} in the same order, got another one in row {row}"
         return [f"{base / PARTITION}: {what} ({len(listed)} and {len(names)} rows)"]
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        return [f"{base / LABELS}: must list each picture once, got {twice} more than once"]
     # One pass over the folder instead of a question per file: there are 202,599.
     with os.scandir(base / PICTURES) as entries:
         sizes = {entry.name: entry.stat().st_size for entry in entries}

@@ -136,6 +136,8 @@ def _read(row: dict[str, str]) -> _Row:
     places = {column: factor * float(row[column]) for column, _, factor in _COLUMNS}
     by_name = {name: places[column] for column, name, _ in _COLUMNS}
     targets = [by_name.get(name, math.nan) for name, _ in TARGETS]
+    if not all(map(math.isfinite, [*flat, *places.values()])):
+        raise ValueError("a number is not finite")
     return _Row(int(row["Index"]), elements, positions, _bonds(row["SMILES"], symbols, positions), targets)
 
 

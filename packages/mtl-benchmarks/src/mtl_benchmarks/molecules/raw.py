@@ -7,6 +7,7 @@ order of the file, as PyG reads it unsanitised; the numbers of the targets are c
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,8 @@ _COLUMNS = ["A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", *_ENERGIE
 _FACTORS = [1.0] * 5 + [HARTREE] * 3 + [1.0] + [HARTREE] * 5 + [1.0] + [KCAL_PER_MOL] * 4
 _HEADER_LINES = 9
 """Of ``uncharacterized.txt``, before the molecules whose geometry is not that of their SMILES."""
+_LISTED, _LEFT_OUT = 133_885, 3_054
+"""Molecules of the official files, and how many of them the last one names."""
 
 
 def find_raw(root: Path) -> list[Path]:
@@ -53,39 +56,69 @@ def read_raw(root: str | Path) -> Molecules:
     """All characterised molecules.
 
     Raises:
-        InvalidInputError: a file is missing or cannot be read, or the SD file and its table differ in length.
+        InvalidInputError: a file is missing or cannot be read, or the SD file and its table do not list the same
+            molecules in the same order.
     """
     structures, table, skipped = find_raw(Path(root))
     left_out = _uncharacterised(skipped)
-    targets = list(_targets(table))
+    rows = list(_targets(table))
     found = list(_structures(structures))
-    if len(found) != len(targets):
+    if len(found) != len(rows):
         raise InvalidInputError(
-            f"{structures.name} and {table.name} must list the same molecules, got {len(found)} and {len(targets)}. "
+            f"{structures.name} and {table.name} must list the same molecules, got {len(found)} and {len(rows)}. "
             "One of the two is cut off: fetch it again."
         )
+    _refuse_other_order([title for title, *_ in found], [name for name, _ in rows], structures.name, table.name)
     beyond = [number for number in left_out if not 1 <= number <= len(found)]
     if beyond:
         raise InvalidInputError(
             f"{skipped.name} must name molecules from 1 to {len(found)}, got {beyond[0]}. It belongs to other files."
         )
+    if len(found) == _LISTED and len(left_out) != _LEFT_OUT:
+        raise InvalidInputError(
+            f"{skipped.name} must name {_LEFT_OUT:,} of all {_LISTED:,} molecules, got {len(left_out):,}. It is cut "
+            "off or of another edition: fetch it again."
+        )
     kept = [index for index in range(len(found)) if index + 1 not in left_out]
     return Molecules.pack(
         [index + 1 for index in kept],
-        [found[index][0] for index in kept],
         [found[index][1] for index in kept],
         [found[index][2] for index in kept],
-        [targets[index] for index in kept],
+        [found[index][3] for index in kept],
+        [rows[index][1] for index in kept],
     )
 
 
+def _refuse_other_order(titles: list[str], names: list[str], structures: str, table: str) -> None:
+    """Both files name each molecule by its number, by which the third file leaves out: a row elsewhere is another's."""
+    for number, (title, name) in enumerate(zip(titles, names, strict=True), start=1):
+        for file, got in ((structures, title), (table, name)):
+            if got != f"gdb_{number}":
+                raise InvalidInputError(
+                    f"{file} must list molecule {number} as gdb_{number}, got {got!r}: rows are missing or in another "
+                    "order. Fetch it again."
+                )
+
+
 def _uncharacterised(file: Path) -> frozenset[int]:
-    words = [line.split() for line in file.read_text().splitlines()[_HEADER_LINES:]]
-    return frozenset(int(line[0]) for line in words if len(line) > 1 and line[0].isdecimal())
+    lines = [line for line in file.read_text().splitlines() if line.strip()]
+    if len(lines) <= _HEADER_LINES:
+        raise InvalidInputError(
+            f"{file.name} must have {_HEADER_LINES} lines of heading, molecules and a last line, got {len(lines)} "
+            "lines. It is cut off: fetch it again."
+        )
+    # Behind the last molecule is a line that is none.
+    words = [line.split() for line in lines[_HEADER_LINES:-1]]
+    for number, line in enumerate(words, start=_HEADER_LINES + 1):
+        if not line[0].isdecimal():
+            raise InvalidInputError(
+                f"{file.name}, line {number}, must begin with a molecule's number, got {line[0]!r}."
+            )
+    return frozenset(int(line[0]) for line in words)
 
 
-def _targets(file: Path) -> Iterator[list[float]]:
-    """Rows in the order of ``TARGETS``: PyG moves A, B and C to the end."""
+def _targets(file: Path) -> Iterator[tuple[str, list[float]]]:
+    """Names, and rows in the order of ``TARGETS``: PyG moves A, B and C to the end."""
     with file.open(newline="") as lines:
         reader = csv.reader(lines)
         header = next(reader, [])
@@ -98,10 +131,15 @@ def _targets(file: Path) -> Iterator[list[float]]:
                 values = [factor * float(word) for factor, word in zip(_FACTORS, row[1:], strict=True)]
             except ValueError as error:
                 raise InvalidInputError(f"{file.name}, line {reader.line_num}, cannot be read: {error}.") from None
-            yield values[3:] + values[:3]
+            if not all(map(math.isfinite, values)):
+                raise InvalidInputError(
+                    f"{file.name}, line {reader.line_num}, must hold finite numbers, got {row[1:]}."
+                )
+            yield row[0], values[3:] + values[:3]
 
 
-_Structure = tuple[list[int], list[list[float]], list[tuple[int, int, int]]]
+_Structure = tuple[str, list[int], list[list[float]], list[tuple[int, int, int]]]
+"""Title, elements, positions and bonds."""
 
 
 def _structures(file: Path) -> Iterator[_Structure]:
@@ -128,10 +166,12 @@ def _structure(lines: list[str], where: str) -> _Structure:
         if len(atoms) != n_atoms or len(bonds) != n_bonds:
             raise ValueError(f"{n_atoms} atoms and {n_bonds} bonds are announced, and fewer follow")
         places = [[float(line[k : k + 10]) for k in (0, 10, 20)] for line in atoms]
+        if not all(math.isfinite(x) for place in places for x in place):
+            raise ValueError("a position is not finite")
         elements = [ELEMENTS.index(line[31:34].strip()) for line in atoms]
         pairs = [(int(line[0:3]) - 1, int(line[3:6]) - 1, int(line[6:9])) for line in bonds]
         if any(not (0 <= one < n_atoms and 0 <= other < n_atoms and 1 <= kind <= 4) for one, other, kind in pairs):
             raise ValueError("a bond names an atom that is not there, or a kind that is not 1 to 4")
     except (IndexError, ValueError) as error:
         raise InvalidInputError(f"{where} cannot be read: {error}.") from None
-    return elements, places, pairs
+    return lines[0].strip(), elements, places, pairs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +27,7 @@ __all__ = [
 Split = Literal["train", "val"]
 _SHOWN = 3  # names in a message; a folder that was unpacked wrongly has hundreds
 _ROUNDED = 1e-3  # how far a number may be outside its range: unit vectors are stored rounded
+_UNEVEN = 0.1  # how far the length of a normal may be from 1, of most of them; some are mixed with zeros
 
 
 class SceneFolder:
@@ -69,7 +69,7 @@ class SceneFolder:
 
         Raises:
             InvalidInputError: a label is no whole number from −1 to the number of classes, a colour is not in [0, 1],
-                a depth is negative, a normal is longer than 1 in a component, or a number is not finite.
+                a depth is out of the layout's range, normals are not of length 1, or a number is not finite.
         """
         if not 0 <= index < self._n:
             raise InvalidInputError(f"`index` must be from 0 to {self._n - 1}, got {index}.")
@@ -81,8 +81,8 @@ class SceneFolder:
                 f"{self.layout.n_classes - 1}, got {float(labels[~valid][0]):g}."
             )
         image = self._within("image", index, 0.0, 1.0)
-        depth = self._within("depth", index, 0.0, math.inf)
-        normals = self._within("normal", index, -1.0, 1.0) if self.layout.normals else None
+        depth = self._within("depth", index, 0.0, self.layout.most_depth)
+        normals = self._normals(index) if self.layout.normals else None
         return Scenes.of(image, labels[None].long(), depth, normals)
 
     def load(self, indices: Iterable[int]) -> Scenes:
@@ -101,6 +101,20 @@ class SceneFolder:
                 f"{self._path(folder, index)}: numbers must be from {low:g} to {high:g}, got {least:g} to {most:g}."
             )
         return values.movedim(-1, 0)[None]
+
+    def _normals(self, index: int) -> Tensor:
+        """Normals, of length 1 but where a picture that was made smaller has mixed them with what was not measured."""
+        normals = self._within("normal", index, -1.0, 1.0)
+        lengths = normals.norm(dim=1)
+        measured = lengths[lengths > 0]
+        if len(measured):
+            middle, most = float(measured.median()), float(measured.max())
+            if most > 1 + _UNEVEN or middle < 1 - _UNEVEN:
+                raise InvalidInputError(
+                    f"{self._path('normal', index)}: normals must have length 1, or 0 where there is none, got "
+                    f"{middle:.3g} in the middle and {most:.3g} at most."
+                )
+        return normals
 
     def _map(self, folder: str, index: int) -> Tensor:
         path = self._path(folder, index)

@@ -23,6 +23,7 @@ class SceneLayout:
         n_classes: classes, numbered from 0; −1 is none.
         depth_unit: unit of the depth maps; empty for inverse depth as a share of the sensor's range.
         normals: whether there are surface normals.
+        most_depth: no depth is larger, in that unit: one that is shows another unit.
         size: height and width of the official pictures.
         counts: how many official pictures there are to train and to test on.
     """
@@ -32,6 +33,7 @@ class SceneLayout:
     n_classes: int
     depth_unit: str
     normals: bool
+    most_depth: float
     size: tuple[int, int]
     counts: tuple[int, int]
 
@@ -47,10 +49,12 @@ class SceneLayout:
         return {**found, "normal": 3} if self.normals else found
 
 
-NYUV2 = SceneLayout("NYUv2", "label", 13, "m", normals=True, size=(288, 384), counts=(795, 654))
+NYUV2 = SceneLayout("NYUv2", "label", 13, "m", normals=True, most_depth=100.0, size=(288, 384), counts=(795, 654))
 """Rooms, 288 × 384: 795 pictures to train, 654 to test."""
 
-CITYSCAPES = SceneLayout("CityScapes", "label_7", 7, "", normals=False, size=(128, 256), counts=(2975, 500))
+CITYSCAPES = SceneLayout(
+    "CityScapes", "label_7", 7, "", normals=False, most_depth=1.0, size=(128, 256), counts=(2975, 500)
+)
 """Streets, 128 × 256: 2,975 pictures to train, 500 to test. Depth is inverse depth."""
 
 
