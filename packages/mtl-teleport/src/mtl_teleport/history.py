@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -38,7 +39,7 @@ from mtl_core.extension import inner_optimizer
 from mtl_teleport.inner_product import inner_product
 from mtl_teleport.transport import carry
 
-__all__ = ["HTR", "modulated", "trajectory_cosine"]
+__all__ = ["HTR", "Reuse", "modulated", "trajectory_cosine"]
 
 HTR = Literal["paper", "released", "betas", "descent", "reset", "keep", "transported"]
 """What becomes of the optimiser's memory of the shared parameters; see ``modulated``."""
@@ -82,6 +83,18 @@ def trajectory_cosine(
     return float(max(-1.0, min(1.0, inner / math.sqrt(moved) / math.sqrt(length))))
 
 
+@dataclass
+class Reuse:
+    """What came of a ``modulated`` block.
+
+    Attributes:
+        is_done: whether the optimiser has made an update, or there was nothing to do. An update that a gradient scaler
+            leaves out is none: the memory is as it was, and still to be treated.
+    """
+
+    is_done: bool = False
+
+
 @contextmanager
 def modulated(
     optimizer: Optimizer,
@@ -90,7 +103,7 @@ def modulated(
     *,
     mode: HTR = "paper",
     changes: Sequence[tuple[Tensor, Tensor]] | None = None,
-) -> Iterator[None]:
+) -> Iterator[Reuse]:
     r"""Let the first ``optimizer.step()`` inside the block reuse its memory of ``parameters`` in part.
 
     ============ ==============================================================================================
@@ -117,6 +130,9 @@ def modulated(
         parameters: the shared parameters.
         mode: one of the forms above.
         changes: for ``transported``, the combined gradient of each parameter before the move and after it.
+
+    Yields:
+        what comes of it: whether an update was made.
 
     Raises:
         InvalidParameterError: ``sigma`` or ``mode`` is out of range.
@@ -163,18 +179,19 @@ def modulated(
     if mode == "descent":
         sigma = -sigma
     forget = mode == "reset" or (mode in ("released", "betas") and sigma <= 0)
+    reuse = Reuse()
     if mode == "keep" or (sigma == 1.0 and not forget and not carried):
-        yield
+        reuse.is_done = True
+        yield reuse
         return
     memory: list[Callable[[], object]] = []
     groups: list[Callable[[], object]] = []
-    steps = 0
 
     def before_step(*_: object) -> None:
-        nonlocal steps
-        steps += 1
-        if steps > 1:
-            return  # sigma is for the first update after the move; every later one has the usual factors
+        # Sigma is for the first update after the move; every later one has the usual factors.
+        if reuse.is_done or _is_left_out(inner):
+            return
+        reuse.is_done = True
         for group in list(inner.param_groups):
             inside = [p for p in group["params"] if id(p) in wanted]
             if mode == "betas" and (inside or forget):
@@ -195,12 +212,11 @@ def modulated(
         memory.clear()  # the step is done: from here on nothing is to be put back
         _undo(groups)
 
-    # By a hook, at the last moment: g_t is known only when gradients are unscaled and clipped. A step that a gradient
-    # scaler leaves out calls no hook, and changes nothing.
+    # By a hook, at the last moment: g_t is known only when gradients are unscaled and clipped.
     handle = inner.register_step_pre_hook(before_step)
     after = inner.register_step_post_hook(after_step)
     try:
-        yield
+        yield reuse
     except BaseException:
         _undo(memory)
         raise
@@ -208,6 +224,12 @@ def modulated(
         handle.remove()
         after.remove()
         _undo(groups)
+
+
+def _is_left_out(optimizer: Optimizer) -> bool:
+    """Whether a step that begins will change nothing: a gradient scaler calls a fused optimiser's all the same."""
+    found = getattr(optimizer, "found_inf", None)
+    return isinstance(found, Tensor) and bool(found.any())
 
 
 def _undo(actions: list[Callable[[], object]]) -> None:

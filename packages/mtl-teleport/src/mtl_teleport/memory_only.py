@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 from mtl_core import InvalidInputError, Problem, StepOptions, StepReport, checks, step
 from mtl_core.extension import Wrapper
 from mtl_teleport import arguments
-from mtl_teleport.history import HTR, modulated
+from mtl_teleport.history import HTR
+from mtl_teleport.memory_due import MemoryDue
 from mtl_teleport.moving import WrappedMethod
 
 __all__ = ["MemoryOnly", "MemoryReport"]
@@ -83,6 +84,8 @@ class MemoryOnly(Wrapper):
         self.htr: HTR = checks.one_of("htr", htr, allowed)
         self.due = dict(zip(numbers, cosines, strict=True))
         self._taken = 0
+        # An update that a gradient scaler leaves out treats nothing: what was due at it is due at the next one.
+        self._waiting = MemoryDue()
 
     def step(
         self, problem: Problem, batch: Any, optimizer: Optimizer, *, options: StepOptions | None = None
@@ -91,20 +94,20 @@ class MemoryOnly(Wrapper):
         options = StepOptions() if options is None else options
         # Counted when a step is made, so that one that raised is tried again under its own number.
         number = self._taken
-        if number not in self.due:
-            report = step(problem, batch, optimizer, self.method, **vars(options))
-            self._taken += 1
-            return report
-        sigma = self.due[number]
-        with modulated(optimizer, sigma, problem.shared, mode=self.htr):
+        events: tuple[MemoryReport, ...] = ()
+        if number in self.due:
+            self._waiting.add(problem.model, self.due[number], None)
+            events = (MemoryReport(number, self.due[number]),)
+        with self._waiting.paid(problem, optimizer, self.htr):
             report = step(problem, batch, optimizer, self.method, **vars(options))
         self._taken += 1
-        return replace(report, events=(MemoryReport(number, sigma), *report.events))
+        return replace(report, events=(*events, *report.events)) if events else report
 
     def own_state(self) -> dict[str, Any]:
-        """How many steps were taken."""
-        return {"taken": self._taken}
+        """How many steps were taken, and what is still to be treated."""
+        return {"taken": self._taken, "waiting": self._waiting.state()}
 
     def load_own_state(self, state: dict[str, Any]) -> None:
-        """Go on from that number."""
+        """Go on from there."""
         self._taken = int(state["taken"])
+        self._waiting.load(state["waiting"])

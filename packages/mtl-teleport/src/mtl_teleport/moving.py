@@ -20,6 +20,7 @@ from mtl_teleport.acceptance import judge
 from mtl_teleport.history import HTR, trajectory_cosine
 from mtl_teleport.inner_product import length_of
 from mtl_teleport.isolation import Mode, as_at, isolated
+from mtl_teleport.memory_due import MemoryDue
 from mtl_teleport.move import Occasion, Proposal, Seen, described, with_after
 from mtl_teleport.next_step import next_step
 from mtl_teleport.report import TeleportReport
@@ -77,8 +78,8 @@ class Moving(Wrapper, ABC):
         self.htr: HTR = checks.one_of("htr", htr, get_args(HTR))
         self.own_step: OwnStep = checks.one_of("own_step", own_step, get_args(OwnStep))
         self._generator = torch.Generator().manual_seed(arguments.seed(seed))
-        # The cosine by which the next update is to reuse the optimiser's memory, and what the move did to the gradient.
-        self._due: float | None = None
+        self._due = MemoryDue()
+        # What the move that is being made does to the gradient.
         self._change: Change | None = None
 
     @abstractmethod
@@ -226,8 +227,7 @@ class Moving(Wrapper, ABC):
         return {
             "schedule": self.schedule.state_dict(),
             "generator": self._generator.get_state(),
-            "due": self._due,
-            "change": self._change,
+            "due": self._due.state(),
         }
 
     def load_own_state(self, state: dict[str, Any]) -> None:
@@ -244,5 +244,4 @@ class Moving(Wrapper, ABC):
             )
         self.schedule.load_state_dict(state["schedule"])
         self._generator.set_state(state["generator"].cpu())
-        self._due = state["due"]
-        self._change = state["change"]
+        self._due.load(state["due"])

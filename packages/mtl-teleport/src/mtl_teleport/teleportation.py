@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +28,6 @@ from mtl_core.extension import (
     inner_optimizer,
     offers,
 )
-from mtl_teleport.history import modulated
 from mtl_teleport.move import Seen, rolled_back, with_after
 from mtl_teleport.moving import Moving
 from mtl_teleport.report import TeleportReport
@@ -90,7 +87,7 @@ class Teleportation(Moving):
                 super().start_epoch(started)
             # Nothing can happen in this step: the wrapped method's own route, which may need no gradient per task.
             if not self.schedule.is_open:
-                with self._memory_due(problem, optimizer):
+                with self._due.paid(problem, optimizer, self.htr):
                     return self._plain_step(problem, batch, optimizer, options)
             notes = begin(problem, optimizer, options)
             if options.reversible:
@@ -109,7 +106,7 @@ class Teleportation(Moving):
         gradients = step_gradients(problem, batch, options)
         # The memory may be due from an earlier teleport, whose own step made no update.
         if not self._wants(problem, batch, gradients, options):
-            with self._memory_due(problem, optimizer):
+            with self._due.paid(problem, optimizer, self.htr):
                 return self._continue(problem, given, optimizer, options, gradients, trace)
         parts = tuple(batch) if isinstance(batch, MicroBatches) else (batch,)
         seen = Seen.of(gradients, *present_update(problem, self.method, gradients, options))
@@ -165,27 +162,17 @@ class Teleportation(Moving):
             gradients = step_gradients(problem, batch, options)
             report = rolled_back(report, f"at the new point in training mode: {error}")
         if report.accepted:
-            self._due = report.sigma
+            assert report.sigma is not None
+            change, self._change = self._change, None
+            self._due.add(problem.model, report.sigma, change)
         if report.accepted and self.own_step == "skip":
             report = replace(report, kept=back.kept())
             names = problem.frozen_names
             return StepReport(gradients.losses, None, gradients.host_gramian, problem.tasks, (report,), tuple(names))
-        with self._memory_due(problem, optimizer):
+        with self._due.paid(problem, optimizer, self.htr):
             result = self._continue(problem, given, optimizer, options, gradients, trace)
         report = replace(report, kept=back.kept())
         return replace(result, events=(report, *result.events))
-
-    @contextmanager
-    def _memory_due(self, problem: Problem, optimizer: Optimizer) -> Iterator[None]:
-        """Let the update inside the block reuse the optimiser's memory as the last teleport asks for."""
-        if self._due is None:
-            yield
-            return
-        changes = None if self._change is None else [self._change[name] for name in problem.named_shared]
-        with modulated(optimizer, self._due, problem.shared, mode=self.htr, changes=changes):
-            yield
-        # Not after an error: then the step is undone, and the memory is still due.
-        self._due = self._change = None
 
     def _plain_step(self, problem: Problem, batch: Any, optimizer: Optimizer, options: StepOptions) -> StepReport:
         """The wrapped method's own step, forward pass included."""
