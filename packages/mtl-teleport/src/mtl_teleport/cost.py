@@ -13,6 +13,8 @@ import torch
 from mtl_core import InvalidParameterError, checks
 from mtl_core.extension import together
 from mtl_teleport import arguments
+from mtl_teleport.adapters.contract import check_session
+from mtl_teleport.adapters.displacement import check_displacement
 from mtl_teleport.adapters.low_rank import LoRA
 from mtl_teleport.adapters.protocol import Adapter
 from mtl_teleport.aim import Aim
@@ -298,6 +300,7 @@ class COST(Presets, Teleportation):
         # An adapter of PEFT is tried on this rank's own batch, which may fail here alone.
         with together(search.conditions.group):
             attached = self.adapter.attach(search.problem, batch=search.batches[0], generator=search.generator)
+            check_session(self.adapter, attached)
         with attached as session:
             search.prepare(session, around)
             climb = Climb(
@@ -314,7 +317,7 @@ class COST(Presets, Teleportation):
                 steps = train(climb, Aim(self.trigger, self.aim))
                 is_better = not sharpness.is_judge or mean_gain(climb) > before
             # Before the session ends: some adapters are gone with it.
-            found = session.delta() if is_better else {}
+            found = check_displacement(self.adapter, session.shared, session.delta()) if is_better else {}
             reason = "" if is_better else f"{type(sharpness).__name__} has not grown"
             return Proposal(found, steps, session.forwards, session.backwards, tuple(climb.path), reason)
 

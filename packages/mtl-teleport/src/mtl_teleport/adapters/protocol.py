@@ -19,6 +19,7 @@ from torch.autograd.graph import GradientEdge
 
 from mtl_core import InvalidInputError, Problem, TaskLosses
 from mtl_core.extension import Joint, Root, placed, roots_of, together, without_graph
+from mtl_teleport.adapters.displacement import check_displacement
 from mtl_teleport.conditions import Conditions
 from mtl_teleport.ranks import mean_losses, total
 from mtl_teleport.sparse import dense_embeddings
@@ -227,7 +228,7 @@ class AdapterSession(ABC):
 
         Modules and Parameters stay the same Python objects, so optimiser state and references to them stay valid.
         """
-        delta = self.delta()
+        delta = check_displacement(self, self.shared, self.delta())
         self.detach()
         write_(self.shared, displaced(self.shared, delta, scale=scale))
 
