@@ -90,3 +90,59 @@ def test_the_parameters_are_never_touched() -> None:
     for step in (0.05, 0.2, math.nan):
         _judge(problem, step)
     assert problem.shared[0].tolist() == [1.0]
+
+
+class Levels(nn.Module):
+    """Two numbers that are losses themselves, at any size."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.tensor([1.0, 1.0], dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [
+        (torch.float16, 2e-6),
+        (torch.float16, 1e-5),
+        (torch.float16, 4e4),
+        (torch.bfloat16, 1e-38),
+        (torch.bfloat16, 3e38),
+        (torch.float32, 1e-43),
+        (torch.float32, 3e38),
+        (torch.float64, 1e-321),
+        (torch.float64, 1.2e308),
+    ],
+)
+def test_drift_is_relative_at_any_size_that_losses_have(dtype: torch.dtype, size: float) -> None:
+    """The mean of two losses overflowed, or a thousandth of it vanished: then halving both was no drift at all."""
+    model = Levels(dtype)
+    problem = Problem(model, lambda m, _: m.x * size, shared=model, tasks=("a", "b"))
+    own = probe_losses(problem, (X,))
+    search = Search(problem, (X,), own, torch.zeros(2, 2), torch.Generator())
+    verdict = judge(search, {"x": torch.full((2,), -0.5, dtype=dtype)}, max_drift=0.1, backtracks=0)
+    assert verdict.values is None
+    assert verdict.drift == pytest.approx(0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_what_rounding_takes_away_is_no_move(dtype: torch.dtype) -> None:
+    """It was accepted, with a length of 0."""
+    model = Levels(dtype)
+    problem = Problem(model, lambda m, _: m.x * 2, shared=model, tasks=("a", "b"))
+    search = Search(problem, (X,), probe_losses(problem, (X,)), torch.zeros(2, 2), torch.Generator())
+    step = torch.finfo(dtype).eps / 4
+    verdict = judge(search, {"x": torch.full((2,), step, dtype=torch.float64)}, max_drift=None, backtracks=3)
+    assert verdict.values is None
+    assert verdict.reason == "the displacement is below the rounding of the parameters"
+    one = judge(search, {"x": torch.tensor([step, 8 * step], dtype=torch.float64)}, max_drift=None, backtracks=3)
+    assert one.values is not None
+
+
+def test_shortened_to_nothing_is_no_move() -> None:
+    model = Levels(torch.bfloat16)
+    problem = Problem(model, lambda m, _: m.x * 2, shared=model, tasks=("a", "b"))
+    search = Search(problem, (X,), probe_losses(problem, (X,)), torch.zeros(2, 2), torch.Generator())
+    verdict = judge(search, {"x": torch.full((2,), 0.01)}, max_drift=1e-4, backtracks=6)
+    assert (verdict.values, verdict.scale) == (None, 0.0)
+    assert verdict.reason == "the displacement is below the rounding of the parameters"

@@ -143,6 +143,16 @@ class TestCopiesOfTheWeights:
 
 
 class TestWayBack:
+    def test_a_copy_gets_what_the_parameter_itself_cannot_hold(self) -> None:
+        """100.5 - 2^-8 is no number of bfloat16; rounded to one, it left the copy at 100.504."""
+        p = nn.Parameter(torch.tensor([2.0**-8], dtype=torch.bfloat16))
+        optimizer = torch.optim.SGD([p], lr=0.1)
+        optimizer.state[p]["master"] = torch.tensor([2.0**-8])
+        back = WayBack({"p": p}, optimizer)
+        back.write({"p": torch.tensor([100.5], dtype=torch.bfloat16)})
+        assert optimizer.state[p]["master"].tolist() == [100.5]
+        assert back.kept() == 1.0
+
     def test_by_hand(self) -> None:
         p = nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.bfloat16))
         optimizer = torch.optim.SGD([p], lr=0.1)

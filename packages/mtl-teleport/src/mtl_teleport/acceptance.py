@@ -56,6 +56,9 @@ def judge(search: Search, delta: Mapping[str, Tensor], *, max_drift: float | Non
     scale, drift, forwards, losses = 1.0, math.inf, 0, own
     for _ in range(backtracks + 1):
         values = displaced(shared, delta, scale=scale)
+        # Not a move: half precision rounds away what is far below its parameters.
+        if all(torch.equal(value, shared[name]) for name, value in values.items()):
+            return Verdict(None, own, 0.0, 0.0, "the displacement is below the rounding of the parameters", forwards)
         losses = probe_losses(search.problem, search.batches, values, conditions=search.conditions)
         forwards += len(search.batches)
         drift = float(torch.stack([relative_drift(new, old) for new, old in zip(losses, own, strict=True)]).mean())

@@ -75,7 +75,7 @@ class Climb:
             growth: of the sharpness, NaN where it was not looked at.
             held: the losses to hold on the same batch.
         """
-        change = float((losses.to(held) - held).abs().nanmean())
+        change = float((losses.to(torch.float64) - held.to(torch.float64)).abs().nanmean())
         self.path.append(PathPoint(tuple(losses.tolist()), growth, change))
 
     def gramian(self) -> Tensor:

@@ -2,6 +2,7 @@ r"""How far losses have moved from those that are to be held."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -49,18 +50,26 @@ def drift_scale(reference: Tensor) -> Tensor:
     .. math:: \max(|L_i^*|,\; 10^{-3}\,\mathrm{mean}_j |L_j^*|)
 
     The floor keeps one loss that is passing through zero from deciding everything.
+
+    Returns:
+        float64; 1 where all losses are zero.
     """
-    size = reference.abs()
-    floor = size.nanmean() * 1e-3
-    return torch.maximum(size, torch.where(floor > 0, floor, torch.ones_like(floor)))
+    # In double precision, and relative to the largest: the mean of losses of any size neither overflows nor vanishes.
+    # Either would make one of any drift look small.
+    size = reference.to(torch.float64).abs()
+    largest = size.nan_to_num(nan=0.0, posinf=math.inf).max()
+    floor = largest * ((size / largest).nanmean() * 1e-3)
+    # Where the losses themselves are among the smallest numbers there are, a thousandth of them is none.
+    return torch.maximum(size, torch.where(largest > 0, floor.clamp(min=math.ulp(0.0)), torch.ones_like(floor)))
 
 
 def relative_drift(losses: Tensor, reference: Tensor) -> Tensor:
-    r"""Mean over the present tasks of :math:`|L_i - L_i^*|` against ``drift_scale``; a scalar.
+    r"""Mean over the present tasks of :math:`|L_i - L_i^*|` against ``drift_scale``; a scalar, float64.
 
     Args:
         losses: ``[m]``, NaN where a task is absent.
         reference: ``[m]``, NaN where a task is absent.
     """
     present = ~reference.isnan()
-    return ((losses - reference).abs() / drift_scale(reference))[present].mean()
+    change = losses.to(torch.float64) - reference.to(torch.float64)
+    return (change.abs() / drift_scale(reference))[present].mean()

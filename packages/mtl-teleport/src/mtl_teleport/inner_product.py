@@ -19,7 +19,7 @@ def inner_product(first: Tensor, second: Tensor | None = None, *, less: Tensor |
     Args:
         first: of any shape and floating dtype.
         second: of the same shape; ``None`` for ``first`` itself, whatever is taken from it.
-        less: what is first taken from ``first``, in its own dtype, if anything.
+        less: what is first taken from ``first``, if anything.
 
     Returns:
         a scalar, float64, detached.
@@ -28,10 +28,11 @@ def inner_product(first: Tensor, second: Tensor | None = None, *, less: Tensor |
     assert a is not None
     total = torch.zeros((), dtype=torch.float64, device=first.device)
     for at in range(0, a.numel(), _BLOCK):
-        part = a[at : at + _BLOCK] if c is None else a[at : at + _BLOCK] - c[at : at + _BLOCK]
         # In float64, since an inner product may be small beside its terms: its sign decides whether the optimiser's
-        # memory is kept.
-        wide = part.to(torch.float64)
+        # memory is kept. The difference too: in half precision it has the rounding of the larger of the two.
+        wide = a[at : at + _BLOCK].to(torch.float64)
+        if c is not None:
+            wide = wide - c[at : at + _BLOCK].to(torch.float64)
         total += torch.dot(wide, wide if b is None else b[at : at + _BLOCK].to(torch.float64))
     return total
 

@@ -52,15 +52,17 @@ class WayBack:
             before = parameter.detach().clone()
             # Remembered before it is written, so that an error in between puts it back as well.
             self._previous[name] = before
-            delta = value - before
             for copy in self._copies_of(parameter):
                 self._copies.append((copy, copy.clone()))
-                copy.add_(delta.to(copy.dtype))
+                # Not the difference in the parameter's dtype, which need not be a number of it.
+                wide = torch.promote_types(copy.dtype, value.dtype)
+                copy.add_((value.to(wide) - before.to(wide)).to(copy.dtype))
+            start, end = _sample(before), _sample(value)
             # One parameter at a time, and its value let go of: a second copy of all of them is never there.
             write_(self._shared, {name: value})
-            # A clone, since a slice would keep the whole displacement alive.
-            part = _sample(delta).clone()
-            self._start += float(inner_product(_sample(before), part))
+            # A tensor of its own, since a slice would keep the whole displacement alive.
+            part = end.to(torch.float64) - start.to(torch.float64)
+            self._start += float(inner_product(start, part))
             self._square += float(inner_product(part))
             self._moved[name] = part
 
