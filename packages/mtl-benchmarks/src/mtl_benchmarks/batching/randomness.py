@@ -10,7 +10,30 @@ from typing import Any
 import numpy
 import torch
 
-__all__ = ["random_state", "seeded", "seeded_globally", "set_random_state"]
+from mtl_core import InvalidParameterError
+
+__all__ = ["checked_seed", "random_state", "seeded", "seeded_globally", "set_random_state"]
+
+
+def checked_seed(name: str, value: Any) -> int:
+    """Return ``value`` if it is a seed that all generators tell from every other one: a whole number of 32 bits.
+
+    torch's generator on the CPU reads the lowest 32 bits of a seed and no more, so that 0 and 2**32 are one run, and
+    −1 and 2**32 − 1 another.
+
+    Raises:
+        InvalidParameterError: otherwise.
+
+    Example:
+        >>> checked_seed("seed", 4294967296)
+        Traceback (most recent call last):
+        mtl_core.errors.InvalidParameterError: `seed` must be a whole number from 0 to 4294967295, got 4294967296. \
+Generators read no more bits: it would draw what another seed draws.
+    """
+    if type(value) is int and 0 <= value < 2**32:
+        return value
+    why = " Generators read no more bits: it would draw what another seed draws." if type(value) is int else ""
+    raise InvalidParameterError(f"`{name}` must be a whole number from 0 to {2**32 - 1}, got {value!r}.{why}")
 
 
 def random_state() -> dict[str, Any]:
@@ -41,8 +64,7 @@ def seeded(seed: int, *, threads: int) -> Iterator[None]:
     """Seed every generator and set torch's threads; afterwards both are as they were for the caller."""
     before, threads_before = random_state(), torch.get_num_threads()
     random.seed(seed)
-    # numpy takes no seed beyond 32 bits.
-    numpy.random.seed(seed % 2**32)
+    numpy.random.seed(seed % 2**32)  # a run of an earlier version may have a larger one
     torch.manual_seed(seed)
     # Sums over threads are split by their number, and so rounded differently.
     torch.set_num_threads(threads)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtl_benchmarks.batching.batches import Batches, Part, resident
+from mtl_benchmarks.batching.randomness import checked_seed
 from mtl_benchmarks.batching.tally import Rows, Tally, tallied
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.benchmarks.ctr_log import CATEGORIES, DEVICES, HOURS, ClickLog, ClickWorld
@@ -103,7 +104,7 @@ class CTR(Benchmark):
         self.teacher_noise = non_negative("teacher_noise", teacher_noise)
         self.embedding = positive_int("embedding", embedding)
         self.width = positive_int("width", width)
-        self.data_seed = data_seed
+        self.data_seed = checked_seed("data_seed", data_seed)
         self._data: dict[str, ClickLog] = {}
 
     @property

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtl_benchmarks.batching.batches import Batches, Part, resident
+from mtl_benchmarks.batching.randomness import checked_seed
 from mtl_benchmarks.batching.tally import Rows, Tally, tallied
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.metrics import Metric
@@ -165,7 +166,7 @@ class Digits(Benchmark):
             raise InvalidParameterError("`class_balance` must be positive, got 0. Use a small number such as 0.01.")
         self.reconstruction = one_of("reconstruction", reconstruction, ("sum", "mean"))
         self.reconstruction_weight = positive("reconstruction_weight", reconstruction_weight)
-        self.data_seed = data_seed
+        self.data_seed = checked_seed("data_seed", data_seed)
         self.model = model
         self._data: dict[Split, OverlaidDigits] = {}
 

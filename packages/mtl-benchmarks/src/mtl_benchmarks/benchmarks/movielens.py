@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtl_benchmarks.batching.batches import Batches, Part, resident
+from mtl_benchmarks.batching.randomness import checked_seed
 from mtl_benchmarks.batching.splits import drawn_splits
 from mtl_benchmarks.batching.tally import Rows, Tally, tallied
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
@@ -80,7 +81,7 @@ class MovieLens(Benchmark):
         self.n_validation = positive_int("n_validation", n_validation) if n_validation else 0
         self.embedding = positive_int("embedding", embedding)
         self.width = positive_int("width", width)
-        self.data_seed = data_seed
+        self.data_seed = checked_seed("data_seed", data_seed)
         self._data: dict[str, Ratings] = {}
         self._cardinalities: dict[str, int] = {}
 

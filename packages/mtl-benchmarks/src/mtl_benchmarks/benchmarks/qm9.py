@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from mtl_benchmarks.batching.batches import Batches, Part
 from mtl_benchmarks.batching.loading import LoadedBatches
+from mtl_benchmarks.batching.randomness import checked_seed
 from mtl_benchmarks.batching.splits import drawn_splits
 from mtl_benchmarks.batching.tally import Rows, Tally, tallied
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
@@ -133,7 +134,7 @@ class QM9(Benchmark):
         self.hidden = positive_int("hidden", hidden)
         self.cutoff = None if cutoff is None else positive("cutoff", cutoff)
         self.statistics = one_of("statistics", statistics, ("train", "all"))
-        self.data_seed = data_seed
+        self.data_seed = checked_seed("data_seed", data_seed)
         self._splits: dict[str, MoleculeSet] = {}
         self._scale = torch.ones(len(PROPERTIES), dtype=torch.float64)
 

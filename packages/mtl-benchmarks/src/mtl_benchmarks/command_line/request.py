@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mtl_benchmarks.batching.randomness import checked_seed
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks import available, benchmark_class
 from mtl_benchmarks.command_line.choosing import Chosen, KindName, parse_part
@@ -16,7 +17,7 @@ from mtl_benchmarks.command_line.training_words import TrainingWords
 from mtl_benchmarks.command_line.words import Words
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.making import MODELS, benchmark_parts, make_benchmark, resolve_benchmark
-from mtl_benchmarks.configuration.run_config import SEEDS, RunConfig
+from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.protocol.training import Training
 from mtl_core import InvalidInputError, InvalidParameterError
 
@@ -35,7 +36,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """``"3"`` → 0, 1, 2; ``"0,4,7"`` or ``"[0, 4, 7]"`` → these.
 
     Raises:
-        InvalidParameterError: it is neither.
+        InvalidParameterError: it is neither, or a seed has more than 32 bits.
 
     Example:
         >>> parse_seeds("3"), parse_seeds("5,")
@@ -45,9 +46,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     numbers = [word for word in words if word]
     if not numbers or not all(re.fullmatch("[0-9]{1,15}", word) for word in numbers):
         raise InvalidParameterError(f"`--seeds` must be a number of seeds or a list such as 0,1,2, got {text!r}.")
-    listed = tuple(int(word) for word in numbers)
-    if max(listed) >= SEEDS:
-        raise InvalidParameterError(f"`--seeds` must be below 2**32 = {SEEDS}, got {max(listed)}.")
+    listed = tuple(checked_seed("--seeds", int(word)) for word in numbers)
     if len(words) > 1 or text.strip().startswith("["):
         return tuple(dict.fromkeys(listed))
     if listed[0] == 0:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from mtl_benchmarks.batching.randomness import checked_seed
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.making import (
     make_benchmark,
@@ -26,10 +27,7 @@ from mtl_benchmarks.ranks import current_ranks
 from mtl_core import InvalidParameterError, UnknownNameError
 from mtl_core.checks import names, one_of, positive_int
 
-__all__ = ["SEEDS", "RunConfig"]
-
-SEEDS = 2**32
-"""How many different seeds there are."""
+__all__ = ["RunConfig"]
 
 
 @dataclass(frozen=True)
@@ -70,11 +68,7 @@ class RunConfig:
             InvalidParameterError: a value out of range or of another type.
         """
         object.__setattr__(self, "tasks", names("tasks", () if self.tasks is None else self.tasks))
-        # Generators take it modulo that: seeds beyond would be runs that exist already.
-        if type(self.seed) is not int or not 0 <= self.seed < SEEDS:
-            raise InvalidParameterError(
-                f"`seed` must be a whole number of at least 0 and below 2**32 = {SEEDS}, got {self.seed!r}."
-            )
+        checked_seed("seed", self.seed)
         one_of("heads", self.heads, ("unit", "weighted"))
         if not isinstance(self.device, str):
             raise InvalidParameterError(f"`device` must be a device of torch such as 'cpu', got {self.device!r}.")
@@ -111,7 +105,7 @@ class RunConfig:
             method: name, or name with options.
             teleport: name, or name with options; None or ``"none"``: no teleports.
             tasks: subset of the benchmark's tasks, in its order; None: all.
-            seed: from 0 to below 2**32.
+            seed: a whole number of 32 bits, which is what generators tell apart.
             training: the protocol; None: the benchmark's.
             epochs: in place of the protocol's length.
             steps: likewise, in updates.

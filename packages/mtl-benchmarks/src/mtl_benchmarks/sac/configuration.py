@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mtl_benchmarks.batching.randomness import checked_seed
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.making import make_method, resolve_method
 from mtl_benchmarks.sac.protocol import SACProtocol
@@ -58,7 +59,7 @@ class SACConfig:
             method: name, or name with options.
             protocol: the papers' but for what is given.
             tasks: subset of MT10's; None: all.
-            seed: not negative.
+            seed: a whole number of 32 bits.
             device: as torch names it.
             threads: torch's CPU threads.
             world: the simulator, as ``package.module:Class``.
@@ -73,8 +74,7 @@ class SACConfig:
                 raise UnknownNameError("task of MT10", task, MT10_TASKS)
         if not wanted:
             raise InvalidParameterError(f"`tasks` must name at least one of {MT10_TASKS}, got none.")
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise InvalidParameterError(f"`seed` must be a whole number of at least 0, got {seed!r}.")
+        checked_seed("seed", seed)
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError):

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy
 
+from mtl_benchmarks.batching.randomness import checked_seed
 from mtl_benchmarks.data_files import DataSource
 from mtl_benchmarks.scenes.folders import Split, content_problems, folder_problems
 from mtl_benchmarks.scenes.generated.rendering import Arrays, rendered_room, rendered_street
@@ -156,9 +157,7 @@ class _Generated(_Folders):
                     f"`{name}` must be a multiple of {_STRIDE}, which the networks halve five times, got {side!r}."
                 )
         self.height, self.width = height, width
-        if type(data_seed) is not int or data_seed < 0:
-            raise InvalidParameterError(f"`data_seed` must be a whole number of at least 0, got {data_seed!r}.")
-        self.data_seed = data_seed
+        self.data_seed = checked_seed("data_seed", data_seed)
 
     @property
     def counts(self) -> tuple[int, int]:
