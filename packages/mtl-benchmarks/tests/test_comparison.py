@@ -44,7 +44,7 @@ from mtl_benchmarks.figures import draw_all, front
 from mtl_benchmarks.figures.drawing import new_figure
 from mtl_benchmarks.figures.outcome import delta_by_task, time_and_measure
 from mtl_benchmarks.metrics import Metric, ranks
-from mtl_benchmarks.runs.baselines import own_baselines, single_task_configs, without_share
+from mtl_benchmarks.runs.baselines import own_baselines, single_task_configs
 from mtl_benchmarks.runs.copies import distinct
 from mtl_benchmarks.runs.runner import RunResult, run
 from mtl_benchmarks.storage.results import Collection
@@ -323,7 +323,8 @@ def test_there_is_no_delta_against_a_single_task_run_that_diverged() -> None:
     (comparison,) = compare(runs)
     assert comparison.baselines == ()
     assert comparison.groups[0].delta_m is None
-    assert without_share(runs[0].config, runs) == ("error_image",)
+    assert comparison.measure.why == "the single-task run of image with seed 0 diverged"
+    assert "No Δm, as the single-task run of image with seed 0 diverged." in result_table(comparison).notes
 
 
 def test_paired_differences_by_hand() -> None:

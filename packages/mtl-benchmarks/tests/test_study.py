@@ -9,12 +9,14 @@ from mtl_benchmarks.cli import main
 from mtl_benchmarks.command_line import parse_choice
 from mtl_benchmarks.command_line.choosing import KindName
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.naming import by_label, method_label, teleport_label
 from mtl_benchmarks.metrics import delta_m
 from mtl_benchmarks.runs.baselines import own_baselines
 from mtl_benchmarks.runs.pool import run_all
 from mtl_benchmarks.runs.runner import RunResult
 from mtl_benchmarks.storage.results import RunDirectory
 from mtl_benchmarks.studies.matching_lengths import lengths_of
+from mtl_benchmarks.studies.records import read_records
 from mtl_benchmarks.studies.rows import StudyRow
 from mtl_benchmarks.studies.study import study
 from mtl_benchmarks.studies.tables import study_table
@@ -95,6 +97,61 @@ def test_a_benchmark_without_single_tasks_shows_its_main_metric(tmp_path: Path) 
     rows, runs = found.rows, found.runs
     assert [run.config.method.name for run in runs] == ["ls"]
     assert rows[0].measure["none"][0] == runs[0].values["distance"]
+
+
+SAME: dict[str, tuple[list[str], list[str]]] = {
+    "method": (
+        ["cagrad", "CAGrad", "cagrad:c=0.4", "mtl_aggregators:CAGrad", "cagrad:c=0.40,rescale=none"],
+        ["cagrad"],
+    ),
+    "a whole number": (["fairgrad:alpha=2", "fairgrad:alpha=2.0"], ["fairgrad (alpha 2.0)"]),
+    "order": (
+        ["cagrad:c=1,paper_scale=true", "cagrad:paper_scale=yes,c=1"],
+        ["cagrad (c 1.0, paper_scale True)"],
+    ),
+    "others": (["ls", "mgda", "cagrad:c=0.5"], ["ls", "mgda", "cagrad (c 0.5)"]),
+}
+SAME_MOVES: dict[str, tuple[list[str], list[str]]] = {
+    "name": (["cost", "COST", "mtl_teleport:COST", "cost:htr=keep", "cost:adapter=LoRA,adapter.rank=5"], ["cost"]),
+    "part": (
+        ["cost:trigger=majority,trigger.fraction=0.75", "cost:trigger=Majority,trigger.fraction=0.75,aim=1.5"],
+        ["cost (trigger majority, trigger.fraction 0.75)"],
+    ),
+    # Both had been called `cost (trigger majority)`, and the second took the place of the first.
+    "options of a part": (
+        ["cost:trigger=majority,trigger.fraction=0.75", "cost:trigger=majority,trigger.fraction=0.25"],
+        ["cost (trigger majority, trigger.fraction 0.75)", "cost (trigger majority, trigger.fraction 0.25)"],
+    ),
+    "required": (["random:length=0.1", "random:length=0.2"], ["random (length 0.1)", "random (length 0.2)"]),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_a_method_is_what_is_built_and_not_what_was_typed(case: str) -> None:
+    words, labels = SAME[case]
+    said: list[str] = []
+    choices = [parse_choice("method", word) for word in words]
+    assert list(by_label("methods", choices, method_label, said.append)) == labels
+    assert said == [f"methods: {labels[0]} is named {len(words)} times and counts once"] * (len(labels) < len(words))
+
+
+@pytest.mark.parametrize("case", SAME_MOVES)
+def test_so_is_a_teleport(case: str) -> None:
+    words, labels = SAME_MOVES[case]
+    choices = [parse_choice("teleport", word) for word in words]
+    assert list(by_label("teleports", choices, lambda c: teleport_label(c, DIGITS), print)) == labels
+
+
+def test_what_is_named_twice_is_trained_and_counted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["study", "toy:start=1", "--methods", "cagrad", "cagrad:c=0.4", "CAGrad", "ls", "--teleports", "cost"]
+    words += ["Cost:max_drift=none", "--seeds", "0,0", "--epochs", "1", "--benchmark.steps_per_epoch", "3"]
+    table = tmp_path / "records.csv"
+    assert main([*words, "--out", str(tmp_path / "runs"), "--csv", str(table)]) == 0
+    shown = capsys.readouterr().out
+    assert "methods: cagrad is named 3 times and counts once" in shown
+    assert "teleports: cost is named 2 times and counts once" in shown
+    found = [(each.method, each.way, each.seed) for each in read_records([table])]
+    assert found == [("cagrad", "none", 0), ("ls", "none", 0), ("cagrad", "cost", 0), ("ls", "cost", 0)]
 
 
 def test_each_cost_has_its_own_controls(tmp_path: Path) -> None:

@@ -306,3 +306,89 @@ def test_a_run_that_diverges_does_not_end_the_others(
     assert "has stopped before" in said[0]
     assert not said[0].endswith("..")
     sys.modules.pop("breaking", None)
+
+
+def written(folder: Path, name: str, records: list[Record]) -> str:
+    write_records(folder / name, records)
+    return str(folder / name)
+
+
+def said_by(capsys: pytest.CaptureFixture[str], *paths: str) -> str:
+    assert main(["verdict", *paths]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_verdict_does_not_depend_on_the_order_of_its_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second table has a method, a way and a seed that the first has not."""
+    first = [*SINGLE, *(record("mgda", "none", seed, 0.6 + 0.01 * seed) for seed in (0, 1))]
+    second = [record("ls", way, seed, 0.7 - 0.02 * seed) for way in ("none", "cost") for seed in (0, 1, 2)]
+    second += [record("ls", "cost", seed, 0.7, control="random") for seed in (0, 1, 2)]
+    paths = written(tmp_path, "a.csv", first), written(tmp_path, "b.csv", second)
+    shown = said_by(capsys, *paths)
+    assert said_by(capsys, *reversed(paths)) == shown
+    assert shown.splitlines()[3].split()[4] == "ls"  # what methods are held against, below "minus"
+    text = " ".join(shown.split())
+    assert "Not over all methods: cost on digits over ls, as mgda has no such runs." in text
+    assert "Means are over the seeds that there are: mgda without seed 2." in text
+
+
+def test_seeds_that_not_all_methods_have_are_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    joint = [record(m, w, seed, 0.6) for m in ("ls", "mgda") for w in ("none", "cost") for seed in (0, 1, 2)]
+    joint = [each for each in joint if (each.method, each.way, each.seed) != ("mgda", "cost", 2)]
+    text = " ".join(said_by(capsys, written(tmp_path, "a.csv", [*SINGLE, *joint])).split())
+    assert "Left out are seeds that not all of these have: cost against none on digits, seed 2." in text
+    few = [each for each in joint if each.seed in (0, 2)]
+    text = " ".join(said_by(capsys, written(tmp_path, "a.csv", [*SINGLE, *few])).split())
+    assert "Not tested, as fewer than two seeds are common: cost against none on digits." in text
+
+
+WITHOUT = {
+    "a method alone": ([record("ls", "none", 0, 0.6), record("mgda", "cost", 0, 0.6)], "every method alone"),
+    "any alone": ([*SINGLE, record("ls", "cost", 0, 0.6)], "every method alone"),
+    "joint runs": (SINGLE, "there are runs of single tasks only"),
+    "numbers": ([*SINGLE, lost(record("ls", "none", 0, 0.6))], "all of them diverged"),
+    "a row": ([], "got one without a run"),
+    "one set of tasks": (
+        [record("ls", "none", 0, 0.6), replace(record("ls", "none", 1, 0.6), values={"accuracy_left": 80.0})],
+        "must be of the same tasks",
+    ),
+}
+
+
+@pytest.mark.parametrize("without", WITHOUT)
+def test_tables_without_something_are_one_error(
+    without: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records, words = WITHOUT[without]
+    path = written(tmp_path, "a.csv", records or SINGLE)
+    if not records:
+        (tmp_path / "a.csv").write_text((tmp_path / "a.csv").read_text().splitlines()[0] + "\n")
+    assert main(["verdict", path]) == 2
+    shown = capsys.readouterr()
+    assert words in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+
+
+def test_what_is_no_table_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\xff\xfe")
+    assert main(["verdict", str(tmp_path / "picture.png")]) == 2
+    assert "must be a table of records, got another file" in capsys.readouterr().err
+
+
+def test_runs_on_other_tasks_have_another_protocol_and_threads_have_not(tmp_path: Path) -> None:
+    digits = Choice("digits", {"n_train": 64, "n_test": 32})
+
+    def protocols(**settings: Any) -> set[str]:
+        found = study(digits, [Choice("ls")], seeds=(0,), out=tmp_path / "runs", settings={"epochs": 1, **settings})
+        return {each.protocol for each in found.records}
+
+    (all_of_them,) = protocols()
+    (pair,) = protocols(tasks=["left", "right"])
+    assert pair != all_of_them
+    assert protocols(tasks=["image", "right", "left"]) == {all_of_them}
+    assert protocols(threads=2) == {all_of_them}

@@ -158,11 +158,6 @@ class Benchmark(ABC):
         """
         return Probes(batches)
 
-    @property
-    def main_metric(self) -> Metric:
-        """What stands for the whole where there is no Δm: the last metric, which concerns no single task."""
-        return self.metrics[-1]
-
     def cases(self) -> Sequence[Benchmark]:
         """The runs that make up the benchmark: itself, or one per start, split or the like."""
         return (self,)

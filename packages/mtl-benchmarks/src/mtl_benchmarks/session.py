@@ -28,7 +28,7 @@ from mtl_benchmarks.configuration.making import make_benchmark
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.logs import make_logs
 from mtl_benchmarks.engine.trainer import Progress
-from mtl_benchmarks.runs.baselines import single_tasks, without_share
+from mtl_benchmarks.runs.baselines import single_tasks
 from mtl_benchmarks.runs.copies import distinct
 from mtl_benchmarks.runs.runner import RunResult, run
 from mtl_benchmarks.storage.results import Collection
@@ -148,7 +148,7 @@ def print_report(
     comparisons = compare(runs, others=others)
     tables = _tables(comparisons, reference)
     said = [*(copy.text for copy in distinct([*runs, *others])[1]), *told_apart(comparisons)]
-    said += [*_remarks(comparisons), *_without_share(comparisons, [*runs, *others])]
+    said += _remarks(comparisons)
     if form == "text":
         for sentence in said:
             console.print(sentence, markup=False, highlight=False)
@@ -156,7 +156,9 @@ def print_report(
             console.print(as_rich(table))
     else:
         # Notes about the runs go where they do not end up in the table's file.
-        for sentence in said:
+        # A table of numbers has no place for what is said below it.
+        below = [note for table in tables for note in table.notes] if form == "csv" else []
+        for sentence in dict.fromkeys([*said, *below]):
             print(sentence, file=sys.stderr)
         writer = {"markdown": as_markdown, "latex": as_latex}
         print(as_csv(tables) if form == "csv" else "\n".join(writer[form](table) for table in tables), end="")
@@ -171,16 +173,6 @@ def _remarks(comparisons: Sequence[Comparison]) -> list[str]:
     """What the data of the benchmarks tell of their numbers, each once."""
     found = [text for each in comparisons for text in make_benchmark(each.config.benchmark).remarks()]
     return list(dict.fromkeys(found))
-
-
-def _without_share(comparisons: Sequence[Comparison], runs: Sequence[RunResult]) -> list[str]:
-    """Why there is no Δm where a task learned alone comes to 0, or has diverged."""
-    found = []
-    for each in comparisons:
-        names = without_share(each.config, runs)
-        if names:
-            found.append(f"{each.title}: no Δm, as the single-task value of {', '.join(names)} is 0 or not finite.")
-    return found
 
 
 def _tables(comparisons: Sequence[Comparison], reference: str | None) -> list[Table]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from mtl_benchmarks.runs.runner import RunResult, load_result
+from mtl_benchmarks.runs.ended import load_ended
+from mtl_benchmarks.runs.runner import RunResult
 from mtl_benchmarks.storage.files import entries, exists
 from mtl_benchmarks.storage.marker import LOCK, MARKER, kind_of
 from mtl_core import ResultsDirectoryError
@@ -14,7 +15,7 @@ __all__ = ["find_runs", "incomplete_runs"]
 
 
 def find_runs(paths: Iterable[str | Path], *, siblings: bool = True) -> tuple[list[RunResult], list[RunResult]]:
-    """The complete runs behind paths.
+    """The runs behind paths that have come to an end: complete, or stopped because their numbers became none.
 
     Args:
         paths: directories of runs, or collections, which stand for all their runs.
@@ -32,12 +33,12 @@ def find_runs(paths: Iterable[str | Path], *, siblings: bool = True) -> tuple[li
         path = Path(given)
         kind = kind_of(path)
         if kind == "run":
-            asked[path.resolve()] = load_result(path)
+            asked[path.resolve()] = load_ended(path)
             parent = path.resolve().parent
         elif kind == "collection":
             parent = path.resolve()
-            for directory in _complete(parent):
-                asked[directory] = load_result(directory)
+            for directory in _ended(parent):
+                asked[directory] = load_ended(directory)
         elif kind == "sac":
             raise ResultsDirectoryError(
                 f"`runs` must be of mtl-bench run, got {str(path)!r} of mtl-bench sac, whose metrics.csv is its table."
@@ -45,25 +46,32 @@ def find_runs(paths: Iterable[str | Path], *, siblings: bool = True) -> tuple[li
         else:
             raise ResultsDirectoryError(f"`runs` must be directories written by mtl-bench, got {str(path)!r}.")
         if siblings:
-            beside |= {found: load_result(found) for found in _complete(parent) if found not in beside}
-    if not asked:
-        raise ResultsDirectoryError("`runs` must hold a complete run, got none. Start the broken-off ones again.")
+            beside |= {found: load_ended(found) for found in _ended(parent) if found not in beside}
+    if all(run.stopped for run in asked.values()):
+        lost = f", {len(asked)} of which the numbers became none" if asked else ""
+        raise ResultsDirectoryError(
+            f"`runs` must hold a complete run, got none{lost}. Start the broken-off ones again."
+        )
     others = [run for path, run in beside.items() if path not in asked]
     return list(asked.values()), others
 
 
 def incomplete_runs(paths: Iterable[str | Path]) -> list[Path]:
-    """Runs in the given collections that began and have no result: broken off, or not finished yet."""
+    """Runs in the given collections that began and have not ended: broken off, or not finished yet."""
     return [
         directory
         for path in map(Path, paths)
         if kind_of(path) == "collection"
         for directory in (path / name for name in entries(path))
-        if exists(directory / "config.json") and not exists(directory / "result.json")
+        if exists(directory / "config.json") and not _has_ended(directory)
     ]
 
 
-def _complete(collection: Path) -> list[Path]:
-    found = [collection / name for name in entries(collection) if exists(collection / name / "result.json")]
+def _has_ended(directory: Path) -> bool:
+    return any(exists(directory / name) for name in ("result.json", "stopped.json"))
+
+
+def _ended(collection: Path) -> list[Path]:
+    found = [collection / name for name in entries(collection) if _has_ended(collection / name)]
     # One that has lost its marker is refused where it is read, and not passed over.
     return [path for path in found if exists(path / MARKER) or exists(path / LOCK)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +16,13 @@ from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.making import make_benchmark, resolve_method, resolve_teleport
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.metrics import Baseline, Metric, delta_m_or_nan
-from mtl_benchmarks.runs.baselines import own_baselines
+from mtl_benchmarks.runs.baselines import measure_against
 from mtl_benchmarks.runs.copies import distinct
+from mtl_benchmarks.runs.measure import Measure
 from mtl_benchmarks.runs.runner import RunResult
 from mtl_core import InvalidInputError
 
-__all__ = ["Comparison", "Group", "compare", "relative_loss"]
+__all__ = ["Comparison", "Group", "compare"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Group:
         values: the reported metrics.
         deltas: seed → Δm against single-task runs by the same code, in percent; empty without them.
         moves: what the teleports did.
-        seconds: training time of one run.
+        seconds: training time of one run, over those that did not stop.
     """
 
     label: str
@@ -67,14 +69,19 @@ class Comparison:
         tasks: the tasks that are trained.
         told_apart: option → value, where other comparisons beside this one have another value.
         groups: the multi-task groups, then the single-task ones.
-        baselines: the single-task values behind Δm; empty without them.
+        measure: what stands for a run: Δm, or a metric where there is none.
     """
 
     protocol: Mapping[str, Any]
     tasks: tuple[str, ...]
     told_apart: Mapping[str, Any]
     groups: tuple[Group, ...]
-    baselines: tuple[Baseline, ...]
+    measure: Measure
+
+    @property
+    def baselines(self) -> tuple[Baseline, ...]:
+        """The single-task values behind Δm; empty without them."""
+        return self.measure.baselines
 
     @property
     def config(self) -> RunConfig:
@@ -166,17 +173,18 @@ def _told_apart(
     return found
 
 
-def _groups(runs: Sequence[RunResult], pool: Sequence[RunResult]) -> tuple[tuple[Group, ...], tuple[Baseline, ...]]:
+def _groups(runs: Sequence[RunResult], pool: Sequence[RunResult]) -> tuple[tuple[Group, ...], Measure]:
     grouped: dict[str, list[RunResult]] = {}
     for run in runs:
         grouped.setdefault(run.config.digest(with_seed=False), []).append(run)
     members = sorted(grouped.values(), key=_place([group[0].config for group in grouped.values()]))
-    baselines = own_baselines(members[0][0].config, pool)
+    measure = measure_against(members[0][0].config, pool)
     labels = _labels([group[0].config for group in members])
     groups = tuple(
-        _group(label, group, own_baselines(group[0].config, pool)) for label, group in zip(labels, members, strict=True)
+        _group(label, group, () if group[0].config.is_single_task else measure.baselines)
+        for label, group in zip(labels, members, strict=True)
     )
-    return groups, baselines
+    return groups, measure
 
 
 def _place(configs: Sequence[RunConfig]) -> Callable[[Sequence[RunResult]], tuple[int, int, int]]:
@@ -207,15 +215,10 @@ def _group(label: str, runs: Sequence[RunResult], baselines: Sequence[Baseline])
         config=ordered[0].config,
         runs=ordered,
         values={name: Estimate.of([run.values[name] for run in ordered]) for name in names},
-        deltas={run.config.seed: relative_loss(run, baselines) for run in ordered} if baselines else {},
+        deltas={run.config.seed: delta_m_or_nan(run.values, baselines) for run in ordered} if baselines else {},
         moves=moves(ordered),
-        seconds=statistics.fmean(run.seconds for run in ordered),
+        seconds=statistics.fmean([run.seconds for run in ordered if not run.stopped] or [math.nan]),
     )
-
-
-def relative_loss(run: RunResult, baselines: Sequence[Baseline]) -> float:
-    """Δm, or NaN for a run that has diverged: the others in the table still have theirs."""
-    return delta_m_or_nan(run.values, baselines)
 
 
 def _labels(configs: Sequence[RunConfig]) -> list[str]:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 from mtl_benchmarks.comparison.estimates import Estimate, paired_difference
-from mtl_benchmarks.comparison.groups import Comparison, Group, relative_loss
+from mtl_benchmarks.comparison.groups import Comparison, Group
 from mtl_benchmarks.comparison.protocols import differing, printed_protocol, short_name
 from mtl_benchmarks.comparison.tabular import Cell, Column, Pair, Row, Table
 from mtl_benchmarks.configuration.making import make_benchmark
-from mtl_benchmarks.metrics import Baseline, Metric, mean_rank
+from mtl_benchmarks.metrics import Baseline, Metric, delta_m_or_nan, mean_rank
 from mtl_benchmarks.published import PublishedTable
+from mtl_benchmarks.runs.measure import lacking_seeds, listed_seeds, sources
 from mtl_core import UnknownNameError
 
 __all__ = ["all_tables", "column_of", "moves_table", "paired_table", "published_rows_table", "result_table"]
@@ -53,7 +54,9 @@ def result_table(comparison: Comparison) -> Table:
     )
     rows = []
     for group in comparison.groups:
-        cells: dict[str, Cell] = {"seeds": len(group.runs), **group.values, "seconds": group.seconds}
+        cells: dict[str, Cell] = {"seeds": len(group.runs), **group.values}
+        if math.isfinite(group.seconds):
+            cells["seconds"] = group.seconds
         if group.delta_m is not None:
             cells["delta_m"] = group.delta_m
         if group.label in rank:
@@ -72,13 +75,15 @@ def _result_notes(comparison: Comparison) -> list[str]:
     if any(len(group.runs) > 1 for group in comparison.groups):
         notes.append("± is half of the 95 % interval over seeds by Student's t.")
     if comparison.baselines:
-        sources = dict.fromkeys(baseline.source for baseline in comparison.baselines)
-        notes.append(f"Δm is over {', '.join(comparison.tasks)}, against {'; '.join(sources)}, held fixed.")
+        notes.append(f"Δm is over {', '.join(comparison.tasks)}, against {sources(comparison.baselines)}, held fixed.")
     elif comparison.full and make_benchmark(comparison.config.benchmark).has_single_task_runs:
-        notes.append(
-            "No Δm: not every trained task has a single-task run of the same protocol whose value is finite and not 0."
-        )
-    return notes
+        notes.append(f"No Δm, as {comparison.measure.why}.")
+    lacking = lacking_seeds({group.label: [run.config.seed for run in group.runs] for group in comparison.full})
+    lost = {g.label: [run.config.seed for run in g.runs if run.has_diverged] for g in comparison.groups}
+    named = [f"{label} with {listed_seeds(seeds)}" for label, seeds in lost.items() if seeds]
+    if named:
+        notes.append(f"Diverged, so that there is no mean: {'; '.join(named)}.")
+    return [*notes, *filter(None, [lacking])]
 
 
 def _mean_ranks(groups: Sequence[Group], metrics: Sequence[Metric]) -> dict[str, float]:
@@ -203,7 +208,7 @@ def _against(comparison: Comparison, printed: Sequence[Baseline]) -> list[Row]:
     """The groups that train all tasks, with Δm against printed single-task values."""
     rows = []
     for group in comparison.full:
-        deltas = [relative_loss(run, printed) for run in group.runs]
+        deltas = [delta_m_or_nan(run.values, printed) for run in group.runs]
         rows.append(Row(f"{group.label}, here", "multi-task", {**group.values, "delta_m": Estimate.of(deltas)}))
     return rows
 

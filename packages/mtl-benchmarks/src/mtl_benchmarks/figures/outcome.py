@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mtl_benchmarks.comparison import Comparison, Estimate, Group
-from mtl_benchmarks.configuration.making import make_benchmark
 from mtl_benchmarks.figures.drawing import grid, headed, key_below, new_figure
 from mtl_benchmarks.figures.learning import heading
 from mtl_benchmarks.figures.palette import MUTED, SUBTLE, run_styles
@@ -75,7 +74,9 @@ def _measures(comparison: Comparison) -> tuple[str, bool, list[tuple[Group, Esti
     if comparison.baselines:
         found = [(group, group.delta_m) for group in comparison.full if group.delta_m is not None]
         return "Δm [%] ↓", False, [(group, estimate) for group, estimate in found if estimate is not None]
-    metric = make_benchmark(comparison.config.benchmark).main_metric
+    metric = comparison.measure.metric
+    if metric is None:
+        return "", False, []
     named = [(group, group.values[metric.name]) for group in comparison.full if metric.name in group.values]
     return heading(metric), metric.higher_is_better, named
 

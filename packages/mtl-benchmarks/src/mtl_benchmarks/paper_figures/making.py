@@ -8,6 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from mtl_aggregators import Facts
 from mtl_benchmarks.configuration.making import make_method, resolve_method
+from mtl_benchmarks.configuration.naming import by_label, method_label
 from mtl_benchmarks.figures.drawing import new_figure, save
 from mtl_benchmarks.paper_figures.registry import PaperFigure
 from mtl_benchmarks.paper_figures.setting import Setting
@@ -59,6 +60,7 @@ def make_files(figure: PaperFigure, setting: Setting, out: Path, form: PictureFo
         InvalidInputError: a method does not do for the figure.
     """
     new_figure(1.0, 1.0)
+    by_label("methods", setting.methods, method_label, setting.say)
     if figure.on_gradients:
         _refuse_loss_methods(figure, setting)
     made = figure.make(setting)

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.components.options import Choice
+from mtl_benchmarks.configuration.making import make_benchmark
+from mtl_benchmarks.configuration.naming import by_label, method_label
 from mtl_benchmarks.configuration.run_config import RunConfig
-from mtl_benchmarks.metrics import delta_m
-from mtl_benchmarks.runs.baselines import own_baselines
+from mtl_benchmarks.runs.baselines import measure_against
 from mtl_benchmarks.runs.pool import run_all
 from mtl_benchmarks.runs.runner import RunResult
 from mtl_benchmarks.session import with_baselines
-from mtl_benchmarks.studies.rows import main_metric
-from mtl_benchmarks.studies.study import named
 from mtl_core import InvalidInputError
 
 if TYPE_CHECKING:
@@ -99,7 +97,7 @@ class Setting:
     @property
     def labels(self) -> dict[str, Choice]:
         """The methods by name, with their options where they have any."""
-        return {named(method): method for method in self.methods}
+        return by_label("methods", self.methods, method_label, lambda text: None)
 
     @property
     def case(self) -> Case:
@@ -145,12 +143,13 @@ class Setting:
         by_name = {result.config.name: result for result in results}
         runs = {key: by_name[config.name] for key, config in planned.items()}
         first = next(iter(planned.values()))
-        baselines = own_baselines(first, results)
-        if baselines:
-            values = {key: delta_m(run.values, baselines) for key, run in runs.items()}
+        measure = measure_against(first, results)
+        values = {key: measure.of(run.values) for key, run in runs.items()}
+        metric = measure.metric
+        if metric is None:
             return Measured(runs, values, "Δm [%], lower is better")
-        metric = main_metric(benchmark_class(first.benchmark.name), next(iter(runs.values())).values)
+        if make_benchmark(first.benchmark).has_single_task_runs:
+            self.say(measure.note)
         direction = "higher" if metric.higher_is_better else "lower"
         unit = f" [{metric.unit}]" if metric.unit else ""
-        values = {key: run.values[metric.name] for key, run in runs.items()}
         return Measured(runs, values, f"{metric.name}{unit}, {direction} is better")

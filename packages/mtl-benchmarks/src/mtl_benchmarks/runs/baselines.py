@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from mtl_benchmarks.configuration.making import make_benchmark
 from mtl_benchmarks.configuration.run_config import RunConfig
+from mtl_benchmarks.configuration.selection import learned_metrics
 from mtl_benchmarks.metrics import Baseline
 from mtl_benchmarks.runs.copies import distinct
+from mtl_benchmarks.runs.measure import Measure, measure_of
 from mtl_benchmarks.runs.runner import RunResult
 
-__all__ = ["own_baselines", "single_task_configs", "single_tasks", "without_share"]
+__all__ = ["measure_against", "own_baselines", "single_task_configs", "single_tasks"]
 
 
 def single_task_configs(config: RunConfig) -> tuple[RunConfig, ...]:
@@ -37,55 +38,35 @@ def own_baselines(config: RunConfig, runs: Iterable[RunResult]) -> tuple[Baselin
 
     Args:
         config: a multi-task run.
-        runs: complete runs, among them the single-task ones; others are passed over, and copies count once.
+        runs: runs, among them the single-task ones; others are passed over, and copies count once.
 
     Returns:
-        One baseline per metric of the trained tasks, or none at all if a task has no single-task run, or a value that
-        nothing can be a share of; see :func:`without_share`.
+        One baseline per metric of the trained tasks, or none at all where there can be no Δm, see
+        :func:`measure_against`.
     """
-    found = _own_baselines(config, runs)
-    return found if all(map(_has_shares, found)) else ()
+    return measure_against(config, runs).baselines
 
 
-def without_share(config: RunConfig, runs: Iterable[RunResult]) -> tuple[str, ...]:
-    """Names of the metrics whose single-task value is 0 or not finite, for which there can be no Δm.
+def measure_against(config: RunConfig, runs: Iterable[RunResult]) -> Measure:
+    """What stands for a run of this configuration, by the rule of :mod:`mtl_benchmarks.runs.measure`.
 
     Args:
         config: a multi-task run.
-        runs: complete runs, among them the single-task ones.
+        runs: as for :func:`own_baselines`.
     """
-    return tuple(baseline.metric.name for baseline in _own_baselines(config, runs) if not _has_shares(baseline))
-
-
-def _has_shares(baseline: Baseline) -> bool:
-    return baseline.value != 0.0 and math.isfinite(baseline.value)
-
-
-def _own_baselines(config: RunConfig, runs: Iterable[RunResult]) -> tuple[Baseline, ...]:
     wanted = {single.digest(with_seed=False): single for single in single_task_configs(config)}
-    found: dict[str, list[RunResult]] = {digest: [] for digest in wanted}
+    singles: dict[str, dict[int, float]] = {}
+    metrics = make_benchmark(config.benchmark).metrics
     for run in distinct(runs)[0]:
-        digest = run.config.digest(with_seed=False)
-        if digest in found:
-            found[digest].append(run)
-    if not wanted or not all(found.values()):
-        return ()
-    baselines = []
-    for digest, single in wanted.items():
-        for metric in make_benchmark(config.benchmark).metrics:
-            if metric.task in single.tasks:
-                values = [run.values[metric.name] for run in found[digest]]
-                source = (
-                    f"{len(values)} single-task run(s) of this code{_network(config)}, seeds {_seeds(found[digest])}"
-                )
-                baselines.append(Baseline(metric, statistics.fmean(values), source))
-    return tuple(baselines)
+        single = wanted.get(run.config.digest(with_seed=False))
+        for metric in metrics if single is not None else ():
+            if metric.task in run.config.tasks:
+                singles.setdefault(metric.name, {})[run.config.seed] = run.values.get(metric.name, math.nan)
+    known = {metric.name for metric in learned_metrics(make_benchmark(config.benchmark), config.tasks)}
+    source = f" of this code{_network(config)}"
+    return measure_of(metrics, singles, tasks=config.tasks, known=known, source=source)
 
 
 def _network(config: RunConfig) -> str:
     """Which network the single-task runs have, where it is another one."""
     return "" if config.baseline_model is None else f" with the network {config.baseline_model.name}"
-
-
-def _seeds(runs: Sequence[RunResult]) -> str:
-    return ", ".join(str(seed) for seed in sorted(run.config.seed for run in runs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -26,12 +27,12 @@ from mtl_benchmarks.storage.tables import events_from
 from mtl_core import DamagedFileError, InvalidInputError, InvalidParameterError, ResultsDirectoryError
 from mtl_core.checks import positive_int
 
-__all__ = ["RunResult", "load_result", "run", "warn"]
+__all__ = ["RunResult", "load_result", "read_run_config", "run", "warn"]
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A complete run.
+    """A complete run, or one that stopped because its numbers became none (``runs.ended``).
 
     Attributes:
         config: its resolved configuration.
@@ -41,6 +42,8 @@ class RunResult:
         seconds: time spent in training steps, without evaluations and checkpoints.
         identity: drawn when the run began; a copy has the same one.
         notes: what was said while it was trained, such as other versions after a restart.
+        stopped: where its numbers became none; empty for a complete run. Its values are NaN then, and neither its
+            events nor its seconds are known.
     """
 
     config: RunConfig
@@ -50,6 +53,12 @@ class RunResult:
     seconds: float
     identity: str = ""
     notes: tuple[str, ...] = ()
+    stopped: str = ""
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether it stopped, or ended with a metric that is not finite."""
+        return bool(self.stopped) or not all(map(math.isfinite, self.values.values()))
 
 
 def run(
@@ -171,15 +180,8 @@ def load_result(directory: str | Path) -> RunResult:
             "Start it again to finish it."
         )
     files.refuse_other_checkpoint(result)
-    try:
-        config = RunConfig.from_dict(files.read_config())
-    except (InvalidInputError, KeyError, TypeError, AttributeError) as error:
-        raise ResultsDirectoryError(
-            f"`{files.config_file.name}` in {str(directory)!r} must be a configuration of this version of "
-            f"mtl-benchmarks, got one that does not fit ({error}). Read it with the version that wrote it."
-        ) from error
     return RunResult(
-        config,
+        read_run_config(files),
         files.path,
         result["values"],
         tuple(events_from(tables["events.jsonl"], files.path / "events.jsonl")),
@@ -187,6 +189,22 @@ def load_result(directory: str | Path) -> RunResult:
         result["run"],
         tuple(result["notes"]),
     )
+
+
+def read_run_config(files: RunDirectory) -> RunConfig:
+    """The configuration of the run that lives in a directory.
+
+    Raises:
+        DamagedFileError: it is not what was written.
+        ResultsDirectoryError: it is one of another version.
+    """
+    try:
+        return RunConfig.from_dict(files.read_config())
+    except (InvalidInputError, KeyError, TypeError, AttributeError) as error:
+        raise ResultsDirectoryError(
+            f"`{files.config_file.name}` in {str(files.path)!r} must be a configuration of this version of "
+            f"mtl-benchmarks, got one that does not fit ({error}). Read it with the version that wrote it."
+        ) from error
 
 
 def warn(text: str) -> None:

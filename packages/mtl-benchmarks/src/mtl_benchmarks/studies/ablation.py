@@ -7,6 +7,7 @@ default did, seed by seed and move by move: a variant that gains no more than it
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,18 +17,16 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.comparison import Estimate, Moves, moves
-from mtl_benchmarks.comparison.groups import relative_loss
 from mtl_benchmarks.components.options import Choice, construct
 from mtl_benchmarks.configuration.making import ADAPTERS, make_benchmark
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.metrics import Metric
-from mtl_benchmarks.runs.baselines import own_baselines, single_tasks
-from mtl_benchmarks.runs.pool import run_all
+from mtl_benchmarks.runs.baselines import measure_against, single_tasks
+from mtl_benchmarks.runs.ended import train_or_stop
 from mtl_benchmarks.runs.runner import RunResult
 from mtl_benchmarks.studies.matching_lengths import lengths_of
-from mtl_benchmarks.studies.rows import heading_of, main_metric
+from mtl_benchmarks.studies.rows import heading_of
 from mtl_benchmarks.studies.variants import Variant
 from mtl_core import InvalidInputError, NoMatchError
 
@@ -70,7 +69,7 @@ def ablate(
         benchmark: one case, with its options.
         method: the method, wrapped or alone.
         chosen: the variants, with those that others are to match.
-        seeds: of the runs.
+        seeds: of the runs; one that is named twice counts once.
         out: the collection of runs.
         settings: what else ``RunConfig.resolve`` takes, the same for all runs: ``tasks``, ``epochs`` and so on.
         processes: how many runs at a time.
@@ -80,6 +79,7 @@ def ablate(
         one row per variant; one whose adapter finds nothing to adapt in this benchmark's model is left out.
     """
     said = progress or (lambda line: None)
+    seeds = tuple(dict.fromkeys(seeds))
 
     def resolve(teleport: Choice | None, seed: int) -> RunConfig:
         return RunConfig.resolve(benchmark, method, teleport, seed=seed, **(settings or {}))
@@ -87,7 +87,11 @@ def ablate(
     chosen = [variant for variant in chosen if _fits(variant, lambda move: resolve(move, seeds[0]), said)]
 
     def train(configs: Sequence[RunConfig]) -> list[RunResult]:
-        return run_all(configs, out, processes=processes, progress=lambda result: said(_told(result)), say=said)
+        found = train_or_stop(configs, out, processes=processes, progress=lambda run: said(_told(run)), say=said)
+        for result in found:
+            if result.stopped:
+                said(f"{result.config.label}, seed {result.config.seed} diverged, {result.stopped}")
+        return found
 
     def matched(variant: Variant, seed: int) -> Choice | None:
         assert variant.like is not None
@@ -97,7 +101,8 @@ def ablate(
         return Choice(variant.teleport.name, {**variant.teleport.options, "length": lengths}) if lengths else None
 
     singles = train(single_tasks([resolve(None, seed) for seed in seeds]))
-    baselines = own_baselines(resolve(None, seeds[0]), singles)
+    measure = measure_against(resolve(None, seeds[0]), singles)
+    said(measure.note)
     trained: dict[tuple[str, int], RunResult] = {}
     # Those first that match nothing: the others need the lengths of their moves.
     for waits in (False, True):
@@ -105,17 +110,12 @@ def ablate(
         configs = [resolve(matched(v, seed) if waits else v.teleport, seed) for v, seed in keys]
         for (variant, seed), result in zip(keys, train(configs), strict=True):
             trained[variant.name, seed] = result
-    known = trained[chosen[0].name, seeds[0]].values
-    metric = None if baselines else main_metric(benchmark_class(benchmark.name), known)
     rows = []
     for variant in chosen:
         found = {seed: trained[variant.name, seed] for seed in seeds}
-        measure = {
-            seed: relative_loss(result, baselines) if metric is None else result.values[metric.name]
-            for seed, result in found.items()
-        }
-        seconds = statistics.fmean(result.seconds for result in found.values())
-        rows.append(Row(variant.name, measure, moves(found.values()), seconds, metric))
+        by_seed = {seed: measure.of(result.values) for seed, result in found.items()}
+        seconds = statistics.fmean([result.seconds for result in found.values() if not result.stopped] or [math.nan])
+        rows.append(Row(variant.name, by_seed, moves(found.values()), seconds, measure.metric))
     return rows
 
 

@@ -45,6 +45,7 @@ def matching_lengths(
         # Copies count once: one run that is named twice is no second candidate.
         for run in distinct(runs)[0]
         if run.config.teleport is not None
+        and not run.stopped
         and run.config.teleport.name == "cost"
         and (run.config.benchmark, run.config.method, run.config.seed) == (benchmark, method, seed)
         and not run.config.is_single_task

@@ -37,7 +37,7 @@ class Record:
     Attributes:
         benchmark: its registered name.
         case: the options that make its case, as titles have them; empty where there are no cases.
-        protocol: digest of everything but method, teleport, tasks and seed; runs of different ones do not mix.
+        protocol: digest of everything but method, teleport and seed; runs of different ones do not mix.
         task: the task that was trained alone; empty for a joint run.
         method: the weighting, with the options that were named.
         way: what moves the parameters: :data:`ALONE`, or the name of a teleport.
@@ -91,28 +91,40 @@ def write_records(path: str | Path, records: Iterable[Record]) -> None:
 
 
 def read_records(paths: Sequence[str | Path]) -> list[Record]:
-    """Read tables of records; a run that stands in several of them counts once.
+    """Read tables of records, in the order of their names; a run that stands in several of them counts once.
 
     Raises:
-        InvalidInputError: a file is not such a table, or two tables say different things of one run. The text names
-            the file and the line.
+        InvalidInputError: a file is not such a table, or holds no run, or two tables say different things of one run.
+            The text names the file and the line.
         OSError: one cannot be read.
     """
     found: dict[tuple[object, ...], tuple[Record, str]] = {}
-    for path in paths:
-        with open(path, newline="", encoding="utf-8") as file:
-            for number, cells in enumerate(reader := csv.DictReader(file), 2):
-                where = f"line {number} of {str(path)!r}"
-                record = _record(cells, reader.fieldnames or (), where)
-                key = tuple(getattr(record, name) for name in COLUMNS[:8])
-                other, before = found.setdefault(key, (record, where))
-                if (other.values, other.moves, other.diverged) != (record.values, record.moves, record.diverged):
-                    raise InvalidInputError(
-                        f"a run must stand in one way in all tables, got two in {before} and {where}."
-                    )
-            if not reader.fieldnames:
-                raise InvalidInputError(f"{str(path)!r} must be a table of records, got an empty file.")
+    # In an order of their own: what is said from several tables does not depend on which was named first.
+    for path in sorted(paths, key=str):
+        for record, where in _records_in(path):
+            key = tuple(getattr(record, name) for name in COLUMNS[:8])
+            other, before = found.setdefault(key, (record, where))
+            if (other.values, other.moves, other.diverged) != (record.values, record.moves, record.diverged):
+                raise InvalidInputError(f"a run must stand in one way in all tables, got two in {before} and {where}.")
     return [record for record, _ in found.values()]
+
+
+def _records_in(path: str | Path) -> list[tuple[Record, str]]:
+    """The records of one table, and where each stands."""
+    found = []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            names = reader.fieldnames or ()
+            for number, cells in enumerate(reader, 2):
+                where = f"line {number} of {str(path)!r}"
+                found.append((_record(cells, names, where), where))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInputError(f"{str(path)!r} must be a table of records, got another file ({error}).") from None
+    if not found:
+        what = "one without a run" if names else "an empty file"
+        raise InvalidInputError(f"{str(path)!r} must be a table of records, got {what}.")
+    return found
 
 
 def _record(cells: Mapping[str | None, str | None], names: Sequence[str], where: str) -> Record:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.comparison import Estimate
-from mtl_benchmarks.metrics import Baseline, Metric, delta_m
+from mtl_benchmarks.metrics import Metric
+from mtl_benchmarks.runs.measure import Measure, measure_of
 from mtl_benchmarks.studies.controls import CONTROLS
 from mtl_benchmarks.studies.records import ALONE, Record, label
 from mtl_core import InvalidInputError
 
-__all__ = ["StudyRow", "heading_of", "main_metric", "rows_of"]
+__all__ = ["StudyRow", "controls_of", "heading_of", "measure_of_records", "reference_of", "rows_of", "ways_of"]
 
 
 @dataclass(frozen=True)
@@ -45,75 +46,133 @@ class StudyRow:
         """Control → its label, for those that a way has."""
         return {control: label(way, control) for control in CONTROLS if label(way, control) in self.measure}
 
+    def minus(self, way: str, other: str = ALONE) -> dict[int, float]:
+        """Common seed → one way's measure minus another's; none where the method has not both of them."""
+        return _minus(self.measure.get(way, {}), self.measure.get(other, {}))
+
+    def minus_method(self, other: StudyRow) -> dict[int, float]:
+        """Common seed → the measure of this method alone minus that of another one alone."""
+        return _minus(self.measure[ALONE], other.measure[ALONE])
+
     def difference(self, way: str, other: str = ALONE) -> Estimate:
-        """Mean over the common seeds of one way's measure minus another's."""
-        own, than = self.measure[way], self.measure[other]
-        return Estimate.of([value - than[seed] for seed, value in own.items() if seed in than])
+        """Mean over the common seeds of one way's measure minus another's.
+
+        Raises:
+            InvalidInputError: there is no common seed.
+        """
+        return Estimate.of(list(self.minus(way, other).values()))
+
+
+def _minus(own: Mapping[int, float], than: Mapping[int, float]) -> dict[int, float]:
+    return {seed: value - than[seed] for seed, value in own.items() if seed in than}
 
 
 def _is_control(way: str, control: str) -> bool:
     return way.startswith(label("", control))
 
 
+def ways_of(rows: Sequence[StudyRow]) -> tuple[str, ...]:
+    """What moves the parameters in some row."""
+    return tuple(dict.fromkeys(way for row in rows for way in row.ways))
+
+
+def controls_of(rows: Sequence[StudyRow], way: str) -> dict[str, str]:
+    """Control → its label, for those that a way has in some row."""
+    found = {control: name for row in rows for control, name in row.controls(way).items()}
+    return {control: found[control] for control in CONTROLS if control in found}
+
+
+def reference_of(rows: Sequence[StudyRow]) -> StudyRow:
+    """The row that the other methods are held against: equal weights where they are there, else the first."""
+    return next((row for row in rows if row.name == "ls"), rows[0])
+
+
 def rows_of(records: Iterable[Record]) -> list[StudyRow]:
     """One row per method from the runs of one case of a benchmark, those of single tasks among them.
 
+    What stands for a run is by the rule of :mod:`mtl_benchmarks.runs.measure`.
+
     Raises:
-        InvalidInputError: runs of several cases or protocols, or none that ended.
+        InvalidInputError: runs of several cases, protocols or sets of tasks, none that ended with numbers, a method
+            without a run of its own, or values that are no metrics of the benchmark.
     """
     records = list(records)
-    kinds = {(record.title, record.protocol) for record in records}
-    if len(kinds) != 1:
-        raise InvalidInputError(f"`records` must be of one case and protocol, got {sorted(kinds)}.")
-    benchmark = benchmark_class(records[0].benchmark)
+    measure = measure_of_records(records)
     joint = [record for record in records if not record.task]
-    baselines = _baselines(benchmark, records)
-    metric = None if baselines else main_metric(benchmark, {name for record in joint for name in record.values})
-
-    def measured(record: Record) -> float:
-        return delta_m(record.values, baselines) if metric is None else record.values[metric.name]
-
     # By identity: records are not hashable, as their values are a mapping.
-    known = {id(record): measured(record) for record in joint if not record.diverged}
-    if not known:
-        raise InvalidInputError("`records` must hold a joint run that ended with numbers, got none.")
+    known = {id(record): measure.of(record.values) for record in joint if not record.diverged}
     # Left out, a way that diverges would look better than it is; counted as the worst of the others it is flattered
     # still.
-    lost = (max if metric is None or not metric.higher_is_better else min)(known.values())
+    lost = (min if measure.higher_is_better else max)(known.values())
     rows = []
     for method in dict.fromkeys(record.method for record in joint):
         by_way: dict[str, list[Record]] = {}
         for record in joint:
             if record.method == method:
                 by_way.setdefault(label(record.way, record.control), []).append(record)
+        if ALONE not in by_way:
+            raise InvalidInputError(
+                f"`records` must hold runs of every method alone (way {ALONE!r}), got {method!r} with "
+                f"{', '.join(by_way)} on {records[0].title}. Give the table that has them, too."
+            )
         rows.append(
             StudyRow(
                 method,
                 {way: {r.seed: known.get(id(r), lost) for r in own} for way, own in by_way.items()},
                 {way: statistics.fmean(record.seconds for record in own) for way, own in by_way.items()},
                 {way: seeds for way, own in by_way.items() if (seeds := [r.seed for r in own if r.diverged])},
-                metric,
+                measure.metric,
             )
         )
     return rows
 
 
-def _baselines(benchmark: type[Benchmark], records: Sequence[Record]) -> tuple[Baseline, ...]:
-    """Means over the seeds of the single-task runs; none where a metric has no such run, or one whose value is 0."""
-    trained = {name for record in records if not record.task for name in record.values}
-    found = []
-    for metric in benchmark.metrics:
-        if metric.task in benchmark.tasks and metric.name in trained:
-            own = [record.values[metric.name] for record in records if record.task and metric.name in record.values]
-            if not own or not statistics.fmean(own):
-                return ()
-            found.append(Baseline(metric, statistics.fmean(own), f"{len(own)} single-task runs of the study"))
-    return tuple(found)
+def measure_of_records(records: Sequence[Record]) -> Measure:
+    """What stands for the runs of one case of a benchmark.
+
+    Raises:
+        InvalidInputError: as :func:`rows_of`, but for a method without a run of its own.
+    """
+    trained = _trained(records)
+    metrics = benchmark_class(records[0].benchmark).metrics
+    singles: dict[str, dict[int, float]] = {}
+    for record in records:
+        for metric in metrics if record.task else ():
+            if metric.task == record.task:
+                singles.setdefault(metric.name, {})[record.seed] = record.values.get(metric.name, math.nan)
+    tasks = benchmark_class(records[0].benchmark).tasks
+    return measure_of(metrics, singles, tasks=tasks, known=trained, source=" of the study")
 
 
-def main_metric(benchmark: type[Benchmark], known: Collection[str]) -> Metric:
-    """What stands for a run where there is no Δm: the last of the benchmark's metrics that it has."""
-    return [metric for metric in benchmark.metrics if metric.name in known][-1]
+def _trained(records: Sequence[Record]) -> set[str]:
+    """The metrics that the joint runs have: all the same, and such as the benchmark has."""
+    kinds = sorted({(record.title, record.protocol) for record in records})
+    if len(kinds) != 1:
+        found = "; ".join(f"{title} (protocol {protocol})" for title, protocol in kinds) or "none"
+        raise InvalidInputError(
+            f"`records` must be of one case and protocol, got {found}. Runs with other tasks, training or options do "
+            "not compare: give their tables by themselves."
+        )
+    title, joint = records[0].title, [record for record in records if not record.task]
+    found_by = {tuple(sorted(record.values)) for record in joint if not record.diverged}
+    if not found_by:
+        how = "all of them diverged" if joint else "there are runs of single tasks only"
+        raise InvalidInputError(
+            f"`records` must hold a run of several tasks that ended with numbers, got none of {title}: {how}."
+        )
+    if len(found_by) > 1:
+        raise InvalidInputError(
+            f"`records` must be of the same tasks, got runs of {title} with "
+            f"{' and with '.join(', '.join(names) for names in sorted(found_by))}. Give their tables by themselves."
+        )
+    known = {metric.name for metric in benchmark_class(records[0].benchmark).metrics}
+    unknown = sorted({name for record in records for name in record.values} - known)
+    if unknown:
+        raise InvalidInputError(
+            f"`records` must hold metrics of {records[0].benchmark!r} ({', '.join(sorted(known))}), got "
+            f"{', '.join(unknown)}."
+        )
+    return set(*found_by)
 
 
 def heading_of(metric: Metric | None) -> str:

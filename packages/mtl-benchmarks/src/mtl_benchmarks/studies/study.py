@@ -9,29 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mtl_benchmarks.components.options import Choice
-from mtl_benchmarks.configuration.making import TELEPORTS, make_benchmark, teleport_class
+from mtl_benchmarks.configuration.making import TELEPORTS, make_benchmark, resolve_benchmark, teleport_class
+from mtl_benchmarks.configuration.naming import by_label, method_label, teleport_label
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.runs.baselines import single_tasks
-from mtl_benchmarks.runs.pool import run_all
-from mtl_benchmarks.runs.runner import RunResult
+from mtl_benchmarks.runs.ended import train_or_stop
+from mtl_benchmarks.runs.runner import RunResult, warn
 from mtl_benchmarks.studies.controls import CONTROLS, control_of
 from mtl_benchmarks.studies.records import ALONE, Record
 from mtl_benchmarks.studies.rows import StudyRow, rows_of
-from mtl_core import InvalidParameterError, NonFiniteGradientError, NonFiniteLossError, NonFiniteStateError
+from mtl_core import InvalidParameterError
 
-__all__ = ["COST", "Study", "named", "study"]
+__all__ = ["COST", "Study", "study"]
 
 COST = "cost"
 """The teleport that controls are made of where none is named."""
-
-_DIVERGENCE = (NonFiniteLossError, NonFiniteGradientError, NonFiniteStateError)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Study:
 
     Attributes:
         records: one per run, those of single tasks first; also of runs that diverged.
-        runs: the complete runs, in the same order.
+        runs: the runs, in the same order; those that stopped as their numbers became none have no values.
     """
 
     records: Sequence[Record]
@@ -82,8 +82,8 @@ def study(
 
     Args:
         benchmark: one case, with its options.
-        methods: with the options that differ from their defaults.
-        seeds: of the runs.
+        methods: with the options that differ from their defaults; one that is named twice counts once.
+        seeds: of the runs; likewise.
         out: the collection of runs.
         teleports: names, or names with options; ``"none"`` is the methods alone, which always belong to it, and
             ``"random"`` and ``"memory"`` without options the controls (``studies.controls``) of every COST that is
@@ -99,9 +99,10 @@ def study(
     """
     if not methods or not seeds:
         raise InvalidParameterError(f"`methods` and `seeds` must not be empty, got {len(methods)} and {len(seeds)}.")
-    ways, controls = _ways([Choice(each) if isinstance(each, str) else each for each in teleports])
+    told = say or warn
+    named = by_label("methods", methods, method_label, told)
+    ways, controls = _ways([Choice(each) if isinstance(each, str) else each for each in teleports], benchmark, told)
     results: dict[str, RunResult] = {}
-    diverged: set[str] = set()
 
     def resolve(method: Choice, teleport: Choice | None, seed: int) -> RunConfig:
         return RunConfig.resolve(benchmark, method, teleport, seed=seed, **(settings or {}))
@@ -109,20 +110,15 @@ def study(
     def train(planned: Sequence[_Planned]) -> None:
         # One run can be planned several times: controls of two COSTs that never moved are both the method alone.
         wanted = {each.config.name: each.config for each in planned}
-        fresh = [config for name, config in wanted.items() if name not in results.keys() | diverged]
-        found = run_all(fresh, out, processes=processes, progress=progress, say=say, spare=spare)
+        fresh = [config for name, config in wanted.items() if name not in results]
+        found = train_or_stop(fresh, out, processes=processes, progress=progress, say=say)
         results.update((result.config.name, result) for result in found)
 
-    def spare(config: RunConfig, error: Exception) -> bool:
-        if isinstance(error, _DIVERGENCE):
-            diverged.add(config.name)
-        return isinstance(error, _DIVERGENCE)
-
     joint = [
-        _Planned(resolve(method, way, seed), "", named(method), label)
+        _Planned(resolve(method, way, seed), "", name, label)
         for label, way in ways.items()
-        for method in methods
-        for seed in seeds
+        for name, method in named.items()
+        for seed in dict.fromkeys(seeds)
     ]
     alone = [_Planned(config, config.tasks[0], "", ALONE) for config in single_tasks(each.config for each in joint)]
     # Controls come after the runs whose moves they repeat: their lengths and steps are not known before.
@@ -130,25 +126,22 @@ def study(
     controlled: list[_Planned] = []
     for each in joint:
         if each.config.teleport is not None and _is_cost(each.config.teleport):
-            moved = results.get(each.config.name)
+            moved = results[each.config.name]
             for control in controls:
-                config = resolve(
-                    each.config.method, None if moved is None else control_of(control, moved), each.config.seed
-                )
+                config = resolve(each.config.method, control_of(control, moved), each.config.seed)
                 controlled.append(_Planned(config, "", each.method, each.way, control))
     train(controlled)
     everything = [*alone, *joint, *controlled]
     # Single-task runs of another network belong to the joint runs' protocol, which names that network.
     protocol = _protocol_digest(joint[0].config)
-    records = [_record(each, results.get(each.config.name), protocol) for each in everything]
+    records = [_record(each, results[each.config.name], protocol) for each in everything]
     return Study(records, list(results.values()))
 
 
-def _record(planned: _Planned, result: RunResult | None, protocol: str) -> Record:
+def _record(planned: _Planned, result: RunResult, protocol: str) -> Record:
     config = planned.config
-    # A run can end with finite parameters and a metric that is not, such as the overflow of a square. It is recorded as
-    # one that diverged: tables of records hold finite values, and no difference or rank can be made of others.
-    diverged = result is None or not all(map(math.isfinite, result.values.values()))
+    metrics = [metric.name for metric in make_benchmark(config.benchmark).metrics]
+    # Tables of records hold finite values, and no difference or rank can be made of others.
     return Record(
         benchmark=config.benchmark.name,
         case=_options(make_benchmark(config.benchmark).case_options()),
@@ -158,22 +151,30 @@ def _record(planned: _Planned, result: RunResult | None, protocol: str) -> Recor
         way=planned.way,
         control=planned.control,
         seed=config.seed,
-        moves=0 if result is None else sum(bool(event.get("accepted")) for event in result.events),
-        seconds=0.0 if result is None else result.seconds,
-        diverged=diverged,
-        values={} if diverged or result is None else result.values,
+        moves=sum(bool(event.get("accepted")) for event in result.events),
+        seconds=result.seconds,
+        diverged=result.has_diverged,
+        values={} if result.has_diverged else {m: result.values[m] for m in metrics if m in result.values},
     )
 
 
 def _protocol_digest(config: RunConfig) -> str:
-    """Eight hexadecimal digits of everything that the runs of a study have in common."""
+    """Eight hexadecimal digits of everything that the runs of a study have in common, as tables of runs have it.
+
+    Threads and processes change nothing but the order of sums, and devices count by their kind.
+    """
     shared = {key: value for key, value in config.as_group().items() if key not in ("method", "teleport", "tasks")}
+    shared |= {"threads": 1, "ranks": 1, "device": torch.device(config.device).type}
+    if config.tasks != tuple(make_benchmark(config.benchmark).tasks):  # older tables of all tasks stay as they were
+        shared["tasks"] = list(config.tasks)
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _ways(teleports: Sequence[Choice]) -> tuple[dict[str, Choice | None], list[str]]:
+def _ways(
+    teleports: Sequence[Choice], benchmark: Choice, say: Callable[[str], None]
+) -> tuple[dict[str, Choice | None], list[str]]:
     """Label → what moves the parameters, and which controls belong to it."""
-    ways: dict[str, Choice | None] = {ALONE: None}
+    moving: list[Choice] = []
     controls: list[str] = []
     for choice in teleports:
         if choice.name.lower() == ALONE:
@@ -182,20 +183,16 @@ def _ways(teleports: Sequence[Choice]) -> tuple[dict[str, Choice | None], list[s
         if name in CONTROLS and not choice.options:
             controls.append(name)
         else:
-            ways[named(Choice(name, choice.options))] = choice
-    if controls and not any(way is not None and _is_cost(way) for way in ways.values()):
-        ways[COST] = Choice(COST)
-    return ways, list(dict.fromkeys(controls))
+            moving.append(choice)
+    if controls and not any(map(_is_cost, moving)):
+        moving.append(Choice(COST))
+    own = resolve_benchmark(benchmark)
+    labelled = by_label("teleports", moving, lambda choice: teleport_label(choice, own), say)
+    return {ALONE: None, **labelled}, list(dict.fromkeys(controls))
 
 
 def _is_cost(choice: Choice) -> bool:
     return teleport_class(choice.name) is TELEPORTS.find(COST)
-
-
-def named(choice: Choice) -> str:
-    """A name with its options, as tables call it."""
-    options = _options(choice.options)
-    return f"{choice.name} ({options})" if options else choice.name
 
 
 def _options(options: Mapping[str, Any]) -> str:

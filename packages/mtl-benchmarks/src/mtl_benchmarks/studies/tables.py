@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -10,10 +10,20 @@ from rich.table import Table
 from rich.text import Text
 
 from mtl_benchmarks.comparison import Estimate
+from mtl_benchmarks.runs.measure import lacking_seeds, listed_seeds
 from mtl_benchmarks.studies.controls import HEADINGS
 from mtl_benchmarks.studies.records import ALONE, Record
-from mtl_benchmarks.studies.rows import StudyRow, heading_of, rows_of
-from mtl_benchmarks.studies.verdict import Verdict, verdicts
+from mtl_benchmarks.studies.rows import (
+    StudyRow,
+    controls_of,
+    heading_of,
+    measure_of_records,
+    reference_of,
+    rows_of,
+    ways_of,
+)
+from mtl_benchmarks.studies.verdict import Verdict, untested, verdicts
+from mtl_core import InvalidInputError
 
 __all__ = ["print_study", "study_table", "verdict_table"]
 
@@ -22,55 +32,70 @@ def print_study(records: Iterable[Record], console: Console) -> None:
     """One table per case and way of moving, and the tests over all methods, where there are seeds for them.
 
     Raises:
-        InvalidInputError: a case has runs of two protocols, or none that ended.
+        InvalidInputError: there is no record, or those of a case do not belong together, see ``rows_of``.
     """
     by_case: dict[str, list[Record]] = {}
     for record in records:
         by_case.setdefault(record.title, []).append(record)
-    studies = {}
-    for title, own in by_case.items():
-        rows = rows_of(own)
-        n = len({seed for by_seed in rows[0].measure.values() for seed in by_seed})
-        for way in rows[0].ways or (None,):
-            console.print(study_table(rows, title=f"{title}, {n} seed{'s' if n > 1 else ''}", way=way))
-        if n > 1 and rows[0].ways:
-            studies[title] = rows
-    if studies:
-        console.print(verdict_table(verdicts(studies)))
+    if not by_case:
+        raise InvalidInputError("`records` must hold a run, got none.")
+    # All of them before the first is printed: an error then stands by itself.
+    studies = {title: rows_of(own) for title, own in by_case.items()}
+    for title, rows in studies.items():
+        n = len(_seeds(rows))
+        note = measure_of_records(by_case[title]).note
+        for way in ways_of(rows) or (None,):
+            heading = f"{title}, {n} seed{'s' if n > 1 else ''}"
+            console.print(study_table(rows, title=heading, way=way, notes=(note,)))
+    tested = {title: rows for title, rows in studies.items() if len(_seeds(rows)) > 1 and ways_of(rows)}
+    if tested:
+        console.print(verdict_table(verdicts(tested), untested=untested(tested)))
 
 
-def study_table(rows: Sequence[StudyRow], *, title: str, way: str | None = None) -> Table:
-    """One line per method: alone, against the first seed by seed, and what teleports and their controls change.
+def _seeds(rows: Sequence[StudyRow]) -> set[int]:
+    return {seed for row in rows for by_seed in row.measure.values() for seed in by_seed}
+
+
+def study_table(rows: Sequence[StudyRow], *, title: str, way: str | None = None, notes: Sequence[str] = ()) -> Table:
+    """One line per method: alone, against equal weights seed by seed, and what teleports and their controls change.
 
     Args:
         rows: of one case of a benchmark.
         title: of the table.
         way: the teleport that is shown, with its controls; None: all of them.
+        notes: sentences below the table.
     """
     table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
-    ways = [each for each in rows[0].ways if way in (None, each)]
-    heading = heading_of(rows[0].metric)
-    headings = ["method", f"alone\n{heading}", f"minus\n{rows[0].name}"]
+    ways = [each for each in ways_of(rows) if way in (None, each)]
+    base, heading = reference_of(rows), heading_of(rows[0].metric)
+    headings = ["method", f"alone\n{heading}", f"minus\n{base.name}"]
     for each in ways:
         headings += [f"with {'COST' if each == 'cost' else each}\n{heading}", "minus\nalone"]
-        for control in rows[0].controls(each):
+        for control in controls_of(rows, each):
             headings += [f"{HEADINGS[control]}\n{heading}", f"{'COST' if len(ways) == 1 else each} minus\n{control}"]
     for number, text in enumerate(headings):
         table.add_column(Text(text), justify="right" if number else "left", no_wrap=True)
-    for number, row in enumerate(rows):
-        alone = row.measure[ALONE]
-        first = rows[0].measure[ALONE]
-        against = [value - first[seed] for seed, value in alone.items() if seed in first]
-        cells = [row.name, Estimate.of(list(alone.values())).brief(), Estimate.of(against).brief() if number else ""]
+    for row in rows:
+        cells = [row.name, _mean(row.measure[ALONE]), "" if row is base else _mean(row.minus_method(base))]
         for each in ways:
-            cells += [Estimate.of(list(row.measure[each].values())).brief(), row.difference(each).brief()]
-            for name in row.controls(each).values():
-                moved = Estimate.of(list(row.measure[name].values())).brief()
-                cells += [moved, row.difference(each, name).brief()]
+            cells += [_mean(row.measure.get(each, {})), _mean(row.minus(each))]
+            for name in controls_of(rows, each).values():
+                cells += [_mean(row.measure.get(name, {})), _mean(row.minus(each, name))]
         table.add_row(*map(Text, cells))
-    table.caption = Text(" ".join([_CAPTION, *_diverged(rows)]))
+    shown = [ALONE, *(name for each in ways for name in (each, *controls_of(rows, each).values()))]
+    means = {_named(row, name): row.measure[name] for row in rows for name in shown if name in row.measure}
+    table.caption = Text(" ".join(filter(None, [_CAPTION, *notes, lacking_seeds(means), *_diverged(rows)])))
     table.caption_justify = "left"
     return table
+
+
+def _mean(by_seed: Mapping[int, float]) -> str:
+    """As tables print it; nothing where there are no runs."""
+    return Estimate.of(list(by_seed.values())).brief() if by_seed else ""
+
+
+def _named(row: StudyRow, way: str) -> str:
+    return row.name if way == ALONE else f"{row.name}, {way}"
 
 
 _CAPTION = (
@@ -81,17 +106,17 @@ _CAPTION = (
 
 def _diverged(rows: Sequence[StudyRow]) -> list[str]:
     """Which runs have no numbers of their own."""
-    lost = [
-        f"{row.name}{'' if way == ALONE else f', {way}'} with seed{'s' if len(seeds) > 1 else ''} "
-        f"{', '.join(map(str, seeds))}"
-        for row in rows
-        for way, seeds in row.diverged.items()
-    ]
+    lost = [f"{_named(row, way)} with {listed_seeds(seeds)}" for row in rows for way, seeds in row.diverged.items()]
     return [f"Diverged, and counted as the worst run that did not: {'; '.join(lost)}."] if lost else []
 
 
-def verdict_table(found: Iterable[Verdict]) -> Table:
-    """One line per test."""
+def verdict_table(found: Iterable[Verdict], *, untested: Sequence[str] = ()) -> Table:
+    """One line per test.
+
+    Args:
+        found: the tests.
+        untested: what could not be tested, see :func:`~mtl_benchmarks.studies.verdict.untested`.
+    """
     found = list(found)
     table = Table(title=Text("All methods together", style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
     for number, heading in enumerate(("benchmark", "moved by", "against", "seeds", "difference", "p", "p (Holm)")):
@@ -116,10 +141,25 @@ def verdict_table(found: Iterable[Verdict]) -> Table:
     for verdict in found:
         held.setdefault((verdict.benchmark, verdict.way), []).append(verdict.holds)
     helped = [f"{way} on {benchmark}" for (benchmark, way), each in held.items() if all(each)]
-    table.caption = Text(
+    said = (
         "Differences are means over the methods, taken seed by seed, ± half of the 95 % interval by Student's t; below "
         f"0 is better. {len(found)} test(s) are one family. Better than all that it is held against, after the "
         f"correction: {'; '.join(helped) or 'nothing'}."
     )
+    notes = [said]
+    partly = dict.fromkeys(
+        f"{v.way} on {v.benchmark} over {', '.join(v.methods)}, as {', '.join(v.lacking)} has no such runs"
+        for v in found
+        if v.lacking
+    )
+    notes += [f"Not over all methods: {'; '.join(partly)}."] if partly else []
+    notes += [f"Left out are seeds that not all of these have: {'; '.join(gone)}."] if (gone := _gone(found)) else []
+    notes += [f"Not tested, as fewer than two seeds are common: {'; '.join(untested)}."] if untested else []
+    table.caption = Text(" ".join(notes))
     table.caption_justify = "left"
     return table
+
+
+def _gone(found: Iterable[Verdict]) -> list[str]:
+    """Which seeds a test leaves out."""
+    return [f"{v.way} against {v.reference} on {v.benchmark}, {listed_seeds(v.left_out)}" for v in found if v.left_out]

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from scipy.special import stdtr
 
 from mtl_benchmarks.comparison import Estimate
 from mtl_benchmarks.studies.records import ALONE
-from mtl_benchmarks.studies.rows import StudyRow
+from mtl_benchmarks.studies.rows import StudyRow, controls_of, ways_of
 from mtl_core import InvalidInputError
 
-__all__ = ["LEVEL", "Verdict", "holm", "p_value", "verdicts"]
+__all__ = ["LEVEL", "Verdict", "holm", "p_value", "untested", "verdicts"]
 
 LEVEL = 0.05
 """Chance of any false finding in a family that is accepted."""
@@ -41,6 +41,9 @@ class Verdict:
         estimate: their mean and its 95 % interval.
         p: of the t-test by itself.
         adjusted: the same after Holm's correction over the family.
+        methods: those that have runs of both; the mean is over them.
+        lacking: those that have not.
+        left_out: seeds that some of the methods have and not all.
     """
 
     benchmark: str
@@ -50,6 +53,9 @@ class Verdict:
     estimate: Estimate
     p: float
     adjusted: float
+    methods: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+    left_out: tuple[int, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -95,41 +101,72 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+@dataclass(frozen=True)
+class _Test:
+    """A way against a reference, over the methods that have runs of both and the seeds that all of these have."""
+
+    benchmark: str
+    way: str
+    reference: str
+    rows: Sequence[StudyRow]
+    differences: Sequence[float]
+    left_out: tuple[int, ...]
+
+
 def verdicts(studies: Mapping[str, Sequence[StudyRow]]) -> list[Verdict]:
     """Test every way against the methods alone and each of its controls, as one family.
 
     Args:
-        studies: benchmark → its rows. A seed counts where every method has it for both ways.
-
-    Raises:
-        InvalidInputError: fewer than two such seeds.
+        studies: benchmark → its rows. A test is over the methods that have runs of both; a seed counts where all of
+            them have it for both. With fewer than two such seeds there is no test: see :func:`untested`.
     """
-    tests: list[tuple[str, str, str, list[float]]] = []
-    for benchmark, rows in studies.items():
-        for way in rows[0].ways:
-            for reference in (ALONE, *rows[0].controls(way).values()):
-                differences = _over_methods(rows, way, reference)
-                if len(differences) < 2:
-                    raise InvalidInputError(
-                        f"a test must have at least two seeds that every method has, got {len(differences)} for {way} "
-                        f"against {reference} on {benchmark}."
-                    )
-                tests.append((benchmark, way, reference, differences))
-    plain = [p_value(differences) for *_, differences in tests]
+    tests = [test for test in _tests(studies) if len(test.differences) > 1]
+    plain = [p_value(test.differences) for test in tests]
     return [
-        Verdict(benchmark, way, reference, tuple(differences), Estimate.of(differences), p, adjusted)
-        for (benchmark, way, reference, differences), p, adjusted in zip(tests, plain, holm(plain), strict=True)
+        Verdict(
+            test.benchmark,
+            test.way,
+            test.reference,
+            tuple(test.differences),
+            Estimate.of(test.differences),
+            p,
+            adjusted,
+            methods=tuple(row.name for row in test.rows),
+            lacking=tuple(row.name for row in studies[test.benchmark] if row not in test.rows),
+            left_out=test.left_out,
+        )
+        for test, p, adjusted in zip(tests, plain, holm(plain), strict=True)
     ]
 
 
-def _over_methods(rows: Sequence[StudyRow], way: str, reference: str) -> list[float]:
-    seeds = set.intersection(*(set(row.measure[each]) for row in rows for each in (way, reference)))
-    metric = rows[0].metric
+def untested(studies: Mapping[str, Sequence[StudyRow]]) -> list[str]:
+    """Which ways could not be tested against what, for want of common seeds."""
+    return [
+        f"{test.way} against {test.reference} on {test.benchmark}"
+        for test in _tests(studies)
+        if len(test.differences) < 2
+    ]
+
+
+def _tests(studies: Mapping[str, Sequence[StudyRow]]) -> Iterator[_Test]:
+    for benchmark, rows in studies.items():
+        for way in ways_of(rows):
+            for reference in (ALONE, *controls_of(rows, way).values()):
+                own = [row for row in rows if way in row.measure and reference in row.measure]
+                by_row = [set(row.measure[way]) & set(row.measure[reference]) for row in own]
+                common = set.intersection(*by_row) if by_row else set()
+                some = {seed for row in own for each in (way, reference) for seed in row.measure[each]}
+                differences = _over_methods(own, way, reference, sorted(common))
+                yield _Test(benchmark, way, reference, own, differences, tuple(sorted(some - common)))
+
+
+def _over_methods(rows: Sequence[StudyRow], way: str, reference: str, seeds: Sequence[int]) -> list[float]:
+    metric = rows[0].metric if rows else None
     sign = -1.0 if metric is not None and metric.higher_is_better else 1.0
     floor = 1.0 if metric is None else 0.0  # Δm is in percent, and may be 0
     return [
         statistics.fmean(sign * _told(row.measure[way][seed], row.measure[reference][seed], floor) for row in rows)
-        for seed in sorted(seeds)
+        for seed in seeds
     ]
 
 
