@@ -194,11 +194,11 @@ def test_options_override_the_configuration(tmp_path: Path) -> None:
     [
         ("", "must hold a run"),
         ("{", "must hold a run"),
-        ("[]", "must hold a run"),
+        ("[]", "must be a mapping with the entries benchmark, method, teleport"),
         ("[" * 100_000, "must hold a run"),
-        ('{"benchmark": 3}', "must hold a run"),
+        ('{"benchmark": 3}', "`method` must be an entry"),
         ("\x00\xff", "must hold a run"),
-        ("method", "must hold a run"),
+        ("method", "`method` must be an entry"),
         ("unknown", "unknown benchmark 'digitz'"),
     ],
 )

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -175,10 +176,20 @@ def within(name: str, **entries: Any) -> dict[str, Any]:
     return {**data, name: {**data[name], **entries}}
 
 
+def optimized(**entries: Any) -> dict[str, Any]:
+    return within("training", optimizer={"name": "adam", **entries})
+
+
+def part(name: str, option: str, value: Any) -> dict[str, Any]:
+    data = changed()
+    return within(name, options={**data[name]["options"], option: value})
+
+
 PLAIN = ["digits", 3, None, True, [], {}]
 WRONG: list[tuple[Any, str]] = [
-    *((value, "RunConfig") for value in PLAIN),
-    (changed(foo=1), "foo"),
+    *((value, "must be a mapping with the entries benchmark, method, ") for value in PLAIN if value != {}),
+    ({}, "`benchmark` must be an entry"),
+    (changed(foo=1), "unknown entry 'foo'"),
     *(({k: v for k, v in changed().items() if k != name}, f"`{name}`") for name in ("seed", "training", "method")),
     *((changed(tasks=value), "`tasks`") for value in ("abc", None, [], [1], 3)),
     *((changed(ranks=value), "`ranks`") for value in (0, "1", None, 1.5)),
@@ -189,14 +200,26 @@ WRONG: list[tuple[Any, str]] = [
     *((changed(**{name: value}), f"`{name}`") for name in ("benchmark", "method") for value in PLAIN),
     *((changed(teleport=value), "`teleport`") for value in ("cost", 3, [])),
     *((within(name, options=value), f"`{name}`") for name in ("benchmark", "method") for value in ("a", None, 3)),
-    *((changed(training=value), "Training") for value in PLAIN),
-    (within("training", batch_size="2"), "`batch_size`"),
-    (within("training", speed=2), "speed"),
-    *((within("training", optimizer=value), "OptimizerChoice") for value in ("adam", [], 3)),
+    *((changed(training=value), "training: ") for value in PLAIN),
+    (within("training", batch_size="2"), "training: `batch_size`"),
+    (within("training", speed=2), "training: unknown entry 'speed'"),
+    *((within("training", optimizer=value), "training.optimizer: it must be a map") for value in ("adam", [], 3)),
     *((within("training", optimizer={"name": value}), "optimizer") for value in (["adam"], None, "adamm")),
     *((within("training", schedule=value), "`schedule`") for value in ("step", {}, None)),
-    (within("training", clip="all"), "`Clip`"),
-    (within("training", early_stopping={"metric": "error"}), "`patience`"),
+    (within("training", clip="all"), "training.clip: "),
+    (within("training", early_stopping={"metric": "error"}), "training.early_stopping: `patience`"),
+    *((optimized(options={"lr": value}), "`lr` ") for value in ("1", True, -1, math.nan, math.inf, [1], None)),
+    *((optimized(options={"betas": value}), "`options`") for value in ([], [0.9], [2.0, 0.9])),
+    *((optimized(options={"betas": value}), "`betas`") for value in ("0.9", [True, 0.9], ["a", "b"], 1)),
+    *((optimized(groups={"*": value}), "training.optimizer: `groups['*']`") for value in (None, 3, "lr", [])),
+    *((part("benchmark", "model", value), "`model` must be") for value in (None, True, 3, [], {"name": "overlaycnn"})),
+    *((part("teleport", "adapter", value), "`adapter` must be") for value in (None, True, 0.5, [[1]], {"a": 1})),
+    *((part("benchmark", "data_seed", value), "data_seed` must be") for value in (False, "0", 0.5, None, [0])),
+    *((part("benchmark", "class_balance", value), "class_balance` must be") for value in (True, "1", None, {})),
+    *((part("teleport", "conflict_weight", value), "conflict_weight` must be") for value in (False, "0", None)),
+    (part("method", "c", {"name": "x", "options": {}}), "must be a number, got {'name': 'x', 'options': {}}"),
+    (changed(ranks=2), "`ranks` must be the number of processes, got 2 with 1"),
+    (within("training", early_stopping={"metric": "none", "patience": 1}), "none"),
 ]
 
 
@@ -210,6 +233,38 @@ def test_a_file_that_is_no_configuration_is_refused_in_words_of_its_own(
     said = capsys.readouterr().err
     assert said.startswith("mtl-bench: `--config` ")
     assert named in said
-    for foreign in ("Error", "__init__", "argument", "object is not", "indices", "unhashable"):
+    for foreign in ("Error", "__init__", "argument", "object is not", "indices", "unhashable", "Choice", "Tensor"):
         assert foreign not in said
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "line 1, column 1, is no JSON"),
+        (b'{\n "seed": 0,\n}', "line 3, column 1, is no JSON"),
+        (b'{"seed": 0', "line 1, column 11, is no JSON"),
+        (b"\xff", "byte 0 is no text in UTF-8"),
+        (b"[" * 100_000, "entries within entries without end"),
+        (b'{"seed": 0, "seed": 1}', "`seed` must be one entry"),
+        (b'{"training": {"epochs": 1, "batch_size": 2, "epochs": 3}}', "`epochs` must be one entry"),
+    ],
+)
+def test_a_file_that_is_no_json_is_refused_at_its_place(
+    content: bytes, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes(content)
+    assert main(["run", "--config", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mtl-bench: `--config` ")
+    assert said in error
+
+
+def test_an_error_about_a_word_that_was_typed_does_not_blame_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(changed()))
+    assert main(["run", "--config", str(file), "--epochs", "no"]) == 2
+    assert capsys.readouterr().err.startswith("mtl-bench: `--epochs` must be")

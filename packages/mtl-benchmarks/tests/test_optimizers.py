@@ -103,3 +103,18 @@ def test_a_number_is_one_option_however_it_was_written(name: str) -> None:
             OptimizerChoice(name, {}, {"*": {option: "1"}})
     one, other = (OptimizerChoice(name, {"lr": lr}, {"*": {"lr": lr}}).as_dict() for lr in (1, 1.0))
     assert json.dumps(one) == json.dumps(other)
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_what_is_usual_of_the_implementation_is_no_other_choice(name: str) -> None:
+    plain = OptimizerChoice(name).resolved()
+    cls: Any = plain.cls
+    usual = {
+        option: each.default
+        for option, each in arguments_of(cls).items()
+        if option not in plain.options and option != "params"
+    }
+    assert ("maximize" in usual) == (name != "muon")  # which has no such options
+    assert OptimizerChoice(name, usual).resolved() == plain
+    if usual:
+        assert OptimizerChoice(name, {"maximize": True}).resolved() != plain

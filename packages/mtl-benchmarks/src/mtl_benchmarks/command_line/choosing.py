@@ -12,7 +12,7 @@ from mtl_benchmarks.benchmarks import available as available_benchmarks
 from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.command_line.option import Option
 from mtl_benchmarks.command_line.words import Words
-from mtl_benchmarks.components.options import Choice, Part, PartTable, option_arguments, option_defaults
+from mtl_benchmarks.components.options import Choice, Part, PartTable, as_choice, option_arguments, option_defaults
 from mtl_benchmarks.components.reading import read_value
 from mtl_benchmarks.components.signatures import Argument
 from mtl_benchmarks.configuration.making import PARTS, TELEPORTS, benchmark_parts, method_class, teleport_class
@@ -168,7 +168,7 @@ def choose(
                 )
             continue
         base = choice.options.get(name, (defaults or {}).get(name, known[name].name))
-        chosen[name] = _chosen_part(flag, part, parts.get(flag), Choice(base) if isinstance(base, str) else base)
+        chosen[name] = _chosen_part(flag, part, parts.get(flag), as_choice(name, part, base))
     return Chosen(kinds, choice, cls, chosen, frozenset(hidden))
 
 

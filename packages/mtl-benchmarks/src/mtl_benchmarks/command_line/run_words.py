@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mtl_benchmarks.batching.loading import Loading
 from mtl_benchmarks.benchmarks import available, benchmark_class
@@ -28,8 +29,9 @@ from mtl_benchmarks.comparison import find_runs
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.components.signatures import summary_of
 from mtl_benchmarks.configuration.run_config import RunConfig
+from mtl_benchmarks.ranks import current_ranks
 from mtl_benchmarks.studies.matching_lengths import matching_lengths
-from mtl_core import InvalidInputError, ResultsDirectoryError
+from mtl_core import InvalidInputError, InvalidParameterError, ResultsDirectoryError
 
 __all__ = ["MANY", "USAGE", "Plan", "own_options", "parse_run", "read_config"]
 
@@ -67,6 +69,11 @@ def parse_run(arguments: Sequence[str]) -> Plan | None:
     """
     words = split(arguments, many=MANY)
     base = _base(words)
+    with _in_words_of_the_file(words):
+        return _parsed(words, base)
+
+
+def _parsed(words: Words, base: RunConfig | None) -> Plan | None:
     name = base.benchmark.name if base is not None and not words.standing else benchmark_word("run", words)
     if name is None:
         print(_general_help(), end="")
@@ -80,6 +87,19 @@ def parse_run(arguments: Sequence[str]) -> Plan | None:
         return None
     with in_words_of(request.table):
         return _plan(request)
+
+
+@contextmanager
+def _in_words_of_the_file(words: Words) -> Iterator[None]:
+    """Let an error name the file behind ``--config``, unless it is about a word that was typed."""
+    try:
+        yield
+    except InvalidInputError as error:
+        options = {flag: given for flag, given in words.given.items() if flag != "--config"}
+        typed = [*words.standing, *options, *(word for given in options.values() for word in given)]
+        if "--config" in words.given and not any(word and word in str(error) for word in typed):
+            error.args = (f"`--config` {words.given['--config'][0]!r}: {error}",)
+        raise
 
 
 def _base(words: Words) -> RunConfig | None:
@@ -101,17 +121,30 @@ def read_config(path: str | Path) -> RunConfig:
     file = file / "config.json" if file.is_dir() else file
     way_out = "Give the config.json of a run, or the run's directory."
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
         return RunConfig.from_dict(data)
+    except json.JSONDecodeError as error:
+        said = f"line {error.lineno}, column {error.colno}, is no JSON ({error.msg})"
+    except UnicodeDecodeError as error:
+        said = f"byte {error.start} is no text in UTF-8"
+    except RecursionError:
+        said = "entries within entries without end"
     except OSError as error:
         raise ResultsDirectoryError(
             f"`--config` must be a file, got {str(path)!r}: {error.strerror}. {way_out}"
         ) from None
     except InvalidInputError as error:
         raise InvalidInputError(f"`--config` {str(path)!r}: {error}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        found = f"{type(error).__name__}: {error}"
-        raise ResultsDirectoryError(f"`--config` must hold a run, got {str(path)!r} ({found}). {way_out}") from None
+    raise ResultsDirectoryError(f"`--config` must hold a run, got {str(path)!r}: {said}. {way_out}")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, which takes the last of several entries of one name without a word."""
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidParameterError(f"`{twice}` must be one entry, got several of that name in one mapping.")
+    return dict(pairs)
 
 
 def _chosen(words: Words, name: str, base: RunConfig | None) -> dict[KindName, Chosen]:
@@ -191,6 +224,11 @@ def _name(kind: KindName, about: str, default: str) -> Option:
 
 
 def _plan(request: Request) -> Plan:
+    if request.base is not None and request.base.ranks != current_ranks().size:
+        raise InvalidParameterError(
+            f"`ranks` must be the number of processes, got {request.base.ranks} with {current_ranks().size}. Start "
+            f"{request.base.ranks} by torchrun, or change it in a copy of the file."
+        )
     values = request.values
     seed = "1" if request.base is None else f"{request.base.seed},"
     seeds = parse_seeds(values.get("--seeds", seed))

@@ -236,7 +236,9 @@ def _clip(base: Clip | None, values: Mapping[str, Any]) -> Clip | None:
 
 def _early_stopping(base: EarlyStopping | None, values: Mapping[str, Any]) -> EarlyStopping | None:
     own = _given("--early_stopping", values)
-    metric = values.get("--early_stopping", None if base is None else base.metric)
+    if base is not None and "--early_stopping" not in values:
+        return replace(base, **own)
+    metric = values.get("--early_stopping")
     if metric is None or metric.lower() == "none":
         if own:
             raise InvalidParameterError(f"`--early_stopping.{next(iter(own))}` must come with --early_stopping METRIC.")

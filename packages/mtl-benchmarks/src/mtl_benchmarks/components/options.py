@@ -19,7 +19,7 @@ from mtl_benchmarks.components.registry import Registry
 from mtl_benchmarks.components.signatures import REQUIRED, Argument, arguments_of
 from mtl_core import InvalidParameterError, UnknownNameError
 
-__all__ = ["Choice", "Part", "PartTable", "construct", "option_arguments", "option_defaults", "resolve"]
+__all__ = ["Choice", "Part", "PartTable", "as_choice", "construct", "option_arguments", "option_defaults", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -208,16 +208,31 @@ def resolve(
 
 
 def _checked(name: str, argument: Argument, value: Any) -> Any:
-    # A default may be of another type than it is declared to be, as in `x: int = None`.
-    if not is_plain_type(argument.annotation) or value == conform(argument.annotation, argument.default):
-        return conform(argument.annotation, value)
-    return checked(name, argument.annotation, value)
+    value = value.as_dict() if isinstance(value, Choice) else value  # it looked like one in a file
+    found = conform(argument.annotation, value)
+    # A default may be of another type than it is declared to be, as in `x: int = None`. As texts, for 1 is True to
+    # Python.
+    is_default = repr(found) == repr(conform(argument.annotation, argument.default))
+    return found if is_default or not is_plain_type(argument.annotation) else checked(name, argument.annotation, value)
+
+
+def as_choice(name: str, part: Part, value: Any) -> Choice:
+    """What was chosen for a part: a choice, or its name alone.
+
+    Raises:
+        InvalidParameterError: it is neither.
+    """
+    chosen = Choice(value) if isinstance(value, str) else value
+    if not isinstance(chosen, Choice):
+        names = ", ".join(part.registry.names())
+        raise InvalidParameterError(
+            f"`{name}` must be one of {names}, or a mapping with a `name` and `options`, got {value!r}."
+        )
+    return chosen
 
 
 def _resolved_part(name: str, value: Any, part: Part) -> Choice:
-    chosen = Choice(value) if isinstance(value, str) else value
-    if not isinstance(chosen, Choice):
-        raise InvalidParameterError(f"`{name}` must be one of {', '.join(part.registry.names())}, got {value!r}.")
+    chosen = as_choice(name, part, value)
     cls = part.find(chosen.name)
     own_name = part.registry.name_of(chosen.name, cls)
     return resolve(name, Choice(own_name, chosen.options), cls, given=part.provided)

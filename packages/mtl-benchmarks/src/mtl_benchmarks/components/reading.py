@@ -130,7 +130,10 @@ def checked(name: str, annotation: Any, value: Any) -> Any:
     """
     found = conform(annotation, value)
     if not _fits(annotation, found):
-        words = [_in_words(kind) for kind in sorted(_alternatives(annotation), key=lambda kind: kind is None)]
+        kinds = sorted(_alternatives(annotation), key=lambda kind: kind is None)
+        # Tensors and the like, which may stand beside numbers, cannot be written down.
+        plain = [kind for kind in kinds if kind in _kinds(annotation)]
+        words = [_in_words(kind) for kind in (plain if any(kind is not None for kind in plain) else kinds)]
         raise InvalidParameterError(f"`{name}` must be {' or '.join(dict.fromkeys(words))}, got {value!r}.")
     return found
 

@@ -21,7 +21,7 @@ from mtl_benchmarks.configuration.making import (
 )
 from mtl_benchmarks.configuration.selection import Selection
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
-from mtl_benchmarks.protocol.plain_data import read_fields
+from mtl_benchmarks.protocol.plain_data import entry, read_fields
 from mtl_benchmarks.protocol.training import Precision, Training
 from mtl_benchmarks.ranks import current_ranks
 from mtl_core import InvalidParameterError, UnknownNameError
@@ -208,7 +208,8 @@ class RunConfig:
         for name in ("benchmark", "method", "teleport", "baseline_model"):
             if values.get(name) is not None or name in ("benchmark", "method"):
                 values[name] = Choice.from_dict(values[name], name=name)
-        values["training"] = Training.from_dict(values["training"])
+        with entry("training"):
+            values["training"] = Training.from_dict(values["training"])
         return cls(**values)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -74,6 +75,9 @@ class OptimizerChoice(PlainData):
         # Lists in the place of tuples, as a file gives them back, so that equal choices compare equal.
         options = {name: self._as_default(name, value) for name, value in self._checked(self.options).items()}
         object.__setattr__(self, "options", options)
+        for pattern, own in self.groups.items():
+            if not isinstance(own, Mapping):
+                raise InvalidParameterError(f"`groups[{pattern!r}]` must be a mapping, got {own!r}.")
         object.__setattr__(self, "groups", {pattern: self._checked(each) for pattern, each in self.groups.items()})
         self._try({**self.options}, "options")
         for pattern, own in self.groups.items():
@@ -91,7 +95,12 @@ class OptimizerChoice(PlainData):
 
     def resolved(self) -> OptimizerChoice:
         """The same with every option set, but for those about the implementation."""
-        return replace(self, options={**self._defaults(), **self.options})
+        # About the implementation, what is as usual is left out like what was not given.
+        usual = {
+            name: _with_lists(each.default) for name, each in self._arguments().items() if name in _HOW_IT_COMPUTES
+        }
+        given = {name: value for name, value in self.options.items() if name not in usual or value != usual[name]}
+        return replace(self, options={**self._defaults(), **given})
 
     def build(self, problem: Problem) -> optim.Optimizer:
         """The optimiser over a problem's trainable parameters, the shared ones first.
@@ -136,6 +145,9 @@ class OptimizerChoice(PlainData):
             if not is_plain(value):
                 raise InvalidParameterError(f"`{name}` of optimizer {self.name!r} must be plain data, got {value!r}.")
             found[name] = checked(name, known[name].annotation, value)
+            # Torch takes infinity, and asks only whether a value is below zero, which NaN is not.
+            if not all(map(math.isfinite, _numbers(value))):
+                raise InvalidParameterError(f"`{name}` of optimizer {self.name!r} must be finite, got {value!r}.")
         return found
 
     def _as_default(self, name: str, value: Any) -> Any:
@@ -156,7 +168,7 @@ class OptimizerChoice(PlainData):
             return
         try:
             self._make([nn.Parameter(torch.zeros(2, 2))], options)
-        except (ValueError, TypeError, RuntimeError) as error:
+        except (ValueError, TypeError, IndexError, RuntimeError) as error:
             raise InvalidParameterError(
                 f"`{where}` must be what torch.optim.{self.cls.__name__} takes, got {dict(options)!r}: {error}"
             ) from None
@@ -164,6 +176,12 @@ class OptimizerChoice(PlainData):
 
 def _matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, list | tuple):
+        return [number for each in value for number in _numbers(each)]
+    return [value] if isinstance(value, float) else []
 
 
 def _with_lists(value: Any) -> Any:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from typing import Any, ClassVar, TypeVar
 
 from mtl_benchmarks.components.reading import checked
 from mtl_benchmarks.components.signatures import arguments_of
-from mtl_core import InvalidParameterError, UnknownNameError
+from mtl_core import InvalidInputError, InvalidParameterError, UnknownNameError
 
-__all__ = ["PlainData", "is_plain", "read_fields", "read_kind"]
+__all__ = ["PlainData", "entry", "is_plain", "read_fields", "read_kind"]
 
 T = TypeVar("T", bound="PlainData")
 
@@ -76,6 +78,17 @@ class PlainData:
         return cls(**read_fields(cls, data))
 
 
+@contextmanager
+def entry(name: str) -> Iterator[None]:
+    """Let errors say in which entry of a file they arose: ``training.optimizer: `lr` must be …``."""
+    try:
+        yield
+    except InvalidInputError as error:
+        within = re.match(r"[a-z_]+(\.[a-z_]+)*: ", str(error))
+        error.args = (f"{name}{'.' if within else ': '}{error}",)
+        raise
+
+
 def read_fields(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a mapping that are fields of a class.
 
@@ -84,17 +97,16 @@ def read_fields(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
         UnknownNameError: it has an entry that is no field.
     """
     if not isinstance(data, Mapping):
-        raise InvalidParameterError(f"`{cls.__name__}` must be read from a mapping, got {data!r}.")
+        wanted = ", ".join(field.name for field in fields(cls))
+        raise InvalidParameterError(f"it must be a mapping with the entries {wanted}, got {data!r}.")
     known = [field.name for field in fields(cls)]
     own = {key: value for key, value in data.items() if key != "kind"}
     for key in own:
         if key not in known:
-            raise UnknownNameError(f"entry of {cls.__name__}", key, known)
+            raise UnknownNameError("entry", key, known)
     for each in fields(cls):
         if each.name not in own and each.default is MISSING and each.default_factory is MISSING:
-            raise InvalidParameterError(
-                f"`{each.name}` must be an entry of {cls.__name__}, got {', '.join(own) or 'no entry'}."
-            )
+            raise InvalidParameterError(f"`{each.name}` must be an entry, got {', '.join(own) or 'no entry'}.")
     return own
 
 

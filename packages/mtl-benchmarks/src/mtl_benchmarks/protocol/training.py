@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
 from mtl_benchmarks.protocol.outcome import REPORTED, EarlyStopping, Last, Reported
-from mtl_benchmarks.protocol.plain_data import PlainData, read_fields, read_kind
+from mtl_benchmarks.protocol.plain_data import PlainData, entry, read_fields, read_kind
 from mtl_benchmarks.protocol.schedules import SCHEDULES, Constant, Schedule, Span
 from mtl_core import InvalidParameterError
 from mtl_core.checks import one_of, positive, positive_int
@@ -221,8 +221,10 @@ class Training(PlainData):
         }
         for name, kind in readers.items():
             if values.get(name) is not None:
-                values[name] = kind.from_dict(values[name])
+                with entry(name):
+                    values[name] = kind.from_dict(values[name])
         for name, kinds in (("schedule", SCHEDULES), ("reported", REPORTED)):
             if name in values:
-                values[name] = read_kind(name, kinds, values[name])
+                with entry(name):
+                    values[name] = read_kind(name, kinds, values[name])
         return cls(**values)
