@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from mtl_benchmarks.cli import main
+from mtl_benchmarks.command_line.run_words import read_config
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
@@ -151,6 +152,19 @@ def test_other_types_of_the_protocol_are_refused(cls: Any, given: dict[str, Any]
         cls(**given)
 
 
+@pytest.mark.parametrize(
+    ("method", "option"), [("ls", "weights"), ("upgrad", "preference"), ("stch", "reference"), ("famo", "bound")]
+)
+@pytest.mark.parametrize("wrong", ["1", True, ["1", 2.0, 3.0], [True, False, True], [[1.0]], {"left": 1.0}])
+def test_numbers_beside_which_tensors_may_stand_are_numbers(method: str, option: str, wrong: Any) -> None:
+    with pytest.raises(InvalidParameterError, match=f"`{option}` must be .*a number.*, got"):
+        RunConfig.resolve("digits", Choice(method, {option: wrong}))
+    one, other = (
+        RunConfig.resolve("digits", Choice(method, {option: given})) for given in ([1, 2, 3], [1.0, 2.0, 3.0])
+    )
+    assert one.name == other.name
+
+
 @pytest.mark.parametrize(("wrong", "said"), [("0.5", "a number"), (True, "a number"), ([0.5], "a number")])
 def test_options_of_another_type_are_refused(wrong: Any, said: str) -> None:
     with pytest.raises(InvalidParameterError, match=f"`c` must be {said}, got"):
@@ -259,6 +273,12 @@ def test_a_file_that_is_no_json_is_refused_at_its_place(
     error = capsys.readouterr().err
     assert error.startswith("mtl-bench: `--config` ")
     assert said in error
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(changed()), encoding="utf-8-sig")
+    assert read_config(file) == RunConfig.resolve("digits", "cagrad", "cost")
 
 
 def test_an_error_about_a_word_that_was_typed_does_not_blame_the_file(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -267,3 +268,35 @@ def test_the_advice_about_a_damaged_configuration_of_a_complete_run_is_true(
     with pytest.raises(ResultsDirectoryError, match="configuration"):
         run(other, directory)
     assert not (directory / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "said"),
+    [
+        ("seed", False, "seed: False there, 0 here"),
+        ("seed", 0.0, "seed: 0.0 there, 0 here"),
+        ("seed", "0", "seed: '0' there, 0 here"),
+        ("teleport", {}, "teleport: {} there, None here"),
+        ("tasks", ["L1"], "tasks: ['L1'] there"),
+        ("more", {}, "more: {} there, None here"),
+        ("training", {}, "training: {} there"),
+    ],
+)
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_entry_of_a_configuration_that_was_changed_is_named(
+    entry: str, value: Any, said: str, complete: bool, tmp_path: Path
+) -> None:
+    def stop(now: Any) -> None:
+        if now.done == 3 and not complete:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        run(CONFIG, tmp_path / "run", progress=stop)
+    file = tmp_path / "run" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), entry: value}))
+    with pytest.raises(ResultsDirectoryError) as raised:
+        run(CONFIG, tmp_path / "run")
+    assert said in str(raised.value)
+    assert "if config.json was changed, remove it" in str(raised.value)
+    file.unlink()
+    assert run(CONFIG, tmp_path / "run").notes == ()

@@ -121,7 +121,7 @@ def read_config(path: str | Path) -> RunConfig:
     file = file / "config.json" if file.is_dir() else file
     way_out = "Give the config.json of a run, or the run's directory."
     try:
-        data = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        data = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
         return RunConfig.from_dict(data)
     except json.JSONDecodeError as error:
         said = f"line {error.lineno}, column {error.colno}, is no JSON ({error.msg})"

@@ -139,8 +139,12 @@ def checked(name: str, annotation: Any, value: Any) -> Any:
 
 
 def is_plain_type(annotation: Any) -> bool:
-    """Whether a type is made of plain values alone, so that a plain value either is of it or is not."""
-    return len(_kinds(annotation)) == len(dict.fromkeys(map(str, _alternatives(annotation))))
+    """Whether a type is made of plain values, so that a plain value either is of it or is not.
+
+    Tensors may stand beside them: no plain value is one.
+    """
+    written = [kind for kind in _alternatives(annotation) if getattr(kind, "__module__", None) != "torch"]
+    return bool(written) and len(_kinds(annotation)) == len(dict.fromkeys(map(str, written)))
 
 
 def _fits(annotation: Any, value: Any) -> bool:

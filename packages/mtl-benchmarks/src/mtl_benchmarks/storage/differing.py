@@ -9,7 +9,7 @@ __all__ = ["differing"]
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
+    if isinstance(value, dict) and (value or not prefix):
         flat: dict[str, Any] = {}
         for key, inner in value.items():
             flat |= _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
@@ -25,5 +25,6 @@ def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
         "method.name: 'ls' there, 'mgda' here"
     """
     old, new = _flatten(dict(found)), _flatten(dict(wanted))
-    changed = [key for key in dict.fromkeys([*old, *new]) if old.get(key, ...) != new.get(key, ...)]
+    # As texts, as their digests see them: 0, 0.0 and False are equal to Python, and NaN is not equal to itself.
+    changed = [key for key in dict.fromkeys([*old, *new]) if repr(old.get(key, ...)) != repr(new.get(key, ...))]
     return "; ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} here" for key in changed[:5])
