@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mtl_benchmarks.cli import main
-from mtl_benchmarks.command_line import parse_run, parse_seeds
+from mtl_benchmarks.command_line import parse_run, parse_seeds, request
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.protocol.training import Clip
@@ -211,3 +211,39 @@ def test_an_output_in_another_encoding_loses_signs_and_no_run(encoding: str, tmp
         command_line = [sys.executable, "-m", "mtl_benchmarks", *command]
         done = subprocess.run(command_line, env=environment, capture_output=True, timeout=120, check=False)
         assert (done.returncode, b"UnicodeEncodeError" in done.stderr) == (0, False), done.stderr
+
+
+EARLY = {
+    "run digits --tasks nosuch": "unknown task of benchmark 'digits' 'nosuch'. Valid: left, right, image.",
+    "run digits --method nosuch": "unknown method 'nosuch'. Valid: ",
+    "run digits --teleport nosuch": "unknown teleport 'nosuch'. Valid: ",
+    "run digits --teleport cost --teleport.trigger nosuch": "unknown trigger 'nosuch'. Valid: ",
+    "run digits --model nosuch": "unknown model 'nosuch'. Valid: ",
+    "study digits --methods ls nosuch": "unknown method 'nosuch'. Valid: ",
+    "study digits --teleports cost nosuch": "unknown teleport 'nosuch'. Valid: ",
+    "study digits --teleports cost:adapter=nosuch": "unknown adapter 'nosuch'. Valid: ",
+    "study digits --tasks left nosuch": "unknown task of benchmark 'digits' 'nosuch'. Valid: ",
+    "ablate digits --parts terms nosuch": "unknown part of a teleport 'nosuch'. Valid: terms, ",
+    "ablate digits --method nosuch": "unknown method 'nosuch'. Valid: ",
+    "figure cost-3 --methods nosuch": "unknown method 'nosuch'. Valid: ",
+    "figure cost-3 --teleport nosuch": "unknown teleport 'nosuch'. Valid: ",
+    "figure cost-5a --many nosuch": "unknown benchmark 'nosuch'. Valid: ",
+    "figure cost-3 --tasks nosuch": "unknown task of benchmark 'digits' 'nosuch'. Valid: ",
+}
+
+
+@pytest.mark.parametrize("words", EARLY)
+def test_an_unknown_name_is_refused_before_a_benchmark_is_made(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To make one may mean to look at thousands of files."""
+
+    def make(choice: Choice) -> None:
+        raise AssertionError(f"{choice.name} was made")
+
+    monkeypatch.setattr(request, "make_benchmark", make)
+    assert main(words.split()) == 2
+    shown = capsys.readouterr().err
+    assert EARLY[words] in shown
+    assert "was made" not in shown
+    assert "Did you mean" not in shown

@@ -81,8 +81,14 @@ def test_what_is_not_said_stays_as_the_benchmark_has_it() -> None:
     assert config_of("digits --optimizer.lr 0.5").training.lr == 0.5
     step = config_of("digits --schedule step --schedule.every 3 --schedule.gamma 0.5").training.schedule
     assert step == StepDecay(every=Span(3, "epochs"), gamma=0.5)
-    assert config_of("digits --max_norm 1 --max_norm none").training.clip is None
     assert config_of("digits --clip torch:numel").training.clip == Clip(function="torch:numel")
+
+
+def test_clipping_is_taken_back(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config_of("digits --max_norm 1").as_dict()), encoding="utf-8")
+    assert config_of(f"--config {file}").training.clip == Clip(max_norm=1.0)
+    assert config_of(f"--config {file} --max_norm none").training.clip is None
 
 
 def test_choosing_by_validation(others: Path) -> None:
@@ -543,8 +549,8 @@ def test_any_words_end_in_an_exit_code_and_one_line(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mtl_benchmarks.session.execute", stops)
-    monkeypatch.setattr("mtl_benchmarks.studies.study.run_all", stops)
-    monkeypatch.setattr("mtl_benchmarks.studies.ablation.run_all", stops)
+    monkeypatch.setattr("mtl_benchmarks.studies.study.train_or_stop", stops)
+    monkeypatch.setattr("mtl_benchmarks.studies.ablation.train_or_stop", stops)
     capsys.readouterr()
     code = main([head[0], head[1], *head[2], *tail])
     captured = capsys.readouterr()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mtl_benchmarks.cli import main
-from mtl_benchmarks.command_line.choosing import parse_choice
+from mtl_benchmarks.command_line.kinds import parse_choice
 from mtl_benchmarks.command_line.words import split
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Optional, Union
 import pytest
 from torch import Tensor
 
+from mtl_benchmarks.cli import main
 from mtl_benchmarks.components.reading import conform, expected, placeholder, read_value, takes_paths
 from mtl_benchmarks.components.signatures import REQUIRED, arguments_of, summary_of
 from mtl_core import InvalidParameterError
@@ -113,3 +114,30 @@ def test_arguments_with_their_help() -> None:
     # A name that cannot be resolved hides no other type.
     assert (found["kind"].annotation, found["kind"].help) == (Any, "not overridden and on two lines.")
     assert summary_of(Base) == "First line with code and mtl_core.Problem."
+
+
+TWICE = {
+    "run digits --method cagrad:c=0.4,c=0.2": "`c` must be given once, got 0.4 and 0.2 in 'cagrad:c=0.4,c=0.2'",
+    "study digits --methods ls cagrad:c=0.4,c=0.2": "`c` must be given once, got 0.4 and 0.2",
+    "study digits --teleports cost:adapter.rank=3,adapter.rank=5": "`adapter.rank` must be given once",
+    "run digits:shift=2,shift=3": "`shift` must be given once",
+    "run digits --method cagrad:c=0.4 --method.c 0.2": "`--method.c` must be given once, got it behind the name",
+    "run digits:shift=2 --benchmark.shift 3": "`--benchmark.shift` must be given once",
+    "run digits --teleport cost:adapter=lora --teleport.adapter oft": "`--teleport.adapter` must be given once",
+    "run digits --teleport cost:adapter.rank=3 --teleport.rank 5": "`--teleport.rank` must be given once",
+    "run digits --teleport cost --teleport.adapter lora:rank=3 --teleport.adapter.rank=5": "must be given once",
+    "run digits --teleport cost --teleport.adapter.rank 3 --teleport.rank 5": "which is the same option",
+    "run digits --lr 0.1 --optimizer.lr 0.2": "which is the same option",
+    "run digits --lr 0.1 --lr=0.2": "`--lr` must be given once, got it twice. Leave one of them out.",
+    "study digits --methods ls --methods mgda": "Leave one of them out: --methods with all its values behind it.",
+    "compare nowhere --format csv --format text": "`--format` must be given once",
+    "sac --seed 1 --seed 2": "`--seed` must be given once",
+    "figure cost-3 --seeds 1 --seeds 2": "`--seeds` must be given once",
+}
+
+
+@pytest.mark.parametrize("words", TWICE)
+def test_what_is_given_twice_is_refused(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last one had been taken, without a word."""
+    assert main([*words.split(), *([] if words.startswith(("compare", "sac")) else ["--device", "nowhere"])]) == 2
+    assert TWICE[words] in capsys.readouterr().err

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.command_line import parse_choice
-from mtl_benchmarks.command_line.choosing import KindName
+from mtl_benchmarks.command_line.kinds import KindName
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.naming import by_label, method_label, teleport_label
 from mtl_benchmarks.metrics import delta_m

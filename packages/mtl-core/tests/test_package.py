@@ -95,6 +95,23 @@ def test_errors_say_what_to_do() -> None:
     )
 
 
+MEANT = [
+    *((typed, "fairgrad") for typed in ("fairgard", "fairgrd", "Fair_grad", "FAIRGRADD", "fair", "fargrd")),
+    *((typed, "mgda") for typed in ("mgdaa", "mdga", "gmda", "mga", "mgd")),
+    ("nonw", "none"),
+    ("cc", "c"),
+    ("--epoch", "--epochs"),
+    *((typed, None) for typed in ("nonesuch", "nowhere", "jump", "x", "adam", "cagradient", "", "randomness", "no")),
+]
+
+
+@pytest.mark.parametrize(("typed", "meant"), MEANT)
+def test_what_is_suggested_is_a_slip_of_the_pen_away(typed: str, meant: str | None) -> None:
+    error = UnknownNameError("name", typed, ["none", "random", "cost", "mgda", "fairgrad", "c", "cagrad", "--epochs"])
+    assert ("Did you mean" in str(error)) == (meant is not None)
+    assert meant is None or f"Did you mean {meant!r}?" in str(error)
+
+
 @pytest.mark.parametrize(
     ("check", "value", "message"),
     [

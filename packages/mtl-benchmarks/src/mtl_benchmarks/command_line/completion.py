@@ -13,8 +13,9 @@ from typing import Any, Literal, get_args, get_origin
 
 import shtab
 
-from mtl_benchmarks.command_line.choosing import KINDS, KindName, choose
+from mtl_benchmarks.command_line.choosing import choose
 from mtl_benchmarks.command_line.command import Command
+from mtl_benchmarks.command_line.kinds import KINDS, KindName
 from mtl_benchmarks.command_line.option import Option
 from mtl_benchmarks.command_line.training_words import TrainingWords
 from mtl_benchmarks.protocol.optimizers import optimizer_names

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from mtl_benchmarks.batching.randomness import checked_seed
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks import available, benchmark_class
-from mtl_benchmarks.command_line.choosing import Chosen, KindName, parse_part
+from mtl_benchmarks.command_line.choosing import Chosen
+from mtl_benchmarks.command_line.kinds import KindName, parse_choice, parse_part
 from mtl_benchmarks.command_line.option import Option, read_options, refuse_unknown
 from mtl_benchmarks.command_line.training_words import TrainingWords
 from mtl_benchmarks.command_line.words import Words
@@ -19,11 +20,12 @@ from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.making import MODELS, benchmark_parts, make_benchmark, resolve_benchmark
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.protocol.training import Training
-from mtl_core import InvalidInputError, InvalidParameterError
+from mtl_core import InvalidInputError, InvalidParameterError, UnknownNameError
 
 __all__ = [
     "Request",
     "benchmark_word",
+    "choices",
     "in_words_of",
     "name_word",
     "parse_seeds",
@@ -174,6 +176,29 @@ def name_word(words: Words, flag: str, default: str | None) -> str | None:
     return words.given[flag][0]
 
 
+def choices(kind: KindName, words: Words, flag: str, default: Sequence[str]) -> list[Choice]:
+    """What is named behind an option that takes several names; ``none`` is one where a teleport is.
+
+    Commands ask for this before a benchmark is made, which may look at thousands of files.
+
+    Raises:
+        UnknownNameError: a name or option that does not exist.
+        InvalidInputError: there is no name, or a value that is none.
+    """
+    option = Option(flag, str, "", many=True)
+    named = option.read(words.given[flag]) if flag in words.given else default
+    return [
+        Choice("none") if kind == "teleport" and text.lower() == "none" else parse_choice(kind, text) for text in named
+    ]
+
+
+def _refuse_unknown_tasks(words: Words, name: str) -> None:
+    tasks = benchmark_class(name).tasks
+    for task in Option("--tasks", str, "", many=True).read(words.given["--tasks"]):
+        if task not in tasks:
+            raise UnknownNameError(f"task of benchmark {name!r}", task, tasks)
+
+
 def read_request(
     words: Words,
     chosen: Mapping[KindName, Chosen],
@@ -195,10 +220,16 @@ def read_request(
     """
     given: dict[str, tuple[str, ...]] = {}
     for flag, typed in words.given.items():
+        spelt = flag
         for each in chosen.values():
-            flag = each.spelt_out(flag)
-        given[TrainingWords.spelt_out(flag)] = typed
+            spelt = each.spelt_out(spelt)
+        spelt = TrainingWords.spelt_out(spelt)
+        if spelt in given:
+            raise InvalidInputError(f"`{spelt}` must be given once, got {flag} beside it, which is the same option.")
+        given[spelt] = typed
     picked = chosen["benchmark"]
+    if "--tasks" in words.given and not words.help:
+        _refuse_unknown_tasks(words, picked.choice.name)
     own_options = picked.options()
     flags = {option.flag for option in own_options}
     # The benchmark's options first, and only these: what the protocol's defaults are, and with them the options that

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from mtl_benchmarks.batching.loading import Loading
 from mtl_benchmarks.benchmarks import available, benchmark_class
-from mtl_benchmarks.command_line.choosing import KINDS, Chosen, KindName, chosen_of
+from mtl_benchmarks.command_line.choosing import Chosen, chosen_of
 from mtl_benchmarks.command_line.help_text import layout
+from mtl_benchmarks.command_line.kinds import KINDS, KindName
 from mtl_benchmarks.command_line.option import Option
 from mtl_benchmarks.command_line.request import (
     Request,

@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from mtl_core import InvalidInputError
+
 __all__ = ["HELP", "Words", "split"]
 
 HELP = ("-h", "--help")
@@ -18,7 +20,7 @@ class Words:
 
     Attributes:
         standing: the words that belong to no option, in order.
-        given: option → the words after it; of an option given twice, those of the last time.
+        given: option → the words after it.
         help: whether help was asked for.
     """
 
@@ -38,6 +40,9 @@ def split(words: Sequence[str], *, many: Collection[str] = ()) -> Words:
         words: those after the command.
         many: options with several values.
 
+    Raises:
+        InvalidInputError: an option is given twice.
+
     Example:
         >>> found = split("digits --lr 0.1 --tasks left right --c=-1 --help".split(), many=["--tasks"])
         >>> found.standing, found.given, found.help
@@ -50,7 +55,9 @@ def split(words: Sequence[str], *, many: Collection[str] = ()) -> Words:
             found.help, option = True, None
         elif word.startswith("-") and len(word) > 1 and not _NUMBER.match(word):
             name, equals, value = word.partition("=")
-            found.given.pop(name, None)  # given again: it stands where it was given last
+            if name in found.given:
+                several = f": {name} with all its values behind it" if name in many else ""
+                raise InvalidInputError(f"`{name}` must be given once, got it twice. Leave one of them out{several}.")
             found.given[name] = (value,) if equals else ()
             option = name if name in many or not equals else None
         elif option is None:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mtl_benchmarks.benchmarks import available, benchmark_class
-from mtl_benchmarks.command_line.choosing import KINDS, Chosen, KindName, chosen_of
+from mtl_benchmarks.command_line.choosing import Chosen, chosen_of
 from mtl_benchmarks.command_line.command import Command
 from mtl_benchmarks.command_line.completion import every_option
 from mtl_benchmarks.command_line.help_text import layout
+from mtl_benchmarks.command_line.kinds import KINDS, KindName
 from mtl_benchmarks.command_line.option import Option
 from mtl_benchmarks.command_line.request import (
     Request,
@@ -23,7 +24,7 @@ from mtl_benchmarks.command_line.request import (
 from mtl_benchmarks.command_line.words import split
 from mtl_benchmarks.commands.study import out_options, trained_title
 from mtl_benchmarks.components.signatures import summary_of
-from mtl_benchmarks.studies.variants import PARTS_OF_ABLATION
+from mtl_benchmarks.studies.variants import PARTS_OF_ABLATION, Variant, variants
 
 __all__ = ["COMMAND"]
 
@@ -69,13 +70,16 @@ def _run(words: Sequence[str]) -> None:
         "benchmark": benchmark,
         "method": chosen_of("method", name_word(found, "--method", "ls"), None, found),
     }
+    parts = Option("--parts", str, "", many=True)
+    varied = parts.read(found.given["--parts"]) if "--parts" in found.given else tuple(PARTS_OF_ABLATION)
+    rows = variants(varied)  # before a benchmark is made, which may take a while
     request = read_request(found, chosen, own=_own_options(cls.tasks, chosen["method"].choice.name))
     if found.help:
         about = f"{summary_of(cls)} Tasks: {', '.join(cls.tasks)}."
         print(_help(benchmark.choice.name, about, request.groups), end="")
         return
     with in_words_of(request.table):
-        _ablate(request)
+        _ablate(request, rows)
 
 
 def _help(name: str, about: str, groups: Mapping[str, Sequence[Option]]) -> str:
@@ -91,14 +95,12 @@ def _help(name: str, about: str, groups: Mapping[str, Sequence[Option]]) -> str:
     )
 
 
-def _ablate(request: Request) -> None:
+def _ablate(request: Request, chosen: Sequence[Variant]) -> None:
     from mtl_benchmarks.session import open_console
     from mtl_benchmarks.studies.ablation import ablate, ablation_table
-    from mtl_benchmarks.studies.variants import variants
 
     values, console = request.values, open_console()
     method = request.resolved("method")
-    chosen = variants(values.get("--parts", tuple(PARTS_OF_ABLATION)))
     seeds = parse_seeds(values.get("--seeds", "5"))
     for choice, case in request.cases():
         settings = request.settings(case)

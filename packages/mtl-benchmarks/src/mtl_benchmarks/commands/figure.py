@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mtl_benchmarks.benchmarks import available, benchmark_class
-from mtl_benchmarks.command_line.choosing import KINDS, chosen_of, parse_choice
+from mtl_benchmarks.command_line.choosing import chosen_of
 from mtl_benchmarks.command_line.command import Command
 from mtl_benchmarks.command_line.completion import every_option
 from mtl_benchmarks.command_line.help_text import layout
+from mtl_benchmarks.command_line.kinds import KINDS, parse_choice
 from mtl_benchmarks.command_line.option import Option
 from mtl_benchmarks.command_line.request import (
     Request,
+    choices,
     in_words_of,
     name_word,
     parse_seeds,
@@ -111,13 +113,18 @@ def _run(words: Sequence[str]) -> None:
     figure = find_figure(found.standing[0])
     typed = _completed(figure, found)
     benchmark = chosen_of("benchmark", name_word(typed, "--benchmark", None), None, typed)
+    methods = [] if found.help else choices("method", typed, "--methods", figure.methods)
+    named = name_word(typed, "--teleport", figure.teleport) if figure.teleport else ""
+    teleport = parse_choice("teleport", named) if named and not found.help else None
+    many = name_word(typed, "--many", figure.many) if figure.many else ""
+    second = parse_choice("benchmark", many) if many and not found.help else None
     tasks = benchmark_class(benchmark.choice.name).tasks
     request = read_request(typed, {"benchmark": benchmark}, own=_own_options(figure, tasks))
     if found.help:
         print(_help(figure, request.groups), end="")
         return
     with in_words_of(request.table):
-        _make(figure, request)
+        _make(figure, request, methods, teleport, second)
 
 
 def _listed() -> str:
@@ -146,12 +153,11 @@ def _help(figure: PaperFigure | None = None, groups: Mapping[str, Sequence[Optio
     )
 
 
-def _case_of(text: str, request: Request) -> Case:
+def _case_of(chosen: Choice, request: Request) -> Case:
     """The one case of a second benchmark, trained by its own protocol with what was typed."""
     from mtl_benchmarks.configuration.making import make_benchmark, resolve_benchmark
     from mtl_benchmarks.paper_figures.setting import Case
 
-    chosen = parse_choice("benchmark", text)
     cases = make_benchmark(resolve_benchmark(chosen)).cases()
     if len(cases) > 1:
         raise InvalidInputError(f"`--many` must be one problem, got the {len(cases)} of {chosen.name}.")
@@ -165,19 +171,20 @@ def _case_of(text: str, request: Request) -> Case:
     return Case(choice, {**given, "training": training})
 
 
-def _make(figure: PaperFigure, request: Request) -> None:
+def _make(
+    figure: PaperFigure, request: Request, methods: Sequence[Choice], teleport: Choice | None, second: Choice | None
+) -> None:
     from mtl_benchmarks.paper_figures.making import make_files
     from mtl_benchmarks.paper_figures.setting import Case, Setting
     from mtl_benchmarks.session import open_console
 
     values, console = request.values, open_console()
     out = Path(values.get("--out", "figures"))
-    named = values.get("--teleport", figure.teleport)
     setting = Setting(
         cases=tuple(Case(choice, request.settings(case)) for choice, case in request.cases()),
-        many=_case_of(values.get("--many", figure.many), request) if figure.many else None,
-        methods=tuple(parse_choice("method", text) for text in values.get("--methods", figure.methods)),
-        teleport=parse_choice("teleport", named) if named else None,
+        many=None if second is None else _case_of(second, request),
+        methods=tuple(methods),
+        teleport=teleport,
         seeds=parse_seeds(values["--seeds"]),
         runs=out / "runs",
         processes=values.get("--processes", 1),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mtl_benchmarks.command_line.choosing import KINDS, Chosen, chosen_of
+from mtl_benchmarks.command_line.choosing import Chosen, chosen_of
 from mtl_benchmarks.command_line.command import Command
 from mtl_benchmarks.command_line.help_text import layout
+from mtl_benchmarks.command_line.kinds import KINDS
 from mtl_benchmarks.command_line.option import Option, read_options
 from mtl_benchmarks.command_line.request import in_words_of, name_word
 from mtl_benchmarks.command_line.words import Words, split

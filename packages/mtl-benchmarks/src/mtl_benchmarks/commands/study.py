@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mtl_benchmarks.benchmarks import available, benchmark_class
-from mtl_benchmarks.command_line.choosing import KINDS, Chosen, KindName, chosen_of, parse_choice
+from mtl_benchmarks.command_line.choosing import Chosen, chosen_of
 from mtl_benchmarks.command_line.command import Command
 from mtl_benchmarks.command_line.completion import every_option
 from mtl_benchmarks.command_line.help_text import layout
+from mtl_benchmarks.command_line.kinds import KINDS, KindName
 from mtl_benchmarks.command_line.option import Option
 from mtl_benchmarks.command_line.request import (
     Request,
     benchmark_word,
+    choices,
     in_words_of,
     parse_seeds,
     read_request,
@@ -77,13 +79,16 @@ def _run(words: Sequence[str]) -> None:
         return
     benchmark = chosen_of("benchmark", name, None, found)
     cls = benchmark_class(benchmark.choice.name)
+    # First of all: to make a benchmark may take a while.
+    methods = [] if found.help else choices("method", found, "--methods", ("ls",))
+    teleports = [] if found.help else choices("teleport", found, "--teleports", ("none",))
     request = read_request(found, {"benchmark": benchmark}, own=_own_options(cls.tasks))
     if found.help:
         about = f"{summary_of(cls)} Tasks: {', '.join(cls.tasks)}."
         print(_help(request.chosen, benchmark.choice.name, request.groups, about), end="")
         return
     with in_words_of(request.table):
-        _study(request)
+        _study(request, methods, teleports)
 
 
 def _help(chosen: Mapping[KindName, Chosen], name: str, groups: Mapping[str, Sequence[Option]], about: str) -> str:
@@ -105,7 +110,7 @@ def trained_title(choice: Choice, case: Mapping[str, object]) -> str:
     return " ".join([choice.name, *(f"{key} {value}" for key, value in case.items())])
 
 
-def _study(request: Request) -> None:
+def _study(request: Request, methods: Sequence[Choice], teleports: Sequence[Choice]) -> None:
     from mtl_benchmarks.configuration.run_config import RunConfig
     from mtl_benchmarks.runs.runner import RunResult
     from mtl_benchmarks.session import open_console, print_report
@@ -115,11 +120,6 @@ def _study(request: Request) -> None:
     from mtl_benchmarks.studies.tables import print_study
 
     values, console = request.values, open_console()
-    methods = [parse_choice("method", text) for text in values.get("--methods", ("ls",))]
-    teleports = [
-        Choice("none") if text.lower() == "none" else parse_choice("teleport", text)
-        for text in values.get("--teleports", ("none",))
-    ]
     seeds = parse_seeds(values.get("--seeds", "5"))
     done = 0
 

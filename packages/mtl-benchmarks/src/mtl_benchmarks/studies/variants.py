@@ -73,7 +73,7 @@ def variants(parts: Sequence[str]) -> tuple[Variant, ...]:
     """The rows of a table: the method alone, the default, the variants of each part, and the random control.
 
     Args:
-        parts: names out of ``PARTS_OF_ABLATION``.
+        parts: names out of ``PARTS_OF_ABLATION``; one that is named twice counts once.
 
     Raises:
         UnknownNameError: a name that is none of them.
@@ -83,7 +83,7 @@ def variants(parts: Sequence[str]) -> tuple[Variant, ...]:
         ['alone', 'default', 'sharpness random', 'sharpness ascent', 'sharpness exact', 'random move, same lengths']
     """
     rows = [Variant(ALONE, None), _cost(DEFAULT)]
-    for part in parts:
+    for part in dict.fromkeys(parts):
         if part not in PARTS_OF_ABLATION:
             raise UnknownNameError("part of a teleport", part, PARTS_OF_ABLATION)
         rows += PARTS_OF_ABLATION[part]()
