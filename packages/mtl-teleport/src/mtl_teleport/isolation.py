@@ -74,11 +74,18 @@ def isolated(model: nn.Module, *, mode: Mode = "eval") -> Iterator[Flags]:
     """
     flags = Flags(model)
     trace = Trace(model)
-    if mode == "eval":
-        model.eval()
+    is_lost = False
     try:
+        if mode == "eval":
+            model.eval()
         yield flags
+    except GeneratorExit:
+        # An interrupt has kept the block from its end, and whoever frees the error closes it, at some later time within
+        # another step. What it has left behind was put back long before.
+        is_lost = True
+        raise
     finally:
-        flags.restore()
-        # Buffers are written only where they have changed: a graph of the step may hold on to them.
-        trace.restore()
+        if not is_lost:
+            flags.restore()
+            # Buffers are written only where they have changed: a graph of the step may hold on to them.
+            trace.restore()

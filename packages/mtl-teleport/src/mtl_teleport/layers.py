@@ -32,15 +32,15 @@ def computed_by(
     # A layer's own `forward` and no mode around the whole model: `torch.autograd.grad` suspends every mode, and what a
     # checkpoint recomputes in a backward pass was torch's function then, with another number of saved tensors.
     layers = [m for m in model.modules() if type(m) in classes and "forward" not in vars(m)]
-    for layer in layers:
-        # As an attribute of the instance, which hides the class's method and is deleted afterwards; hooks of the layer
-        # still run around it.
-        layer.forward = partial(_forward, layer, functions)
     try:
+        for layer in layers:
+            # As an attribute of the instance, which hides the class's method and is deleted afterwards; hooks of the
+            # layer still run around it.
+            layer.forward = partial(_forward, layer, functions)
         yield
     finally:
         for layer in layers:
-            del layer.forward
+            vars(layer).pop("forward", None)
 
 
 def _forward(layer: nn.Module, functions: Mapping[Callable[..., Any], Own], x: Tensor) -> Tensor:

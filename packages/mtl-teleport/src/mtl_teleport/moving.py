@@ -27,6 +27,7 @@ from mtl_teleport.report import TeleportReport
 from mtl_teleport.schedule import Schedule
 from mtl_teleport.search_context import Search, StepView, first, open_search
 from mtl_teleport.step_gradients import check_parameters, learning_rate, present_update, reentrant_refused
+from mtl_teleport.structure import Structure
 from mtl_teleport.transport import Change, probe_gradient
 from mtl_teleport.triggers import Trigger, as_trigger
 from mtl_teleport.way_back import WayBack
@@ -122,7 +123,7 @@ class Moving(Wrapper, ABC):
         back = WayBack(problem.named_shared, None if optimizer is None else inner_optimizer(optimizer))
         seen = Seen.of(gradients, *present_update(problem, self.method, gradients, StepOptions()))
         # There is no step around this, whose guard would put them back.
-        trace, counters = Trace(problem.model), self.own_state()
+        trace, counters, structure = Trace(problem.model), self.own_state(), Structure(problem.model)
         try:
             report = self._move(problem, tuple(batches), seen, back, lr=lr, given=True)
             if not report.accepted:
@@ -131,6 +132,7 @@ class Moving(Wrapper, ABC):
             trace.restore()
             return with_after(report, after)
         except BaseException:
+            structure.restore()
             back.restore()
             trace.restore()
             self.load_own_state(counters)

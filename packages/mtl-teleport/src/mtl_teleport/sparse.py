@@ -21,9 +21,9 @@ def dense_embeddings(model: nn.Module) -> Iterator[None]:
         model: the model.
     """
     layers = [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
-    for layer in layers:
-        layer.sparse = False
     try:
+        for layer in layers:
+            layer.sparse = False
         yield
     finally:
         for layer in layers:

@@ -32,6 +32,7 @@ from mtl_teleport.move import Seen, rolled_back, with_after
 from mtl_teleport.moving import Moving
 from mtl_teleport.report import TeleportReport
 from mtl_teleport.step_gradients import check_parameters, learning_rate, present_update, step_gradients
+from mtl_teleport.structure import Structure
 from mtl_teleport.way_back import WayBack
 
 __all__ = ["Teleportation"]
@@ -112,7 +113,7 @@ class Teleportation(Moving):
         seen = Seen.of(gradients, *present_update(problem, self.method, gradients, options))
         # A search needs room of its own; after a rollback the gradients are found again by the very same computation.
         del gradients
-        back = WayBack(problem.named_shared, inner_optimizer(optimizer))
+        back, structure = WayBack(problem.named_shared, inner_optimizer(optimizer)), Structure(problem.model)
         try:
             report = self._move(
                 problem, parts, seen, back, lr=learning_rate(optimizer, problem), options=options, trace=trace
@@ -120,6 +121,7 @@ class Teleportation(Moving):
             del seen
             return self._go_on(problem, batch, given, optimizer, options, report, back, trace)
         except BaseException:
+            structure.restore()
             back.restore()
             trace.restore()
             raise

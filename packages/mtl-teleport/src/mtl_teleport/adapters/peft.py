@@ -251,10 +251,12 @@ class PeftSession(AdapterSession):
 
     def delta(self) -> dict[str, Tensor]:
         """What PEFT's own merge would add to each adapted weight."""
-        base = {name: p.detach().clone() for name, p in self.shared.items()}
-        storage = {name: p.data for name, p in self.shared.items()}
+        base = {name: p.data for name, p in self.shared.items()}
         wrappers: list[Any] = [self.problem.model.get_submodule(name) for name in self._layers]
         try:
+            # Merged into copies in the parameters' places: whatever breaks the merge off, the values are still there.
+            for parameter in self.shared.values():
+                parameter.data = parameter.data.clone()
             for wrapper in wrappers:
                 wrapper.merge(safe_merge=False, adapter_names=[_NAME])
             return {
@@ -263,10 +265,8 @@ class PeftSession(AdapterSession):
                 if not torch.equal(p.detach(), base[name])
             }
         finally:
-            # Some merges replace a parameter's storage: give it its own back, with its values.
             for name, parameter in self.shared.items():
-                parameter.data = storage[name]
-                parameter.data.copy_(base[name])
+                parameter.data = base[name]
             # In place of unmerge(), which subtracts what was added and leaves its rounding in the weights.
             for wrapper in wrappers:
                 wrapper.merged_adapters.clear()
