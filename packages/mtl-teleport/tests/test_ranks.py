@@ -133,12 +133,33 @@ def train(group: dist.ProcessGroup | None, rank: int, world: int) -> dict[str, A
         "reason": report.as_dict()["reason"],
         "same": all(torch.equal(p, q) for p, q in zip(problem.shared, start, strict=True)),
     }
-    found["refused"] = {name: refused_search(name, rank, world, group) for name in ("losses", "probes")}
+    names = ("losses", "probes", "trigger", "method")
+    found["refused"] = {name: refused_search(name, rank, world, group) for name in names}
+    found["answers"] = [answers(first, rank, world, group) for first in (True, False)]
     return found
 
 
+def answers(first: bool, rank: int, world: int, group: Any) -> dict[str, Any]:
+    """Steps under a trigger by which the second rank always says what the first does not."""
+    problem, heard = problem_of(), []
+
+    def trigger(gramian: Tensor) -> bool:
+        heard.append(bool(gramian.isfinite().all()))
+        return first == (rank == 0)
+
+    batch = (whole_batch(0).chunk(world)[rank], ("a", "b", "c"))
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=1e-2)
+    method = COST(ByNorm(), trigger=trigger, max_per_epoch=None, max_steps=4, aim=1.0001)
+    events = [event for _ in range(2) for event in step(problem, batch, optimizer, method, group=group).events]
+    return {
+        "teleports": len(events),
+        "asked": len(heard),
+        "parameters": [p.detach() for p in problem.model.parameters()],
+    }
+
+
 def refused_search(name: str, rank: int, world: int, group: Any) -> dict[str, Any]:
-    """A search in which the second rank's losses, or its probe batches, raise."""
+    """A search in which something of the second rank raises."""
     problem = problem_of()
     fine, start = problem.losses, [p.detach().clone() for p in problem.shared]
 
@@ -159,7 +180,20 @@ def refused_search(name: str, rank: int, world: int, group: Any) -> dict[str, An
             return iter([batch])
 
     probes = Probes() if name == "probes" else None
-    method = COST(ByNorm(), trigger=Always(), max_per_epoch=None, max_steps=2, lr=1e-2, probe_batches=probes)
+
+    def raising(matrix: Tensor) -> Any:
+        if rank == 1:
+            raise RuntimeError(f"no {name}, as it were")
+        return True if name == "trigger" else matrix.sum(0)
+
+    method = COST(
+        raising if name == "method" else ByNorm(),
+        trigger=raising if name == "trigger" else Always(),
+        max_per_epoch=None,
+        max_steps=2,
+        lr=1e-2,
+        probe_batches=probes,
+    )
     optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.0)
     with pytest.raises(RuntimeError) as raised:
         step(problem, batch, optimizer, method, group=group)
@@ -236,11 +270,29 @@ def test_a_loss_that_fails_on_one_rank_sends_all_back(ranks: list[dict[str, Any]
         assert "on rank 1" in found["broken"]["reason"]
 
 
-@pytest.mark.parametrize(("name", "text"), [("losses", "out of memory"), ("probes", "the disk is gone")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("losses", "out of memory"),
+        ("probes", "the disk is gone"),
+        ("trigger", "no trigger"),
+        ("method", "no method"),
+    ],
+)
 def test_an_error_in_one_ranks_search_is_raised_on_all(ranks: list[dict[str, Any]], name: str, text: str) -> None:
     for found in ranks:
         assert found["refused"][name]["text"].startswith(f"on rank 1: {text}")
         assert found["refused"][name]["same"]
+
+
+@pytest.mark.parametrize("case", [0, 1])
+def test_ranks_do_what_the_trigger_says_on_the_first(ranks: list[dict[str, Any]], case: int) -> None:
+    """One that draws, counts or looks at a clock: the rank that searched alone waited for the others for ever."""
+    first, second = (found["answers"][case] for found in ranks)
+    assert first["teleports"] == second["teleports"] == (2, 0)[case]
+    assert first["asked"] == second["asked"] >= 2
+    for p, q in zip(first["parameters"], second["parameters"], strict=True):
+        assert torch.equal(p, q)
 
 
 def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

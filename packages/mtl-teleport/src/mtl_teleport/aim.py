@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from torch import Tensor
 
 from mtl_teleport.climb import Climb
-from mtl_teleport.triggers import Trigger
 
 __all__ = ["Aim"]
 
@@ -21,11 +21,11 @@ class Aim:
     the first point, its own Gramian is that already, and no look is needed.
 
     Args:
-        trigger: the condition to be rid of.
+        trigger: says whether the condition to be rid of is there.
         factor: of the mean gradient's norm; ``None`` never stops.
     """
 
-    def __init__(self, trigger: Trigger, factor: float | None) -> None:
+    def __init__(self, trigger: Callable[[Tensor], bool], factor: float | None) -> None:
         self._trigger = trigger
         self._factor = factor
         self._start: float | None = None

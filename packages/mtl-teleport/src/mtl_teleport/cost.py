@@ -12,7 +12,7 @@ import torch
 
 from mtl_core import InvalidParameterError, checks
 from mtl_core.extension import together
-from mtl_teleport import arguments
+from mtl_teleport import arguments, ranks
 from mtl_teleport.adapters.contract import check_session
 from mtl_teleport.adapters.displacement import check_displacement
 from mtl_teleport.adapters.low_rank import LoRA
@@ -314,7 +314,9 @@ class COST(Presets, Teleportation):
             with nullcontext() if twice is None else told_what_to_do(twice):
                 # Two more evaluations per probe batch, which only a quantity that judges is worth.
                 before = mean_gain(climb) if sharpness.is_judge else -math.inf
-                steps = train(climb, Aim(self.trigger, self.aim))
+                device = session.trainable[0].device
+                fires = partial(ranks.asked, self.trigger, group=search.conditions.group, device=device)
+                steps = train(climb, Aim(fires, self.aim))
                 is_better = not sharpness.is_judge or mean_gain(climb) > before
             # Before the session ends: some adapters are gone with it.
             found = check_displacement(self.adapter, session.shared, session.delta()) if is_better else {}

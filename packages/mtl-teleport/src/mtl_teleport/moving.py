@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -13,8 +13,17 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mtl_core import InvalidInputError, Problem, StepOptions, TaskGradients, checks
-from mtl_core.extension import AnyMethod, Trace, Wrapper, collect_batch, full_precision, inner_optimizer, together
+from mtl_core import InvalidInputError, Method, Problem, StepOptions, TaskGradients, checks
+from mtl_core.extension import (
+    AnyMethod,
+    Trace,
+    Wrapper,
+    collect_batch,
+    full_precision,
+    inner_optimizer,
+    offers,
+    together,
+)
 from mtl_teleport import arguments
 from mtl_teleport.acceptance import judge
 from mtl_teleport.history import HTR, trajectory_cosine
@@ -26,7 +35,7 @@ from mtl_teleport.next_step import next_step
 from mtl_teleport.report import TeleportReport
 from mtl_teleport.schedule import Schedule
 from mtl_teleport.search_context import Search, StepView, first, open_search
-from mtl_teleport.step_gradients import check_parameters, learning_rate, present_update, reentrant_refused
+from mtl_teleport.step_gradients import check_parameters, copied, learning_rate, present_update, reentrant_refused
 from mtl_teleport.structure import Structure
 from mtl_teleport.transport import Change, probe_gradient
 from mtl_teleport.triggers import Trigger, as_trigger
@@ -67,6 +76,8 @@ class Moving(Wrapper, ABC):
         seed: int,
     ) -> None:
         super().__init__(arguments.wrapped_method(method))
+        if not offers(self.method, Method):
+            copied(self.method)  # for its error: it is needed at the first teleport only
         self.trigger = as_trigger(trigger)
         self.schedule = Schedule(start_after=start_after, max_per_epoch=max_per_epoch, steps_per_epoch=steps_per_epoch)
         self.probe_batches = arguments.probe_batches(probe_batches)
@@ -91,7 +102,7 @@ class Moving(Wrapper, ABC):
     def teleport(
         self,
         problem: Problem,
-        batches: Sequence[Any],
+        batches: Iterable[Any],
         gradients: TaskGradients,
         *,
         lr: float | None = None,
@@ -103,7 +114,7 @@ class Moving(Wrapper, ABC):
 
         Args:
             problem: the model and its losses; its shared parameters are moved in place.
-            batches: the probe batches.
+            batches: the probe batches, in a list or a loader.
             gradients: the task gradients at the present point, on the first of the batches.
             lr: the learning rate of the shared parameters, unless the method has one of its own or ``optimizer`` is
                 given.
@@ -113,19 +124,23 @@ class Moving(Wrapper, ABC):
             the report; its ``sigma`` is what ``modulated`` needs for the next optimiser step.
 
         Raises:
-            InvalidInputError: there is no probe batch.
+            InvalidInputError: an argument is not what it must be, there is no probe batch, gradients are switched off,
+                ``gradients`` are not of this problem's tasks and shared parameters, or these cannot be moved.
+            InvalidParameterError: ``lr`` is negative or not finite.
         """
-        if not batches:
-            raise InvalidInputError("`batches` must hold at least one probe batch, got none.")
+        batches = arguments.teleport_batches(batches)
+        arguments.teleported(problem, gradients)
         check_parameters(problem)
-        if optimizer is not None and lr is None:
-            lr = learning_rate(optimizer, problem)
-        back = WayBack(problem.named_shared, None if optimizer is None else inner_optimizer(optimizer))
+        inner = None if optimizer is None else inner_optimizer(optimizer)
+        lr = None if lr is None else checks.non_negative("lr", lr)
+        if inner is not None and lr is None:
+            lr = learning_rate(inner, problem)
+        back = WayBack(problem.named_shared, inner)
         seen = Seen.of(gradients, *present_update(problem, self.method, gradients, StepOptions()))
         # There is no step around this, whose guard would put them back.
         trace, counters, structure = Trace(problem.model), self.own_state(), Structure(problem.model)
         try:
-            report = self._move(problem, tuple(batches), seen, back, lr=lr, given=True)
+            report = self._move(problem, batches, seen, back, lr=lr, given=True)
             if not report.accepted:
                 return report
             after = collect_batch(problem, batches[0])

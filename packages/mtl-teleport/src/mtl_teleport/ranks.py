@@ -14,9 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mtl_core import TaskLosses
-from mtl_core.extension import mean_over_tasks_present_, sum_over_ranks_
+from mtl_core.extension import mean_over_tasks_present_, sum_over_ranks_, together
+from mtl_teleport.triggers import Trigger, truth
 
-__all__ = ["agree", "fewest", "mean_losses", "same_seed", "same_tensors_", "total"]
+__all__ = ["agree", "asked", "fewest", "mean_losses", "same_seed", "same_tensors_", "total"]
 
 
 class _Total(torch.autograd.Function):
@@ -66,6 +67,30 @@ def total(gradients: tuple[Tensor, ...], group: dist.ProcessGroup) -> tuple[Tens
     )
 
 
+def asked(trigger: Trigger, gramian: Tensor, group: dist.ProcessGroup | None, device: torch.device) -> bool:
+    """What a trigger says, on every rank what it says on the first.
+
+    A trigger may draw random numbers, count or look at a clock, and a rank that searched alone would wait for the
+    others.
+
+    Args:
+        trigger: the condition; what it raises on one rank is raised on all.
+        gramian: ``[m, m]``.
+        group: the ranks, if there are several.
+        device: of the parameters.
+    """
+    with together(group):
+        # A copy: what a condition writes into it is not the step's.
+        answer = truth(trigger(gramian.clone()), trigger.name)
+    return answer if group is None else bool(_of_the_first(int(answer), group, device))
+
+
+def _of_the_first(number: int, group: dist.ProcessGroup, device: torch.device) -> int:
+    found = torch.tensor(number, device=device)
+    dist.broadcast(found, src=dist.get_global_rank(group, 0), group=group)
+    return int(found)
+
+
 def agree(holds: bool, group: dist.ProcessGroup, device: torch.device) -> bool:
     """Whether something holds on every rank."""
     failures = torch.tensor(0.0 if holds else 1.0, device=device)
@@ -82,9 +107,7 @@ def fewest(count: int, group: dist.ProcessGroup, device: torch.device) -> int:
 
 def same_seed(seed: int, group: dist.ProcessGroup, device: torch.device) -> int:
     """The seed of the group's first rank."""
-    found = torch.tensor(seed, device=device)
-    dist.broadcast(found, src=dist.get_global_rank(group, 0), group=group)
-    return int(found)
+    return _of_the_first(seed, group, device)
 
 
 def same_tensors_(tensors: tuple[Tensor, ...], group: dist.ProcessGroup) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from mtl_core import DetachedLossError, InvalidInputError, Method, MicroBatches, Problem, StepOptions, TaskGradients
 from mtl_core.extension import collect_batch, combine, combine_per_group, is_sharded, offers, preserved
 
-__all__ = ["check_parameters", "learning_rate", "present_update", "reentrant_refused", "step_gradients"]
+__all__ = ["check_parameters", "copied", "learning_rate", "present_update", "reentrant_refused", "step_gradients"]
 
 _REENTRANT = (
     "`model` must recompute activations without reentrance to be differentiated task by task, got "
@@ -83,30 +84,58 @@ def present_update(
 
     It leaves no trace in the method's state.
     """
-    # A copy is asked: weights of methods with memory move with each question, and this is not yet the step.
-    method: Any = copy.deepcopy(wrapped)
+    method: Any = wrapped
     weights: Tensor | None = None
     if offers(method, Method):
         # A method that owns its step tells no update beforehand; the mean gradient stands for it.
         update = gradients.combine(
             torch.full((gradients.n_tasks,), 1.0 / gradients.n_tasks, dtype=torch.float64, device="cpu")
         )
-    elif options.per != "model":
-        update, weights = combine_per_group(problem, method, gradients, options.per)
     else:
-        update, weights = combine(method, gradients, gradients.host_gramian)
+        # A copy is asked: weights of methods with memory move with each question, and this is not yet the step.
+        method = copied(wrapped)
+        if options.per != "model":
+            update, weights = combine_per_group(problem, method, gradients, options.per)
+        else:
+            update, weights = combine(method, gradients, gradients.host_gramian)
     parts = torch.split(update.detach(), [p.numel() for p in problem.shared])
     named = {n: part.view(p.shape) for part, (n, p) in zip(parts, problem.named_shared.items(), strict=True)}
     return named, weights
 
 
-def check_parameters(problem: Problem) -> None:
-    """Make sure that the shared parameters can be moved.
+def copied(method: Any) -> Any:
+    """A copy of a method that makes no step of its own.
 
     Raises:
-        InvalidInputError: naming the complex ones, or if some are sharded.
+        InvalidInputError: it cannot be copied.
     """
+    try:
+        return copy.deepcopy(method)
+    except (TypeError, RuntimeError, AttributeError, pickle.PickleError) as error:
+        raise InvalidInputError(
+            "`method` must be one that copy.deepcopy can copy, since a copy is asked for the update that was due "
+            f"before a move, got {type(method).__name__}: {error}. Give it a __deepcopy__(memo), or a step of its own."
+        ) from error
+
+
+def check_parameters(problem: Problem) -> None:
+    """Make sure that the shared parameters can be moved, and the losses evaluated where they are moved to.
+
+    In every step, since a teleport may be due only after hours.
+
+    Raises:
+        InvalidInputError: naming the complex ones or those without values, or if some are sharded; or the model is
+            scripted.
+        DuplicateModuleError: the model registers one submodule twice.
+    """
+    problem.check_functional()
     named = problem.named_shared
+    empty = [name for name, p in named.items() if p.is_meta]
+    if empty:
+        raise InvalidInputError(
+            f"`shared` must hold values to be teleported, got {', '.join(empty[:4])} on the meta device. Move the "
+            "model by to_empty(device=...) and load its weights."
+        )
     complex_ones = [name for name, p in named.items() if p.is_complex()]
     if complex_ones:
         raise InvalidInputError(

@@ -27,7 +27,9 @@ from mtl_core.extension import (
     guarded,
     inner_optimizer,
     offers,
+    together,
 )
+from mtl_teleport import ranks
 from mtl_teleport.move import Seen, rolled_back, with_after
 from mtl_teleport.moving import Moving
 from mtl_teleport.report import TeleportReport
@@ -69,8 +71,9 @@ class Teleportation(Moving):
             the wrapped method's report, with a ``TeleportReport`` among its events if a teleport was tried.
 
         Raises:
-            InvalidInputError: the limits count epochs and none was ever told, the shared parameters are complex or
-                sharded, the model recomputes by reentrant checkpoints, or ``optimizer`` is none and holds none.
+            InvalidInputError: the limits count epochs and none was ever told, the shared parameters are complex,
+                sharded or without values, the model is scripted, registers a module twice or recomputes by reentrant
+                checkpoints, or ``optimizer`` is none and holds none.
             NonFiniteLossError: a loss is not finite before any move.
 
         Note:
@@ -110,7 +113,9 @@ class Teleportation(Moving):
             with self._due.paid(problem, optimizer, self.htr):
                 return self._continue(problem, given, optimizer, options, gradients, trace)
         parts = tuple(batch) if isinstance(batch, MicroBatches) else (batch,)
-        seen = Seen.of(gradients, *present_update(problem, self.method, gradients, options))
+        # A rank whose method raises must not leave the others in the search.
+        with together(options.group):
+            seen = Seen.of(gradients, *present_update(problem, self.method, gradients, options))
         # A search needs room of its own; after a rollback the gradients are found again by the very same computation.
         del gradients
         back, structure = WayBack(problem.named_shared, inner_optimizer(optimizer)), Structure(problem.model)
@@ -134,7 +139,7 @@ class Teleportation(Moving):
             if not options.is_scaled:
                 raise
             return False
-        return self.trigger(gramian)
+        return ranks.asked(self.trigger, gramian, options.group, problem.shared[0].device)
 
     def _go_on(
         self,

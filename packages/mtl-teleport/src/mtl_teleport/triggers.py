@@ -21,6 +21,7 @@ __all__ = [
     "Trigger",
     "WeakConflict",
     "as_trigger",
+    "truth",
 ]
 
 
@@ -50,6 +51,21 @@ class Trigger(ABC):
         return _Either(self, other)
 
 
+def truth(found: object, name: str) -> bool:
+    """What a condition has answered, as yes or no.
+
+    Raises:
+        InvalidInputError: it is neither, such as one answer per task.
+    """
+    try:
+        return bool(found)
+    except (RuntimeError, TypeError, ValueError) as error:
+        kind = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise InvalidInputError(
+            f"`trigger` must say yes or no, got {kind} from {name}. Make one answer of it, for example by .any()."
+        ) from error
+
+
 class _Function(Trigger):
     def __init__(self, condition: Callable[[Tensor], object]) -> None:
         self._condition = condition
@@ -57,7 +73,7 @@ class _Function(Trigger):
         self._name = own if isinstance(own, str) else type(condition).__name__
 
     def __call__(self, gramian: Tensor) -> bool:
-        return bool(self._condition(gramian))
+        return truth(self._condition(gramian), self._name)
 
     @property
     def name(self) -> str:
