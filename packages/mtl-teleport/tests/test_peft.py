@@ -150,6 +150,47 @@ def test_bad_rank() -> None:
         PeftLoRA(rank=0)
 
 
+class TestWhatPeftCannotDo:
+    """One error in our words, with the layers, flags and values as before; they were PEFT's own, of seven types."""
+
+    @staticmethod
+    def _configs() -> dict[str, Any]:
+        peft = pytest.importorskip("peft")
+        return {
+            "an initial value for other dtypes": peft.LoraConfig(init_lora_weights="pissa", target_modules=[]),
+            "state that layers share": peft.VeraConfig(r=2, target_modules=[]),
+            "a size that does not divide": peft.RoadConfig(target_modules=[]),
+            "a forward pass with more arguments": peft.PolyConfig(target_modules=[]),
+            "a merge without a bias": peft.LoraConfig(lora_bias=True, target_modules=[]),
+        }
+
+    @pytest.mark.filterwarnings("ignore::UserWarning")
+    @pytest.mark.parametrize("name", _configs())
+    def test_it_is_told_in_our_words(self, name: str) -> None:
+        config = self._configs()[name]
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.Tanh(), nn.Linear(6, 2)).double()
+        problem, x = Problem(model, _two_losses, shared=model, tasks=("a", "b")), torch.randn(8, 4).double()
+        modules, before = [id(m) for m in model.modules()], copy.deepcopy(model.state_dict())
+        says = rf"`config` must be one by which PEFT can.*got {type(config).__name__}: .*mtl_teleport\.LoRA"
+        with pytest.raises(InvalidInputError, match=says):
+            PeftAdapter(config).attach(problem, batch=x).delta()
+        if name != "a merge without a bias":  # of which the session is still open
+            assert [id(m) for m in model.modules()] == modules
+            for key, value in model.state_dict().items():
+                assert torch.equal(value, before[key])
+        assert all(p.requires_grad for p in problem.shared)
+
+    @pytest.mark.parametrize("kind", ["the model itself", "a computed weight"])
+    def test_a_layer_that_is_in_nobody_or_computes_its_weight(self, kind: str) -> None:
+        model: nn.Module = nn.Linear(4, 2)
+        if kind == "a computed weight":
+            model = nn.Sequential(torch.nn.utils.parametrizations.weight_norm(model))
+        problem = Problem(model, _two_losses, shared=model, tasks=("a", "b"))
+        with pytest.raises(NoMatchError, match=r"within the model and with a parameter as its weight, got"):
+            PeftLoRA().attach(problem, batch=torch.randn(8, 4))
+
+
 class TestAModelWithAnAdapterOfItsOwn:
     @staticmethod
     def _wrapped(where: str) -> tuple[Problem, Tensor]:

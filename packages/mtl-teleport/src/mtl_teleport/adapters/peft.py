@@ -10,7 +10,6 @@ read off its own merged weights before everything is put back.
 from __future__ import annotations
 
 import copy
-import fnmatch
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtl_core import DuplicateModuleError, InvalidInputError, NoMatchError, Problem, checks
+from mtl_core import DuplicateModuleError, InvalidInputError, Problem, checks
 from mtl_core.extension import evaluate_without_graph
+from mtl_teleport.adapters.peft_layers import choose_layers
 from mtl_teleport.adapters.protocol import AdapterSession
 from mtl_teleport.adapters.weight_space import Targets
 from mtl_teleport.isolation import isolated
@@ -72,8 +72,8 @@ class PeftAdapter:
         Raises:
             NoMatchError: no shared layer is supported, or a pattern matches none; lists what is.
             DuplicateModuleError: the model registers one submodule twice.
-            InvalidInputError: there is no batch, the model has adapters already, or the losses change when the
-                adapter is attached.
+            InvalidInputError: there is no batch, the model has adapters already, PEFT cannot adapt these layers as its
+                configuration says, or the losses change when the adapter is attached.
         """
         if batch is None:
             raise InvalidInputError(
@@ -91,7 +91,7 @@ class PeftAdapter:
                 "first: merge_and_unload(), then requires_grad_(True)."
             )
         problem.check_functional()
-        layers = self._choose(problem)
+        layers = choose_layers(problem, self.targets, type(self).__name__)
         with isolated(problem.model):
             before = evaluate_without_graph(problem, batch).full(0.0)
             session = PeftSession(problem, self._config, layers, generator)
@@ -103,7 +103,9 @@ class PeftAdapter:
         return session
 
     def _check_no_op(self, session: AdapterSession, batch: Any, before: Tensor) -> None:
-        after = session.evaluate_without_graph(batch, parameters=session.parameters()).full(0.0)
+        # Without the adapter the same evaluation has just been made.
+        with _told_by_peft(self._config):
+            after = session.evaluate_without_graph(batch, parameters=session.parameters()).full(0.0)
         tolerance = 100 * torch.finfo(before.dtype).eps
         if not torch.allclose(before, after, rtol=tolerance, atol=tolerance * float(before.abs().max())):
             raise InvalidInputError(
@@ -111,41 +113,6 @@ class PeftAdapter:
                 "attaching "
                 f"{type(self._config).__name__}. Leave layers out by `targets`, or use mtl_teleport.LoRA."
             )
-
-    def _choose(self, problem: Problem) -> dict[str, nn.Module]:
-        shared = {id(p) for p in problem.shared}
-        supported = {
-            name: module
-            for name, module in problem.model.named_modules()
-            if _is_supported(module) and id(getattr(module, "weight", None)) in shared
-        }
-        kinds = "exactly torch.nn.Linear, or Conv2d with groups=1, dilation=1 and zero padding"
-        if not supported:
-            found = sorted(
-                {
-                    type(m).__name__
-                    for m in problem.model.modules()
-                    if any(id(p) in shared for p in m.parameters(recurse=False))
-                }
-            )
-            raise NoMatchError(
-                f"{type(self).__name__} must find a shared layer that is {kinds}, got {', '.join(found)}. Use "
-                "mtl_teleport.LoRA, which adapts any weight."
-            )
-        if self.targets is None:
-            return supported
-        chosen: dict[str, nn.Module] = {}
-        for pattern in self.targets:
-            matched = {
-                n: m for n, m in supported.items() if fnmatch.fnmatchcase(n, pattern) or n.startswith(f"{pattern}.")
-            }
-            if not matched:
-                raise NoMatchError(
-                    f"`targets` pattern {pattern!r} must match a shared layer that is {kinds}, got none. Supported: "
-                    f"{', '.join(supported)}."
-                )
-            chosen.update(matched)
-        return chosen
 
 
 class PeftLoRA(PeftAdapter):
@@ -209,6 +176,7 @@ class PeftSession(AdapterSession):
         from peft import inject_adapter_in_model
 
         model = problem.model
+        self._config = config
         self._layers = layers
         self._flags = [(p, p.requires_grad) for p in model.parameters()]
         self._attached = True
@@ -222,7 +190,8 @@ class PeftSession(AdapterSession):
             # PEFT draws from torch's global generator.
             with torch.random.fork_rng(devices=devices), _defaults_of(next(iter(self.shared.values()))):
                 torch.manual_seed(seed)
-                inject_adapter_in_model(own, model, adapter_name=_NAME)
+                with _told_by_peft(config):
+                    inject_adapter_in_model(own, model, adapter_name=_NAME)
             for name in layers:
                 # PEFT makes its wrappers in training mode, where an adapter's own dropout would draw.
                 model.get_submodule(name).train(model.training)
@@ -257,8 +226,9 @@ class PeftSession(AdapterSession):
             # Merged into copies in the parameters' places: whatever breaks the merge off, the values are still there.
             for parameter in self.shared.values():
                 parameter.data = parameter.data.clone()
-            for wrapper in wrappers:
-                wrapper.merge(safe_merge=False, adapter_names=[_NAME])
+            with _told_by_peft(self._config):
+                for wrapper in wrappers:
+                    wrapper.merge(safe_merge=False, adapter_names=[_NAME])
             return {
                 name: p.detach() - base[name]
                 for name, p in self.shared.items()
@@ -290,12 +260,20 @@ class PeftSession(AdapterSession):
             parameter.requires_grad_(flag)
 
 
-def _is_supported(module: nn.Module) -> bool:
-    if type(module) is nn.Linear:
-        return True
-    return (
-        type(module) is nn.Conv2d
-        and module.groups == 1
-        and tuple(module.dilation) == (1, 1)
-        and module.padding_mode == "zeros"
-    )
+@contextmanager
+def _told_by_peft(config: Any) -> Iterator[None]:
+    """Say whose error it is, where PEFT cannot do with a layer what its configuration asks for.
+
+    Raises:
+        InvalidInputError: from the error of PEFT.
+    """
+    try:
+        yield
+    except (InvalidInputError, torch.OutOfMemoryError):
+        raise
+    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError, ImportError) as error:
+        raise InvalidInputError(
+            f"`config` must be one by which PEFT can adapt these layers and merge, got {type(config).__name__}: "
+            f"{type(error).__name__}: {error} Leave layers out by `targets`, change the setting, or use "
+            "mtl_teleport.LoRA."
+        ) from error
