@@ -24,7 +24,7 @@ from mtl_benchmarks.command_line.run_words import parse_run
 from mtl_benchmarks.comparison import all_tables, compare, find_runs
 from mtl_benchmarks.configuration.making import make_benchmark
 from mtl_benchmarks.metrics import Baseline
-from mtl_benchmarks.models import SegNetCrossStitch, SegNetMTAN, SegNetSplit
+from mtl_benchmarks.models import DenseOutput, SegNetCrossStitch, SegNetMTAN, SegNetSplit, TaskModel
 from mtl_benchmarks.protocol import papers
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
 from mtl_benchmarks.protocol.outcome import Last, MeanOfLast
@@ -279,6 +279,34 @@ def test_a_run_begins_with_a_look_at_every_file(
     small = ["--data.train", "4", "--data.test", "3", "--data.height", "32", "--data.width", "64"]
     assert main(["data", kind, *small, "--root", str(root)]) == 2
     assert "1.npy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("model", ["segnetmtan", "segnetsplit", "segnetcrossstitch"])
+def test_sides_that_cannot_be_halved_are_refused_before_anything_is_trained(
+    model: str, split: str, folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(folders["nyuv2"], tmp_path / "data")
+    for path in (root / split).rglob("*.npy"):
+        numpy.save(path, numpy.load(path)[:, :40])
+    words = f"run nyuv2 --benchmark.root {root} --benchmark.width 0.0625 --model {model} --epochs 1"
+    assert main([*words.split(), "--out", str(tmp_path / "runs")]) == 2
+    said = capsys.readouterr().err
+    assert f"divisible by 32, got 32 × 40 in {root / split}. Cut or pad" in said
+    assert not list((tmp_path / "runs").glob("*/steps.csv"))
+    # A network of one's own may take any size.
+    assert isinstance(NYUv2(root=root, model=AnySize, width=1).build(), AnySize)
+
+
+class AnySize(TaskModel):
+    """One linear map per pixel and task."""
+
+    def __init__(self, outputs: dict[str, DenseOutput], *, width: float) -> None:
+        super().__init__(outputs)
+        self.heads = nn.ModuleDict({task: nn.Conv2d(3, each.channels, 1) for task, each in outputs.items()})
+
+    def task_modules(self, task: str) -> tuple[nn.Module]:
+        return (self.heads[task],)
 
 
 @both

@@ -125,6 +125,20 @@ def broken(root: Path, what: str) -> str:
     if what == "channels first":
         numpy.save(train / "depth" / "1.npy", numpy.zeros((1, 32, 64)))
         return r"depth/1\.npy: must be numbers of shape \(32, 64, 1\)"
+    if what == "no pixels":
+        for path in train.rglob("*.npy"):
+            numpy.save(path, numpy.load(path)[:0])
+        return r"image/0\.npy: must have pixels, got an array of shape \(0, 64, 3\)"
+    if what == "one row":
+        numpy.save(train / "image" / "0.npy", numpy.zeros(64))
+        return r"image/0\.npy: must be numbers of shape \(height, width, 3\), got float64 of \(64,\)"
+    if what == "archive":
+        with (train / "image" / "1.npy").open("wb") as file:
+            numpy.savez(file, image=numpy.zeros((32, 64, 3)))
+        return r"image/1\.npy: cannot be read"
+    if what == "half an archive":
+        (train / "image" / "1.npy").write_bytes(b"PK\x03\x04 and no more")
+        return r"image/1\.npy: cannot be read"
     numpy.save(train / "image" / "1.npy", numpy.full((32, 64, 3), "a"))
     return r"image/1\.npy: must be numbers"
 
@@ -132,7 +146,7 @@ def broken(root: Path, what: str) -> str:
 @pytest.mark.parametrize(
     "what",
     ["missing file", "missing folder", "truncated", "empty file", "begins at 1", "zero-padded", "another size",
-     "channels first", "text"],
+     "channels first", "no pixels", "one row", "archive", "half an archive", "text"],
 )  # fmt: skip
 def test_what_is_wrong_with_the_files_is_named_before_anything_is_read(tmp_path: Path, what: str) -> None:
     written(tmp_path, NYUV2)

@@ -19,7 +19,7 @@ from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.data_files import DataSource, refuse_missing
 from mtl_benchmarks.metrics import Baseline
 from mtl_benchmarks.models.declaration import MultiTaskModel
-from mtl_benchmarks.models.segnet import DenseOutput, SegNetSplit
+from mtl_benchmarks.models.segnet import STRIDE, DenseOutput, SegNet, SegNetSplit
 from mtl_benchmarks.models.segnet_cross_stitch import SegNetCrossStitch
 from mtl_benchmarks.models.segnet_mtan import SegNetMTAN
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
@@ -29,9 +29,10 @@ from mtl_benchmarks.protocol.schedules import Cosine
 from mtl_benchmarks.protocol.training import Training
 from mtl_benchmarks.published import PublishedTable, printed_baselines
 from mtl_benchmarks.scenes.augmentation import augmented
-from mtl_benchmarks.scenes.folders import SceneFolder, Split, is_official, looked_through, missing_files
+from mtl_benchmarks.scenes.folders import Split, is_official, missing_files
 from mtl_benchmarks.scenes.layout import SceneLayout, Scenes
 from mtl_benchmarks.scenes.losses import scene_losses
+from mtl_benchmarks.scenes.pictures import Pictures
 from mtl_benchmarks.scenes.scores import Averaging, SceneScores, values_from
 from mtl_core import InvalidInputError, InvalidParameterError, Problem
 from mtl_core.checks import one_of, positive
@@ -40,9 +41,6 @@ __all__ = ["DensePrediction"]
 
 _SPLITS: tuple[Split, Split] = ("train", "val")
 _SMALL = 1 / 4
-_KEPT = 2**28
-"""Bytes of pictures and maps up to which a split is read once and kept: 1,700 generated rooms of 64 × 96."""
-
 _EVALUATED = 8
 """Pictures per batch of an evaluation."""
 
@@ -85,7 +83,7 @@ class DensePrediction(Benchmark):
         self.averaging = one_of("metrics", metrics, ("pixel", "released"))
         self.model = model
         self._check_roles(model)
-        self._folders: dict[Split, _Pictures] = {}
+        self._folders: dict[Split, Pictures] = {}
 
     def _check_roles(self, model: Callable[..., nn.Module]) -> None:
         cls, options = (model.func, model.keywords) if isinstance(model, functools.partial) else (model, {})
@@ -175,7 +173,7 @@ class DensePrediction(Benchmark):
             "There is no validation set: what is reported is the mean over the last ten epochs on the test set.",
         )
 
-    def data(self, split: Split) -> _Pictures:
+    def data(self, split: Split) -> Pictures:
         """The pictures of a split; the first call looks through all files.
 
         Raises:
@@ -183,14 +181,15 @@ class DensePrediction(Benchmark):
         """
         if split not in self._folders:
             self._refuse_missing()
-            self._folders[split] = _Pictures(self.root, split, self.layout)
+            self._folders[split] = Pictures(self.root, split, self.layout)
         return self._folders[split]
 
     def build(self) -> nn.Module:
         """A fresh network.
 
         Raises:
-            InvalidInputError: it does not declare its shared parameters, or lacks a task.
+            InvalidInputError: it does not declare its shared parameters, or lacks a task; or the pictures have sides
+                that it cannot halve as often as it has to.
         """
         # All files are looked through before the first step: a file that cannot be read is found now and not hours
         # later.
@@ -203,7 +202,19 @@ class DensePrediction(Benchmark):
                 f"`model` must declare its parameters and the tasks {', '.join(self.tasks)}, got "
                 f"{type(model).__name__}. See mtl_benchmarks.models.MultiTaskModel."
             )
+        if isinstance(model, SegNet | SegNetCrossStitch):
+            self._check_sizes()
         return model
+
+    def _check_sizes(self) -> None:
+        for split in _SPLITS:
+            height, width = self.data(split).size
+            if height % STRIDE or width % STRIDE:
+                raise InvalidInputError(
+                    f"`root` must hold pictures whose sides a SegNet can halve five times, divisible by {STRIDE}, got "
+                    f"{height} × {width} in {self.root / split}. Cut or pad all maps alike, or take a `model` of your "
+                    "own."
+                )
 
     def problem(self, model: nn.Module, *, tasks: Sequence[str]) -> Problem:
         """The papers' masked losses; a task without a valid pixel in the batch is absent from it."""
@@ -251,25 +262,6 @@ class DensePrediction(Benchmark):
     def metrics_from(self, tally: Tally) -> Evaluation:
         """The papers' metrics over the test set."""
         return {split: values_from(row, self.layout) for split, row in tally.items()}
-
-
-class _Pictures:
-    """A split whose files have all been looked at; a small one is kept in memory."""
-
-    def __init__(self, root: Path, split: Split, layout: SceneLayout) -> None:
-        self._folder = SceneFolder(root, split, layout)
-        channels = sum(c or 1 for c in layout.folders.values())
-        height, width = self._folder.size
-        self._is_small = len(self._folder) * height * width * channels * 4 <= _KEPT
-        self._kept, problems = looked_through(self._folder, keep=self._is_small)
-        if problems:
-            raise InvalidInputError(f"`root` must hold {layout.name}, got: {'; '.join(problems)}")
-
-    def __len__(self) -> int:
-        return len(self._folder)
-
-    def __getitem__(self, index: int) -> Scenes:
-        return self._kept[index] if self._is_small else self._folder.read(index)
 
 
 def _augmented(scenes: Scenes, generator: torch.Generator) -> Scenes:

@@ -14,11 +14,12 @@ from mtl_benchmarks.models.declaration import TaskModel
 from mtl_core import InvalidInputError, InvalidParameterError
 from mtl_core.checks import one_of, positive, positive_int
 
-__all__ = ["CITYSCAPES_OUTPUTS", "NYUV2_OUTPUTS", "DenseOutput", "SegNet", "SegNetSplit", "Variant"]
+__all__ = ["CITYSCAPES_OUTPUTS", "NYUV2_OUTPUTS", "STRIDE", "DenseOutput", "SegNet", "SegNetSplit", "Variant"]
 
 Variant = Literal["standard", "wide", "deep"]
 _STAGES = 5
-_STRIDE = 2**_STAGES
+STRIDE = 2**_STAGES
+"""By which the sides of a picture must be divisible: each stage halves them."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,9 @@ def check_images(images: Tensor) -> None:
     Raises:
         InvalidInputError: otherwise.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % _STRIDE or images.shape[3] % _STRIDE:
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % STRIDE or images.shape[3] % STRIDE:
         raise InvalidInputError(
-            f"`images` must be [b, 3, h, w] with sides divisible by {_STRIDE}, got {tuple(images.shape)}."
+            f"`images` must be [b, 3, h, w] with sides divisible by {STRIDE}, got {tuple(images.shape)}."
         )
 
 

@@ -119,7 +119,8 @@ class SceneFolder:
     def _map(self, folder: str, index: int) -> Tensor:
         path = self._path(folder, index)
         try:
-            found = numpy.load(path, allow_pickle=False)
+            with path.open("rb") as file:
+                found = numpy.lib.format.read_array(file, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise InvalidInputError(f"{path} must be a readable .npy file, got: {error}") from error
         values = torch.from_numpy(found.astype(numpy.float32))
@@ -222,7 +223,8 @@ def _few(items: list[Any]) -> list[Any]:
 
 def _header(path: Path) -> Any:
     """The file as an array that is not read yet; numpy refuses one that is shorter than its header says."""
-    return numpy.load(path, mmap_mode="r", allow_pickle=False)
+    # Not numpy.load, which looks inside: an archive under such a name would come back as something else.
+    return numpy.lib.format.open_memmap(path, mode="r")
 
 
 def _shape_problems(folder: Path, layout: SceneLayout, n: int) -> list[str]:
@@ -237,9 +239,14 @@ def _shape_problems(folder: Path, layout: SceneLayout, n: int) -> list[str]:
             except (OSError, ValueError, EOFError) as error:
                 found.append(f"{path}: cannot be read: {error}")
                 continue
-            size = size or tuple(array.shape[:2])
-            expected = size if channels is None else (*size, channels)
+            if size is None and array.ndim == (2 if channels is None else 3):
+                size = tuple(array.shape[:2])
+            sides = ("height", "width") if size is None else size
+            expected = sides if channels is None else (*sides, channels)
             if array.shape != expected or array.dtype.kind not in "fiu":
-                found.append(f"{path}: must be numbers of shape {expected}, got {array.dtype} of {array.shape}")
+                shape = ", ".join(map(str, expected))
+                found.append(f"{path}: must be numbers of shape ({shape}), got {array.dtype} of {array.shape}")
+            elif not array.size:
+                found.append(f"{path}: must have pixels, got an array of shape {array.shape}")
         problems += _few(found)
     return problems
