@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
@@ -130,6 +130,39 @@ def test_the_cache_is_read_again_and_refused_when_damaged(tmp_path: Path, monkey
         load_qm9(root)
 
 
+def _as_array(file: Path) -> None:
+    with file.open("wb") as content:
+        numpy.save(content, numpy.zeros(3))
+
+
+def _without_bonds(file: Path) -> None:
+    with numpy.load(file) as archive:
+        arrays = {name: archive[name] for name in archive.files if name != "bonds"}
+    with file.open("wb") as content:
+        numpy.savez(content, **arrays)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (_as_array, "must be readable, got ValueError: it is no archive of arrays"),
+        (lambda file: file.write_text("text"), "must be readable, got ValueError: it is no archive of arrays"),
+        (lambda file: file.write_bytes(b""), "must be readable, got ValueError: it is no archive of arrays"),
+        (_without_bonds, "must hold molecules, got: no array 'bonds'"),
+    ],
+)
+def test_a_cache_that_is_something_else_is_refused(
+    damage: Callable[[Path], Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MTL_CACHE", str(tmp_path / "cache"))
+    root = write_raw(tmp_path)
+    load_qm9(root)
+    (file,) = (tmp_path / "cache").glob("*.npz")
+    damage(file)
+    with pytest.raises(InvalidInputError, match=rf"cache file .*{says}.*Delete it"):
+        load_qm9(root)
+
+
 def test_a_cache_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MTL_CACHE", str(tmp_path / "cache"))
     root = write_raw(tmp_path)
@@ -198,26 +231,24 @@ def _without_the_first(raw: Path) -> None:
     file.write_text("\n".join([head, *rest]) + "\n")
 
 
-def _nan_number(raw: Path) -> None:
-    file = raw / "gdb9.sdf.csv"
-    file.write_text(re.sub(r"gdb_2,[^,]*", "gdb_2,nan", file.read_text()))
-
-
-def _edit(name: str, old: str, new: str) -> Callable[[Path], None]:
-    def edit(raw: Path) -> None:
-        text = (raw / name).read_text()
-        assert old in text
-        (raw / name).write_text(text.replace(old, new, 1))
-
-    return edit
-
-
-def _empty(raw: Path) -> None:
-    (raw / "uncharacterized.txt").write_text("")
-
-
 def _heading_alone(raw: Path) -> None:
     (raw / "uncharacterized.txt").write_text("heading\n" * 9)
+
+
+def _replaced(file: str, old: str, new: str) -> Callable[[Path], None]:
+    def damage(raw: Path) -> None:
+        content = (raw / file).read_bytes()
+        assert old.encode() in content
+        # Latin, so that one may ask for a byte that is no text.
+        (raw / file).write_bytes(content.replace(old.encode(), new.encode("latin-1"), 1))
+
+    return damage
+
+
+def _no_atoms(raw: Path) -> None:
+    file = raw / "gdb9.sdf"
+    nothing = "gdb_1\n  made\n\n  0  0  0  0  0  0  0  0  0999 V2000\nM  END\n$$$$\n"
+    file.write_text(nothing + file.read_text().partition("$$$$\n")[2])
 
 
 @pytest.mark.parametrize(
@@ -226,14 +257,31 @@ def _heading_alone(raw: Path) -> None:
         (_swapped_rows, r"gdb9\.sdf\.csv must list molecule 1 as gdb_1, got 'gdb_2'"),
         (_swapped_structures, r"gdb9\.sdf must list molecule 1 as gdb_1, got 'gdb_3'"),
         (_without_the_first, r"gdb9\.sdf must list molecule 1 as gdb_1, got 'gdb_2'"),
-        (_empty, r"uncharacterized\.txt must have 9 lines of heading, molecules and a last line, got 0 lines"),
         (_heading_alone, "got 9 lines"),
         (
-            _edit("uncharacterized.txt", "footer", "   x   SMILES\nfooter"),
+            _replaced("uncharacterized.txt", "footer", "   x   SMILES\nfooter"),
             "line 10, must begin with a .*number, got 'x'",
         ),
-        (_nan_number, r"gdb9\.sdf\.csv, line 3, must hold finite numbers"),
-        (_edit("gdb9.sdf", "   -0.5000", "       nan"), r"molecule \d, cannot be read: a position is not finite"),
+        (_replaced("gdb9.sdf", "  made", "\xff\xfe"), r"gdb9\.sdf must be readable text"),
+        (_replaced("gdb9.sdf.csv", "gdb_2", "\xff\xfe"), r"gdb9\.sdf\.csv must be readable text"),
+        (_replaced("gdb9.sdf.csv", "gdb_2", "9" * 200_000), r"gdb9\.sdf\.csv must be readable text, got: field larger"),
+        (_replaced("uncharacterized.txt", "heading", "\xff\xfe"), r"uncharacterized\.txt must be readable text"),
+        (
+            _replaced("gdb9.sdf", "    1.4200", "       nan"),
+            "molecule 1, cannot be read: numbers must be finite, got 'nan'",
+        ),
+        (_replaced("gdb9.sdf", "    1.4200", "      -inf"), "molecule 1, cannot be read: numbers must be finite"),
+        (
+            _replaced("gdb9.sdf.csv", "gdb_2,3.5,", "gdb_2,nan,"),
+            "line 3, cannot be read: numbers must be finite, got 'nan'",
+        ),
+        (_no_atoms, "molecule 1, cannot be read: a molecule must have 1 to 255 atoms, got 0"),
+        (_replaced("gdb9.sdf", "  1  2  1", "  1  1  1"), "molecule 1, cannot be read: a bond must link two atoms"),
+        (_replaced("gdb9.sdf", "  1  3  1", "  2  1  1"), "molecule 1, cannot be read: a bond must link two atoms"),
+        (_replaced("uncharacterized.txt", "heading\n", ""), "got 9 lines up to 'footer': it is cut off"),
+        (_replaced("uncharacterized.txt", "footer\n", "   1   SMILES  SM"), "got 10 lines up to '1': it is cut off"),
+        (_replaced("uncharacterized.txt", "footer\n", "   13"), "got 10 lines up to '13': it is cut off"),
+        (lambda raw: (raw / RAW_FILES[2]).write_text(""), "got 0 lines up to 'none': it is cut off"),
         (lambda raw: (raw / RAW_FILES[1]).unlink(), r"without gdb9\.sdf\.csv"),
         (lambda raw: [file.unlink() for file in raw.iterdir()], "has none of them"),
         (_cut_structures, r"must end with \$\$\$\$"),
@@ -266,6 +314,8 @@ def test_of_all_molecules_as_many_are_left_out_as_are_known(tmp_path: Path, monk
         (lambda row: row.update(Index="x"), "line 2, cannot be read"),
         (lambda row: row.update(XYZ_Ang="[[0.,0.]]"), "elements beside 2 coordinates"),
         (lambda row: row.update(Index="4"), "number 4 twice"),
+        (lambda row: row.update(HOMO_au="nan"), "line 2, cannot be read: numbers must be finite, got 'nan'"),
+        (lambda row: row.update(XYZ_Ang=row["XYZ_Ang"].replace("[0.", "[inf", 1)), "line 2, .* finite, got 'inf'"),
     ],
 )
 def test_damaged_tables_are_refused(tmp_path: Path, edit: Callable[[dict[str, str]], None], says: str) -> None:
@@ -274,3 +324,35 @@ def test_damaged_tables_are_refused(tmp_path: Path, edit: Callable[[dict[str, st
 
     with pytest.raises(InvalidInputError, match=says):
         read_tables([write_package(tmp_path, only_heavy)])
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        # In the middle of the last row, in each of three columns, and one cell too many.
+        (lambda text: text.rpartition("C1CO1")[0] + "C1C", "line 4, cannot be read: it must have 19 cells"),
+        (lambda text: text.rpartition(",")[0], "line 4, cannot be read: it must have 19 cells"),
+        (lambda text: text.rstrip() + ",1", "line 4, cannot be read: it must have 19 cells"),
+        (lambda text: text.replace("Index", "\xff\xfe"), "must be readable text.*Install qm9pack again"),
+        (lambda text: text + "9" * 200_000, "must be readable text, got: field larger"),
+    ],
+)
+def test_tables_that_are_cut_off_are_refused_by_name(tmp_path: Path, damage: Callable[[str], str], says: str) -> None:
+    file = write_package(tmp_path)
+    file.write_bytes(damage(file.read_text()).encode("latin-1"))
+    with pytest.raises(InvalidInputError, match=rf"qm9_part1\.csv.*{says}"):
+        read_tables([file])
+
+
+def test_a_table_of_the_package_without_its_last_newline_loses_nothing(tmp_path: Path) -> None:
+    file = write_package(tmp_path)
+    file.write_text(file.read_text().rstrip())
+    assert read_tables([file]).numbers.tolist() == [2, 4, 9]
+
+
+@pytest.mark.parametrize("below", ["footer", "", "footer\n", " \n"])
+def test_what_stands_below_the_list_of_uncharacterised_molecules_is_anything(tmp_path: Path, below: str) -> None:
+    root = write_raw(tmp_path, skipped=(2,))
+    file = root / "raw" / "uncharacterized.txt"
+    file.write_text(file.read_text().replace("footer\n", below or "\n"))
+    assert read_raw(root).numbers.tolist() == [1, 3]

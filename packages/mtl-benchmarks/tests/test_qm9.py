@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +27,9 @@ from mtl_benchmarks.comparison import compare, published_rows_table
 from mtl_benchmarks.comparison.tabular import Table
 from mtl_benchmarks.models import MPNN
 from mtl_benchmarks.models.declaration import count
-from mtl_benchmarks.molecules import TARGETS, load_qm9
+from mtl_benchmarks.molecules import TARGETS, files, load_qm9
+from mtl_benchmarks.molecules.files import QM9Files
+from mtl_benchmarks.molecules.raw import RAW_FILES
 from mtl_benchmarks.protocol import papers
 from mtl_benchmarks.protocol.outcome import Best
 from mtl_benchmarks.protocol.schedules import Plateau
@@ -159,6 +163,24 @@ def test_the_command_for_data_says_what_to_fetch_and_what_is_wrong(
     assert "gdb9.sdf, gdb9.sdf.csv, uncharacterized.txt" in capsys.readouterr().err
     assert main(["data", "qm9", "--root", root]) == 2
     assert "must leave 130831 molecules up to number 133885, got 50 up to number 50" in capsys.readouterr().err
+
+
+def test_raw_files_are_held_to_their_digests(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(shutil.copytree(Path(root) / "raw", tmp_path / "raw"))
+    digests = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in RAW_FILES]
+    monkeypatch.setattr(files, "_MOLECULES", 50)
+    monkeypatch.setattr(files, "_LAST", 50)
+    others = QM9Files().problems(tmp_path)
+    assert [problem.partition(": must have the SHA256 ")[0] for problem in others] == [
+        str(folder / name) for name in RAW_FILES
+    ]
+    monkeypatch.setattr(files, "_DIGESTS", digests)
+    assert QM9Files().problems(tmp_path) == []
+    # The last number of the table cut short: still a number, and still a line per molecule.
+    table = folder / "gdb9.sdf.csv"
+    table.write_text(table.read_text().rstrip()[:-3])
+    (problem,) = QM9Files().problems(tmp_path)
+    assert problem.startswith(f"{table}: must have the SHA256 {digests[1]}, got ")
 
 
 # --- losses and metrics ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -216,6 +217,46 @@ def test_a_cache_of_another_version_or_damaged_is_refused(monkeypatch: pytest.Mo
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(InvalidInputError, match=r"must be readable.*Delete it"):
         load_demonstrations(Workers(1), n_episodes=1, horizon=60, world=WORLD)
+
+
+Arrays = dict[str, numpy.ndarray]
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage", "says"),
+    [
+        ("demonstrations", lambda a: a.pop("actions"), "got: no array 'actions'"),
+        ("demonstrations", lambda a: a.update(actions=a["actions"][:5]), r"`actions` must have shape \(\d+, 4\)"),
+        ("demonstrations", lambda a: a.update(episodes=a["episodes"][:3]), "`episodes` must have shape"),
+        ("demonstrations", lambda a: a.update(observations=a["observations"][:, :5]), "`observations` must have shape"),
+        ("demonstrations", lambda a: a.update(starts=a["starts"][::-1].copy()), "`starts` must rise from 0"),
+        ("demonstrations", lambda a: a.update(starts=a["starts"][:4]), r"`starts` must have shape \(11,\)"),
+        ("demonstrations", lambda a: a.update(actions=a["actions"] * math.nan), "must be finite"),
+        ("demonstrations", lambda a: a.update(actions=a["actions"].astype("U9")), "numpy.str_"),
+        ("experts", lambda a: a.pop("success"), "got: no array 'success'"),
+        ("experts", lambda a: a.update(success=a["success"][:9]), "a share for each of 10 tasks"),
+        ("experts", lambda a: a.update(success=a["success"] * math.nan), "a share for each of 10 tasks"),
+    ],
+)
+def test_a_cache_without_what_belongs_in_it_is_refused(
+    kind: str, damage: Callable[[Arrays], Any], says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MTL_CACHE", str(tmp_path))
+
+    def load() -> None:
+        load_demonstrations(Workers(1), n_episodes=1, horizon=60, world=WORLD)
+        expert_success(Workers(1), horizon=60, n_goals=1, world=WORLD)
+
+    load()
+    load()
+    (file,) = tmp_path.glob(f"mt10-{kind}-*")
+    with numpy.load(file) as archive:
+        arrays = dict(archive)
+    damage(arrays)
+    with file.open("wb") as content:
+        numpy.savez(content, **arrays)
+    with pytest.raises(InvalidInputError, match=rf"cache file '.*{file.name}' must hold {kind}, .*{says}.*Delete it"):
+        load()
 
 
 def test_experts_who_reach_no_goal_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

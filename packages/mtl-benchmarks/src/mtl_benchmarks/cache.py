@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy
 
 from mtl_core import InvalidInputError
 
-__all__ = ["cache_folder", "read_arrays", "write_arrays"]
+__all__ = ["cache_folder", "held_in", "read_arrays", "write_arrays"]
 
 _LAYOUT = "layout"
 """Name of the entry that says what a file holds; a reader of another version finds another text there."""
@@ -71,6 +72,9 @@ def read_arrays(path: Path, *, layout: str) -> dict[str, numpy.ndarray] | None:
     if not path.is_file():
         return None
     try:
+        # numpy.load would make something else of a file that is no archive.
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no archive of arrays, or cut off")
         with numpy.load(path, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
@@ -85,3 +89,23 @@ def read_arrays(path: Path, *, layout: str) -> dict[str, numpy.ndarray] | None:
             "made again."
         )
     return found
+
+
+@contextmanager
+def held_in(path: Path, what: str) -> Iterator[None]:
+    """Name the file in the cache where its arrays are not what they are to be.
+
+    Args:
+        path: the file.
+        what: what is made of its arrays meanwhile.
+
+    Raises:
+        InvalidInputError: that raised ``KeyError``, ``TypeError`` or ``ValueError``.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        got = f"no array {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+        raise InvalidInputError(
+            f"the cache file {str(path)!r} must hold {what}, got: {got}. Delete it: it is made again."
+        ) from None

@@ -6,15 +6,16 @@ writes what can be made here, and checks what it finds. A benchmark that makes i
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from mtl_core import InvalidInputError
 
-__all__ = ["DataSource", "ReadsFiles", "refuse_missing"]
+__all__ = ["DataSource", "ReadsFiles", "other_digests", "refuse_missing"]
 
 
 class DataSource(ABC):
@@ -60,6 +61,29 @@ class ReadsFiles(Protocol):
     def data_sources() -> Mapping[str, type[DataSource]]:
         """Name → source; the one under the benchmark's own name is what its name alone means."""
         ...
+
+
+def other_digests(digests: Mapping[Path, str], algorithm: Literal["md5", "sha256"]) -> list[str]:
+    """Which files are not those whose digests are known, each with both digests.
+
+    Args:
+        digests: file that is there → its digest in hexadecimal digits, in small letters.
+        algorithm: which digest.
+
+    Example:
+        >>> other_digests({}, "md5")
+        []
+    """
+    found = []
+    for path, expected in digests.items():
+        with path.open("rb") as content:
+            digest = hashlib.file_digest(content, algorithm).hexdigest()
+        if digest != expected:
+            found.append(
+                f"{path}: must have the {algorithm.upper()} {expected}, got {digest}: it was changed, if only in its "
+                "line ends, or is of another edition"
+            )
+    return found
 
 
 def refuse_missing(what: str, root: Path, missing: Sequence[str], sources: Mapping[str, type[DataSource]]) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from mtl_benchmarks.cache import cache_folder, read_arrays, write_arrays
+from mtl_benchmarks.cache import cache_folder, held_in, read_arrays, write_arrays
 from mtl_benchmarks.molecules.qm9pack import package_files, read_tables
 from mtl_benchmarks.molecules.raw import find_raw, read_raw
 from mtl_benchmarks.molecules.store import Molecules
-from mtl_core import InvalidInputError
 
 __all__ = ["load_qm9"]
 
@@ -43,12 +42,8 @@ def load_qm9(root: str | Path | None = None) -> Molecules:
     layout = f"molecules of {made_from}, version {_VERSION}"
     arrays = read_arrays(path, layout=layout)
     if arrays is not None:
-        try:
+        with held_in(path, "molecules"):
             return Molecules.from_arrays(arrays)
-        except (KeyError, TypeError, InvalidInputError) as error:
-            raise InvalidInputError(
-                f"the cache file {str(path)!r} must hold molecules, got {error}. Delete it: it is made again."
-            ) from None
     molecules = read_tables(files) if root is None else read_raw(root)
     write_arrays(path, molecules.as_arrays(), layout=layout)
     return molecules

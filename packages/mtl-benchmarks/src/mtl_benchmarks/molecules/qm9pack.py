@@ -21,6 +21,7 @@ import torch
 
 from mtl_benchmarks.molecules.smiles import heavy_bonds
 from mtl_benchmarks.molecules.store import ELEMENTS, TARGETS, Molecules
+from mtl_benchmarks.molecules.text import finite, readable
 from mtl_benchmarks.molecules.units import HARTREE, atomisation_energies
 from mtl_benchmarks.packaged_files import packaged_files
 from mtl_core import InvalidInputError
@@ -109,7 +110,8 @@ def _add_atomisation(molecules: Molecules) -> None:
 
 
 def _rows(file: Path) -> Iterator[_Row]:
-    with file.open(newline="") as lines:
+    way_out = "Install qm9pack again."
+    with readable(file, way_out=way_out), file.open(newline="", encoding="utf-8") as lines:
         reader = csv.DictReader(lines)
         wanted = ["Index", "SMILES", "Elements", "XYZ_Ang", *(column for column, _, _ in _COLUMNS)]
         missing = [column for column in wanted if column not in (reader.fieldnames or ())]
@@ -119,6 +121,9 @@ def _rows(file: Path) -> Iterator[_Row]:
             )
         for row in reader:
             try:
+                # What a short row lacks is None to the reader, and what a long one has too much is named None.
+                if None in row or None in row.values():
+                    raise ValueError(f"it must have {len(reader.fieldnames or ())} cells")
                 yield _read(row)
             except (KeyError, TypeError, ValueError) as error:
                 raise InvalidInputError(f"{file.name}, line {reader.line_num}, cannot be read: {error}.") from None
@@ -128,12 +133,12 @@ def _read(row: dict[str, str]) -> _Row:
     # A Python list as text; element symbols hold no quotes.
     symbols = json.loads(row["Elements"].replace("'", '"'))
     # Not JSON: whole numbers are written "0.".
-    flat = [float(word) for word in row["XYZ_Ang"].replace("[", "").replace("]", "").split(",")]
+    flat = [finite(word) for word in row["XYZ_Ang"].replace("[", "").replace("]", "").split(",")]
     elements = [ELEMENTS.index(symbol) for symbol in symbols]
     if len(flat) != 3 * len(elements):
         raise ValueError(f"{len(elements)} elements beside {len(flat)} coordinates")
     positions = [flat[k : k + 3] for k in range(0, len(flat), 3)]
-    places = {column: factor * float(row[column]) for column, _, factor in _COLUMNS}
+    places = {column: factor * finite(row[column]) for column, _, factor in _COLUMNS}
     by_name = {name: places[column] for column, name, _ in _COLUMNS}
     targets = [by_name.get(name, math.nan) for name, _ in TARGETS]
     if not all(map(math.isfinite, [*flat, *places.values()])):

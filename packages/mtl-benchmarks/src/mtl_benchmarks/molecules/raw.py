@@ -7,11 +7,11 @@ order of the file, as PyG reads it unsanitised; the numbers of the targets are c
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from mtl_benchmarks.molecules.store import ELEMENTS, Molecules
+from mtl_benchmarks.molecules.store import ELEMENTS, MOST_ATOMS, Molecules
+from mtl_benchmarks.molecules.text import finite, readable
 from mtl_benchmarks.molecules.units import HARTREE, KCAL_PER_MOL
 from mtl_core import InvalidInputError
 
@@ -61,8 +61,10 @@ def read_raw(root: str | Path) -> Molecules:
     """
     structures, table, skipped = find_raw(Path(root))
     left_out = _uncharacterised(skipped)
-    rows = list(_targets(table))
-    found = list(_structures(structures))
+    with readable(table):
+        rows = list(_targets(table))
+    with readable(structures):
+        found = list(_structures(structures))
     if len(found) != len(rows):
         raise InvalidInputError(
             f"{structures.name} and {table.name} must list the same molecules, got {len(found)} and {len(rows)}. "
@@ -101,25 +103,26 @@ def _refuse_other_order(titles: list[str], names: list[str], structures: str, ta
 
 
 def _uncharacterised(file: Path) -> frozenset[int]:
-    lines = [line for line in file.read_text().splitlines() if line.strip()]
-    if len(lines) <= _HEADER_LINES:
+    with readable(file):
+        lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
+    # A line stands below the list, too: where there is none, molecules would be taken that are to be left out.
+    if len(lines) <= _HEADER_LINES or (lines[-1] and lines[-1][0].isdecimal()):
         raise InvalidInputError(
-            f"{file.name} must have {_HEADER_LINES} lines of heading, molecules and a last line, got {len(lines)} "
-            "lines. It is cut off: fetch it again."
+            f"{file.name} must have {_HEADER_LINES} lines of heading, a line per molecule and one below them, got "
+            f"{len(lines)} lines up to {' '.join(lines[-1][:1]) if lines else 'none'!r}: it is cut off. Fetch it again."
         )
-    # Behind the last molecule is a line that is none.
-    words = [line.split() for line in lines[_HEADER_LINES:-1]]
-    for number, line in enumerate(words, start=_HEADER_LINES + 1):
+    words = {number: line for number, line in enumerate(lines[:-1], start=1) if number > _HEADER_LINES and line}
+    for number, line in words.items():
         if not line[0].isdecimal():
             raise InvalidInputError(
                 f"{file.name}, line {number}, must begin with a molecule's number, got {line[0]!r}."
             )
-    return frozenset(int(line[0]) for line in words)
+    return frozenset(int(line[0]) for line in words.values())
 
 
 def _targets(file: Path) -> Iterator[tuple[str, list[float]]]:
     """Names, and rows in the order of ``TARGETS``: PyG moves A, B and C to the end."""
-    with file.open(newline="") as lines:
+    with file.open(newline="", encoding="utf-8") as lines:
         reader = csv.reader(lines)
         header = next(reader, [])
         if header[1:] != _COLUMNS:
@@ -128,13 +131,9 @@ def _targets(file: Path) -> Iterator[tuple[str, list[float]]]:
             )
         for row in reader:
             try:
-                values = [factor * float(word) for factor, word in zip(_FACTORS, row[1:], strict=True)]
+                values = [factor * finite(word) for factor, word in zip(_FACTORS, row[1:], strict=True)]
             except ValueError as error:
                 raise InvalidInputError(f"{file.name}, line {reader.line_num}, cannot be read: {error}.") from None
-            if not all(map(math.isfinite, values)):
-                raise InvalidInputError(
-                    f"{file.name}, line {reader.line_num}, must hold finite numbers, got {row[1:]}."
-                )
             yield row[0], values[3:] + values[:3]
 
 
@@ -146,7 +145,7 @@ def _structures(file: Path) -> Iterator[_Structure]:
     """The molecules of an SD file in the V2000 form: three lines of heading, counts, atoms, bonds, ``$$$$``."""
     lines: list[str] = []
     number = 0
-    with file.open() as text:
+    with file.open(encoding="utf-8") as text:
         for line in text:
             if line.startswith("$$$$"):
                 number += 1
@@ -162,16 +161,18 @@ def _structure(lines: list[str], where: str) -> _Structure:
     try:
         # By columns: the form has fixed widths, and numbers of three digits touch.
         n_atoms, n_bonds = int(lines[3][0:3]), int(lines[3][3:6])
+        if not 1 <= n_atoms <= MOST_ATOMS:
+            raise ValueError(f"a molecule must have 1 to {MOST_ATOMS} atoms, got {n_atoms}")
         atoms, bonds = lines[4 : 4 + n_atoms], lines[4 + n_atoms : 4 + n_atoms + n_bonds]
         if len(atoms) != n_atoms or len(bonds) != n_bonds:
             raise ValueError(f"{n_atoms} atoms and {n_bonds} bonds are announced, and fewer follow")
-        places = [[float(line[k : k + 10]) for k in (0, 10, 20)] for line in atoms]
-        if not all(math.isfinite(x) for place in places for x in place):
-            raise ValueError("a position is not finite")
+        places = [[finite(line[k : k + 10]) for k in (0, 10, 20)] for line in atoms]
         elements = [ELEMENTS.index(line[31:34].strip()) for line in atoms]
         pairs = [(int(line[0:3]) - 1, int(line[3:6]) - 1, int(line[6:9])) for line in bonds]
         if any(not (0 <= one < n_atoms and 0 <= other < n_atoms and 1 <= kind <= 4) for one, other, kind in pairs):
             raise ValueError("a bond names an atom that is not there, or a kind that is not 1 to 4")
+        if len({frozenset(pair[:2]) for pair in pairs if pair[0] != pair[1]}) != n_bonds:
+            raise ValueError("a bond must link two atoms and be listed once")
     except (IndexError, ValueError) as error:
         raise InvalidInputError(f"{where} cannot be read: {error}.") from None
     return lines[0].strip(), elements, places, pairs

@@ -10,10 +10,13 @@ from torch import Tensor
 
 from mtl_core import InvalidInputError
 
-__all__ = ["ELEMENTS", "TARGETS", "Molecules"]
+__all__ = ["ELEMENTS", "MOST_ATOMS", "TARGETS", "Molecules"]
 
 ELEMENTS = ("H", "C", "N", "O", "F")
 """The elements of QM9, in the order of the one-hot features."""
+
+MOST_ATOMS = 255
+"""Of one molecule: bonds name their atoms in one byte. Those of QM9 have 29 at most."""
 
 TARGETS: tuple[tuple[str, str], ...] = (
     ("mu", "D"),

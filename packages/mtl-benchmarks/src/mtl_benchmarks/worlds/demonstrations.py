@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy
@@ -15,9 +15,12 @@ from mtl_benchmarks.worlds.metaworld import TRAINING
 from mtl_benchmarks.worlds.rollouts import METAWORLD, Episode, play, world_of
 from mtl_benchmarks.worlds.tasks import MT10_TASKS
 from mtl_benchmarks.worlds.workers import Workers, counted
+from mtl_core import InvalidInputError
 from mtl_core.checks import non_negative, positive_int
 
 __all__ = ["Demonstrations", "collect_demonstrations", "load_demonstrations"]
+
+_ARRAYS = ("observations", "actions", "starts", "episodes")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class Demonstrations:
         actions: ``[n, 4]`` float32 in [-1, 1], the expert's, without the noise that was added to what was done.
         starts: ``[m + 1]`` int64, where each task's transitions begin.
         episodes: ``[n]`` int64, the episode of each transition, counted within its task.
+
+    Raises:
+        InvalidInputError: shapes do not belong together, a task has no transition, or a number is not finite.
     """
 
     tasks: tuple[str, ...]
@@ -37,6 +43,19 @@ class Demonstrations:
     actions: Tensor
     starts: Tensor
     episodes: Tensor
+
+    def __post_init__(self) -> None:
+        n = len(self.observations)
+        shapes = {"observations": (n, 39), "actions": (n, 4), "starts": (len(self.tasks) + 1,), "episodes": (n,)}
+        for name, shape in shapes.items():
+            found = tuple(getattr(self, name).shape)
+            if found != shape:
+                raise InvalidInputError(f"`{name}` must have shape {shape} for {n} observations, got {found}.")
+        starts = self.starts.tolist()
+        if starts[0] != 0 or starts[-1] != n or bool((self.starts.diff() < 1).any()):
+            raise InvalidInputError(f"`starts` must rise from 0 to {n} by 1 or more, got {starts}.")
+        if not bool(torch.isfinite(self.observations).all() and torch.isfinite(self.actions).all()):
+            raise InvalidInputError("`observations` and `actions` must be finite, got NaN or infinity.")
 
     def of(self, task: str) -> slice:
         """The transitions of a task."""
@@ -76,10 +95,13 @@ def load_demonstrations(
         found = collect_demonstrations(
             MT10_TASKS, n_episodes=n_episodes, horizon=horizon, noise=noise, workers=workers, world=world, say=say
         )
-        return {name: getattr(found, name).numpy() for name in ("observations", "actions", "starts", "episodes")}
+        return {name: getattr(found, name).numpy() for name in _ARRAYS}
 
-    arrays = kept("demonstrations", f"{n_episodes}x{horizon}-noise{noise:g}", collect, world=world)
-    return Demonstrations(MT10_TASKS, **{name: torch.from_numpy(array) for name, array in arrays.items()})
+    return kept("demonstrations", f"{n_episodes}x{horizon}-noise{noise:g}", collect, _made_of, world=world)
+
+
+def _made_of(arrays: Mapping[str, numpy.ndarray]) -> Demonstrations:
+    return Demonstrations(MT10_TASKS, **{name: torch.from_numpy(arrays[name]) for name in _ARRAYS})
 
 
 def collect_demonstrations(

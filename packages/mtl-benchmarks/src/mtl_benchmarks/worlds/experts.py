@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy
 
@@ -51,13 +51,12 @@ def expert_success(
         refuse_failing(failing, n_goals=n_goals, horizon=horizon)
         return {"success": share}
 
-    return _by_task(kept(_KIND, f"{n_goals}x{horizon}", collect, world=world))
+    return kept(_KIND, f"{n_goals}x{horizon}", collect, _by_task, world=world)
 
 
 def known_expert_success(*, horizon: int, n_goals: int, world: str = METAWORLD) -> dict[str, float] | None:
     """As :func:`expert_success`, or None where it is not in the cache."""
-    found = read_kept(_KIND, f"{n_goals}x{horizon}", world=world)
-    return None if found is None else _by_task(found)
+    return read_kept(_KIND, f"{n_goals}x{horizon}", _by_task, world=world)
 
 
 def refuse_failing(tasks: Sequence[str], *, n_goals: int, horizon: int) -> None:
@@ -73,8 +72,11 @@ def refuse_failing(tasks: Sequence[str], *, n_goals: int, horizon: int) -> None:
         )
 
 
-def _by_task(arrays: dict[str, numpy.ndarray]) -> dict[str, float]:
-    return dict(zip(MT10_TASKS, arrays["success"].tolist(), strict=True))
+def _by_task(arrays: Mapping[str, numpy.ndarray]) -> dict[str, float]:
+    shares = [float(share) for share in arrays["success"]]
+    if len(shares) != len(MT10_TASKS) or not all(0 <= share <= 1 for share in shares):
+        raise InvalidInputError(f"`success` must be a share for each of {len(MT10_TASKS)} tasks, got {shares}.")
+    return dict(zip(MT10_TASKS, shares, strict=True))
 
 
 def _try_expert(job: tuple[str, str, int, int]) -> bool:

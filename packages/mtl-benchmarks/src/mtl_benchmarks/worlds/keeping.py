@@ -2,49 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import TypeVar
 
 import numpy
 
-from mtl_benchmarks.cache import cache_folder, read_arrays, write_arrays
+from mtl_benchmarks.cache import cache_folder, held_in, read_arrays, write_arrays
 from mtl_benchmarks.worlds.rollouts import METAWORLD
 from mtl_core import MissingExtraError
 
 __all__ = ["kept", "read_kept"]
+
+Made = TypeVar("Made")
 
 _VERSION = 2
 """Of what is kept, and of how episodes are played."""
 
 
 def kept(
-    kind: str, settings: str, collect: Callable[[], dict[str, numpy.ndarray]], *, world: str
-) -> dict[str, numpy.ndarray]:
-    """Arrays from the cache, or collected now and kept.
+    kind: str,
+    settings: str,
+    collect: Callable[[], dict[str, numpy.ndarray]],
+    make: Callable[[Mapping[str, numpy.ndarray]], Made],
+    *,
+    world: str,
+) -> Made:
+    """What is made of arrays from the cache, or of arrays that are collected now and kept.
 
     Args:
         kind: what they are.
         settings: what they depend on, beside the simulator.
-        collect: makes them.
+        collect: gives the arrays.
+        make: takes them; raises ``KeyError``, ``TypeError`` or ``ValueError`` where they are not what they are to be.
         world: the simulator, as ``package.module:Class``.
 
     Raises:
         MissingExtraError: the simulator is Meta-World and not installed.
         InvalidInputError: the file in the cache is damaged or of another version.
     """
+    found = read_kept(kind, settings, make, world=world)
+    if found is not None:
+        return found
     path, layout = _place(kind, settings, world)
-    found = read_arrays(path, layout=layout)
-    if found is None:
-        found = collect()
-        write_arrays(path, found, layout=layout)
-    return found
+    arrays = collect()
+    write_arrays(path, arrays, layout=layout)
+    return make(arrays)
 
 
-def read_kept(kind: str, settings: str, *, world: str) -> dict[str, numpy.ndarray] | None:
+def read_kept(
+    kind: str, settings: str, make: Callable[[Mapping[str, numpy.ndarray]], Made], *, world: str
+) -> Made | None:
     """As :func:`kept`, or None where nothing is kept; raises what that raises."""
     path, layout = _place(kind, settings, world)
-    return read_arrays(path, layout=layout)
+    arrays = read_arrays(path, layout=layout)
+    if arrays is None:
+        return None
+    with held_in(path, kind):
+        return make(arrays)
 
 
 def _place(kind: str, settings: str, world: str) -> tuple[Path, str]:
