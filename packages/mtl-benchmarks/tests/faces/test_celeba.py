@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from mtl_benchmarks.benchmarks.celeba import f1_score
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.comparison import find_runs
 from mtl_benchmarks.components.options import Choice
-from mtl_benchmarks.faces import ATTRIBUTES, COUNTS, FaceFolder, OfficialCelebA
+from mtl_benchmarks.faces import ATTRIBUTES, COUNTS, FaceFolder, OfficialCelebA, source
 from mtl_benchmarks.protocol import papers
 from mtl_core import InvalidInputError, InvalidParameterError, MissingExtraError, collect
 
@@ -116,6 +117,10 @@ def test_files_are_read_as_they_lie(drawn: Path) -> None:
         ("other order", r"in the same order, got another one in row 2"),
         ("one twice", r"must list each picture once, got 000001\.jpg more than once"),
         ("no test", r"must have pictures of split test, got none"),
+        ("twice", r"list_attr_celeba\.txt: must list each picture once, got 000001\.jpg more than once"),
+        ("cut picture", r"000007\.jpg: is no whole JPEG file"),
+        ("other picture", r"000007\.jpg: is no whole JPEG file"),
+        ("folder", r"000007\.jpg: cannot be read: Is a directory"),
     ],
 )
 def test_what_is_wrong_with_the_files_is_named_before_anything_is_trained(
@@ -134,6 +139,18 @@ def test_what_is_wrong_with_the_files_is_named_before_anything_is_trained(
         (pictures / "000007.jpg").unlink()
     elif what == "empty picture":
         (pictures / "000007.jpg").write_bytes(b"")
+    elif what == "cut picture":
+        content = (pictures / "000007.jpg").read_bytes()
+        (pictures / "000007.jpg").write_bytes(content[: len(content) * 2 // 3])
+    elif what == "other picture":
+        Image.new("RGB", (178, 218)).save(pictures / "000007.jpg", format="PNG")
+    elif what == "folder":
+        (pictures / "000007.jpg").unlink()
+        (pictures / "000007.jpg").mkdir()
+    elif what == "twice":
+        # The same in both files: it would be trained on and tested on.
+        labels.write_text("\n".join([*rows[:-1], rows[-1].replace("000030", "000001")]) + "\n")
+        parts.write_text("\n".join([*listed[:-1], "000001.jpg 2"]) + "\n")
     elif what == "labels without last newline":
         labels.write_text("\n".join(rows))
     elif what == "partition without last newline":
@@ -167,13 +184,43 @@ def test_what_is_wrong_with_the_files_is_named_before_anything_is_trained(
     capsys.readouterr()
 
 
-def test_a_cut_picture_is_named(drawn: Path, tmp_path: Path) -> None:
+def test_a_few_bytes_behind_the_end_of_a_picture_are_no_harm(drawn: Path, tmp_path: Path) -> None:
     root = shutil.copytree(drawn, tmp_path / "faces")
     path = root / "Img/img_align_celeba/000003.jpg"
-    path.write_bytes(path.read_bytes()[:900])
-    assert list(OfficialCelebA().problems(root)) == [f"{path}: is no whole JPEG file"]
+    path.write_bytes(path.read_bytes() + b"\0" * 9)
+    assert FaceFolder(root, "train")[2].images.equal(FaceFolder(drawn, "train")[2].images)
+
+
+def test_a_picture_that_is_damaged_inside_is_named_when_it_is_read(drawn: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(drawn, tmp_path / "faces")
+    path = root / "Img/img_align_celeba/000003.jpg"
+    path.write_bytes(b"\xff\xd8" + bytes(200) + b"\xff\xd9")
     with pytest.raises(InvalidInputError, match=r"000003\.jpg must be a readable picture"):
         FaceFolder(root, "train")[2]
+
+
+def test_another_edition_is_named(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "COUNTS", {"train": 20, "validation": 5, "test": 5})
+    found = OfficialCelebA().problems(drawn)
+    assert [problem.partition(": must have the MD5 ")[0] for problem in found] == [
+        str(drawn / "Anno/list_attr_celeba.txt"), str(drawn / "Eval/list_eval_partition.txt")
+    ]  # fmt: skip
+    root = shutil.copytree(drawn, tmp_path / "faces")
+    texts = (root / "Anno/list_attr_celeba.txt", root / "Eval/list_eval_partition.txt")
+    digests = {str(text.relative_to(root)): hashlib.md5(text.read_bytes()).hexdigest() for text in texts}
+    monkeypatch.setattr(source, "_DIGESTS", digests)
+    assert OfficialCelebA().problems(root) == []
+    # One label turned round: no row and no value is wrong.
+    texts[0].write_text(texts[0].read_text().replace("-1", " 1", 1))
+    (problem,) = OfficialCelebA().problems(root)
+    assert problem.startswith(f"{texts[0]}: must have the MD5 ")
+    shutil.copy(drawn / "Anno/list_attr_celeba.txt", texts[0])
+    # Pictures that were not cropped.
+    Image.new("RGB", (409, 687)).save(root / "Img/img_align_celeba/000001.jpg")
+    (problem,) = OfficialCelebA().problems(root)
+    assert "must hold the aligned pictures of 178 × 218, got one of 409 × 687" in problem
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert OfficialCelebA().problems(root) == []
 
 
 def test_what_to_fetch_is_said(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,6 +228,7 @@ def test_what_to_fetch_is_said(drawn: Path, capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().out
     assert "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html" in said
     assert "202,599 files" in said
+    assert "75e246fa4810816ffd6ee81facbd244c  Anno/list_attr_celeba.txt" in said
     assert main(["data", "celeba", "--root", str(drawn)]) == 2
     assert "must have 162,770 pictures of split train, got 20" in capsys.readouterr().err
     assert main(["describe", "celeba"]) == 0

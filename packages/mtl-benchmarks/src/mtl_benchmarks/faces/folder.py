@@ -25,6 +25,7 @@ __all__ = [
     "folder_problems",
     "missing_files",
     "picture_problems",
+    "picture_size",
 ]
 
 ATTRIBUTES: tuple[str, ...] = (
@@ -47,8 +48,11 @@ PICTURES, LABELS, PARTITION = "Img/img_align_celeba", "Anno/list_attr_celeba.txt
 
 _SIDE = 64
 _SHOWN = 3
-_END = b"\xff\xd9"
-"""How a whole JPEG ends."""
+_BEGIN, _END = b"\xff\xd8", b"\xff\xd9"
+"""How a whole JPEG begins and ends."""
+
+_TAIL = 64
+"""Bytes within which the end is looked for: what writes pictures may leave a few behind it."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,8 @@ class Faces:
 class FaceFolder:
     """One split of the pictures under ``root``.
 
-    Both text files are read at the start and every picture is looked for, so that what is wrong is found before a run
-    begins; a picture is read when it is asked for.
+    Both text files are read at the start, every picture is looked for, and each one of the split at its beginning and
+    end, so that what is missing or cut off is found before a run begins; a picture is read when it is asked for.
 
     Args:
         root: the data set's folder.
@@ -98,13 +102,7 @@ class FaceFolder:
     def __init__(self, root: str | Path, split: FaceSplit, *, limit: int | None = None) -> None:
         one_of("split", split, _SPLITS)
         self.root = Path(root)
-        problems = folder_problems(root)
-        if problems:
-            raise InvalidInputError(
-                f"`root` must hold CelebA, got {len(problems)} problem(s):\n"
-                + "\n".join(f"- {problem}" for problem in problems)
-                + "\n`mtl-bench data celeba` says how it must lie."
-            )
+        _refuse(folder_problems(root))
         names, labels, parts = _tables(self.root)
         rows = [k for k, part in enumerate(parts) if part == _SPLITS.index(split)]
         if limit is not None and limit > len(rows):
@@ -113,6 +111,7 @@ class FaceFolder:
             )
         rows = rows[:limit]
         self.names = [names[k] for k in rows]
+        _refuse(picture_problems(root, self.names))
         self.labels = torch.tensor([labels[k] for k in rows], dtype=torch.float32).view(-1, len(ATTRIBUTES))
 
     def __len__(self) -> int:
@@ -153,9 +152,10 @@ def folder_problems(root: str | Path) -> list[str]:
         row = 1 + next((k for k, (own, other) in enumerate(pairs) if own != other), min(len(names), len(listed)))
         what = f"must list the pictures of {LABELS} in the same order, got another one in row {row}"
         return [f"{base / PARTITION}: {what} ({len(listed)} and {len(names)} rows)"]
-    twice = next((name for name, count in Counter(names).items() if count > 1), None)
-    if twice is not None:
-        return [f"{base / LABELS}: must list each picture once, got {twice} more than once"]
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if twice:
+        # It could be trained on and tested on at once.
+        return [f"{base / LABELS}: must list each picture once, got {twice[0]} more than once"]
     # One pass over the folder instead of a question per file: there are 202,599.
     with os.scandir(base / PICTURES) as entries:
         sizes = {entry.name: entry.stat().st_size for entry in entries}
@@ -164,20 +164,52 @@ def folder_problems(root: str | Path) -> list[str]:
     return [*_few(missing), *_few(empty)]
 
 
-def picture_problems(root: str | Path) -> list[str]:
-    """Pictures whose last bytes are not those of a whole JPEG; looks into every file.
+def picture_problems(root: str | Path, names: Sequence[str] | None = None) -> list[str]:
+    """Pictures that do not begin and end as a whole JPEG does; looks into every file.
 
     Args:
         root: the data set's folder, without other problems.
+        names: of the pictures; None: of all.
     """
     base = Path(root) / PICTURES
     found = []
-    for name in _tables(Path(root))[0]:
-        with (base / name).open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - len(_END)))
-            if file.read() != _END:
-                found.append(f"{base / name}: is no whole JPEG file")
+    for name in _tables(Path(root))[0] if names is None else names:
+        try:
+            with (base / name).open("rb") as file:
+                begin = file.read(len(_BEGIN))
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+                is_whole = begin == _BEGIN and _END in file.read()
+        except OSError as error:
+            found.append(f"{base / name}: cannot be read: {error.strerror}")
+            continue
+        if not is_whole:
+            found.append(f"{base / name}: is no whole JPEG file")
     return _few(found)
+
+
+def picture_size(root: str | Path) -> tuple[int, int]:
+    """Width and height of the first picture that is listed.
+
+    Raises:
+        MissingExtraError: pillow is not installed.
+        InvalidInputError: it cannot be read.
+    """
+    path = Path(root) / PICTURES / _tables(Path(root))[0][0]
+    try:
+        with _imaging().open(path) as picture:
+            width, height = picture.size
+    except OSError as error:
+        raise InvalidInputError(f"{path} must be a readable picture, got: {error}") from error
+    return width, height
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise InvalidInputError(
+            f"`root` must hold CelebA, got {len(problems)} problem(s):\n"
+            + "\n".join(f"- {problem}" for problem in problems)
+            + "\n`mtl-bench data celeba` says how it must lie."
+        )
 
 
 def _few(items: list[str]) -> list[str]:
