@@ -272,6 +272,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         "--discount 2": "`--discount` must lie in [0, 1], got 2",
         "--tasks juggle": "unknown task of MT10 'juggle'",
         "--device moon": "`--device` must be a device of torch that is there, got 'moon'",
+        "--capacity 9": "`--capacity` must have room for a transition of each of the 10 tasks, got 9",
+        "--episode 501": "`--episode` must be at most 500, as many steps as the simulator allows, got 501",
+        "--steps 9 --warm_up 10": "`--warm_up` must be at most `steps`, or nothing is ever learned, got 10 of 9",
     }.items():
         assert main(["sac", *wrong.split(), "--out", str(tmp_path / "none")]) == 2
         assert text in capsys.readouterr().err

@@ -259,6 +259,18 @@ def test_a_cache_without_what_belongs_in_it_is_refused(
         load()
 
 
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("small_world:process_id", "'small_world:process_id' must take a task and a family of goals"),
+        ("small_world:NoWorld", "must have begin, step and expert, got NoWorld without step, expert"),
+    ],
+)
+def test_what_is_no_world_is_refused(spec: str, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        expert_success(Workers(1), horizon=2, n_goals=1, world=spec)
+
+
 def test_experts_who_reach_no_goal_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MTL_CACHE", str(tmp_path))
     with pytest.raises(InvalidInputError, match=r"within `horizon` 2, got none for reach, push"):

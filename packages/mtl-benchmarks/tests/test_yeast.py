@@ -97,7 +97,8 @@ def _set(row: int, column: int, value: str) -> Callable[[list[list[str]]], None]
         (_set(0, 3, "Att9"), "must have the columns Att1 to Att103 and Class1 to Class14, got 117 columns from 'Att1'"),
         (lambda rows: rows.clear(), "got none"),
         (_set(2, 5, "much"), "line 3, cannot be read: could not convert string to float: 'much'"),
-        (_set(2, 5, "nan"), "line 3, must hold 117 finite numbers"),
+        (_set(2, 5, "nan"), "line 3, must hold 117 finite numbers, got 'nan' among 117"),
+        (_set(2, 5, "9" * 200_000), "must be a whole gzip file of a table, got: field larger than field limit"),
         (_set(4, 110, "2"), "line 5, must have labels 0 or 1"),
         (lambda rows: rows[7].pop(), "line 8, must hold 117 finite numbers, got 116"),
     ],
@@ -112,6 +113,13 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-50])
     with pytest.raises(InvalidInputError, match=r"must be a whole gzip file.*Install river again"):
         read_yeast(file)
+
+
+def test_a_table_without_its_last_newline_loses_nothing(tmp_path: Path) -> None:
+    file = write_table(tmp_path / "yeast.csv.gz")
+    whole = read_yeast(file)
+    file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()).rstrip(b"\r\n")))
+    assert read_yeast(file).equal(whole)
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,10 @@ def read_yeast(file: Path) -> Tensor:
     try:
         with gzip.open(file, "rt", newline="") as lines:
             rows = list(csv.reader(lines))
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{file.name} must be a whole gzip file, got: {error}. Install river again.") from None
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInputError(
+            f"{file.name} must be a whole gzip file of a table, got: {error}. Install river again."
+        ) from None
     if not rows or rows[0] != _COLUMNS:
         got = f"{len(rows[0])} columns from {rows[0][0]!r} to {rows[0][-1]!r}" if rows and rows[0] else "none"
         raise InvalidInputError(f"{file.name} must have the columns Att1 to Att103 and Class1 to Class14, got {got}.")
@@ -56,7 +58,9 @@ def read_yeast(file: Path) -> Tensor:
         except ValueError as error:
             raise InvalidInputError(f"{file.name}, line {number}, cannot be read: {error}.") from None
         if len(found) != len(_COLUMNS) or not all(map(math.isfinite, found)):
-            raise InvalidInputError(f"{file.name}, line {number}, must hold 117 finite numbers, got {len(found)}.")
+            odd = [word for word, value in zip(row, found, strict=True) if not math.isfinite(value)]
+            got = f"{len(found)}" if not odd else f"{odd[0]!r} among {len(found)}"
+            raise InvalidInputError(f"{file.name}, line {number}, must hold 117 finite numbers, got {got}.")
         if not set(found[N_FEATURES:]) <= {0.0, 1.0}:
             raise InvalidInputError(f"{file.name}, line {number}, must have labels 0 or 1, got {row[N_FEATURES:]}.")
         values.append(found)

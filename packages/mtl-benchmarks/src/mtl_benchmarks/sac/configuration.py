@@ -12,7 +12,7 @@ from mtl_benchmarks.batching.randomness import checked_seed
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.making import make_method, resolve_method
 from mtl_benchmarks.sac.protocol import SACProtocol
-from mtl_benchmarks.worlds import METAWORLD, MT10_TASKS
+from mtl_benchmarks.worlds import LONGEST, METAWORLD, MT10_TASKS
 from mtl_core import InvalidParameterError, UnknownNameError
 from mtl_core.checks import positive_int
 
@@ -74,6 +74,15 @@ class SACConfig:
                 raise UnknownNameError("task of MT10", task, MT10_TASKS)
         if not wanted:
             raise InvalidParameterError(f"`tasks` must name at least one of {MT10_TASKS}, got none.")
+        if protocol.capacity < len(wanted):
+            raise InvalidParameterError(
+                f"`capacity` must have room for a transition of each of the {len(wanted)} tasks, got "
+                f"{protocol.capacity}."
+            )
+        if world == METAWORLD and protocol.episode > LONGEST:
+            raise InvalidParameterError(
+                f"`episode` must be at most {LONGEST}, as many steps as the simulator allows, got {protocol.episode}."
+            )
         checked_seed("seed", seed)
         try:
             torch.empty(0, device=device)

@@ -73,6 +73,11 @@ class SACProtocol(PlainData):
             raise InvalidParameterError("`hidden` must name at least one layer, got none.")
         object.__setattr__(self, "hidden", tuple(positive_int("hidden", units) for units in self.hidden))
         one_of("grouping", self.grouping, ("split", "vmap"))
+        if self.warm_up > self.steps:
+            raise InvalidParameterError(
+                f"`warm_up` must be at most `steps`, or nothing is ever learned, got {self.warm_up} of {self.steps} "
+                "steps."
+            )
 
     def is_evaluated(self, step: int) -> bool:
         """Whether an evaluation is due after an episode that ends at this step; there is one at the very end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_benchmarks.worlds.workers import Workers
+from mtl_core import InvalidInputError
 from mtl_core.checks import positive_int
 from mtl_core.extension import load_spec
 
@@ -144,11 +146,34 @@ _worlds: dict[tuple[str, str, int], World] = {}
 
 
 def world_of(spec: str, task: str, goals: int) -> World:
-    """The simulator of a task in this process, made on first use."""
+    """The simulator of a task in this process, made on first use.
+
+    Raises:
+        InvalidInputError: what the specification names makes no simulator of a task and a family of goals.
+    """
     key = (spec, task, goals)
     if key not in _worlds:
-        _worlds[key] = load_spec("world", spec)(task, goals)
+        _worlds[key] = _made(spec, load_spec("world", spec), task, goals)
     return _worlds[key]
+
+
+def _made(spec: str, factory: Callable[..., Any], task: str, goals: int) -> World:
+    try:
+        inspect.signature(factory).bind(task, goals)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"world {spec!r} must take a task and a family of goals, got one that does not: {error}. See "
+            "mtl_benchmarks.worlds.World."
+        ) from None
+    made = factory(task, goals)
+    missing = [name for name in ("begin", "step", "expert") if not callable(getattr(made, name, None))]
+    if missing:
+        raise InvalidInputError(
+            f"world {spec!r} must have begin, step and expert, got {type(made).__name__} without {', '.join(missing)}. "
+            "See mtl_benchmarks.worlds.World."
+        )
+    found: World = made
+    return found
 
 
 def _try_policy(job: tuple[str, str, int, range, int, Any]) -> int:
