@@ -76,6 +76,68 @@ def test_delta_m_reproduces_printed_rows(paper: str, table: str, dataset: str, m
     assert round(delta_m(row, printed_baselines(dataset)), 2) == printed
 
 
+# Printed and recomputed from the printed row, of every row of the table that is off by more than a tenth of a point.
+NASH = {"Nash-MTL": (6.82, 6.72)}
+TWO = {"IMTL-G": (-0.76, -0.60), "FAMO (rerun)": (-3.27, -2.91)}
+OFF: dict[tuple[str, str, str], dict[str, tuple[float, float]]] = {
+    ("COST", "Table 1", "CityScapes"): NASH,
+    ("COST", "Table 2", "NYUv2"): {
+        "LS": (5.46, 5.75),
+        "RLW": (7.67, 7.81),
+        "DWA": (3.49, 3.62),
+        "Uncertainty": (4.01, 4.14),
+        "MGDA": (1.47, 1.61),
+        "GradDrop": (3.61, 3.74),
+        "PCGrad": (3.83, 3.95),
+        "CAGrad": (0.29, 0.42),
+        "IMTL": (-0.59, -0.47),
+        "Nash-MTL": (-4.04, -3.87),
+        "FairGrad": (-4.66, -4.76),
+    },
+    ("COST", "Table 5", "CityScapes"): {"Nash-MTL-R + COST": (7.15, 7.04)},
+    ("COST-appendix", "Table 1", "CityScapes"): {"Nash-R + COST": (7.15, 7.04)},
+    ("COST-appendix", "Table 2", "NYUv2"): {
+        "CAGrad": (0.29, 0.42),
+        "CAGrad + COST": (-1.61, -1.75),
+        "FairGrad": (-4.66, -4.76),
+    },
+    ("COST-appendix", "Table 4", "CityScapes"): {"COST-LoHa": (7.10, 6.99)},
+    ("IMGrad-appendix", "Table 1", "CityScapes"): {"LM": (8.83, 8.95)},
+    ("MARIGOLD", "Table 1", "NYUv2"): TWO,
+    ("MARIGOLD", "Table 2", "CityScapes"): NASH,
+    ("MARIGOLD", "Table 5", "NYUv2"): {},
+    ("MARIGOLD", "Table 6", "CityScapes"): {},
+    ("MARIGOLD", "Table 7", "NYUv2"): TWO,
+    ("MARIGOLD", "Table 8", "CityScapes"): NASH,
+}
+
+
+@pytest.mark.parametrize("source", OFF, ids=" ".join)
+def test_printed_delta_m_is_off_where_it_is_known_to_be_and_nowhere_else(source: tuple[str, str, str]) -> None:
+    rows = {name: row for name, row in published_table(*source).items() if "DeltaM_pct" in row}
+    assert rows
+    recomputed = {name: delta_m(row, printed_baselines(source[2])) for name, row in rows.items()}
+    off = {
+        name: (row["DeltaM_pct"], round(recomputed[name], 2))
+        for name, row in rows.items()
+        if abs(recomputed[name] - row["DeltaM_pct"]) > 0.1
+    }
+    assert off == OFF[source]
+
+
+def test_cost_counted_its_older_rows_against_a_rounded_baseline() -> None:
+    """With depth 0.68 and 0.28 they follow exactly, all but two; FairGrad's and COST's own rows do not."""
+    rounded = [
+        replace(b, value={"AbsErr": 0.68, "RelErr": 0.28}.get(b.metric.name, b.value))
+        for b in printed_baselines("NYUv2")
+    ]
+    rows = published_table("COST", "Table 2", "NYUv2")
+    found = {name: round(delta_m(row, rounded), 2) for name, row in rows.items() if "DeltaM_pct" in row}
+    older = ("RLW", "DWA", "Uncertainty", "MGDA", "GradDrop", "PCGrad", "CAGrad", "IMTL")
+    assert {name: found[name] for name in older} == {name: rows[name]["DeltaM_pct"] for name in older}
+    assert found["Nash-MTL"] == -3.99
+
+
 def test_delta_m_reproduces_celeba() -> None:
     single = [float(word) for word in CELEBA_SINGLE.split()]
     fairgrad = [float(word) for word in CELEBA_FAIRGRAD.split()]
@@ -139,6 +201,37 @@ def test_mean_rank_reproduces_printed_tables(ties: Ties, table: str, dataset: st
     rows = {name: row for name, row in published_table("MARIGOLD", table, dataset).items() if name != "STL"}
     found = mean_rank(rows, PUBLISHED_METRICS[dataset], ties=ties)
     assert {name: round(value, 2) for name, value in found.items()} == {name: row["MR"] for name, row in rows.items()}
+
+
+@pytest.mark.parametrize(
+    ("paper", "table", "dataset", "tied"),
+    [
+        ("MARIGOLD", "Table 1", "NYUv2", {"MoCo": (7.44, 7.33)}),
+        ("MARIGOLD", "Table 2", "CityScapes", {"CAGrad": (7.00, 6.75)}),
+        ("MARIGOLD", "Table 7", "NYUv2", {"CAGrad": (8.33, 8.22)}),
+        (
+            "MARIGOLD",
+            "Table 8",
+            "CityScapes",
+            {"LS": (10.25, 10.00), "DWA": (10.00, 9.75), "CAGrad": (8.75, 8.50), "FAMO (rerun)": (9.75, 9.50)},
+        ),
+        ("COST", "Table 1", "CityScapes", {"GradDrop": (7.75, 7.50), "CAGrad": (7.50, 7.25), "IMTL": (5.75, 5.50)}),
+    ],
+)
+def test_mean_rank_of_tables_with_ties(
+    paper: str, table: str, dataset: str, tied: dict[str, tuple[float, float]]
+) -> None:
+    """Printed and recomputed: the papers pushed one of each tied pair down; all other rows are as printed."""
+    rows = {name: row for name, row in published_table(paper, table, dataset).items() if "MR" in row}
+    found = {name: round(value, 2) for name, value in mean_rank(rows, PUBLISHED_METRICS[dataset]).items()}
+    assert {name: (row["MR"], found[name]) for name, row in rows.items() if row["MR"] != found[name]} == tied
+
+
+def test_mean_rank_of_cost_by_average_ranks() -> None:
+    rows = {name: row for name, row in published_table("COST", "Table 1", "CityScapes").items() if "MR" in row}
+    cost = {ties: mean_rank(rows, PUBLISHED_METRICS["CityScapes"], ties=ties)["COST"] for ties in get_args(Ties)}
+    assert rows["COST"]["MR"] == cost["competition"] == 2.0
+    assert cost["average"] == 2.125
 
 
 def test_mean_rank_does_not_depend_on_the_order() -> None:
