@@ -68,7 +68,7 @@ def executed(path: Path) -> tuple[str, dict[str, bytes]]:
             exec(compile("\n" * (cell.line - 1) + cell.text, str(path), "exec"), namespace)
         parts.append(f"```python\n{cell.text}\n```")
         if printed.getvalue():
-            parts.append(f"```text\n{printed.getvalue().rstrip()}\n```\n{{ .output }}")
+            parts.append(f"```{{ .text .output }}\n{printed.getvalue().rstrip()}\n```")
         for number in plt.get_fignums():
             name = f"{path.stem}-{len(pictures)}.svg"
             buffer = io.BytesIO()

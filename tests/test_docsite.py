@@ -53,7 +53,7 @@ def test_a_tutorial_runs(path: Path) -> None:
     page, pictures = tutorials.executed(path)
 
     assert page.startswith("# ")
-    assert "```text" in page
+    assert "```{ .text .output }\n" in page
     assert all(picture.startswith(b"<?xml") for picture in pictures.values())
 
 

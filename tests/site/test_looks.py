@@ -68,6 +68,38 @@ def test_a_page_fits_and_is_whole(browser: Any, address: str, page: str, width: 
     view.close()
 
 
+TABLES = """() => {
+    const wrong = [];
+    for (const table of document.querySelectorAll("article table:not([class])")) {
+        const rows = [...table.rows].map(row => row.getBoundingClientRect().width);
+        if (table.clientWidth - Math.max(...rows) > 3) wrong.push("frame: " + table.rows[0].innerText);
+        for (const cell of table.querySelectorAll("td")) {
+            const text = document.createRange();
+            text.selectNodeContents(cell);
+            const lines = new Set([...text.getClientRects()].map(part => Math.round(part.top)));
+            if (/^[−+-]?[\\d.,]+%?$/.test(cell.innerText.trim()) && lines.size > 1) wrong.push(cell.innerText);
+        }
+    }
+    return wrong;
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("page", PAGES)
+def test_no_number_of_a_table_is_broken_and_frames_fit(browser: Any, address: str, page: str, width: int) -> None:
+    view, _ = opened(browser, address, page, width)
+    assert view.evaluate(TABLES) == []
+    view.close()
+
+
+def test_what_a_tutorial_printed_looks_different_from_its_code(browser: Any, address: str) -> None:
+    view, _ = opened(browser, address, "tutorials/02_seeing_conflict/", 1280)
+    assert view.locator("article .output pre").count() > 0
+    border = "element => getComputedStyle(element).borderLeftWidth"
+    assert float(view.locator("article .output pre").first.evaluate(border).removesuffix("px")) >= 1.0
+    view.close()
+
+
 def test_formulas_are_drawn(browser: Any, address: str) -> None:
     view, _ = opened(browser, address, "methods/fairgrad/", 1280)
     assert view.locator("article math").count() > 5
