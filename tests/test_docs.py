@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mtl_aggregators import make
 from mtl_aggregators.__main__ import write_page
 from mtl_aggregators.registry import own_methods
+from mtl_benchmarks import published_values
 from mtl_benchmarks.paper_figures import FIGURES
 
 ROOT = Path(__file__).parents[1]
@@ -59,3 +61,40 @@ def test_every_figure_of_a_paper_stands_on_its_page(name: str) -> None:
     assert f"$ mtl-bench figure {name} {FIGURES[name].papers_words}\n" in section
     (picture,) = re.findall(r"^!\[[^\]]+\]\((figures/papers/[^)]+)\)$", section, flags=re.MULTILINE)
     assert 0 < (ROOT / "docs" / picture).stat().st_size <= 80 * 1024
+
+
+CHOOSING = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+
+
+def test_choosing_sorts_methods_by_what_they_declare_to_need() -> None:
+    rows = dict(re.findall(r"^\| (losses alone|three batches per step) \| (.*) \|$", CHOOSING, flags=re.MULTILINE))
+    need = {name: make(name).facts.needs for name in own_methods()}
+
+    for row, kind in (("losses alone", "losses"), ("three batches per step", "batches")):
+        assert {name.lower() for name in re.findall(r"`(\w+)`", rows[row])} == {n for n in need if need[n] == kind}
+
+
+def test_choosing_shows_printed_numbers_and_says_of_them_what_is_so() -> None:
+    printed: dict[tuple[str, str], float] = {}
+    names = {"IMTL": "IMTL-G", "Uncertainty": "UW", "FairGrad-R": "FairGrad"}
+    for value in published_values():
+        if value.paper == "COST" and value.metric == "DeltaM_pct" and value.table in ("Table 1", "Table 2", "Table 3"):
+            printed[value.dataset, names.get(value.method, value.method)] = value.value
+    (table,) = re.findall(r"^\| \| LS \|.*\n(?:\|.*\n)+", CHOOSING, flags=re.MULTILINE)
+    head, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    methods = head[1:]
+    rows = {
+        first.partition(",")[0]: dict(zip(methods, (float(cell.replace("−", "-")) for cell in cells), strict=True))
+        for first, *cells in lines
+    }
+
+    assert set(rows) == {"NYUv2", "CityScapes", "CelebA", "QM9"}
+    for dataset, row in rows.items():
+        assert row == {method: printed[dataset, method] for method in methods}
+        order = sorted(row, key=row.__getitem__)
+        assert order[0] != "LS"
+        assert "FairGrad" in order[:3]
+        named = {"IMTL-G", "Nash-MTL", "FAMO"} - ({"Nash-MTL"} if dataset == "CelebA" else set())
+        assert named <= set(order[:5])
+    celeba = rows["CelebA"]
+    assert sum(celeba["RLW"] < value for value in celeba.values()) > (len(celeba) - 1) / 2
