@@ -6,6 +6,7 @@ import copy
 import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,3 +76,30 @@ def test_the_names_in_the_table_exist() -> None:
         absent += [name for name in re.findall(r"`([A-Z]\w+)", cells[1]) if name not in own]
 
     assert absent == []
+
+
+def test_the_recipe_steps_with_theirs_here_and_with_ours_there() -> None:
+    recipes = PAGE.with_name("recipes.md").read_text(encoding="utf-8")
+    first = re.search(r"^```python\n(.*?)^```$", recipes, flags=re.M | re.S)
+    marked = re.search(r"<!-- recipe: torchjd -->\n```py\n(.*?)^```$", recipes, flags=re.M | re.S)
+    assert first is not None
+    assert marked is not None
+    here, there = marked[1].split("\n\nlosses, z")
+    page: dict[str, Any] = {"__name__": "__page__"}
+    exec(first[1], page)
+    trunk = list(page["model"].trunk.parameters())
+    before = [p.detach().clone() for p in trunk]
+
+    exec(here, page)
+    assert not any(torch.equal(p, old) for p, old in zip(trunk, before, strict=True))
+
+    steps = []
+    page["optimizer"].register_step_pre_hook(lambda *_: steps.append([p.grad.clone() for p in trunk]))
+    batch = page["draw"]()
+    page["draw"] = lambda: batch
+    losses, z = page["losses_fn"](page["model"], batch)
+    gradients = mtl_core.collect(losses, trunk, features=z)
+    expected = mtl_aggregators.UPGrad()(gradients.matrix)
+    exec("losses, z" + there, page)
+    ((*written,),) = steps
+    torch.testing.assert_close(torch.cat([g.flatten() for g in written]), expected)
