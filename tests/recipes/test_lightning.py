@@ -109,7 +109,15 @@ def test_bfloat16_by_autocast_around_the_losses(recipe: dict[str, Any], tmp_path
 
 
 def test_lightnings_own_mixed_precision(recipe: dict[str, Any], tmp_path: Path) -> None:
-    own = trainer(tmp_path, max_steps=2, enable_checkpointing=False, precision="bf16-mixed")
-    own.fit(module(recipe), loader())
+    seen = set()
 
+    def watched(model: nn.Module, batch: Any) -> Any:
+        losses, z = recipe["losses_fn"](model, batch)
+        seen.add(z.dtype)
+        return losses, z
+
+    own = trainer(tmp_path, max_steps=2, enable_checkpointing=False, precision="bf16-mixed")
+    own.fit(module(recipe, watched), loader())
+
+    assert seen == {torch.bfloat16}
     assert own.global_step == 2
