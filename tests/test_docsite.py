@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 from docsite import method_page, reference, repository, tutorials  # noqa: E402
 from docsite.docstrings import as_markdown, public_modules  # noqa: E402
 from docsite.measured import behaviour, passes  # noqa: E402
-from docsite.pictures import CONCEPTS  # noqa: E402
+from docsite.pictures import CONCEPTS, heat_map, svg  # noqa: E402
 from mtl_aggregators import make  # noqa: E402
 from mtl_aggregators.registry import own_methods  # noqa: E402
 
@@ -143,3 +144,23 @@ def test_every_concept_has_its_picture_on_its_page(name: str) -> None:
     assert f"(../figures/concepts/{name}.svg)" in (ROOT / "docs" / "concepts" / f"{name}.md").read_text(
         encoding="utf-8"
     )
+
+
+@pytest.mark.parametrize("name", CONCEPTS)
+def test_the_picture_of_a_concept_is_as_its_code_draws_it_today(name: str) -> None:
+    kept = (ROOT / "docs" / "figures" / "concepts" / f"{name}.svg").read_text(encoding="utf-8")
+    drawn = svg(CONCEPTS[name]()).decode()
+
+    for part in (r'viewBox="([^"]*)"', r">([^<>]+)</text>"):  # its size and its words; lines differ by rounding
+        assert re.findall(part, kept) == re.findall(part, drawn), "run: python -m docsite.pictures"
+
+
+def test_the_heat_map_of_the_first_page_is_what_its_code_draws() -> None:
+    kept = (ROOT / "docs" / "figures" / "start.svg").read_text(encoding="utf-8")
+    shown = [float(number) for number in re.findall(r">(-?\d\.\d\d)</text>", kept)]
+    drawn = [float(text.get_text()) for text in heat_map().axes[0].texts]
+
+    assert "(figures/start.svg)" in (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
+    assert len(drawn) == 9
+    assert min(drawn) < -0.2  # there is a conflict to see
+    assert shown[: len(drawn)] == pytest.approx(drawn, abs=0.011)

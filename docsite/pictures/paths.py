@@ -99,4 +99,6 @@ def method_paths(name: str) -> bytes:
     plane.set(xlim=(-3.2, 3.2), ylim=(-2.2, 3.2), xlabel="first parameter", ylabel="second parameter")
     losses.set(xlim=(0.03, 20), ylim=(0.03, 30), xscale="log", yscale="log", xlabel="first loss", ylabel="second loss")
     grid(losses)
+    grid(plane)  # the same letters and lines on both
+    plane.grid(False)
     return svg(figure)
