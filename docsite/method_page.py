@@ -88,6 +88,7 @@ def method_page(name: str) -> str:
     parts = [
         f"# {cls.__name__}",
         as_markdown(first, itself=cls.__name__),
+        _formula(cls),
         f"**The update**: {update}.",
         '<div class="facts" markdown>\n\n| | |\n|---|---|\n'
         + "\n".join(f"| {key} | {value} |" for key, value in rows)
@@ -147,6 +148,12 @@ def linked(markdown: str, page: str) -> str:
     return CODE.sub(link, markdown)
 
 
+def _formula(cls: type) -> str:
+    """The first displayed formula of a class's docstring, whose symbols the docstring explains; or nothing."""
+    found = re.search(r"^\\\[.*?\\\]$", as_markdown(inspect.getdoc(cls) or ""), flags=re.M | re.S)
+    return "" if found is None else found[0]
+
+
 def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
 
@@ -186,7 +193,8 @@ import mtl_core
 from mtl_aggregators import {title}
 
 torch.manual_seed(0)
-model = nn.ModuleDict({{"trunk": nn.Sequential(nn.Linear(6, 32), nn.Tanh()), "heads": nn.Linear(32, 3)}})
+trunk = nn.Sequential(nn.Linear(6, 32), nn.Tanh())
+model = nn.ModuleDict({{"trunk": trunk, "heads": nn.Linear(32, 3)}})
 
 
 def losses_fn(model, x):

@@ -45,6 +45,21 @@ def test_the_code_on_the_page_of_a_method_runs(name: str) -> None:
 
     assert f"# {own_methods()[name].__name__}" in page
     assert "report" in namespace
+    for part in ("**The update**: ", "| Paper | ", "| Backward passes per step | ", "](../pictures/methods/"):
+        assert part in page
+    for heading in ("When to take it", "When it fails", "What it costs", "A step", "Reference"):
+        assert f"\n## {heading}\n" in page
+    if ".. math::" in (own_methods()[name].__doc__ or ""):  # the formula stands at the head, before the facts
+        assert -1 < page.find("\n\\[") < page.find("| Paper | ")
+
+
+@pytest.mark.parametrize("name", own_methods())
+def test_a_method_has_a_formula_and_a_source(name: str) -> None:
+    cls = own_methods()[name]
+    text = cls.__doc__ or ""
+
+    assert ":math:" in text or ".. math::" in text
+    assert "References:" in text or method_page.cells("methods.md", 0)[name][2] == "baseline"
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
