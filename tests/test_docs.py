@@ -1,10 +1,16 @@
-"""The tables in docs/ say what the packages have and what the methods declare."""
+"""The tables in docs/ say what the packages have and what the methods declare; names and commands on pages exist."""
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import importlib
+import inspect
+import io
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +18,7 @@ from mtl_aggregators import make
 from mtl_aggregators.__main__ import write_page
 from mtl_aggregators.registry import own_methods
 from mtl_benchmarks import published_values
+from mtl_benchmarks.cli import main
 from mtl_benchmarks.paper_figures import FIGURES
 
 ROOT = Path(__file__).parents[1]
@@ -98,3 +105,110 @@ def test_choosing_shows_printed_numbers_and_says_of_them_what_is_so() -> None:
         assert named <= set(order[:5])
     celeba = rows["CelebA"]
     assert sum(celeba["RLW"] < value for value in celeba.values()) > (len(celeba) - 1) / 2
+
+
+def test_the_first_screen_of_the_readme_is_true() -> None:
+    first = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    evidence = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+
+    assert re.findall(r"(\d+) methods", first) == [str(len(own_methods()))]
+    ((gain, wide),) = re.findall(r"takes ([\d.]+) ±([\d.]+) points of \[Δm\]", first)
+    ((less, half),) = re.findall(
+        r"^\| FairGrad, α = 2 \| [^|]+ \| −([\d.]+) ±([\d.]+) \|", evidence, flags=re.MULTILINE
+    )
+    assert (float(gain), float(wide)) == (round(float(less), 1), round(float(half), 1))
+    (code,) = re.findall(r"^```py\n(.*?)^```$", first, flags=re.MULTILINE | re.DOTALL)
+    assert len(code.splitlines()) == 3
+    assert first.count("![") == 1
+    assert len(re.findall(r"^\$ ", first, flags=re.MULTILINE)) == 2
+
+
+# --- names and commands on all pages ----------------------------------------------------------------------------------
+
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted(ROOT.glob("packages/*/README.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+    *sorted(ROOT.glob("docs/tutorials/*.py")),
+]
+MODULES = ("mtl_core", "mtl_core.extension", "mtl_core.checks", "mtl_core.testing", "mtl_aggregators",
+           "mtl_aggregators.conformance", "mtl_teleport", "mtl_benchmarks", "mtl_benchmarks.models")  # fmt: skip
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def exists(dotted: str) -> bool:
+    """Whether a dotted name leads to something that can be imported."""
+    parts = dotted.split(".")
+    for k in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:k]))
+        except ImportError:
+            continue
+        for part in parts[k:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_dotted_names_lead_somewhere(page: Path) -> None:
+    packages = "mtl_(?:core|aggregators|teleport|benchmarks)"
+    named = set(re.findall(rf"\b({packages}(?:\.[A-Za-z_]\w*)+)", page.read_text(encoding="utf-8")))
+
+    assert [dotted for dotted in sorted(named) if not exists(dotted)] == []
+
+
+def public() -> dict[str, Any]:
+    """Public name → what it is; of the same name in two modules, the one that users import first."""
+    found: dict[str, Any] = {}
+    for module in map(importlib.import_module, reversed(MODULES)):
+        found |= {each: getattr(module, each) for each in module.__all__}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_settings_that_pages_name_exist(page: Path) -> None:
+    """Calls of public names in prose, tables and blocks that are not run have keywords that the names take."""
+    text, names = page.read_text(encoding="utf-8"), public()
+    prose = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    shown = re.findall(r"^ *```py\n(.*?)^ *```$", text, flags=re.MULTILINE | re.DOTALL)
+    wrong = []
+    for code in [*re.findall(r"(?<!`)`([^`\n]+)`(?!`)", prose), *shown]:
+        try:
+            tree = ast.parse(code)
+        except SyntaxError:
+            continue
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            called = getattr(call.func, "id", None) or getattr(call.func, "attr", None)
+            if called not in names or called == "make" or not callable(names[called]):
+                continue
+            takes = inspect.signature(names[called]).parameters
+            wrong += [f"{called}({key.arg}=)" for key in call.keywords if key.arg and key.arg not in takes]
+
+    assert wrong == []
+
+
+COMMAND = re.compile(r"(?:^(?:# )?\$ |^|`)(?:python -m mtl_benchmarks|mtl-bench) ([a-z][^`\n]*)", re.MULTILINE)
+# Stand for a name of the reader's, for a file of theirs, or for something left out.
+PLACEHOLDER = re.compile(r"\b(?:mine|ways|equal):|\b(?:NAME|BENCHMARK|FILE)\b|…|--config|inversenorm|--method$")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_are_understood(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every `mtl-bench` of a page with its options, asked for help: then options are read and nothing is run."""
+    monkeypatch.chdir(tmp_path)
+    refused = []
+    for words in dict.fromkeys(COMMAND.findall(page.read_text(encoding="utf-8").replace("\\\n", ""))):
+        line = re.split(r" #|  ", words)[0].strip()
+        said = io.StringIO()
+        if not PLACEHOLDER.search(line):
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+                code = main([*line.split(), "--help"])
+            refused += [f"{line}: {said.getvalue()}"] if code else []
+
+    assert refused == []
