@@ -42,6 +42,7 @@ def _tutorial(path: Path) -> dict[str, str]:
     def run() -> dict[str, str]:
         page, drawn = tutorials.executed(path)
         found = {f"pictures/tutorials/{name}": content.decode() for name, content in drawn.items()}
+        found[f"tutorials/{path.stem}.ipynb"] = tutorials.notebook(path.read_text(encoding="utf-8"))
         return {f"tutorials/{path.stem}.md": page, **found}
 
     return kept(path.read_text(encoding="utf-8"), run)

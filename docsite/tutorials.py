@@ -1,15 +1,16 @@
-"""Tutorials are programs in jupytext's percent format; on the site they are pages with what they printed and drew."""
+"""Tutorials are programs in the percent format of jupytext; on the site pages with what they print, and notebooks."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Cell", "cells_of", "executed", "tutorials"]
+__all__ = ["Cell", "cells_of", "executed", "notebook", "tutorials"]
 
 _MARK = re.compile(r"^# %%(?P<kind>[^\n]*)\n", re.M)
 
@@ -52,6 +53,22 @@ def cells_of(source: str) -> list[Cell]:
     return found
 
 
+def notebook(source: str) -> str:
+    r"""A program in the percent format as a Jupyter notebook of format 4.5, not yet run.
+
+    Example:
+        >>> [cell["cell_type"] for cell in json.loads(notebook("# %% [markdown]\n# # Title\n\n# %%\nx = 1\n"))["cells"]]
+        ['markdown', 'code']
+    """
+    cells = []
+    for number, cell in enumerate(cells_of(source)):
+        made = {"cell_type": cell.kind, "id": f"cell-{number}", "metadata": {}, "source": cell.text}
+        cells.append(made | ({"execution_count": None, "outputs": []} if cell.kind == "code" else {}))
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}, indent=1) + "\n"
+
+
 def executed(path: Path) -> tuple[str, dict[str, bytes]]:
     """A tutorial's page, and its pictures by file name, from running it cell by cell in one namespace."""
     import matplotlib.pyplot as plt
@@ -76,4 +93,6 @@ def executed(path: Path) -> tuple[str, dict[str, bytes]]:
             pictures[name] = buffer.getvalue()
             parts.append(f"![What the lines above draw](../pictures/tutorials/{name})")
         plt.close("all")
+    title, _, rest = parts[0].partition("\n")
+    parts[0] = f"{title}\n\n[This page as a notebook]({path.stem}.ipynb){{ download }}\n{rest}"
     return "\n\n".join(parts) + "\n", pictures

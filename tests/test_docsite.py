@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import re
 import sys
@@ -66,11 +68,29 @@ def test_a_method_has_a_formula_and_a_source(name: str) -> None:
 def test_a_tutorial_runs(path: Path) -> None:
     if "molecules" in path.stem and find_spec("qm9pack") is None:
         pytest.skip("the package qm9pack is not installed; `nox -s docs` installs it and runs this tutorial")
+    began = os.times()
     page, pictures = tutorials.executed(path)
+    spent = sum(os.times()[:4]) - sum(began[:4])  # of the processor, with processes that it started
 
     assert page.startswith("# ")
+    assert spent < 60.0
+    assert f"[This page as a notebook]({path.stem}.ipynb)" in page
     assert "```{ .text .output }\n" in page
     assert all(picture.startswith(b"<?xml") for picture in pictures.values())
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_a_tutorial_is_a_notebook_with_the_same_code(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    made = json.loads(tutorials.notebook(source))
+
+    assert (made["nbformat"], made["nbformat_minor"]) == (4, 5)
+    assert len({cell["id"] for cell in made["cells"]}) == len(made["cells"])
+    code = "\n".join(cell["source"] for cell in made["cells"] if cell["cell_type"] == "code")
+    assert ast.dump(ast.parse(code)) == ast.dump(ast.parse(source))
+    text = [cell["source"] for cell in made["cells"] if cell["cell_type"] == "markdown"]
+    assert text[0].startswith("# ")
+    assert not any(line.startswith("# #") for each in text for line in each.splitlines())
 
 
 def test_every_method_says_when_it_fails_and_no_other_does() -> None:
