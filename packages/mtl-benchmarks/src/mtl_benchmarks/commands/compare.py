@@ -15,12 +15,15 @@ __all__ = ["COMMAND"]
 def _run(words: Sequence[str]) -> None:
     from mtl_benchmarks.comparison import find_runs
     from mtl_benchmarks.session import open_console, print_report
+    from mtl_benchmarks.storage.output import writable_directory
 
     parsed = COMMAND.parse(words, at_least=1, at_most=None)
     if parsed is None:
         return
     asked, others = find_runs(parsed.standing)
     figures = parsed.values.get("--figures")
+    if figures is not None:  # before anything is drawn
+        writable_directory("--figures", figures)
     print_report(
         asked,
         open_console(),

@@ -65,7 +65,7 @@ def _own_options(tasks: Sequence[str]) -> dict[str, Sequence[Option]]:
         ],
         "how": [
             *out_options("runs/study"),
-            Option("--csv", str, "write one line per run to this file", shown="FILE", path=True),
+            Option("--csv", str, "write one line per run to this file, as runs end", shown="FILE", path=True),
             *rest,
         ],
     }
@@ -115,13 +115,19 @@ def _study(request: Request, methods: Sequence[Choice], teleports: Sequence[Choi
     from mtl_benchmarks.runs.runner import RunResult
     from mtl_benchmarks.session import open_console, print_report
     from mtl_benchmarks.studies.controls import CONTROLS
-    from mtl_benchmarks.studies.records import Record, write_records
+    from mtl_benchmarks.studies.records import Record, table_path, write_records
     from mtl_benchmarks.studies.study import study
     from mtl_benchmarks.studies.tables import print_study
 
     values, console = request.values, open_console()
     seeds = parse_seeds(values.get("--seeds", "5"))
+    table = table_path("--csv", values["--csv"]) if "--csv" in values else None
+    records: list[Record] = []
     done = 0
+
+    def recorded(own: Sequence[Record]) -> None:
+        if table is not None and own:
+            write_records(table, [*records, *own], durable=False)
 
     def progress(result: RunResult) -> None:
         nonlocal done
@@ -133,7 +139,6 @@ def _study(request: Request, methods: Sequence[Choice], teleports: Sequence[Choi
     for choice, settings in cases:  # every name and value is looked at before the first run begins
         for method in methods:
             RunConfig.resolve(choice, method, seed=seeds[0], **settings)
-    records: list[Record] = []
     for choice, settings in cases:
         found = study(
             choice,
@@ -145,13 +150,15 @@ def _study(request: Request, methods: Sequence[Choice], teleports: Sequence[Choi
             processes=values.get("--processes", 1),
             progress=progress,
             say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
+            recorded=recorded,
         )
         shown = [run for run in found.runs if run.config.teleport is None or run.config.teleport.name not in CONTROLS]
         print_report(shown, console)
         records += found.records
+    if table is not None:
+        write_records(table, records)
     print_study(records, console)
-    if "--csv" in values:
-        write_records(values["--csv"], records)
+    if table is not None:
         console.print(f"records: {values['--csv']}", highlight=False, markup=False)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtl_benchmarks.figures.palette import INK, SUBTLE, Style
+from mtl_benchmarks.storage.files import write_atomically
+from mtl_benchmarks.storage.output import writable_file
 from mtl_core import MissingExtraError
 
 if TYPE_CHECKING:
@@ -53,10 +55,16 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure; its folder is made if it does not exist."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a figure, by the ending of its name; its folder is made if it does not exist.
+
+    Raises:
+        ResultsDirectoryError: it cannot be written; a figure that was there before still is.
+    """
+    target = writable_file("path", path)
+    buffer = io.BytesIO()
     _names_as_they_are(figure)
-    figure.savefig(path, dpi=_DPI)
+    figure.savefig(buffer, dpi=_DPI, format=path.suffix.removeprefix("."))
+    write_atomically(target, buffer.getvalue(), durable=False)
     return path
 
 

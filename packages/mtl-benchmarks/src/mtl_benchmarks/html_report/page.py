@@ -15,6 +15,7 @@ from mtl_benchmarks.runs.copies import distinct
 from mtl_benchmarks.runs.runner import RunResult
 from mtl_benchmarks.session import checked_reference, told_apart
 from mtl_benchmarks.storage.files import write_atomically
+from mtl_benchmarks.storage.output import writable_file
 
 __all__ = ["render", "write_report"]
 
@@ -34,15 +35,15 @@ def write_report(paths: Sequence[str | Path], out: str | Path | None = None, *, 
         the file written.
 
     Raises:
-        ResultsDirectoryError: a path holds no run of ours, or none that is complete.
+        ResultsDirectoryError: a path holds no run of ours, or none that is complete; or the file cannot be written.
         UnknownNameError: no group has the label ``reference``.
         MissingExtraError: matplotlib is not installed.
     """
     asked, others = find_runs(paths)
     target = Path(paths[0]) / "report.html" if out is None else Path(out)
+    file = writable_file("out", target)  # before anything is drawn
     content = render(asked, others=others, left_out=incomplete_runs(paths), reference=reference)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, content)
+    write_atomically(file, content)
     return target
 
 

@@ -12,7 +12,8 @@ from mtl_benchmarks.configuration.naming import by_label, method_label
 from mtl_benchmarks.figures.drawing import new_figure, save
 from mtl_benchmarks.paper_figures.registry import PaperFigure
 from mtl_benchmarks.paper_figures.setting import Setting
-from mtl_benchmarks.storage.files import make_directory, write_atomically
+from mtl_benchmarks.storage.files import write_atomically
+from mtl_benchmarks.storage.output import writable_file
 from mtl_benchmarks.storage.tables import table
 from mtl_core import InvalidInputError
 from mtl_core.extension import is_loss_weighting, offers
@@ -58,16 +59,18 @@ def make_files(figure: PaperFigure, setting: Setting, out: Path, form: PictureFo
     Raises:
         MissingExtraError: matplotlib is not installed; nothing was trained.
         InvalidInputError: a method does not do for the figure.
+        ResultsDirectoryError: the files cannot be written.
     """
     new_figure(1.0, 1.0)
     by_label("methods", setting.methods, method_label, setting.say)
     if figure.on_gradients:
         _refuse_loss_methods(figure, setting)
+    numbers, picture = out / f"{figure.name}.csv", out / f"{figure.name}.{form}"
+    for file in (numbers, picture):
+        writable_file("out", file)
     made = figure.make(setting)
-    make_directory(out)
-    numbers = out / f"{figure.name}.csv"
-    write_atomically(numbers, table(made.header, made.rows))
-    return Drawn(save(made.figure, out / f"{figure.name}.{form}"), numbers, made.said)
+    write_atomically(writable_file("out", numbers), table(made.header, made.rows))
+    return Drawn(save(made.figure, picture), numbers, made.said)
 
 
 def _refuse_loss_methods(figure: PaperFigure, setting: Setting) -> None:

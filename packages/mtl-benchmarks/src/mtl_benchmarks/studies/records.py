@@ -8,15 +8,18 @@ text, and everything that a study says is computed from it (:mod:`mtl_benchmarks
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mtl_benchmarks.benchmarks import benchmark_class
-from mtl_core import InvalidInputError
+from mtl_benchmarks.storage.files import read, write_atomically
+from mtl_benchmarks.storage.output import writable_file
+from mtl_core import InvalidInputError, ResultsDirectoryError
 
-__all__ = ["ALONE", "COLUMNS", "Record", "label", "read_records", "write_records"]
+__all__ = ["ALONE", "COLUMNS", "Record", "label", "read_records", "table_path", "write_records"]
 
 ALONE = "none"
 """The way of a method without teleports."""
@@ -69,25 +72,51 @@ class Record:
         return " ".join(filter(None, (self.benchmark, self.case)))
 
 
-def write_records(path: str | Path, records: Iterable[Record]) -> None:
-    """Write a table of records, all of one benchmark, numbers to their last digit.
+def table_path(name: str, path: str | Path) -> Path:
+    """Where a table of records can be written; looked at before the runs that it is to hold.
+
+    Args:
+        name: of the argument, for the error: ``"--csv"``.
+        path: of the table.
+
+    Raises:
+        ResultsDirectoryError: it cannot be written, or is a file that is no table of records.
+    """
+    target = writable_file(name, path)
+    if target.exists() and target.stat().st_size and not read(target).startswith(",".join(COLUMNS).encode()):
+        raise ResultsDirectoryError(
+            f"`{name}` must be a new file or a table of records, got {str(path)!r}, which holds something else and "
+            "would be replaced. Name another file."
+        )
+    return target
+
+
+def write_records(path: str | Path, records: Iterable[Record], *, durable: bool = True) -> None:
+    """Write a table of records, all of one benchmark, numbers to their last digit; never a part of it.
+
+    Args:
+        path: of the table.
+        records: what it holds.
+        durable: flush it to the disk; not for one that is soon written again.
 
     Raises:
         InvalidInputError: there is none, or they are of several benchmarks, whose metrics differ.
+        ResultsDirectoryError: it cannot be written; what was there before still is.
     """
     records = list(records)
     names = sorted({record.benchmark for record in records})
     if len(names) != 1:
         raise InvalidInputError(f"`records` must be of one benchmark, got {', '.join(names) or 'none'}.")
     metrics = [metric.name for metric in benchmark_class(names[0]).metrics]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*COLUMNS, *metrics])
-        for record in records:
-            own = [getattr(record, name) for name in COLUMNS]
-            own[COLUMNS.index("seconds")] = f"{record.seconds:.3f}"
-            own[COLUMNS.index("diverged")] = "yes" if record.diverged else ""
-            writer.writerow([*own, *(repr(record.values[name]) if name in record.values else "" for name in metrics)])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, *metrics])
+    for record in records:
+        own = [getattr(record, name) for name in COLUMNS]
+        own[COLUMNS.index("seconds")] = f"{record.seconds:.3f}"
+        own[COLUMNS.index("diverged")] = "yes" if record.diverged else ""
+        writer.writerow([*own, *(repr(record.values[name]) if name in record.values else "" for name in metrics)])
+    write_atomically(writable_file("path", path), text.getvalue(), durable=durable)
 
 
 def read_records(paths: Sequence[str | Path]) -> list[Record]:

@@ -74,6 +74,7 @@ def study(
     processes: int = 1,
     progress: Callable[[RunResult], None] | None = None,
     say: Callable[[str], None] | None = None,
+    recorded: Callable[[Sequence[Record]], None] | None = None,
 ) -> Study:
     """Train every method with every seed on one case of a benchmark; complete runs are only read.
 
@@ -92,6 +93,8 @@ def study(
         processes: how many runs at a time.
         progress: called with each result.
         say: called with what a person should know, see ``run_all``; None: a warning.
+        recorded: called with the records of all runs that have ended, whenever there are more of them, so that a study
+            that is broken off leaves those.
 
     Raises:
         UnknownNameError: a method, teleport or option that does not exist.
@@ -103,16 +106,33 @@ def study(
     named = by_label("methods", methods, method_label, told)
     ways, controls = _ways([Choice(each) if isinstance(each, str) else each for each in teleports], benchmark, told)
     results: dict[str, RunResult] = {}
+    everything: list[_Planned] = []
+    records: dict[int, Record] = {}
 
     def resolve(method: Choice, teleport: Choice | None, seed: int) -> RunConfig:
         return RunConfig.resolve(benchmark, method, teleport, seed=seed, **(settings or {}))
 
     def train(planned: Sequence[_Planned]) -> None:
+        everything.extend(planned)
         # One run can be planned several times: controls of two COSTs that never moved are both the method alone.
         wanted = {each.config.name: each.config for each in planned}
         fresh = [config for name, config in wanted.items() if name not in results]
-        found = train_or_stop(fresh, out, processes=processes, progress=progress, say=say)
+        found = train_or_stop(fresh, out, processes=processes, progress=ended, say=say)
         results.update((result.config.name, result) for result in found)
+        keep()
+
+    def ended(result: RunResult) -> None:
+        results[result.config.name] = result
+        keep()
+        if progress is not None:
+            progress(result)
+
+    def keep() -> None:
+        for number, each in enumerate(everything):
+            if number not in records and each.config.name in results:
+                records[number] = _record(each, results[each.config.name], protocol)
+        if recorded is not None:
+            recorded([records[number] for number in sorted(records)])
 
     joint = [
         _Planned(resolve(method, way, seed), "", name, label)
@@ -121,6 +141,8 @@ def study(
         for seed in dict.fromkeys(seeds)
     ]
     alone = [_Planned(config, config.tasks[0], "", ALONE) for config in single_tasks(each.config for each in joint)]
+    # Single-task runs of another network belong to the joint runs' protocol, which names that network.
+    protocol = _protocol_digest(joint[0].config)
     # Controls come after the runs whose moves they repeat: their lengths and steps are not known before.
     train([*alone, *joint])
     controlled: list[_Planned] = []
@@ -131,11 +153,7 @@ def study(
                 config = resolve(each.config.method, control_of(control, moved), each.config.seed)
                 controlled.append(_Planned(config, "", each.method, each.way, control))
     train(controlled)
-    everything = [*alone, *joint, *controlled]
-    # Single-task runs of another network belong to the joint runs' protocol, which names that network.
-    protocol = _protocol_digest(joint[0].config)
-    records = [_record(each, results[each.config.name], protocol) for each in everything]
-    return Study(records, list(results.values()))
+    return Study([records[number] for number in sorted(records)], list(results.values()))
 
 
 def _record(planned: _Planned, result: RunResult, protocol: str) -> Record:
