@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mtl_benchmarks import Digits
 from mtl_benchmarks.cli import main
-from mtl_benchmarks.comparison import compare, find_runs, result_table
+from mtl_benchmarks.comparison import Estimate, compare, find_runs, paired_table, result_table
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.figures.outcome import has_front, time_and_measure
@@ -201,3 +201,21 @@ def test_a_study_of_which_every_run_diverges_says_so(tmp_path: Path, monkeypatch
     found = study(DIGITS, [Choice("ls")], seeds=(0,), out=tmp_path, settings={"epochs": 1})
     with pytest.raises(ValueError, match="got none of digits: all of them diverged"):
         _ = found.rows
+
+
+@pytest.mark.parametrize("kind", ["metric", "delta"])
+def test_what_rounding_makes_is_no_difference_and_no_rank(kind: str) -> None:
+    """Runs that are the same but for the order of sums: an error that differs in the seventh digit with every seed."""
+    near = {**FULL, "error_image": 0.2 * (1 + 2.4e-7)}
+    runs = [result(m, seed, values) for m, values in (("ls", FULL), ("mgda", near)) for seed in (0, 1)]
+    if kind == "delta":
+        runs += [result("ls", 0, {name: FULL[name]}, [task]) for task, name in TASKS.items()]
+    rows = rows_of([record(run) for run in runs])
+    assert set(rows[1].minus_method(rows[0]).values()) == {0.0}
+    (comparison,) = compare(runs)
+    ranks = [row.cells["mean_rank"] for row in result_table(comparison).rows if "mean_rank" in row.cells]
+    assert ranks == [1.0, 1.0]
+    table = paired_table(comparison)
+    assert table is not None
+    for cell in table.rows[0].cells.values():
+        assert not isinstance(cell, Estimate) or (cell.mean, cell.half_width) == (0.0, 0.0)

@@ -10,7 +10,7 @@ from typing import Literal
 from mtl_core import InvalidInputError
 from mtl_core.checks import one_of
 
-__all__ = ["Baseline", "Metric", "Ties", "delta_m", "delta_m_or_nan", "mean_rank", "ranks"]
+__all__ = ["Baseline", "Metric", "Ties", "delta_m", "delta_m_or_nan", "difference", "mean_rank", "ranks"]
 
 Ties = Literal["competition", "dense", "average"]
 
@@ -50,6 +50,30 @@ class Baseline:
     metric: Metric
     value: float
     source: str
+
+
+def difference(value: float, reference: float, *, percent: bool = False) -> float:
+    """A value minus another; 0 where they differ by no more than rounding makes of the same training.
+
+    Sums in another order differ in the seventh digit, the same way with every seed: a test would find that with any
+    certainty, and a rank would follow it.
+
+    Args:
+        value: of a metric, or Δm.
+        reference: likewise.
+        percent: both are Δm, whose rounding is that of the metrics behind it and stays where Δm is near 0.
+
+    Example:
+        >>> difference(2.0, 1.5), difference(0.1234567, 0.1234568), difference(3e-5, 1e-5, percent=True)
+        (0.5, 0.0, 0.0)
+    """
+    size = max(abs(value), abs(reference), 10.0 if percent else 0.0)
+    found = value - reference
+    # Of an infinite value nothing is a small share.
+    return 0.0 if math.isfinite(size) and abs(found) <= _ROUNDING * size else found
+
+
+_ROUNDING = 1e-5
 
 
 def delta_m(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
+from mtl_benchmarks.metrics import difference
 from mtl_core import InvalidInputError
 
 __all__ = ["Estimate", "paired_difference"]
@@ -59,15 +60,18 @@ class Estimate:
         return f"{self.mean:.{digits}f}{spread}"
 
 
-def paired_difference(values: Mapping[int, float], reference: Mapping[int, float]) -> Estimate | None:
+def paired_difference(
+    values: Mapping[int, float], reference: Mapping[int, float], *, percent: bool = False
+) -> Estimate | None:
     """Mean over the common seeds of a value minus the reference's, with its interval by Student's t.
 
     Runs of one seed share their start and their batches, so that their difference holds less noise than that of two
-    means.
+    means. What rounding makes of it counts as none, see :func:`~mtl_benchmarks.metrics.difference`.
 
     Args:
         values: seed → value.
         reference: seed → value of what is compared with.
+        percent: the values are Δm.
 
     Returns:
         the estimate; None where fewer than two seeds are common, as one difference has no interval.
@@ -80,4 +84,4 @@ def paired_difference(values: Mapping[int, float], reference: Mapping[int, float
     seeds = sorted(values.keys() & reference.keys())
     if len(seeds) < 2:
         return None
-    return Estimate.of([values[seed] - reference[seed] for seed in seeds])
+    return Estimate.of([difference(values[seed], reference[seed], percent=percent) for seed in seeds])

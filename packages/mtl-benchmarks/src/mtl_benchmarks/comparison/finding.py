@@ -48,10 +48,12 @@ def find_runs(paths: Iterable[str | Path], *, siblings: bool = True) -> tuple[li
         if siblings:
             beside |= {found: load_ended(found) for found in _ended(parent) if found not in beside}
     if all(run.stopped for run in asked.values()):
-        lost = f", {len(asked)} of which the numbers became none" if asked else ""
-        raise ResultsDirectoryError(
-            f"`runs` must hold a complete run, got none{lost}. Start the broken-off ones again."
-        )
+        if asked:
+            raise ResultsDirectoryError(
+                f"`runs` must hold a complete run, got {len(asked)} that stopped as their numbers became none. Train "
+                "with a smaller `lr`, with clipping or another method."
+            )
+        raise ResultsDirectoryError("`runs` must hold a complete run, got none. Start the broken-off ones again.")
     others = [run for path, run in beside.items() if path not in asked]
     return list(asked.values()), others
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from mtl_benchmarks.comparison.estimates import Estimate, paired_difference
@@ -11,7 +12,7 @@ from mtl_benchmarks.comparison.groups import Comparison, Group
 from mtl_benchmarks.comparison.protocols import differing, printed_protocol, short_name
 from mtl_benchmarks.comparison.tabular import Cell, Column, Pair, Row, Table
 from mtl_benchmarks.configuration.making import make_benchmark
-from mtl_benchmarks.metrics import Baseline, Metric, delta_m_or_nan, mean_rank
+from mtl_benchmarks.metrics import Baseline, Metric, delta_m_or_nan, difference, mean_rank
 from mtl_benchmarks.published import PublishedTable
 from mtl_benchmarks.runs.measure import lacking_seeds, listed_seeds, sources
 from mtl_core import UnknownNameError
@@ -88,6 +89,11 @@ def _result_notes(comparison: Comparison) -> list[str]:
 
 def _mean_ranks(groups: Sequence[Group], metrics: Sequence[Metric]) -> dict[str, float]:
     rows = {group.label: {name: value.mean for name, value in group.values.items()} for group in groups}
+    for metric in metrics:  # those that rounding alone tells apart share a rank
+        known = sorted((row[metric.name], label) for label, row in rows.items() if metric.name in row)
+        for (before, other), (_, label) in pairwise(known):
+            if difference(rows[label][metric.name], before) == 0.0:
+                rows[label][metric.name] = rows[other][metric.name]
     ranked = [metric for metric in metrics if all(metric.name in row for row in rows.values())]
     # A group that has diverged takes no part: NaN is neither better nor worse than a number.
     finite = {label: row for label, row in rows.items() if all(math.isfinite(row[metric.name]) for metric in ranked)}
@@ -117,12 +123,12 @@ def paired_table(comparison: Comparison, *, reference: str | None = None) -> Tab
             continue
         cells: dict[str, Cell] = {}
         for metric in comparison.metrics:
-            difference = paired_difference(group.by_seed(metric.name), base.by_seed(metric.name))
-            if difference is not None:
-                cells |= {metric.name: difference, "seeds": difference.n}
-        difference = paired_difference(group.deltas, base.deltas)
-        if difference is not None:
-            cells |= {"delta_m": difference, "seeds": difference.n}
+            found = paired_difference(group.by_seed(metric.name), base.by_seed(metric.name))
+            if found is not None:
+                cells |= {metric.name: found, "seeds": found.n}
+        found = paired_difference(group.deltas, base.deltas, percent=True)
+        if found is not None:
+            cells |= {"delta_m": found, "seeds": found.n}
         if cells:
             rows.append(Row(group.label, "difference", cells))
     if not rows:

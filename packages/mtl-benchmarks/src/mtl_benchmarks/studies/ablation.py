@@ -21,7 +21,7 @@ from mtl_benchmarks.comparison import Estimate, Moves, moves
 from mtl_benchmarks.components.options import Choice, construct
 from mtl_benchmarks.configuration.making import ADAPTERS, make_benchmark
 from mtl_benchmarks.configuration.run_config import RunConfig
-from mtl_benchmarks.metrics import Metric
+from mtl_benchmarks.metrics import Metric, difference
 from mtl_benchmarks.runs.baselines import measure_against, single_tasks
 from mtl_benchmarks.runs.ended import train_or_stop
 from mtl_benchmarks.runs.runner import RunResult
@@ -167,7 +167,8 @@ def ablation_table(rows: Sequence[Row], *, title: str) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     alone = rows[0].measure
     for number, row in enumerate(rows):
-        differences = [value - alone[seed] for seed, value in row.measure.items()]
+        is_delta = row.metric is None
+        differences = [difference(value, alone[seed], percent=is_delta) for seed, value in row.measure.items()]
         table.add_row(
             row.name,
             Estimate.of(list(row.measure.values())).brief(),

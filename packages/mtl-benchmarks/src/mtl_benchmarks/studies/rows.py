@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.comparison import Estimate
-from mtl_benchmarks.metrics import Metric
+from mtl_benchmarks.metrics import Metric, difference
 from mtl_benchmarks.runs.measure import Measure, measure_of
 from mtl_benchmarks.studies.controls import CONTROLS
 from mtl_benchmarks.studies.records import ALONE, Record, label
@@ -48,11 +48,11 @@ class StudyRow:
 
     def minus(self, way: str, other: str = ALONE) -> dict[int, float]:
         """Common seed → one way's measure minus another's; none where the method has not both of them."""
-        return _minus(self.measure.get(way, {}), self.measure.get(other, {}))
+        return self._minus(self.measure.get(way, {}), self.measure.get(other, {}))
 
     def minus_method(self, other: StudyRow) -> dict[int, float]:
         """Common seed → the measure of this method alone minus that of another one alone."""
-        return _minus(self.measure[ALONE], other.measure[ALONE])
+        return self._minus(self.measure[ALONE], other.measure[ALONE])
 
     def difference(self, way: str, other: str = ALONE) -> Estimate:
         """Mean over the common seeds of one way's measure minus another's.
@@ -62,9 +62,9 @@ class StudyRow:
         """
         return Estimate.of(list(self.minus(way, other).values()))
 
-
-def _minus(own: Mapping[int, float], than: Mapping[int, float]) -> dict[int, float]:
-    return {seed: value - than[seed] for seed, value in own.items() if seed in than}
+    def _minus(self, own: Mapping[int, float], than: Mapping[int, float]) -> dict[int, float]:
+        percent = self.metric is None
+        return {seed: difference(value, than[seed], percent=percent) for seed, value in own.items() if seed in than}
 
 
 def _is_control(way: str, control: str) -> bool:

@@ -163,20 +163,6 @@ def _tests(studies: Mapping[str, Sequence[StudyRow]]) -> Iterator[_Test]:
 def _over_methods(rows: Sequence[StudyRow], way: str, reference: str, seeds: Sequence[int]) -> list[float]:
     metric = rows[0].metric if rows else None
     sign = -1.0 if metric is not None and metric.higher_is_better else 1.0
-    floor = 1.0 if metric is None else 0.0  # Δm is in percent, and may be 0
-    return [
-        statistics.fmean(sign * _told(row.measure[way][seed], row.measure[reference][seed], floor) for row in rows)
-        for seed in seeds
-    ]
-
-
-def _told(one: float, other: float, floor: float) -> float:
-    """A difference, or 0 where rounding makes as much of one.
-
-    Runs that are the same but for the order of sums differ in the seventh digit, the same way with every seed: a test
-    would find that with any certainty.
-    """
-    return 0.0 if abs(one - other) <= _ROUNDING * max(abs(one), abs(other), floor) else one - other
-
-
-_ROUNDING = 1e-5
+    found = [row.minus(way, reference) for row in rows]
+    # + 0.0: none is none in either direction, and no −0.
+    return [sign * statistics.fmean(by_seed[seed] for by_seed in found) + 0.0 for seed in seeds]
