@@ -9,6 +9,7 @@ from typing import Literal
 from torch import nn
 
 from mtl_core.extension import Trace
+from mtl_teleport.written import Renormed
 
 __all__ = ["Flags", "Mode", "as_at", "isolated"]
 
@@ -74,6 +75,7 @@ def isolated(model: nn.Module, *, mode: Mode = "eval") -> Iterator[Flags]:
     """
     flags = Flags(model)
     trace = Trace(model)
+    renormed = Renormed(model)
     is_lost = False
     try:
         if mode == "eval":
@@ -89,3 +91,4 @@ def isolated(model: nn.Module, *, mode: Mode = "eval") -> Iterator[Flags]:
             flags.restore()
             # Buffers are written only where they have changed: a graph of the step may hold on to them.
             trace.restore()
+            renormed.restore()

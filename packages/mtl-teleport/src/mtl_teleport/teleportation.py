@@ -36,6 +36,7 @@ from mtl_teleport.report import TeleportReport
 from mtl_teleport.step_gradients import check_parameters, learning_rate, present_update, step_gradients
 from mtl_teleport.structure import Structure
 from mtl_teleport.way_back import WayBack
+from mtl_teleport.written import writing_refused
 
 __all__ = ["Teleportation"]
 
@@ -73,7 +74,7 @@ class Teleportation(Moving):
         Raises:
             InvalidInputError: the limits count epochs and none was ever told, the shared parameters are complex,
                 sharded or without values, the model is scripted, registers a module twice or recomputes by reentrant
-                checkpoints, or ``optimizer`` is none and holds none.
+                checkpoints, the losses write into parameters, or ``optimizer`` is none and holds none.
             NonFiniteLossError: a loss is not finite before any move.
 
         Note:
@@ -107,7 +108,8 @@ class Teleportation(Moving):
         given, batch = batch, self.method.update_batch(batch) if offers(self.method, TakesSeveralBatches) else batch
         # Before the first forward pass: after a move the step begins once more from here, with the same dropout.
         trace = Trace(problem.model)
-        gradients = step_gradients(problem, batch, options)
+        with writing_refused(problem):
+            gradients = step_gradients(problem, batch, options)
         # The memory may be due from an earlier teleport, whose own step made no update.
         if not self._wants(problem, batch, gradients, options):
             with self._due.paid(problem, optimizer, self.htr):
