@@ -312,7 +312,7 @@ def test_gradients_go_one_by_one_in_the_second_differentiation() -> None:
     first, second = doubled.sin(), doubled.cos()  # the last operation is differentiated first
     expected = (2.0 * (first * doubled.cos() - second * doubled.sin())).detach()
     last = weakref.ref(second.untyped_storage())
-    square = HalfSquare.apply(torch.ones(()), False, first, second)  # type: ignore[no-untyped-call]
+    square = HalfSquare.apply(torch.ones(()), False, 1.0, first, second)  # type: ignore[no-untyped-call]
     gone: list[bool] = []
     first.register_hook(lambda gradient: gone.append(last() is None))
     del second

@@ -105,12 +105,18 @@ def conflict(point: Point) -> Tensor:
             for row in session.each_task_gradient(point.losses, point.tensors, at=point.values, create_graph=True)
         ]
     )
+    # Over the largest entry, held: cosines have no scale, and a product of two squares has four times the losses'.
+    rows = rows / _or_one(rows.detach().abs().max())
     mean = rows.mean(dim=0)
     inner, squares = rows @ mean, rows.square().sum(dim=1) * mean.square().sum()
     # The root of zero has an infinite derivative, which times zero is NaN.
     there = squares > 0
     cosines = inner / torch.where(there, squares, torch.ones_like(squares)).sqrt()
     return torch.where(there, (-cosines).clamp(min=0.0), torch.zeros_like(cosines)).mean()
+
+
+def _or_one(size: Tensor) -> Tensor:
+    return torch.where(size > 0, size, torch.ones_like(size))
 
 
 @dataclass(frozen=True)

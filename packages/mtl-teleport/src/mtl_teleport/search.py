@@ -20,6 +20,7 @@ from mtl_teleport.climb import Climb, place_
 from mtl_teleport.drift import relative_drift
 from mtl_teleport.objective import Objective
 from mtl_teleport.sharpness import Slopes, flat
+from mtl_teleport.sharpness.point import norm
 
 __all__ = ["SearchKind", "penalty", "projected"]
 
@@ -181,7 +182,7 @@ def _tangent_step(objective: Objective, upward: Tensor, rows: Tensor, error: Ten
     if objective.gain_weight == 0 and objective.conflict_weight == 0:
         upward = torch.zeros_like(upward)
     if objective.drift_weight == 0:
-        size = upward.norm()
+        size = norm([upward])
         return upward * (length / size) if bool(size > 0) else None
     if len(rows) > len(error):  # what is held to first order alone is never steered back to
         error = torch.cat([error, error.new_zeros(len(rows) - len(error))])
@@ -193,10 +194,10 @@ def _tangent_step(objective: Objective, upward: Tensor, rows: Tensor, error: Ten
     unit = unit + _RIDGE * torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
     aside = torch.linalg.solve(unit, _inner(rows, upward) / norms) / norms
     along = upward - aside.to(rows) @ rows
-    size = along.norm()
+    size = norm([along])
     # Of a direction within the span of the losses' gradients the ridge leaves about a millionth. Scaled up to a whole
     # step, that remainder would be a step along the very constraints, by rounding alone.
-    free = bool(size > 1e-3 * upward.norm()) and bool(size > 0)
+    free = bool(size > 1e-3 * norm([upward])) and bool(size > 0)
     move = along * (length / size) if free else torch.zeros_like(along)
     back = -(torch.linalg.solve(unit, error.to(unit) / norms) / norms).to(rows) @ rows
     back_size = float(back.norm())

@@ -15,6 +15,10 @@ from mtl_teleport.sharpness.task_slopes import task_slopes
 __all__ = ["ExactSharpness", "HalfSquare"]
 
 
+_SMALL = 1e-12
+"""Below this, and above its inverse, a product of two numbers of that size nears the end of single precision."""
+
+
 class ExactSharpness(Sharpness):
     r"""The gradient norm :math:`\|g\|`, :math:`g = \nabla L_R(\theta')`, itself.
 
@@ -65,14 +69,17 @@ class ExactSharpness(Sharpness):
         # The one holder of the gradients from here on, which are as large as the parameters: held in a list, they
         # would outlive the second differentiation, of which each is needed only where it begins.
         is_scaled = point.session.conditions.loss_scale != 1.0
-        square: Tensor = HalfSquare.apply(gain, is_scaled, *gradients)  # type: ignore[no-untyped-call]
+        # Products of a Hessian and a gradient have the size of the losses squared.
+        size = float(gain)
+        factor = 1.0 if _SMALL < size < 1.0 / _SMALL or size == 0.0 else 1.0 / size
+        square: Tensor = HalfSquare.apply(gain, is_scaled, factor, *gradients)  # type: ignore[no-untyped-call]
         del gradients
 
         def directions() -> tuple[Tensor, Tensor]:
             products = point.session.differentiate(square, point.inputs, at=point.values, retain_graph=False)
             upward = point.pull_back(products)
-            # From ½‖g‖² to ‖g‖.
-            return upward / _or_one(gain).to(upward), found.rows
+            # From ½‖g‖² to ‖g‖, of which the factor may have done all already.
+            return upward / (_or_one(gain) * factor).to(upward), found.rows
 
         return Slopes(gain, directions, found.gramian)
 
@@ -84,9 +91,10 @@ class HalfSquare(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, gain: Tensor, is_scaled: bool, *tensors: Tensor) -> Tensor:
-        """From the norm, whether the pass starts from anything but 1, and the tensors."""
+    def forward(ctx: Any, gain: Tensor, is_scaled: bool, factor: float, *tensors: Tensor) -> Tensor:
+        """From the norm, whether the pass starts from anything but 1, a factor on the derivative, and the tensors."""
         ctx.is_scaled = is_scaled
+        ctx.factor = factor
         ctx.tensors = [tensor.detach() for tensor in tensors]
         return gain.square() / 2
 
@@ -94,9 +102,11 @@ class HalfSquare(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         """The tensors; once at most."""
         found, ctx.tensors = ctx.tensors, []
+        if ctx.factor != 1.0:
+            found = [tensor * ctx.factor for tensor in found]
         if ctx.is_scaled:
             found = [tensor * gradients[0].to(tensor) for tensor in found]
-        return (None, None, *found)
+        return (None, None, None, *found)
 
 
 def _differentiable(point: Point) -> tuple[Tensor, list[Tensor]]:

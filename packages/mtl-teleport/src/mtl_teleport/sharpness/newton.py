@@ -64,7 +64,7 @@ class NewtonSharpness(GradientPoints):
             size = curvature.abs() * _FLOOR
             self._floor = torch.where(size > 0, size, torch.ones_like(size))
         total = curvature.clamp(min=0.0) + self._floor
-        gain = slope.square() / total
+        gain = slope * (slope / total)  # the square alone may be no number any more
         by_slope = slope / total / radius
         # Where the clamp holds, the curvature has no part in the quotient.
         by_curvature = torch.where(curvature > 0, -gain / total / radius**2, torch.zeros_like(gain))

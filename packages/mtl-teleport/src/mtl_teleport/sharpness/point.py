@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -115,10 +116,20 @@ def flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def norm(tensors: Sequence[Tensor]) -> Tensor:
-    """The norm of all tensors together, in single precision at least."""
-    return (
-        # The square of a float16 overflows from 256 on.
-        torch.stack([t.float().square().sum() if t.dtype.itemsize < 4 else t.square().sum() for t in tensors])
-        .sum()
-        .sqrt()
-    )
+    """The norm of all tensors together, in single precision at least, at any size that this can hold."""
+    square = _square(tensors)
+    info = torch.finfo(square.dtype)
+    # Half of the exponents' range, in which no entry that matters is lost: elsewhere the squares are those of the
+    # entries over the largest one.
+    if info.tiny**0.5 < float(square) < info.max**0.5:
+        return square.sqrt()
+    largest = torch.stack([t.abs().max().to(square.dtype) for t in tensors if t.numel()]).max()
+    if not 0.0 < float(largest) < math.inf:
+        return square.sqrt()
+    return largest * _square(tensors, over=largest).sqrt()
+
+
+def _square(tensors: Sequence[Tensor], *, over: Tensor | None = None) -> Tensor:
+    # The square of a float16 overflows from 256 on.
+    wide = (t.float() if t.dtype.itemsize < 4 else t for t in tensors)
+    return torch.stack([(t if over is None else t / over.to(t)).square().sum() for t in wide]).sum()

@@ -1,0 +1,88 @@
+"""A search has no scale: losses times a power of two are moved alike, as far as their dtype reaches."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mtl_core
+from mtl_core import Problem
+from mtl_teleport import COST, Always, LoRA
+from mtl_teleport.sharpness.point import norm
+
+KINDS: dict[str, dict[str, Any]] = {
+    "exact": {"sharpness": "exact"},
+    "ascent": {"sharpness": "ascent"},
+    "random": {"sharpness": "random"},
+    "newton": {"sharpness": "newton"},
+    "look-ahead": {"sharpness": "look-ahead"},
+    "flat": {"sharpness": "flat"},
+    "conflict": {"conflict_weight": 1.0},
+    "hold": {"conflict_weight": 1.0, "hold_sharpness": True},
+}
+
+
+def _move(scale: float, settings: dict[str, Any]) -> tuple[Tensor, Any]:
+    """The move of the shared parameters, and its report."""
+    torch.manual_seed(1)
+    model = nn.ModuleDict({"trunk": nn.Sequential(nn.Linear(3, 6), nn.Tanh()), "head": nn.Linear(6, 2)})
+    x, y = torch.randn(16, 3), 2 + torch.randn(16)
+
+    def losses(m: Any, _: object) -> dict[str, Tensor]:
+        z = m["head"](m["trunk"](x)).sum(1)
+        return {"a": 5 * ((z - y).square().mean() + 1) * scale, "b": ((z + y).square().mean() + 1) * scale}
+
+    problem = Problem(model, losses, shared=model["trunk"], tasks=("a", "b"))
+    before = torch.cat([p.detach().flatten() for p in problem.shared]).clone()
+    # The step to come is that of the losses as they are: with them its length would change, too.
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05 / scale)
+    cost = COST(
+        trigger=Always(),
+        max_per_epoch=None,
+        aim=None,
+        max_steps=4,
+        lr=0.02,
+        own_step="skip",
+        adapter=LoRA(2),
+        **settings,
+    )
+    (report,) = mtl_core.step(problem, x, optimizer, cost).events
+    return torch.cat([p.detach().flatten() for p in problem.shared]) - before, report
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("power", [-100, -60, -33, 33, 60, 100])
+def test_losses_of_any_size_are_moved_alike(kind: str, power: int) -> None:
+    """Squares of gradients left single precision from 1e-23 and 1e19 on, and fourth powers from 1e-10 and 1e9."""
+    expected, base = _move(1.0, KINDS[kind])
+    found, report = _move(2.0**power, KINDS[kind])
+    assert base.accepted
+    assert base.min_cosine_before < 0
+    assert report.accepted
+    assert float((found - expected).norm()) < 1e-2 * float(expected.norm())
+    assert report.drift == pytest.approx(base.drift, rel=0.02)
+    assert report.cosines_after == pytest.approx(base.cosines_after, abs=1e-3)
+    assert [n / 2.0**power for n in report.norms_after] == pytest.approx(base.norms_after, rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.8])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_norm_of_entries_of_any_size(dtype: torch.dtype, part: float, sign: int) -> None:
+    size = 2.0 ** (sign * int(part * math.log2(torch.finfo(dtype).max)))
+    tensors = [
+        torch.tensor([[3.0 * size]], dtype=dtype),
+        torch.zeros(0, dtype=dtype),
+        torch.tensor([4.0], dtype=dtype) * size,
+    ]
+    assert float(norm(tensors)) == pytest.approx(5.0 * size, rel=1e-2)
+
+
+@pytest.mark.parametrize("value", [0.0, float("inf"), float("nan")])
+def test_the_norm_of_what_has_none(value: float) -> None:
+    found = float(norm([torch.tensor([value, 0.0])]))
+    assert found == pytest.approx(value, nan_ok=True)
