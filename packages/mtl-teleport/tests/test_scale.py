@@ -86,3 +86,33 @@ def test_the_norm_of_entries_of_any_size(dtype: torch.dtype, part: float, sign: 
 def test_the_norm_of_what_has_none(value: float) -> None:
     found = float(norm([torch.tensor([value, 0.0])]))
     assert found == pytest.approx(value, nan_ok=True)
+
+
+def test_the_norm_of_complex_numbers() -> None:
+    assert float(norm([torch.tensor([3.0 + 4.0j]), torch.tensor([12.0])])) == 13.0
+    assert float(norm([torch.tensor([3e30 + 4e30j])])) == pytest.approx(5e30)
+
+
+@pytest.mark.parametrize("noise_norm", ["global", "tensor"])
+def test_noise_on_a_head_of_complex_numbers(noise_norm: Any) -> None:
+    """With noise on all parameters the norm of complex ones was no number."""
+    torch.manual_seed(0)
+    trunk = nn.Linear(3, 4).double()
+    model = nn.Module()
+    model.register_module("trunk", trunk)
+    model.register_parameter("head", nn.Parameter(torch.randn(4, 2, dtype=torch.complex128)))
+
+    def losses(m: Any, x: Tensor) -> Tensor:
+        return ((torch.tanh(m.trunk(x)).to(torch.complex128) @ m.head).abs() - 1).square().mean(0) + 1
+
+    problem = Problem(model, losses, shared=trunk, tasks=("a", "b"))
+    cost = COST(
+        trigger=Always(), max_per_epoch=None, aim=None, max_steps=3, lr=0.02, own_step="skip",
+        sharpness="random", probe_noise="all", probe_norm=noise_norm, adapter=LoRA(2),
+    )  # fmt: skip
+    head = model.head.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    (report,) = mtl_core.step(problem, torch.randn(8, 3).double(), optimizer, cost).events
+    assert report.kind == "teleport"
+    assert report.search_growth[0] == 1.0  # type: ignore[union-attr]
+    assert torch.equal(model.head, head)

@@ -123,13 +123,14 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
     # entries over the largest one.
     if info.tiny**0.5 < float(square) < info.max**0.5:
         return square.sqrt()
-    largest = torch.stack([t.abs().max().to(square.dtype) for t in tensors if t.numel()]).max()
+    largest = torch.stack([t.detach().abs().max().to(square.dtype) for t in tensors if t.numel()]).max()
     if not 0.0 < float(largest) < math.inf:
         return square.sqrt()
     return largest * _square(tensors, over=largest).sqrt()
 
 
 def _square(tensors: Sequence[Tensor], *, over: Tensor | None = None) -> Tensor:
-    # The square of a float16 overflows from 256 on.
-    wide = (t.float() if t.dtype.itemsize < 4 else t for t in tensors)
+    # Of a complex number the two parts. The square of a float16 overflows from 256 on.
+    parts = (torch.view_as_real(t) if t.is_complex() else t for t in tensors)
+    wide = (t.float() if t.dtype.itemsize < 4 else t for t in parts)
     return torch.stack([(t if over is None else t / over.to(t)).square().sum() for t in wide]).sum()
