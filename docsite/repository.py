@@ -13,7 +13,7 @@ PACKAGES = ("mtl-core", "mtl-aggregators", "mtl-teleport", "mtl-benchmarks")
 
 _PAGES = {
     "README.md": "index.md",
-    "docs/README.md": "index.md",
+    "docs/README.md": "contents.md",  # MkDocs would take docs/README.md for the index
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
     **{f"packages/{package}/README.md": f"packages/{package}.md" for package in PACKAGES},
@@ -25,8 +25,8 @@ _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<tar
 
 
 def outside_docs() -> dict[str, str]:
-    """Path in the repository → page of the site, of the Markdown files that lie outside of ``docs/``."""
-    return {source: page for source, page in _PAGES.items() if source != "docs/README.md"}
+    """Path in the repository → page of the site, of the Markdown files that lie elsewhere there than here."""
+    return dict(_PAGES)
 
 
 def page_of(source: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,15 @@ def test_a_package_s_own_page_names_all_that_it_stands_on() -> None:
         text = (ROOT / "packages" / package / "README.md").read_text(encoding="utf-8")
         lines = [re.findall(r"\./packages/([\w-]+)", line) for line in re.findall(r"pip install[^\n`]*", text)]
         assert needed in lines, package
+
+
+def test_every_extra_is_in_the_table_and_all_is_what_it_says() -> None:
+    declared = {}
+    for package in LADDER:
+        project = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        declared |= {(package, extra): needs for extra, needs in project.get("optional-dependencies", {}).items()}
+    text = (ROOT / "docs" / "installing.md").read_text(encoding="utf-8").partition("\n## Extras\n")[2]
+
+    assert set(re.findall(r"`(mtl-\w+)\[(\w+)\]`", text)) == set(declared)
+    (said,) = re.findall(r"^\| `mtl-benchmarks\[all\]` \| (.*) \|$", text, flags=re.MULTILINE)
+    assert declared["mtl-benchmarks", "all"] == [f"mtl-benchmarks[{said.replace(', ', ',')}]"]
