@@ -18,6 +18,8 @@ from mtl_aggregators import make
 from mtl_aggregators.__main__ import write_page
 from mtl_aggregators.registry import own_methods
 from mtl_benchmarks import published_values
+from mtl_benchmarks.benchmarks import available as benchmarks
+from mtl_benchmarks.benchmarks import benchmark_class
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.paper_figures import FIGURES
 
@@ -121,6 +123,25 @@ def test_the_first_screen_of_the_readme_is_true() -> None:
     assert len(code.splitlines()) == 3
     assert first.count("![") == 1
     assert len(re.findall(r"^\$ ", first, flags=re.MULTILINE)) == 2
+
+
+@pytest.mark.parametrize("name", own_methods())
+def test_the_readme_lists_the_parameters_of_a_method(name: str) -> None:
+    text = (ROOT / "packages" / "mtl-aggregators" / "README.md").read_text(encoding="utf-8")
+    cls = own_methods()[name]
+    (last,) = re.findall(rf"^\| `{cls.__name__}` \| .* \| ([^|]+) \|$", text, flags=re.MULTILINE)
+
+    assert re.findall(r"`(\w+)`", last) == [each for each in inspect.signature(cls).parameters if each != "backend"]
+
+
+def test_the_readme_lists_the_benchmarks() -> None:
+    text = (ROOT / "packages" / "mtl-benchmarks" / "README.md").read_text(encoding="utf-8")
+    table = text.partition("\n## The benchmarks\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| (\d+) \|$", table, flags=re.MULTILINE))
+
+    assert {name: int(count) for name, count in rows.items()} == {
+        name: len(benchmark_class(name).tasks) for name in benchmarks()
+    }
 
 
 # --- names and commands on all pages ----------------------------------------------------------------------------------
