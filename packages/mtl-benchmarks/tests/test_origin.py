@@ -17,6 +17,7 @@ from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.runs.runner import run
 from mtl_benchmarks.storage import contents as contents_module
 from mtl_benchmarks.storage.contents import contents
+from mtl_benchmarks.storage.environment import differences
 from mtl_benchmarks.storage.results import RunDirectory
 
 MODULE = """
@@ -105,6 +106,14 @@ def test_changed_code_is_said_of_a_run_that_goes_on_and_of_one_that_is_complete(
     assert (
         f"{directory}: is complete and is not trained again with code of written_here {before} after {after}" in said[1]
     )
+
+
+def test_a_module_that_one_of_two_processes_had_not_imported_yet_is_no_change() -> None:
+    before = {"code": {"mine": "1", "lazy": "2"}, "data": {"root": "3"}, "packages": {"torch": "1"}}
+    now = {"code": {"mine": "1", "other": "2"}, "data": {}, "packages": {"torch": "1", "numpy": "2"}}
+    assert differences(before, now) == ["numpy 2 after None"]
+    changed = differences(before, {**before, "code": {"mine": "5"}, "data": {"root": "4"}})
+    assert changed == ["code of mine 5 after 1", "files of `root` 4 after 3"]
 
 
 def test_of_this_package_there_are_versions_alone(tmp_path: Path) -> None:

@@ -220,12 +220,9 @@ def _say_what_has_changed(files: RunDirectory, config: RunConfig, say: Callable[
     """A complete run is read whatever became of its code and data since, which are part of no configuration."""
     sessions = files.read_sessions()
     recorded = sessions[-1]["environment"] if sessions else {}
-    changed = []
-    for kind, now in origin(config).items():
-        # Versions of packages do not count here: whoever upgrades one wants to keep the runs from before. Nor does a
-        # folder that is no longer there, which reading does not need.
-        before = {name: value for name, value in recorded.get(kind, {}).items() if name in now}
-        changed += differences({kind: before}, {kind: {name: now[name] for name in before}})
+    now = origin(config)
+    # Versions of packages do not count here: whoever upgrades one wants to keep the runs from before.
+    changed = differences({kind: recorded[kind] for kind in now if kind in recorded}, now)
     if changed:
         say(
             f"{files.path}: is complete and is not trained again with {', '.join(changed)}: its numbers are those of "

@@ -69,8 +69,19 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     # What a version before did not record is no difference.
     groups = [group for group in _NAMED if group in before and group in now]
+    # Nor is a module that only one of them had imported yet, or a folder that is no longer there: modules that are
+    # used elsewhere now show in the text of those that use them.
+    shared = {group: before[group].keys() & now[group].keys() for group in groups if group != "packages"}
     old, new = (
-        {**each, **{_NAMED[group].format(key): value for group in groups for key, value in each[group].items()}}
+        {
+            **each,
+            **{
+                _NAMED[group].format(key): value
+                for group in groups
+                for key, value in each[group].items()
+                if key in shared.get(group, each[group])
+            },
+        }
         for each in (before, now)
     )
     keys = [key for key in dict.fromkeys([*old, *new]) if key not in (*_NAMED, *_OF_NO_ACCOUNT)]
