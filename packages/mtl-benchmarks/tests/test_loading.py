@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mtl_benchmarks.batching.batches import Part, Probes
-from mtl_benchmarks.batching.loading import LoadedBatches, Loading, on_device
+from mtl_benchmarks.batching.loading import LoadedBatches, Loading, _keep_quiet, on_device
 from mtl_benchmarks.batching.tally import Rows
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
@@ -249,3 +249,12 @@ def test_refuses() -> None:
     with pytest.raises(InvalidInputError, match="got object"):
         on_device(object(), torch.device("cpu"))
     assert isinstance(on_device(Rows(torch.ones(1)), torch.device("cpu")), Rows)
+
+
+def test_a_worker_says_nothing_of_a_run_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[object] = []
+    monkeypatch.setattr("sys.excepthook", lambda kind, *_: said.append(kind))
+    _keep_quiet(0)
+    for kind in (BrokenPipeError, ConnectionResetError, ConnectionRefusedError, OSError, ValueError):
+        sys.excepthook(kind, kind(), None)
+    assert said == [ConnectionRefusedError, OSError, ValueError]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -167,6 +169,7 @@ class LoadedBatches:
             # The loader draws a seed for its workers: from the global generator, it would be missing there after a
             # restart, or there twice.
             generator=torch.Generator(),
+            worker_init_fn=_keep_quiet,
         )
         with shielded():  # the workers are started here
             self._stream, self._expected = iter(loader), request
@@ -191,6 +194,17 @@ class LoadedBatches:
             self._orders[epoch] = order_of(self._n_samples, self._seed, epoch)
         order = self._orders[epoch]
         return weighted_rows(rows_of(order, index, self._batch_size), part)
+
+
+def _keep_quiet(worker: int) -> None:
+    """In a worker: no traceback of the thread that hands over tensors, where the run has ended in the midst of one."""
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if not issubclass(kind, BrokenPipeError | ConnectionResetError):
+            before(kind, error, traceback)
+
+    sys.excepthook = hook
 
 
 class _Course:
