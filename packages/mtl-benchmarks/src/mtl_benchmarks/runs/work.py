@@ -37,8 +37,7 @@ _NOTHING_TO_WRITE_IT_FROM = (
     "There is no checkpoint of the finished run that it could be written from. Move result.json away and give the "
     "command of this run again to train what is missing."
 )
-_FORGOTTEN = "forgotten"
-"""Under which a checkpoint names what it does not hold."""
+_FORGOTTEN = "forgotten"  # under which a checkpoint names what it does not hold
 
 
 class Work:
