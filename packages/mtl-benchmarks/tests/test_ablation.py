@@ -27,6 +27,10 @@ def test_every_variant_is_a_valid_run() -> None:
             RunConfig.resolve(benchmark, "ls", teleport)
 
 
+def test_a_part_that_is_named_twice_counts_once() -> None:
+    assert variants(["sharpness", "terms", "sharpness"]) == variants(["sharpness", "terms"])
+
+
 def test_an_unknown_part() -> None:
     with pytest.raises(UnknownNameError, match="adapters"):
         variants(["adapter"])
