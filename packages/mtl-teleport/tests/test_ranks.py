@@ -135,8 +135,19 @@ def train(group: dist.ProcessGroup | None, rank: int, world: int) -> dict[str, A
     }
     names = ("losses", "probes", "trigger", "method")
     found["refused"] = {name: refused_search(name, rank, world, group) for name in names}
+    found["rates"] = rates(rank, world, group)
     found["answers"] = [answers(first, rank, world, group) for first in (True, False)]
     return found
+
+
+def rates(rank: int, world: int, group: Any) -> dict[str, Any]:
+    """A move where the ranks' optimisers have different learning rates, and make no update that shows it."""
+    problem = problem_of()
+    batch = (whole_batch(0).chunk(world)[rank], ("a", "b", "c"))
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=1e-2 * (1 + rank))
+    method = COST(ByNorm(), trigger=Always(), max_per_epoch=None, max_steps=4, own_step="skip")
+    (report,) = step(problem, batch, optimizer, method, group=group).events
+    return {"accepted": report.as_dict()["accepted"], "parameters": [p.detach() for p in problem.model.parameters()]}
 
 
 def answers(first: bool, rank: int, world: int, group: Any) -> dict[str, Any]:
@@ -291,6 +302,15 @@ def test_ranks_do_what_the_trigger_says_on_the_first(ranks: list[dict[str, Any]]
     first, second = (found["answers"][case] for found in ranks)
     assert first["teleports"] == second["teleports"] == (2, 0)[case]
     assert first["asked"] == second["asked"] >= 2
+    for p, q in zip(first["parameters"], second["parameters"], strict=True):
+        assert torch.equal(p, q)
+
+
+def test_the_move_is_one_where_learning_rates_are_not(ranks: list[dict[str, Any]]) -> None:
+    """Each rank accepted a move of its own."""
+    first, second = (found["rates"] for found in ranks)
+    assert first["accepted"]
+    assert second["accepted"]
     for p, q in zip(first["parameters"], second["parameters"], strict=True):
         assert torch.equal(p, q)
 

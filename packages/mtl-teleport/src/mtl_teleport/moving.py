@@ -24,7 +24,7 @@ from mtl_core.extension import (
     offers,
     together,
 )
-from mtl_teleport import arguments
+from mtl_teleport import arguments, ranks
 from mtl_teleport.acceptance import judge
 from mtl_teleport.history import HTR, trajectory_cosine
 from mtl_teleport.inner_product import length_of
@@ -193,6 +193,8 @@ class Moving(Wrapper, ABC):
         # Loading data may fail on one rank, and what follows is done by all.
         with together(options.group):
             own = parts if given or self.probe_batches is None else first(self.probe_batches, self.max_probe_batches)
+        if options.group is not None:
+            lr = ranks.same_rate(lr, options.group, problem.shared[0].device)
         trace = Trace(problem.model) if trace is None else trace
         with isolated(problem.model, mode=self.mode) as flags, reentrant_refused(problem, own[0]):
             view = StepView(parts[:1] if given else parts, partial(as_at, problem.model, flags, trace))

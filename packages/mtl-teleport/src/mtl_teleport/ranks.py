@@ -7,6 +7,7 @@ then made from identical numbers.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from mtl_core import TaskLosses
 from mtl_core.extension import mean_over_tasks_present_, sum_over_ranks_, together
 from mtl_teleport.triggers import Trigger, truth
 
-__all__ = ["agree", "asked", "fewest", "mean_losses", "same_seed", "same_tensors_", "total"]
+__all__ = ["agree", "asked", "fewest", "mean_losses", "same_rate", "same_seed", "same_tensors_", "total"]
 
 
 class _Total(torch.autograd.Function):
@@ -85,10 +86,17 @@ def asked(trigger: Trigger, gramian: Tensor, group: dist.ProcessGroup | None, de
     return answer if group is None else bool(_of_the_first(int(answer), group, device))
 
 
-def _of_the_first(number: int, group: dist.ProcessGroup, device: torch.device) -> int:
-    found = torch.tensor(number, device=device)
+def same_rate(rate: float | None, group: dist.ProcessGroup, device: torch.device) -> float | None:
+    """The learning rate of the group's first rank: searches of another step length would part, and wait."""
+    found = float(_of_the_first(math.nan if rate is None else rate, group, device))
+    return None if math.isnan(found) else found
+
+
+def _of_the_first(number: float, group: dist.ProcessGroup, device: torch.device) -> float:
+    # A whole number stays one: a seed has more digits than a double.
+    found = torch.tensor(number, device=device, dtype=torch.int64 if isinstance(number, int) else torch.float64)
     dist.broadcast(found, src=dist.get_global_rank(group, 0), group=group)
-    return int(found)
+    return found.item()
 
 
 def agree(holds: bool, group: dist.ProcessGroup, device: torch.device) -> bool:
@@ -107,7 +115,7 @@ def fewest(count: int, group: dist.ProcessGroup, device: torch.device) -> int:
 
 def same_seed(seed: int, group: dist.ProcessGroup, device: torch.device) -> int:
     """The seed of the group's first rank."""
-    return _of_the_first(seed, group, device)
+    return int(_of_the_first(seed, group, device))
 
 
 def same_tensors_(tensors: tuple[Tensor, ...], group: dist.ProcessGroup) -> None:
