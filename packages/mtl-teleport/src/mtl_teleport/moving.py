@@ -30,7 +30,7 @@ from mtl_teleport.history import HTR, trajectory_cosine
 from mtl_teleport.inner_product import length_of
 from mtl_teleport.isolation import Mode, as_at, isolated
 from mtl_teleport.memory_due import MemoryDue
-from mtl_teleport.move import Occasion, Proposal, Seen, described, with_after
+from mtl_teleport.move import Occasion, Proposal, Seen, described, rolled_back, with_after
 from mtl_teleport.next_step import next_step
 from mtl_teleport.report import TeleportReport
 from mtl_teleport.schedule import Schedule
@@ -39,7 +39,7 @@ from mtl_teleport.step_gradients import check_parameters, copied, learning_rate,
 from mtl_teleport.structure import Structure
 from mtl_teleport.transport import Change, probe_gradient
 from mtl_teleport.triggers import Trigger, as_trigger
-from mtl_teleport.way_back import WayBack
+from mtl_teleport.way_back import SHARED_MEMORY, WayBack
 
 __all__ = ["Condition", "Moving", "OwnStep", "WrappedMethod"]
 
@@ -145,6 +145,9 @@ class Moving(Wrapper, ABC):
                 return report
             after = collect_batch(problem, batches[0])
             trace.restore()
+            if not back.stands:
+                back.restore()
+                return rolled_back(report, SHARED_MEMORY)
             return with_after(report, after)
         except BaseException:
             structure.restore()

@@ -35,7 +35,7 @@ from mtl_teleport.moving import Moving
 from mtl_teleport.report import TeleportReport
 from mtl_teleport.step_gradients import check_parameters, learning_rate, present_update, step_gradients
 from mtl_teleport.structure import Structure
-from mtl_teleport.way_back import WayBack
+from mtl_teleport.way_back import SHARED_MEMORY, WayBack
 from mtl_teleport.written import writing_refused
 
 __all__ = ["Teleportation"]
@@ -157,6 +157,9 @@ class Teleportation(Moving):
         """The step after a move, or after one that was given up."""
         # Buffers and random numbers as at the beginning, so that nothing but the parameters differs.
         trace.restore()
+        if report.accepted and not back.stands:
+            back.restore()
+            report = rolled_back(report, SHARED_MEMORY)
         try:
             gradients = step_gradients(problem, batch, options)
             checked_gramian(problem, batch, gradients, options)

@@ -11,7 +11,10 @@ from torch.optim import Optimizer
 from mtl_teleport.adapters.protocol import write_
 from mtl_teleport.inner_product import inner_product
 
-__all__ = ["WayBack"]
+__all__ = ["SHARED_MEMORY", "WayBack"]
+
+SHARED_MEMORY = "what was written did not stay: shared parameters share memory with one another, or with a buffer"
+"""Why a move is taken back that was judged at another point than the one at which the parameters came to be."""
 
 _ENTRIES = 2**16  # of each parameter, on which what is kept is measured: a copy of a whole move is as large as a model
 
@@ -36,7 +39,6 @@ class WayBack:
         self._previous: dict[str, Tensor] = {}
         self._copies: list[tuple[Tensor, Tensor]] = []
         self._moved: dict[str, Tensor] = {}
-        self._start = 0.0
         self._square = 0.0
 
     @torch.no_grad()
@@ -62,17 +64,23 @@ class WayBack:
             write_(self._shared, {name: value})
             # A tensor of its own, since a slice would keep the whole displacement alive.
             part = end.to(torch.float64) - start.to(torch.float64)
-            self._start += float(inner_product(start, part))
             self._square += float(inner_product(part))
             self._moved[name] = part
 
     def restore(self) -> None:
         """Put everything back that was written; nothing if nothing was, or if it is back already."""
-        write_(self._shared, self._previous)
+        # The last first: of parameters that share memory, what was there before the second holds the first one's move.
+        write_(self._shared, dict(reversed(self._previous.items())))
         with torch.no_grad():
             for copy, before in self._copies:
                 copy.copy_(before)
         self._previous, self._copies, self._moved = {}, [], {}
+
+    @property
+    def stands(self) -> bool:
+        """Whether the parameters are where they were moved to, or nothing was moved."""
+        kept = self.kept()
+        return kept is None or abs(kept - 1.0) < 1e-6
 
     def kept(self) -> float | None:
         r"""How much of the move is in the parameters now.
@@ -87,8 +95,12 @@ class WayBack:
         """
         if not self._moved or self._square <= 0.0:
             return None
-        now = sum(float(inner_product(_sample(self._shared[name]), part)) for name, part in self._moved.items())
-        return (now - self._start) / self._square
+        # By differences: as one of two inner products with the parameters a short move would be lost in rounding.
+        found = sum(
+            float(inner_product(_sample(self._shared[name]), part, less=_sample(self._previous[name])))
+            for name, part in self._moved.items()
+        )
+        return found / self._square
 
     def _copies_of(self, parameter: Tensor) -> list[Tensor]:
         """The optimiser's own copies of a parameter."""
