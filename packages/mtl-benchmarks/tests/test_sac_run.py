@@ -132,6 +132,41 @@ def test_a_method_on_losses_trains_the_critics_alone() -> None:
     torch.testing.assert_close(ours.actor.losses, theirs.actor.losses, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("grouping", ["split", "vmap"])
+def test_a_method_on_three_batches_gets_thirds_of_each_tasks_samples(grouping: str) -> None:
+    """Weights by hand from the Jacobians of two thirds, the update from the last; two samples are in all three."""
+    tasks = [0] * 7 + [1] * 2 + [2] * 3
+    one = agent(Choice("modo", {"gamma": 1e-4, "rho": 0.0}), grouping=grouping)
+    batch, twin = some(12, tasks=tasks), agent()
+    goals = twin._targets(batch)
+    first, second = twin.critic(batch.observations, batch.actions)
+    each = (first - goals) ** 2 + (second - goals) ** 2
+    thirds = [torch.stack([each[0:7][k::3].mean(), each[7:9].mean(), each[9:12][k]]) for k in range(3)]
+    rows = [
+        torch.stack([_gradient(loss, list(twin.critic.parameters())) for loss in third]).double()
+        for third in thirds[:2]
+    ]
+    equal = torch.full((3,), 1 / 3, dtype=torch.float64)
+    moved = equal - 1e-4 * (rows[0] @ rows[1].T @ equal)
+    # The projection takes the same off each, as long as none falls below 0.
+    expected = moved - (moved.sum() - 1) / 3
+    assert float(expected.min()) > 0
+    assert float(expected.max() - expected.min()) > 0.01
+    report = one.update(batch)
+    assert report.critic.losses.tolist() == pytest.approx(thirds[2].tolist(), rel=1e-5)
+    assert report.critic.weights is not None
+    assert report.critic.weights.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    # Actor and temperature are trained by it, too.
+    for name in ("actor", "temperature"):
+        weights = getattr(report, name).weights
+        assert weights is not None
+        assert weights.tolist() != pytest.approx([1 / 3] * 3, abs=1e-6)
+
+
+def _gradient(loss: Tensor, parameters: list[Tensor]) -> Tensor:
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, retain_graph=True)])
+
+
 def test_an_actor_step_leaves_no_gradient_on_the_critics() -> None:
     one = agent("mgda")
     one.update(some(12))
@@ -201,7 +236,7 @@ def short(method: str = "cagrad") -> SACConfig:
     return SACConfig.resolve(method, protocol=SHORT, tasks=TASKS, seed=1, world=WORLD)
 
 
-@pytest.mark.parametrize(("method", "broken_at"), [("cagrad", 12), ("famo", 24), ("pcgrad", 36)])
+@pytest.mark.parametrize(("method", "broken_at"), [("cagrad", 12), ("famo", 24), ("pcgrad", 36), ("modo", 24)])
 def test_a_broken_run_resumes_bit_for_bit(tmp_path: Path, method: str, broken_at: int) -> None:
     def progress(now: SACProgress) -> None:
         if now.done == broken_at:

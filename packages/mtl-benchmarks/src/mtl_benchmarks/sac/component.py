@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from mtl_aggregators import ThreeBatches
 from mtl_benchmarks.sac.protocol import SACProtocol
 from mtl_core import Method, Problem, StepReport, collect_per_task, step
-from mtl_core.extension import CountsEpochs, Remembers, finish, is_loss_weighting, offers
+from mtl_core.extension import CountsEpochs, Remembers, TakesSeveralBatches, finish, is_loss_weighting, offers
 
 __all__ = ["Component", "Parts", "Samples"]
 
 Samples = tuple[Tensor, ...]
 """What a loss is computed from, sample by sample: each tensor has a row for each."""
+
+_THREE = len(ThreeBatches._fields)
 
 Parts = Mapping[str, Samples]
 """Task → its samples, of the tasks that are there."""
@@ -50,8 +53,12 @@ class Component:
 
     @property
     def is_on_gradients(self) -> bool:
-        """Whether the method looks at the tasks' gradients, and leaves the step to others."""
-        return not is_loss_weighting(self.method) and not offers(self.method, Method)
+        """Whether the method looks at the tasks' gradients, of one batch or of several."""
+        return self._takes_several or not (is_loss_weighting(self.method) or offers(self.method, Method))
+
+    @property
+    def _takes_several(self) -> bool:
+        return offers(self.method, TakesSeveralBatches)
 
     def start_epoch(self, number: int) -> None:
         """Tell the method, if it counts them."""
@@ -59,7 +66,13 @@ class Component:
             self.method.start_epoch(number)
 
     def step(self, parts: Parts) -> StepReport:
-        """One update by the samples of each task."""
+        """One update by the samples of each task.
+
+        Of a method that takes three batches each gets a third of a task's samples, which are drawn independently, or
+        all of them where there are fewer than three.
+        """
+        if self._takes_several:
+            return step(self.problem, _thirds(parts), self.optimizer, self.method)
         # vmap takes one batch per task and no absent one; a small batch may lack one.
         if not (self._vmap and self.is_on_gradients and len(parts) == len(self.problem.tasks)):
             return step(self.problem, parts, self.optimizer, self.method)
@@ -89,6 +102,14 @@ class Component:
         self.optimizer.load_state_dict(state["optimizer"])
         if state["method"] is not None:
             self.method.load_state_dict(state["method"])
+
+
+def _thirds(parts: Parts) -> ThreeBatches:
+    def third(part: Samples, k: int) -> Samples:
+        # Fewer samples than batches are in each of them: a task that comes and goes is none to such methods.
+        return tuple(value[k::_THREE] for value in part) if len(part[0]) >= _THREE else part
+
+    return ThreeBatches(*({task: third(part, k) for task, part in parts.items()} for k in range(_THREE)))
 
 
 def _padded(parts: Parts) -> list[Samples]:

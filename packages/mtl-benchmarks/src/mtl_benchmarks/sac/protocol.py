@@ -27,7 +27,8 @@ class SACProtocol(PlainData):
         episode: steps of an episode, after which all environments begin anew together; its end is no end for the
             critic, which goes on counting rewards beyond it. The last one of a run is shorter where ``steps`` is no
             multiple of it.
-        batch_size: transitions per update, drawn uniformly from those of all tasks.
+        batch_size: transitions per update, drawn uniformly from those of all tasks; a method that takes three batches
+            gets a third of them in each.
         capacity: transitions that are kept, of all tasks together.
         hidden: units of the hidden layers, of actor and critics alike.
         lr: learning rate of Adam for actor, critics and temperature.
