@@ -144,6 +144,15 @@ def test_the_readme_lists_the_benchmarks() -> None:
     }
 
 
+@pytest.mark.parametrize("name", benchmarks())
+def test_a_benchmark_has_a_section_with_its_command(name: str) -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    commands = re.findall(rf"^\$ mtl-bench run {name}\b.*$", text, flags=re.MULTILINE)
+
+    assert commands
+    assert text.rpartition(commands[0])[0].count("\n## ") > 1
+
+
 # --- names and commands on all pages ----------------------------------------------------------------------------------
 
 PAGES = [
