@@ -2,7 +2,8 @@
 
 Without arguments it says where each package stands. ``python .ci/release.py mtl-core 0.3.0`` sets the version, heads
 the changelog with it, moves the ranges of the siblings if the breaking number changed, and prints what is left to
-do; it commits, tags and uploads nothing. Needs Python and git only.
+do. With ``--tag``, given once the changelog says what users see, it commits these files and tags the commit. It pushes
+and uploads nothing. Needs Python and git only.
 """
 
 from __future__ import annotations
@@ -106,9 +107,49 @@ def prepare(root: Path, package: str, version: str, today: date) -> list[str]:
         f"say in packages/{package}/CHANGELOG.md what users see of {version}",
         *(f"release {sibling} too: its range of {package} is now {range_of(version)}" for sibling in moved),
         "python -m nox && python -m nox -s ladder build",
-        f"git commit -am '{package} {version}' && git tag -a {package}-v{version} -m '{package} {version}'",
+        f"python .ci/release.py {package} {version} --tag",
         f"upload dist/{package.replace('-', '_')}-{version}*",
     ]
+
+
+def tag(root: Path, package: str, version: str) -> str:
+    """Commit what ``prepare`` wrote and tag the commit.
+
+    Returns:
+        the tag.
+
+    Raises:
+        SystemExit: the version was not prepared, its tag is there, or files that are no part of a release have changed.
+    """
+    name = f"{package}-v{version}"
+    if package not in PACKAGES or version_of(root, package) != version:
+        raise SystemExit(
+            f"release: {package} {version} must be prepared first: python .ci/release.py {package} {version}"
+        )
+    if not heading_of(root, package).startswith(f"{version} ("):
+        raise SystemExit(
+            f"release: the changelog of {package} must begin with {version} and its date, got another heading."
+        )
+    if git(root, "tag", "--list", name):
+        raise SystemExit(f"release: the tag {name} must be new, got one that is there.")
+    own = {f"packages/{each}/{file}" for each in PACKAGES for file in ("CHANGELOG.md", "pyproject.toml")}
+    own |= {init_of(root, each).relative_to(root).as_posix() for each in PACKAGES}
+    changed = [line[3:] for line in _git(root, "status", "--porcelain", "--untracked-files=no").splitlines()]
+    foreign = [path for path in changed if path not in own]
+    if foreign:
+        raise SystemExit(f"release: nothing but versions and changelogs must have changed, got {', '.join(foreign)}.")
+    if changed:
+        _git(root, "commit", "--quiet", "--all", "--message", f"{package} {version}")
+    _git(root, "tag", "--annotate", name, "--message", f"{package} {version}")
+    return name
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """What git prints; what it cannot do is an error in its own words."""
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"release: git {arguments[0]} failed: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
 
 
 def _moved_ranges(root: Path, package: str, version: str) -> list[str]:
@@ -128,11 +169,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python .ci/release.py", description=__doc__)
     parser.add_argument("package", nargs="?", help=", ".join(PACKAGES))
     parser.add_argument("version", nargs="?", help="three numbers")
+    parser.add_argument("--tag", action="store_true", help="commit what was prepared, and tag it")
     options = parser.parse_args(arguments)
     if options.package is None:
         print(status(ROOT))
     elif options.version is None:
         parser.error("name the version as well, as in `python .ci/release.py mtl-core 0.3.0`")
+    elif options.tag:
+        print(f"tagged {tag(ROOT, options.package, options.version)}; nothing was pushed.")
     else:
         print(
             "\n".join(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
 from datetime import date
 from pathlib import Path
 from types import ModuleType
@@ -80,3 +81,46 @@ def test_what_is_refused_changes_nothing(
         release.prepare(copy, package, version, DAY)
 
     assert release.version_of(copy, "mtl-core") == release.version_of(ROOT, "mtl-core")
+
+
+def git(root: Path, *words: str) -> str:
+    own = ("-c", "user.name=somebody", "-c", "user.email=somebody@example.org", "-c", "commit.gpgsign=false")
+    return subprocess.run(["git", "-C", str(root), *own, *words], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def repository(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "somebody")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "somebody@example.org")
+    (copy / "other.txt").write_text("1")
+    git(copy, "init", "--quiet")
+    git(copy, "add", "--all")
+    git(copy, "commit", "--quiet", "--message", "start")
+    return copy
+
+
+def test_a_prepared_version_is_committed_and_tagged(release: ModuleType, repository: Path) -> None:
+    release.prepare(repository, "mtl-core", "0.9.0", DAY)
+
+    assert release.tag(repository, "mtl-core", "0.9.0") == "mtl-core-v0.9.0"
+    assert git(repository, "status", "--porcelain") == ""
+    assert git(repository, "log", "-1", "--format=%s") == "mtl-core 0.9.0\n"
+    assert git(repository, "rev-parse", "mtl-core-v0.9.0^{commit}") == git(repository, "rev-parse", "HEAD")
+    assert '__version__ = "0.9.0"' in git(repository, "show", "HEAD:packages/mtl-core/src/mtl_core/__init__.py")
+
+
+def test_what_may_not_be_tagged_is_left_as_it_is(release: ModuleType, repository: Path) -> None:
+    with pytest.raises(SystemExit, match=r"mtl-core 0\.9\.0 must be prepared first"):
+        release.tag(repository, "mtl-core", "0.9.0")
+    release.prepare(repository, "mtl-core", "0.9.0", DAY)
+    (repository / "other.txt").write_text("2")
+    with pytest.raises(SystemExit, match=r"nothing but versions and changelogs must have changed, got other\.txt"):
+        release.tag(repository, "mtl-core", "0.9.0")
+
+    assert git(repository, "tag") == ""
+    assert git(repository, "log", "--format=%s") == "start\n"
+    git(repository, "checkout", "--quiet", "other.txt")
+    release.tag(repository, "mtl-core", "0.9.0")
+    with pytest.raises(SystemExit, match="must be new"):
+        release.tag(repository, "mtl-core", "0.9.0")
