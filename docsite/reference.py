@@ -54,12 +54,12 @@ _TOGETHER = {
         "Stationarity": ("plumbline", "stationarity_gap"),
     },
     "mtl_teleport": {
-        "COST and its control": ("COST", "RandomTeleport", "TeleportReport"),
+        "COST and its controls": ("COST", "RandomTeleport", "MemoryOnly", "TeleportReport"),
         "Adapters": (
             "Adapter",
             *("AdapterSession", "LoRA", "LoHa", "LoKr", "OFT", "Dense", "PeftAdapter", "PeftLoRA"),
         ),
-        "Triggers": ("Trigger", "DominatedConflict", "WeakConflict", "MajorityConflict", "AnyMeanConflict"),
+        "Triggers": ("Trigger", "DominatedConflict", "WeakConflict", "MajorityConflict", "AnyMeanConflict", "Always"),
         "The optimiser's memory": ("modulated", "trajectory_cosine"),
     },
     "mtl_benchmarks": {
@@ -75,8 +75,11 @@ _TOGETHER = {
         "Published tables": (
             *("PublishedTable", "PublishedValue", "published_table", "published_values", "printed_baselines"),
         ),
-        "Benchmarks": ("Benchmark", "Toy", "Digits", "CTR"),
-        "Data": ("Batches", "LoadedBatches", "Loading", "DataSource", "ReadsFiles"),
+        "Benchmarks": (
+            *("Benchmark", "Toy", "Digits", "CTR", "NYUv2", "CityScapes", "CelebA", "QM9", "MT10", "Yeast"),
+            "MovieLens",
+        ),
+        "Data": ("Batches", "LoadedBatches", "Loading", "DataSource", "ReadsFiles", "Rooms", "Streets"),
         "Watching a run": ("Observer", "ObserverError", "RunStart", "StepSeen", "EvaluationSeen"),
     },
 }

@@ -157,10 +157,11 @@ def test_docstrings_become_markdown() -> None:
 
 
 def test_every_public_name_has_a_page_and_a_docstring() -> None:
-    pages, _ = reference.reference_pages()
+    pages, navigation = reference.reference_pages()
     methods = [f"::: mtl_aggregators.{cls.__name__}\n" for cls in own_methods().values()]
     own = "\n".join([*pages.values(), *methods])
 
+    assert "Further names" not in str(navigation), "say in docsite/reference.py what they belong to"
     absent = [name for name in reference.documented() if f"::: {name}\n" not in own]
     silent = [
         f"{module}.{name}"
@@ -199,3 +200,18 @@ def test_the_heat_map_of_the_first_page_is_what_its_code_draws() -> None:
     assert len(drawn) == 9
     assert min(drawn) < -0.2  # there is a conflict to see
     assert shown[: len(drawn)] == pytest.approx(drawn, abs=0.011)
+
+
+def test_pages_import_public_names_only() -> None:
+    pages = [ROOT / "README.md", *ROOT.glob("packages/*/README.md"), *ROOT.glob("docs/**/*.md")]
+    text = {page: page.read_text(encoding="utf-8") for page in [*pages, *TUTORIALS]}
+    modules = public_modules()
+    internal = []
+    for page, content in text.items():
+        shown = [content] if page.suffix == ".py" else re.findall(r"^```py(?:thon)?\n(.*?)^```$", content, re.M | re.S)
+        for node in (node for code in shown for node in ast.walk(ast.parse(code))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mtl_"):
+                known = modules.get(node.module or "", ())
+                internal += [f"{node.module}.{each.name}" for each in node.names if each.name not in known]
+
+    assert internal == []

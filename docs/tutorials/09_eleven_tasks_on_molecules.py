@@ -13,7 +13,7 @@ import torch
 
 import mtl_core
 from mtl_aggregators import FAMO, LS, FairGrad
-from mtl_benchmarks.benchmarks import QM9
+from mtl_benchmarks import QM9
 
 torch.set_num_threads(1)
 benchmark = QM9(n_train=1200, n_validation=0, n_test=600, width=16, hidden=16)

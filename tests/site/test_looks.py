@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / ".nox" / "site"
 PICTURES = ROOT / ".nox" / "site-pictures"
-PAGES = ("", "choosing/", "concepts/imbalance/", "methods/fairgrad/", "reference/mtl_teleport/cost-and-its-control/")
+PAGES = ("", "choosing/", "concepts/imbalance/", "methods/fairgrad/", "reference/mtl_teleport/cost-and-its-controls/")
 
 pytestmark = pytest.mark.skipif(not (SITE / "index.html").is_file(), reason="the site is not built: nox -s docs")
 

@@ -7,7 +7,7 @@ from mtl_benchmarks import interrupts  # noqa: F401
 from mtl_benchmarks.batching.batches import Batches
 from mtl_benchmarks.batching.loading import LoadedBatches, Loading
 from mtl_benchmarks.benchmark import Benchmark
-from mtl_benchmarks.benchmarks import CTR, CelebA, CityScapes, Digits, NYUv2, Toy
+from mtl_benchmarks.benchmarks import CTR, MT10, QM9, CelebA, CityScapes, Digits, MovieLens, NYUv2, Toy, Yeast
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.data_files import DataSource, ReadsFiles
@@ -28,12 +28,15 @@ from mtl_benchmarks.published import (
 from mtl_benchmarks.runs.baselines import own_baselines, single_task_configs
 from mtl_benchmarks.runs.pool import run_all
 from mtl_benchmarks.runs.runner import RunResult, load_result, run
+from mtl_benchmarks.scenes.sources import Rooms, Streets
 from mtl_benchmarks.storage.results import Collection, RunDirectory
 
 __version__ = "0.2.0"
 
 __all__ = [
     "CTR",
+    "MT10",
+    "QM9",
     "Baseline",
     "Batches",
     "Benchmark",
@@ -54,6 +57,7 @@ __all__ = [
     "Loading",
     "MeanOfLast",
     "Metric",
+    "MovieLens",
     "NYUv2",
     "Observer",
     "ObserverError",
@@ -63,6 +67,7 @@ __all__ = [
     "PublishedTable",
     "PublishedValue",
     "ReadsFiles",
+    "Rooms",
     "RunConfig",
     "RunDirectory",
     "RunResult",
@@ -70,8 +75,10 @@ __all__ = [
     "Span",
     "StepDecay",
     "StepSeen",
+    "Streets",
     "Toy",
     "Training",
+    "Yeast",
     "delta_m",
     "load_result",
     "mean_rank",
