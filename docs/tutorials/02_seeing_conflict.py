@@ -86,7 +86,8 @@ pairs.set_xticks(range(4), tasks, rotation=30)
 pairs.set_yticks(range(4), tasks)
 for i in range(4):
     for j in range(4):
-        pairs.text(j, i, f"{average[i, j]:.2f}", ha="center", va="center", fontsize=8)
+        colour = "white" if abs(average[i, j]) > 0.6 else "black"
+        pairs.text(j, i, f"{average[i, j]:.2f}", ha="center", va="center", fontsize=8, color=colour)
 figure.colorbar(image, ax=pairs, label="mean cosine")
 
 # %% [markdown]
