@@ -82,3 +82,28 @@ def test_links_lead_somewhere(page: Path) -> None:
     missing = [link for link in links if not (page.parent / link).exists()]
 
     assert not missing
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as forges make them."""
+    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    plain = (
+        re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", found) for found in re.findall(r"^#+ (.*)$", text, flags=re.M)
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in plain}
+
+
+def test_anchors_are_those_of_forges(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# TorchJD's `step`, [here](a.md)\n\n```console\n# no heading\n```\n\n## cost-6: paths\n")
+
+    assert anchors(page) == {"torchjds-step-here", "cost-6-paths"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_into_pages_meet_a_heading(page: Path) -> None:
+    prose = re.sub(r"^ *```.*?^ *```$|`[^`]*`", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\((?!https?://|mailto:)([^)#\s]*)#([^)\s]+)\)", prose)
+    targets = [(page.parent / file if file else page, anchor) for file, anchor in links]
+
+    assert [(str(to), anchor) for to, anchor in targets if to.suffix == ".md" and anchor not in anchors(to)] == []
