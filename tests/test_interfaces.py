@@ -30,6 +30,8 @@ PUBLIC = {
 ALLOWED = {
     ("mtl_benchmarks", "__getitem__"): "whether what a benchmark gave is a map-style data set",
     ("mtl_benchmarks", "__len__"): "likewise",
+    ("mtl_benchmarks", "__dict__"): "of anything that a method or benchmark of one's own may be",
+    ("mtl_benchmarks", "__module__"): "of a type as it is written in a signature, which need not be a class",
     ("mtl_benchmarks", "_fields"): "how Python marks a named tuple",
     ("mtl_benchmarks", "to"): "of anything in a batch that can be moved to a device",
     ("mtl_core", "__dict__"): "`offers` itself: how a protocol is asked for",
@@ -44,6 +46,7 @@ ALLOWED = {
     ("mtl_teleport", "_forward_cls"): "of torch's nodes, which declare nothing",
     ("mtl_teleport", "backward"): "likewise",
     ("mtl_teleport", "__wrapped__"): "how torch marks what is once differentiable",
+    ("mtl_teleport", "found_inf"): "how torch's gradient scaler tells a fused optimiser of an overflow",
     ("mtl_teleport", "peft_type"): "of PEFT's objects, told by their form so that peft is imported only where used",
     ("mtl_teleport", "target_modules"): "likewise",
     ("mtl_teleport", "peft_config"): "likewise",

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from mtl_benchmarks.batching import randomness
 from mtl_benchmarks.benchmarks import CTR, QM9, Digits, MovieLens, Yeast
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.sac import SACConfig
 from mtl_benchmarks.scenes.sources import Rooms
-from mtl_core import InvalidParameterError
+from mtl_core import InvalidParameterError, checks
 
 NO_SEEDS = (-1, 2**32, 2**32 + 1, 2**63, True, 1.0, "1", None)
 
@@ -45,7 +44,7 @@ def test_what_is_no_seed_is_refused(take: Callable[[Any], object], seed: Any) ->
 
 @pytest.mark.parametrize("seed", [0, 2**32 - 1])
 def test_the_ends_are_seeds(seed: int) -> None:
-    assert randomness.checked_seed("seed", seed) == seed
+    assert checks.seed("seed", seed) == seed
     assert RunConfig.resolve("digits", seed=seed).seed == seed
 
 

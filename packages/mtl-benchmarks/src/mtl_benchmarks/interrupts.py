@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import NoReturn
 
 __all__ = ["INTERRUPTED", "leave_at_interrupt", "raise_at_interrupt", "shielded", "was_interrupted"]
@@ -91,7 +91,9 @@ def _is_ours() -> bool:
     if process is not None and process.parent_process() is not None:
         return False
     handler = signal.getsignal(signal.SIGINT)
-    if handler is not signal.default_int_handler and getattr(handler, "__module__", None) != __name__:
+    if handler is not signal.default_int_handler and not (
+        isinstance(handler, FunctionType) and handler.__module__ == __name__
+    ):
         return False
     program = sys.argv[0] if sys.argv else ""
     if program == "-m":  # while Python looks for a module, which is the word behind

@@ -33,6 +33,7 @@ __all__ = [
     "positive",
     "positive_int",
     "scalar_loss",
+    "seed",
     "square",
     "times_power",
 ]
@@ -139,6 +140,27 @@ def positive_int(name: str, value: int) -> int:
     if type(value) is not int or value < 1:
         raise InvalidParameterError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
     return value
+
+
+def seed(name: str, value: Any) -> int:
+    """Return ``value`` if it is a seed that all generators tell from every other one: a whole number of 32 bits.
+
+    torch's generator on the CPU reads the lowest 32 bits of a seed and no more, so that 0 and 2**32 are one run, and
+    −1 and 2**32 − 1 another.
+
+    Raises:
+        InvalidParameterError: otherwise.
+
+    Example:
+        >>> seed("seed", 4294967296)
+        Traceback (most recent call last):
+        mtl_core.errors.InvalidParameterError: `seed` must be a whole number from 0 to 4294967295, got 4294967296. \
+Generators read no more bits: it would draw what another seed draws.
+    """
+    if type(value) is int and 0 <= value < 2**32:
+        return value
+    why = " Generators read no more bits: it would draw what another seed draws." if type(value) is int else ""
+    raise InvalidParameterError(f"`{name}` must be a whole number from 0 to {2**32 - 1}, got {value!r}.{why}")
 
 
 def in_interval(

@@ -15,7 +15,6 @@ from mtl_teleport.adapters.protocol import Adapter
 __all__ = [
     "adapter",
     "probe_batches",
-    "seed",
     "teleport_batches",
     "teleported",
     "whole",
@@ -111,15 +110,6 @@ def teleported(problem: Any, gradients: Any) -> None:
             f"{'' if gradients.n_tasks != problem.n_tasks else ', not the same'}. Collect them from this problem as it "
             "is now."
         )
-
-
-def seed(value: Any) -> int:
-    """Return a seed.
-
-    Raises:
-        InvalidParameterError: it is no whole number, or negative.
-    """
-    return whole("seed", value, 0)
 
 
 def whole(name: str, value: Any, least: int) -> int:

@@ -89,7 +89,7 @@ class Moving(Wrapper, ABC):
         self.mode: Mode = checks.one_of("mode", mode, get_args(Mode))
         self.htr: HTR = checks.one_of("htr", htr, get_args(HTR))
         self.own_step: OwnStep = checks.one_of("own_step", own_step, get_args(OwnStep))
-        self._generator = torch.Generator().manual_seed(arguments.seed(seed))
+        self._generator = torch.Generator().manual_seed(checks.seed("seed", seed))
         self._due = MemoryDue()
         # What the move that is being made does to the gradient.
         self._change: Change | None = None

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtl_benchmarks.batching.batches import Batches, Part, resident
-from mtl_benchmarks.batching.randomness import checked_seed
 from mtl_benchmarks.batching.tally import Rows, Tally, tallied
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.metrics import Metric
@@ -21,6 +20,7 @@ from mtl_benchmarks.protocol.optimizers import OptimizerChoice
 from mtl_benchmarks.protocol.training import Training
 from mtl_core import InvalidInputError, InvalidParameterError, MissingExtraError, Problem
 from mtl_core.checks import in_interval, one_of, positive, positive_int
+from mtl_core.checks import seed as checked_seed
 
 __all__ = ["Digits", "OverlaidDigits", "Split", "overlay"]
 

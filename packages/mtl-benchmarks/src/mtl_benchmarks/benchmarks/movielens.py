@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtl_benchmarks.batching.batches import Batches, Part, resident
-from mtl_benchmarks.batching.randomness import checked_seed
 from mtl_benchmarks.batching.splits import drawn_splits
 from mtl_benchmarks.batching.tally import Rows, Tally, tallied
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
@@ -22,6 +21,7 @@ from mtl_benchmarks.protocol.optimizers import OptimizerChoice
 from mtl_benchmarks.protocol.training import Training
 from mtl_core import InvalidInputError, InvalidParameterError, MissingExtraError, Problem
 from mtl_core.checks import positive_int
+from mtl_core.checks import seed as checked_seed
 
 __all__ = ["MovieLens"]
 

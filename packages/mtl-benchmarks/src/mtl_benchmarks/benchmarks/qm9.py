@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from mtl_benchmarks.batching.batches import Batches, Part
 from mtl_benchmarks.batching.loading import LoadedBatches
-from mtl_benchmarks.batching.randomness import checked_seed
 from mtl_benchmarks.batching.splits import drawn_splits
 from mtl_benchmarks.batching.tally import Rows, Tally, tallied
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
@@ -32,6 +31,7 @@ from mtl_benchmarks.protocol.training import Training
 from mtl_benchmarks.published import PublishedTable
 from mtl_core import InvalidInputError, InvalidParameterError, MissingExtraError, Problem
 from mtl_core.checks import one_of, positive, positive_int
+from mtl_core.checks import seed as checked_seed
 
 __all__ = ["PAPERS_OPTIONS", "QM9", "MoleculeSample"]
 

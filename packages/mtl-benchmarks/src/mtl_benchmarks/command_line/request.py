@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mtl_benchmarks.batching.randomness import checked_seed
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.benchmarks import available, benchmark_class
 from mtl_benchmarks.command_line.choosing import Chosen
@@ -21,6 +20,7 @@ from mtl_benchmarks.configuration.making import MODELS, benchmark_parts, make_be
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.protocol.training import Training
 from mtl_core import InvalidInputError, InvalidParameterError, UnknownNameError
+from mtl_core.checks import seed as checked_seed
 
 __all__ = [
     "Request",

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mtl_benchmarks.benchmarks import benchmark_class
@@ -38,7 +39,9 @@ def origin(config: RunConfig) -> dict[str, dict[str, str]]:
         own bring, with the version of an installed package. What a module of one's own imports from other such modules
         is among them. ``data``: name → digest of what it names, see ``Benchmark.files``. What has no file is left out.
     """
-    classes = {each.__module__ for made in _classes(config) for each in getattr(made, "__mro__", (made,))}
+    classes = {
+        each.__module__ for made in _classes(config) for each in (made.__mro__ if isinstance(made, type) else (made,))
+    }
     code = {name: found for name in sorted(_reached(classes)) if (found := _code(name)) is not None}
     given, known = config.benchmark.options, arguments_of(benchmark_class(config.benchmark.name))
     named = {name: value for name, value in given.items() if value and _names_files(name, value, known[name])}
@@ -95,7 +98,8 @@ def _imports(name: str) -> Iterator[str]:
     except (SyntaxError, ValueError):  # it has been edited since it was imported, into something that cannot be read
         return
     # Anything may lie under the name of a module.
-    package = getattr(sys.modules[name], "__package__", None) or ""
+    module = sys.modules[name]
+    package = (module.__package__ if isinstance(module, ModuleType) else None) or ""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             used = [alias.name for alias in node.names]

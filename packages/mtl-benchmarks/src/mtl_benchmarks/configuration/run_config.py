@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 
-from mtl_benchmarks.batching.randomness import checked_seed
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.making import (
     make_benchmark,
@@ -26,6 +25,7 @@ from mtl_benchmarks.protocol.training import Precision, Training
 from mtl_benchmarks.ranks import current_ranks
 from mtl_core import InvalidParameterError, UnknownNameError
 from mtl_core.checks import names, one_of, positive_int
+from mtl_core.checks import seed as checked_seed
 
 __all__ = ["RunConfig"]
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from mtl_benchmarks.batching.randomness import checked_seed
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.making import make_method, resolve_method
 from mtl_benchmarks.sac.protocol import SACProtocol
 from mtl_benchmarks.worlds import LONGEST, METAWORLD, MT10_TASKS
 from mtl_core import InvalidParameterError, UnknownNameError
 from mtl_core.checks import positive_int
+from mtl_core.checks import seed as checked_seed
 
 __all__ = ["SACConfig"]
 

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import numpy
 
-from mtl_benchmarks.batching.randomness import checked_seed
 from mtl_benchmarks.data_files import DataSource
 from mtl_benchmarks.scenes.folders import Split, content_problems, folder_problems
 from mtl_benchmarks.scenes.generated.rendering import Arrays, rendered_room, rendered_street
@@ -19,6 +18,7 @@ from mtl_benchmarks.scenes.layout import CITYSCAPES, NYUV2, SceneLayout
 from mtl_benchmarks.storage.files import write_atomically
 from mtl_core import InvalidInputError, InvalidParameterError
 from mtl_core.checks import positive_int
+from mtl_core.checks import seed as checked_seed
 
 __all__ = ["OfficialCityScapes", "OfficialNYUv2", "Rooms", "Streets"]
 
