@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from many_lines import Three
 from torch import Tensor, nn
 
 import mtl_core
@@ -144,30 +143,3 @@ class EverySecond:
     def __call__(self, gramian: Tensor) -> bool:
         self.calls += 1
         return self.calls % 3 == 1
-
-
-class Fading(Three):
-    """A benchmark whose losses depend on how often they were asked for."""
-
-    name = "fading"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked = 0
-
-    def problem(self, model: nn.Module, *, tasks: Any) -> Problem:
-        def fading(model: nn.Module, batch: Any) -> Tensor:
-            self.asked += 1
-            return (model(self.rows) - self.targets).square().mean(0) / self.asked
-
-        return Problem(model, fading, shared=model.get_submodule("trunk"), tasks=tuple(tasks))
-
-
-class FadingOn(Fading):
-    """The same with a state."""
-
-    def state_dict(self) -> dict[str, int]:
-        return {"asked": self.asked}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        self.asked = state["asked"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy
@@ -160,3 +160,30 @@ class Untested(Three):
 
     name = "untested"
     splits = ("validation",)
+
+
+class Fading(Three):
+    """A benchmark whose losses depend on how often they were asked for."""
+
+    name = "fading"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def problem(self, model: nn.Module, *, tasks: Any) -> Problem:
+        def fading(model: nn.Module, batch: Any) -> Tensor:
+            self.asked += 1
+            return (model(self.rows) - self.targets).square().mean(0) / self.asked
+
+        return Problem(model, fading, shared=model.get_submodule("trunk"), tasks=tuple(tasks))
+
+
+class FadingOn(Fading):
+    """The same with a state."""
+
+    def state_dict(self) -> dict[str, int]:
+        return {"asked": self.asked}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self.asked = state["asked"]

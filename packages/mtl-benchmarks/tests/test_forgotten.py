@@ -25,7 +25,7 @@ def teleport(name: str, within: str = "ls", **options: Any) -> RunConfig:
 
 
 def benchmark(name: str) -> RunConfig:
-    return RunConfig.resolve(f"forgetful:{name}", epochs=3)
+    return RunConfig.resolve(f"many_lines:{name}", epochs=3)
 
 
 KINDS: dict[str, tuple[Callable[[], RunConfig], list[str]]] = {

@@ -172,7 +172,8 @@ def test_figures_that_cannot_be_written_are_one_line(tmp_path: Path, capsys: pyt
     assert main(["compare", str(tmp_path / "runs"), "--figures", str(tmp_path / "file")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "file' must be usable, got File exists" in error
+    assert "`--figures` must be writable, got" in error
+    assert "must be a directory, got the file" in error
 
 
 def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -237,7 +237,7 @@ def test_bad_input_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
         "--data.height 65": "`height` must be a multiple of 32, which the networks halve five times, got 65.",
         "--data.width 0": "`width` must be a multiple of 32",
         "--data.train 0": "`train`",
-        "--data.data_seed -1": "`data_seed` must be a whole number of at least 0, got -1.",
+        "--data.data_seed -1": "`data_seed` must be a whole number from 0 to 4294967295, got -1.",
     }.items():
         assert main(["data", "rooms", *words.split(), "--root", str(tmp_path / "x")]) == 2
         assert message in capsys.readouterr().err
