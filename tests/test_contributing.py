@@ -19,6 +19,7 @@ NEEDED = (
     *(f"packages/{package}/src" for package in ("mtl-core", "mtl-aggregators", "mtl-teleport", "mtl-benchmarks")),
     TESTS,
     "docs/methods.md",
+    "docs/choosing.md",
     "tests/test_docs.py",
     "pyproject.toml",
     "conftest.py",

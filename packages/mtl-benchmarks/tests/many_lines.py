@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_benchmarks import Benchmark, Metric, OptimizerChoice, Training
-from mtl_benchmarks.batching.batches import Repeated
+from mtl_benchmarks.batching.batches import Part, Repeated, Share
 from mtl_benchmarks.published import PublishedTable
 from mtl_core import Problem
 
@@ -74,6 +74,41 @@ class Noisy(Three):
             return (model(moved) - self.targets).square().mean(0)
 
         return Problem(model, losses, shared=model.get_submodule("trunk"), tasks=tuple(tasks))
+
+
+class Absent(Three):
+    """Three lines that have no loss in some of the steps.
+
+    Args:
+        steps: their numbers within a run.
+    """
+
+    def __init__(self, *, steps: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.steps = tuple(steps)
+
+    def problem(self, model: nn.Module, *, tasks: Sequence[str]) -> Problem:
+        def losses(model: nn.Module, batch: Tensor) -> dict[str, Tensor]:
+            found = (model(self.rows) - self.targets).square().mean(0)
+            return {} if int(batch) in self.steps else dict(zip(self.tasks, found, strict=True))
+
+        return Problem(model, losses, shared=model.get_submodule("trunk"), tasks=tuple(tasks))
+
+    def batches(self, *, batch_size: int, seed: int, device: str) -> Any:
+        return Numbered()
+
+
+class Numbered:
+    """Batches that are their step's number."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def batch(self, epoch: int, index: int) -> Tensor:
+        return torch.tensor(2 * epoch + index)
+
+    def part(self, epoch: int, index: int, part: Part) -> Share[Tensor]:
+        return Share(self.batch(epoch, index), 1.0)
 
 
 class Forty(Three):

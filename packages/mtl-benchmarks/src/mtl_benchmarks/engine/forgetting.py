@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_benchmarks.benchmark import Benchmark
+from mtl_benchmarks.engine.step_batches import and_wrapped
 from mtl_benchmarks.engine.trainer import Trainer
 from mtl_core.extension import Draws, Remembers, Wrapper, offers
 
@@ -47,7 +48,7 @@ class Unsaved:
     def after_step(self) -> None:
         """Note how the method is after the first step."""
         if self._first is None:
-            self._first = self._digests(_objects(self._trainer.method))
+            self._first = self._digests(and_wrapped(self._trainer.method))
 
     def found(self) -> list[str]:
         """Names of what has changed since, as ``Class.attribute``, where a checkpoint is written."""
@@ -57,7 +58,7 @@ class Unsaved:
         changed = _changed(self._own, benchmark)
         if self._first is not None:
             self._left -= 1
-            changed += _changed(self._first, self._digests(_objects(self._trainer.method)))
+            changed += _changed(self._first, self._digests(and_wrapped(self._trainer.method)))
         self._own = self._own or benchmark
         return changed
 
@@ -75,14 +76,6 @@ class Unsaved:
 
 def _changed(before: Mapping[str, str] | None, now: Mapping[str, str]) -> list[str]:
     return [] if before is None else [name for name, digest in now.items() if before.get(name) != digest]
-
-
-def _objects(method: Any) -> Iterator[Any]:
-    """A method, and all that it wraps."""
-    yield method
-    while isinstance(method, Wrapper):
-        method = method.method
-        yield method
 
 
 def _kept(owner: Any) -> Iterator[tuple[str, Any]]:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn, optim
 
-from mtl_benchmarks.batching.batches import BatchSource, OwnPart, Part, mixed_seed, part_of
-from mtl_benchmarks.batching.loading import Loading, Loads
+from mtl_benchmarks.batching.batches import BatchSource, OwnPart, Part, mixed_seed
+from mtl_benchmarks.batching.loading import Loading
 from mtl_benchmarks.batching.randomness import random_state, set_random_state
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.configuration.making import make_benchmark, make_method
@@ -22,10 +22,11 @@ from mtl_benchmarks.engine.evaluating import checked_evaluation, evaluate_togeth
 from mtl_benchmarks.engine.forward import RunProblem
 from mtl_benchmarks.engine.recorder import Recorder
 from mtl_benchmarks.engine.sharding import load_whole_state, shard, whole_state
+from mtl_benchmarks.engine.step_batches import StepBatches
 from mtl_benchmarks.protocol.schedules import Place
 from mtl_benchmarks.protocol.training import Training
 from mtl_benchmarks.ranks import Ranks, current_ranks
-from mtl_core import InvalidInputError, MicroBatches, StepReport, step
+from mtl_core import InvalidInputError, NoLossesError, Note, StepReport, step
 from mtl_core.extension import CountsEpochs, Draws, Remembers, offers
 
 __all__ = ["Progress", "Trainer"]
@@ -89,11 +90,6 @@ class Trainer:
         self.batches: BatchSource[Any] = self.benchmark.batches(
             batch_size=self.training.batch_size, seed=config.seed, device=self.device
         )
-        # Processes and micro-batches divide a batch in one go, each process having n of its parts in a row.
-        n = self.training.accumulate
-        self._parts = tuple(Part(self.ranks.rank * n + k, self.ranks.size * n) for k in range(n))
-        if isinstance(self.batches, Loads):
-            self.batches.open(workers=loading.workers, prefetch=loading.prefetch, parts=self._parts)
         probes: BatchSource[Any] = (
             self.batches if self.ranks.size == 1 else OwnPart(self.batches, Part(self.ranks.rank, self.ranks.size))
         )
@@ -104,6 +100,8 @@ class Trainer:
             device=self.device,
             probe_batches=self.benchmark.probe_batches(probes),
         )
+        self._step_batches = StepBatches(self.batches, self.training, self.ranks, self.method)
+        self._step_batches.open(loading)
         self.scaler = _scaler(self.training, self.device)
         self.selection = Selection(self.benchmark, config.tasks, self.training)
         self.recorder = Recorder(config.tasks)
@@ -247,8 +245,7 @@ class Trainer:
 
     def close(self) -> None:
         """End the processes that read data."""
-        if isinstance(self.batches, Loads):
-            self.batches.close()
+        self._step_batches.close()
 
     def reported(self) -> dict[str, float]:
         """The values that stand for the run, as the protocol says."""
@@ -268,23 +265,26 @@ class Trainer:
             self.method.start_epoch(epoch)
         begin = time.perf_counter()
         with self.ranks.together():  # before the step: a process without a batch must not leave the others in it
-            batch = self._batch(epoch, index)
+            batch = self._step_batches.batch(epoch, index)
         loaded = time.perf_counter()
         # In every step, from its number: nothing of a schedule has to be saved.
         self._set_rates()
         forward = self.problem.seconds
         with self.ranks.parting():
-            report = step(self.problem, batch, self.optimizer, self.method, **self._options)
+            report = self._step(batch)
         end = time.perf_counter()
         self.seconds += end - loaded
         self._record(report, epoch, data=loaded - begin, forward=self.problem.seconds - forward, whole=end - loaded)
         self.step += 1
 
-    def _batch(self, epoch: int, index: int) -> Any:
-        if self._parts == (Part(),):
-            return self.batches.batch(epoch, index)
-        shares = [part_of(self.batches, epoch, index, part) for part in self._parts]
-        return shares[0] if len(shares) == 1 else MicroBatches(shares)
+    def _step(self, batch: Any) -> StepReport:
+        try:
+            return step(self.problem, batch, self.optimizer, self.method, **self._options)
+        except NoLossesError:
+            # Pictures without a valid pixel for the only task there is. The step has been undone and is passed over:
+            # to end a run of days for one batch would help nobody.
+            losses = torch.full((self.problem.n_tasks,), float("nan"), device=self.device)
+            return StepReport(losses, None, None, self.problem.tasks, (Note("no task has a loss: no update is made"),))
 
     def _record(self, report: StepReport, epoch: int, *, data: float, forward: float, whole: float) -> None:
         self.recorder.record_step(report, self.benchmark.trace(self.model), epoch=epoch, step=self.step)
