@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtl_core import InvalidInputError, Problem, collect, step
+from mtl_core import InvalidInputError, NonFiniteGradientError, Problem, collect, step
 from mtl_core.testing import small_problem
 
 Keep = Literal["jacobian", "gramian", "features"]
@@ -358,3 +358,13 @@ def test_a_scalar_of_losses_that_has_no_derivative_by_them(scalar: Any, got: str
     optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)
     with pytest.raises(InvalidInputError, match=f"Scalar must return a real scalar .* computed from the losses, {got}"):
         step(problem, batch, optimizer, Scalar())
+
+
+@pytest.mark.parametrize(("keep", "broken"), [("jacobian", False), ("jacobian", True), ("gramian", False)])
+def test_squares_that_leave_float64_are_told_from_gradients_that_are_not_finite(keep: Keep, broken: bool) -> None:
+    theta = nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.float64))
+    # The square root of zero has an infinite slope.
+    losses = [theta.sum(), 1e170 * theta[0], (theta[1] - 2.0).clamp(min=0.0).sqrt() if broken else theta[1]]
+    grads = collect(losses, [theta], keep=keep, tasks=("a", "b", "c"))
+    with pytest.raises(NonFiniteGradientError, match=r"of tasks \['b'\] must stay below 1\.8e308.*small constant"):
+        _ = grads.host_gramian

@@ -161,6 +161,7 @@ class TaskGradients:
         # A sum is finite only where all entries are.
         if not math.isfinite(float(host.gramian.sum())) and not bool(torch.isfinite(host.gramian).all()):
             diagonal = host.gramian.diagonal().tolist()
+            self._refuse_too_large([i for i in range(self.n_tasks) if diagonal[i] == math.inf])
             self._refuse([i for i in range(self.n_tasks) if not math.isfinite(diagonal[i])], "")
         if not all(map(math.isfinite, host.head_flags)):
             # The flag may also stand for a sum that overflowed. Other ranks cannot be asked, so that a flag that is
@@ -192,6 +193,22 @@ class TaskGradients:
             + (f" {self._chunk_size} tasks at a time were differentiated: chunk_size=1 tells which." * batched),
             tasks=names,
         )
+
+    def _refuse_too_large(self, infinite: list[int]) -> None:
+        """Tell gradients whose squares leave float64 from those that are not finite: the way out is another."""
+        if self._store.is_partial:
+            return
+        units = torch.eye(self.n_tasks, dtype=torch.float64, device="cpu")
+        # By a sum with weights of 0 where there are no rows, in which another task's NaN would show as well.
+        is_kept = isinstance(self._store, DenseStore)
+        rows = (self._store.matrix[i] if is_kept else self._store.combine(units[i], None) for i in infinite)
+        names = [self.tasks[i] for i, row in zip(infinite, rows, strict=True) if _is_finite(row)]
+        if names:
+            raise NonFiniteGradientError(
+                f"the squared norms of the gradients of tasks {names} must stay below 1.8e308, got larger ones of "
+                "finite gradients. Nothing was updated. Multiply these losses by a small constant.",
+                tasks=names,
+            )
 
     def check_heads(self, *, shards: dist.ProcessGroup | None = None) -> None:
         """Have ``host_gramian`` look at the heads' gradients too; costs one pass over them, no wait for the device.
