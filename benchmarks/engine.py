@@ -119,7 +119,7 @@ class ByEngine:
 
     def epoch(self) -> None:
         # What Work.complete does until the run is finished.
-        self.work._advance(None, None)
+        self.work._advance(None, lambda now: None, None)
         self.work._show()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import mtl_aggregators
 from mtl_aggregators import make
 from mtl_aggregators.__main__ import write_page
 from mtl_aggregators.registry import own_methods
@@ -125,7 +126,8 @@ def test_the_first_screen_of_the_readme_is_true() -> None:
     assert len(re.findall(r"^\$ ", first, flags=re.MULTILINE)) == 2
 
 
-@pytest.mark.parametrize("name", own_methods())
+# Those that are released: a method that is being written has its file, its test and its row in docs/methods.md.
+@pytest.mark.parametrize("name", [n for n, cls in own_methods().items() if cls.__name__ in mtl_aggregators.__all__])
 def test_the_readme_lists_the_parameters_of_a_method(name: str) -> None:
     text = (ROOT / "packages" / "mtl-aggregators" / "README.md").read_text(encoding="utf-8")
     cls = own_methods()[name]
