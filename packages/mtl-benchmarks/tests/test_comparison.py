@@ -300,6 +300,16 @@ def test_a_diverged_run_does_not_take_the_table_with_it() -> None:
     assert cell_text(cells["mgda"]["delta_m"], Column("delta_m", "")) == "0.00"
 
 
+@pytest.mark.parametrize(("seeds", "said"), [((0,), "one seed"), ((0, 1), "with 95 % intervals")])
+def test_a_figure_of_one_seed_promises_no_intervals(seeds: tuple[int, ...], said: str) -> None:
+    runs = [
+        *(result(digits(64, 1, "ls", seed=seed), {**FULL, "error_image": 0.3 + seed}) for seed in seeds),
+        *(result(digits(64, 1, tasks=[m.task]), {m.name: FULL[m.name]}) for m in DIGITS_METRICS),
+    ]
+    (comparison,) = compare(runs)
+    assert delta_by_task(comparison).get_suptitle().endswith(said)
+
+
 def test_a_diverged_run_does_not_take_the_figures_with_it() -> None:
     methods = {"ls": math.nan, "mgda": 0.4, "famo": 0.3}
     runs = [

@@ -209,7 +209,8 @@ def trigger_sweep(points: Mapping[float, tuple[Sequence[float], Sequence[float]]
         left="Δm [%], lower is better",
         right="training time [s]",
     )
-    headed(figure, "What a looser trigger gains and costs, with 95 % intervals")
+    has_intervals = any(len(values) > 1 for values, _ in points.values())
+    headed(figure, f"What a looser trigger gains and costs, {'with 95 % intervals' if has_intervals else 'one seed'}")
     return save(figure, path)
 
 

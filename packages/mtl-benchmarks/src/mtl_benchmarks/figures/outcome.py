@@ -64,7 +64,8 @@ def delta_by_task(comparison: Comparison) -> Figure:
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("relative loss against a single-task model [%], lower is better")
     grid(axes)
-    headed(figure, f"{comparison.title}: Δm by task, with 95 % intervals")
+    has_intervals = any(estimate.half_width is not None for values in found for estimate in values.values())
+    headed(figure, f"{comparison.title}: Δm by task, {'with 95 % intervals' if has_intervals else 'one seed'}")
     key_below(figure, [axes])
     return figure
 
