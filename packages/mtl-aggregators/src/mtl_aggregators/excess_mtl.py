@@ -86,20 +86,28 @@ class ExcessMTL(JacobianMethod):
             same_tasks("ExcessMTL", len(weights), m)
             same_columns("ExcessMTL", known.shape[1], jacobian.shape[1])
         risks, total = _risks(jacobian, known)
-        if jacobian.dtype is torch.float64 and jacobian.is_cpu and not 1e-120 < float(risks.max()) < 1e120:
+        on_cpu = jacobian.is_cpu
+        # As plain numbers, which for so few takes a third of the time of a reduction.
+        if on_cpu and jacobian.dtype is torch.float64 and not 1e-120 < max(risks.tolist()) < 1e120:
             _refuse_out_of_range(jacobian)
         if first is None:
             first = risks
+        elif on_cpu and min(first.tolist()) > 0.0:
+            weights = self._moved(weights, risks / first)
         else:
             # A task is compared with its own first risk; one that has had no gradient until now begins with this
             # step's.
             begun = first > 0.0
             ratio = torch.where(begun, risks / first, 0.0)
-            # In logarithms, by softmax: exp() of a risk that has grown a thousandfold overflows.
-            weights = torch.softmax(torch.add(weights.log(), ratio, alpha=self.robust_step_size), dim=0).mul_(m)
+            weights = self._moved(weights, ratio)
             first = torch.where(begun, first, risks)
         self._state = (weights, first, total)
         return weights.clone()  # reports hand weights to the user, who may write to them
+
+    def _moved(self, weights: Tensor, ratio: Tensor) -> Tensor:
+        # In logarithms, by softmax: exp() of a risk that has grown a thousandfold overflows.
+        logits = torch.add(weights.log(), ratio, alpha=self.robust_step_size)
+        return torch.softmax(logits, dim=0).mul_(len(weights))
 
     def reset(self) -> None:
         """Forget the gradients seen so far."""
