@@ -7,9 +7,10 @@
 Training is stopped at states early, in the middle and late. From each, copies of model, optimiser and method go on over
 the same batches: one untouched, the others with one teleport before their next step. After 1, 10, 100 and 1,000 steps
 (as many as fit before the end) they are compared: the smallest cosine with the mean gradient, the mean gradient's norm,
-the curvature along it, and the tasks' losses, in evaluation mode on batches that no search has held (`others`) and on
-those that it has (`held`). `random` moves as far as the design before it did. Losses are compared as the mean over the
-tasks of the ratio moved / untouched, minus 1; the spread over states is no interval for another run.
+the curvature along it, and the tasks' losses, in evaluation mode on batches that no search has held (`others`), on
+those that it has (`held`), and the losses on as many batches as the training set has (`all`). `random` moves as far as
+the design before it did. Losses are compared as the mean over the tasks of the ratio moved / untouched, minus 1; the
+spread over states is no interval for another run.
 """
 
 from __future__ import annotations
@@ -95,6 +96,17 @@ def look(state: State, batches: Sequence[Any]) -> dict[str, Any]:
     }
 
 
+def mean_losses(state: State, source: Any) -> Tensor:
+    """Each task's loss over one epoch's batches, in evaluation mode."""
+    problem = state.problem
+    found = torch.full((len(source), len(problem.tasks)), math.nan, dtype=torch.float64)
+    with isolated(state.model), torch.no_grad():
+        for k in range(len(source)):
+            losses = problem.losses(source.batch(3 * 10**6, k))
+            found[k, list(losses.index)] = losses.values.double()
+    return found.nanmean(0)
+
+
 def curvature(problem: Problem, batch: Any, mean: Tensor, norm: float) -> float:
     r"""Change of the mean loss's slope along its gradient, :math:`u^\top H u`, by a difference of two slopes."""
     if norm == 0.0:
@@ -144,7 +156,8 @@ def go_on(state: State, source: Any, number: int, total: int, held: Sequence[Any
         if taken > 1:
             step(problem, source.batch(*divmod(number + taken - 1, len(source))), state.optimizer, state.method)
         if taken in AFTER:
-            found.append({"after": taken, "others": look(state, others), "held": look(state, held)})
+            seen = {"others": look(state, others), "held": look(state, held), "all": mean_losses(state, source)}
+            found.append({"after": taken, **seen})
     return found
 
 
@@ -185,6 +198,7 @@ def compare(number: int, total: int, source: Any, state: State, designs: Sequenc
                     f"{where} curvature": a["curvature"] / b["curvature"] if b["curvature"] else math.nan,
                     f"{where} loss %": 100.0 * float(ratio),
                 }
+            row["all loss %"] = 100.0 * float((after["all"] / before["all"]).nanmean() - 1.0)
             yield row
 
 
@@ -201,6 +215,7 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
         "curvature ×",
         "loss %",
         "held: loss %",
+        "all: loss %",
     ):
         found.add_column(heading, justify="left" if heading in ("moved by", "memory") else "right", no_wrap=True)
     keys = dict.fromkeys((row["design"], row["htr"], row["after"]) for row in rows)
@@ -208,7 +223,7 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
         keys, key=lambda key: (list(dict.fromkeys(k[0] for k in keys)).index(key[0]), key[1:])
     ):
         own = [r for r in rows if (r["design"], r["htr"], r["after"]) == (design, htr, after)]
-        names = ("others cosine", "others norm", "others curvature", "others loss %", "held loss %")
+        names = ("others cosine", "others norm", "others curvature", "others loss %", "held loss %", "all loss %")
         found.add_row(design, htr, str(after), str(len(own)), *(spread([row[name] for row in own]) for name in names))
     return found
 
