@@ -104,10 +104,7 @@ def main() -> int:
     plain = next(iter(found.values()))
     for arm, results in found.items():
         changes = [
-            [
-                -metric.sign * 100.0 * (r.values[metric.name] / p.values[metric.name] - 1.0)
-                for metric in metrics
-            ]
+            [-metric.sign * 100.0 * (r.values[metric.name] / p.values[metric.name] - 1.0) for metric in metrics]
             for r, p in zip(results, plain, strict=True)
         ]
         columns = [*zip(*changes, strict=True), [statistics.fmean(row) for row in changes]]

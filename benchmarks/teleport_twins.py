@@ -5,12 +5,13 @@
         [--optimizers own sgd] [--stages 0.1 0.5 0.85]
 
 Training is stopped at states early, in the middle and late. From each, copies of model, optimiser and method go on over
-the same batches: one untouched, the others with one teleport before their next step. After 1, 10, 100 and 1,000 steps
-(as many as fit before the end) they are compared: the smallest cosine with the mean gradient, the mean gradient's norm,
-the curvature along it, and the tasks' losses, in evaluation mode on batches that no search has held (`others`), on
-those that it has (`held`), and the losses on as many batches as the training set has (`all`). `random` moves as far as
-the design before it did. Losses are compared as the mean over the tasks of the ratio moved / untouched, minus 1; the
-spread over states is no interval for another run.
+the same batches: one untouched, the others with one teleport before their next step. At the move, before any step, and
+after 1, 10, 100 and 1,000 steps (as many as fit before the end) they are compared: the smallest cosine with the mean
+gradient, the mean gradient's norm, the curvature along it, and the tasks' losses, in evaluation mode on batches that no
+search has held (`others`), on those that it has (`held`), and the losses on as many batches as the training set has
+(`all`). `random` moves as far as the first design did; *of a step* is how far that is beside the next step of the
+untouched run. Losses are compared as the mean over the tasks of the ratio moved / untouched, minus 1; the spread over
+states is no interval for another run.
 """
 
 from __future__ import annotations
@@ -149,16 +150,12 @@ def states(choice: Choice, method: Choice, *, seed: int, stages: Sequence[float]
         step(problem, source.batch(*divmod(number, len(source))), made, state.method)
 
 
-def go_on(state: State, source: Any, number: int, total: int, held: Sequence[Any], others: Sequence[Any]) -> list[Any]:
-    """Train on from a state that has taken one step more, and look after each of ``AFTER`` steps."""
-    found, problem = [], state.problem
-    for taken in range(1, min(max(AFTER), total - number) + 1):
-        if taken > 1:
-            step(problem, source.batch(*divmod(number + taken - 1, len(source))), state.optimizer, state.method)
-        if taken in AFTER:
-            seen = {"others": look(state, others), "held": look(state, held), "all": mean_losses(state, source)}
-            found.append({"after": taken, **seen})
-    return found
+def mover(state: State, design: str, held: Sequence[Any], length: float, **settings: Any) -> COST | RandomTeleport:
+    """The teleports of a design on a state."""
+    settings |= {"trigger": Always(), "max_per_epoch": None}
+    if design == RANDOM:
+        return RandomTeleport(state.method, length=length, **settings)
+    return COST(state.method, probe_batches=held, **settings, **DESIGNS[design])
 
 
 def moved(state: State, batch: Any, method: Any) -> TeleportReport:
@@ -172,23 +169,49 @@ def compare(number: int, total: int, source: Any, state: State, designs: Sequenc
     batch = source.batch(*divmod(number, len(source)))
     held = [batch, *(source.batch(10**6 + number, k) for k in range(HELD - 1))]
     others = [source.batch(2 * 10**6 + number, k) for k in range(OTHERS)]
+
+    def seen(at: State, taken: int) -> dict[str, Any]:
+        return {
+            "after": taken,
+            "others": look(at, others),
+            "held": look(at, held),
+            "all": mean_losses(at, source),
+        }
+
+    def go_on(at: State) -> list[dict[str, Any]]:
+        """Train on from a state that has taken one step more, and look after each of ``AFTER`` steps."""
+        found = []
+        for taken in range(1, min(max(AFTER), total - number) + 1):
+            if taken > 1:
+                step(at.problem, source.batch(*divmod(number + taken - 1, len(source))), at.optimizer, at.method)
+            if taken in AFTER:
+                found.append(seen(at, taken))
+        return found
+
     twin = state.copy()
+    plain = [seen(twin, 0)]
+    start = [p.detach().clone() for p in twin.problem.shared]
     step(twin.problem, batch, twin.optimizer, twin.method)
-    plain = go_on(twin, source, number, total, held, others)
+    stride = math.sqrt(
+        sum(float((p.detach() - q).square().sum()) for p, q in zip(twin.problem.shared, start, strict=True))
+    )
+    plain += go_on(twin)
     length = 0.0
     for design in designs:
-        own = state.copy()
-        shared: dict[str, Any] = {"trigger": Always(), "max_per_epoch": None, "seed": seed}
-        if design == RANDOM:
-            if not length:
-                continue
-            kept = "keep" if htr == "transported" else htr
-            report = moved(own, batch, RandomTeleport(own.method, length=length, htr=kept, **shared))  # type: ignore[arg-type]
-        else:
-            report = moved(own, batch, COST(own.method, probe_batches=held, htr=htr, **shared, **DESIGNS[design]))  # type: ignore[arg-type]
-            length = report.length
-        for before, after in zip(plain, go_on(own, source, number, total, held, others), strict=True):
+        if design == RANDOM and not length:
+            continue
+        kept = "keep" if design == RANDOM and htr == "transported" else htr
+        # Once by hand, to look before any step is taken, and once as training does it: with one seed, the same move.
+        there, own = state.copy(), state.copy()
+        gradients = collect_problem(there.problem, there.problem.losses(batch))
+        by_hand = mover(there, design, held, length, htr=kept, seed=seed)
+        by_hand.teleport(there.problem, held, gradients, optimizer=there.optimizer)
+        report = moved(own, batch, mover(own, design, held, length, htr=kept, seed=seed))
+        if design != RANDOM:
+            length = length or report.length
+        for before, after in zip(plain, [seen(there, 0), *go_on(own)], strict=True):
             row = {"step": number, "design": design, "htr": htr, "after": after["after"], "length": report.length}
+            row["of a step"] = report.length / stride
             for where in ("others", "held"):
                 a, b = after[where], before[where]
                 ratio = (a["losses"] / b["losses"]).nanmean() - 1.0
@@ -210,6 +233,7 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
         "memory",
         "after",
         "states",
+        "of a step",
         "cosine +",
         "norm ×",
         "curvature ×",
@@ -223,7 +247,15 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
         keys, key=lambda key: (list(dict.fromkeys(k[0] for k in keys)).index(key[0]), key[1:])
     ):
         own = [r for r in rows if (r["design"], r["htr"], r["after"]) == (design, htr, after)]
-        names = ("others cosine", "others norm", "others curvature", "others loss %", "held loss %", "all loss %")
+        names = (
+            "of a step",
+            "others cosine",
+            "others norm",
+            "others curvature",
+            "others loss %",
+            "held loss %",
+            "all loss %",
+        )
         found.add_row(design, htr, str(after), str(len(own)), *(spread([row[name] for row in own]) for name in names))
     return found
 
