@@ -80,3 +80,82 @@ def test_losses_that_lose_their_graph_later(method: str, form: str, in_parts: bo
     attached = False
     with pytest.raises(DetachedLossError, match=r"\['a', 'b'\]" if form == "joint" else r"\['b'\]"):
         step(problem, MicroBatches(list(x.chunk(2))) if in_parts else x, optimizer, METHODS[method]())
+
+
+class Own(nn.Module):
+    """A head of several layers, whose loss keeps a graph when it is cut off from the trunk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        found: Tensor = self.layers(z).square().mean()
+        return found
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+@pytest.mark.parametrize("cut", [("b",), ("a", "c")], ids=str)
+@pytest.mark.parametrize("at", [0, 1, 5])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_task_that_is_cut_off_from_the_trunk(method: str, at: int, cut: tuple[str, ...], in_parts: bool) -> None:
+    """In the first step it was refused; later its head went on alone, without a word, where losses are weighed."""
+    model, x = made(), torch.randn(4, 3, dtype=torch.float64)
+    for name in "abc":
+        model[name] = Own().double()
+    now = [0]
+
+    def changing(model: Any, x: Tensor) -> Any:
+        z = model["trunk"](x)
+        return {name: model[name](z.detach() if now[0] == at and name in cut else z) for name in "abc"}
+
+    class Three:
+        def weights(self, gramian: Tensor) -> Tensor:
+            return torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+
+    methods: dict[str, Any] = {"gramian": Three(), "loss": Total()}
+    problem = Problem(model, changing, shared="trunk", tasks=("a", "b", "c"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batch: Any = MicroBatches(list(x.chunk(2))) if in_parts else x
+    for now[0] in range(at):
+        step(problem, batch, optimizer, methods[method])
+    now[0] = at
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(DetachedLossError) as refused:
+        step(problem, batch, optimizer, methods[method])
+    assert refused.value.tasks == cut
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+class Total:
+    """The sum of the losses, as a weighting of losses."""
+
+    needs = "losses"
+    takes_present = False
+
+    def __call__(self, losses: Tensor) -> Tensor:
+        return losses.sum()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_whatever_way_leads_to_the_trunk_will_do(method: str) -> None:
+    """One step through a shared bias, a tied weight, a deep head or the parameters themselves."""
+    model, x = made(), torch.randn(4, 3, dtype=torch.float64)
+    deep = nn.Sequential(*[nn.Linear(6, 6).double() for _ in range(2000)])
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "bias": lambda z: (z.detach() + model["trunk"][2].bias).square().mean(),
+        "tied": lambda z: (z.detach() @ model["trunk"][2].weight).square().mean(),
+        "penalty": lambda z: sum(p.square().sum() for p in model["trunk"].parameters()),  # type: ignore[arg-type,return-value]
+        "deep": lambda z: deep(z).square().mean(),
+        "both": lambda z: (model["b"](z.detach()) + model["a"](z)).square().mean(),
+    }
+    for way in ways.values():
+        problem = Problem(
+            model,
+            lambda m, x, way=way: {"a": m["a"](m["trunk"](x)).square().mean(), "b": way(m["trunk"](x))},  # type: ignore[misc]
+            shared="trunk",
+            tasks=("a", "b"),
+        )
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        for _ in range(2):
+            step(problem, x, optimizer, METHODS[method]())

@@ -217,6 +217,15 @@ class TestReentrant:
         assert not optimizer.state
         assert cost.own_state()["schedule"] == counters
 
+    @pytest.mark.parametrize("make", [LoRA, LoHa])
+    def test_a_session_by_itself(self, make: Any) -> None:
+        """Its gradients were zero, as those of parameters that no loss depends on."""
+        problem, x = self._problem()
+        with make(rank=2).attach(problem) as session:
+            session.evaluate_without_graph(x, parameters=session.parameters())
+            with pytest.raises(InvalidInputError, match="use_reentrant=False to checkpoint"):
+                session.evaluate(x)
+
     def test_the_advice_works(self) -> None:
         problem, x = _problem(_mlp, _checkpointed)
         optimizer = torch.optim.Adam(problem.model.parameters())

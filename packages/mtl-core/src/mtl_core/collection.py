@@ -14,6 +14,7 @@ from mtl_core.accumulation import Accumulator
 from mtl_core.agreement import together
 from mtl_core.collecting.backward import full_losses
 from mtl_core.collecting.differentiation import differentiate
+from mtl_core.collecting.reentrant import refuse_reentrant
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.distributed import shard_group
 from mtl_core.errors import InvalidInputError
@@ -131,6 +132,10 @@ def _collect_here(
     """The gradients of this rank alone, the loss scale divided out."""
     scaler = options.scaler
     outputs = losses.outputs
+    if not problem.graph_checked:
+        # Once, since a walk over the whole graph takes as long as a small step; later where a gradient is missing.
+        refuse_reentrant(outputs)
+        problem.graph_checked = True
     if scaler is not None:
         # A half-precision loss is widened first: the scale itself would make it overflow.
         outputs = (

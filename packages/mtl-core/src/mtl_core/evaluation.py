@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtl_core.preservation import Trace
 from mtl_core.problem import Problem
+from mtl_core.recomputation import graph_is_dropped
 from mtl_core.task_losses import TaskLosses
 
 __all__ = ["evaluate_without_graph", "without_graph"]
@@ -60,5 +61,5 @@ def without_graph(problem: Problem, evaluate: Callable[[], TaskLosses]) -> TaskL
             # same region none.
             torch.clear_autocast_cache()
         problem.differentiates = True
-    with torch.enable_grad():
+    with torch.enable_grad(), graph_is_dropped():
         return evaluate().detached()

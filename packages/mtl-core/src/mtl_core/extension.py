@@ -5,7 +5,8 @@ address for each name, and kept as stable as ``mtl_core`` itself; whatever is in
 
 **A step of one's own.** ``guarded`` undoes an error, ``begin`` is the beginning of every step, ``collect_batch``,
 ``collect_problem``, ``checked_gramian``, ``check_finite_losses`` and ``evaluate_without_graph`` look at the problem,
-``finish`` and ``step_from_losses`` end a step, ``together`` lets all ranks raise if one has.
+``finish`` and ``step_from_losses`` end a step, ``together`` lets all ranks raise if one has. ``refuse_reentrant`` is for
+whoever differentiates losses without these.
 
 **A method within a method.** ``Wrapper`` hands on what the wrapped method offers; ``offers`` asks for it, by the
 optional protocols; ``check_method`` refuses what is none; ``ProblemView`` changes the losses; ``FixedWeights`` are
@@ -30,6 +31,7 @@ from mtl_core.collecting.backward import check_finite_losses
 from mtl_core.collecting.flat import flat_size, widest_dtype
 from mtl_core.collecting.gramian import gramian_of, weighted_sum
 from mtl_core.collecting.graph import Joint, Root, roots_of
+from mtl_core.collecting.reentrant import refuse_reentrant
 from mtl_core.collection import collect_batch, collect_problem, ranks_of
 from mtl_core.combination import combine, combine_per_group
 from mtl_core.conflict import read_gramian
@@ -121,6 +123,7 @@ __all__ = [
     "ranks_of",
     "read_gramian",
     "refuse_closure",
+    "refuse_reentrant",
     "roots_of",
     "step_from_losses",
     "sum_over_ranks_",

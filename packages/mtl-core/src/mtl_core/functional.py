@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-from mtl_core.errors import NoMatchError
+from mtl_core.errors import InvalidInputError, NoMatchError
 
-__all__ = ["LossModule", "placed"]
+__all__ = ["LossModule", "check_replaceable", "placed"]
 
 
 @contextmanager
@@ -28,6 +29,7 @@ def placed(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
 
     Raises:
         NoMatchError: a name is none of the model's parameters.
+        InvalidInputError: a parameter lies in a sharded module.
 
     Example:
         >>> import torch
@@ -51,6 +53,7 @@ def placed(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
         raise NoMatchError(
             f"`tensors` must be named as parameters of the model, got {strangers}. Names: {', '.join(names)}."
         )
+    _refuse_sharded(model, tensors)
     before: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter | None]] = []
     try:
         for name, tensor in tensors.items():
@@ -62,6 +65,51 @@ def placed(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
         # The other way round: a module that is registered twice is placed twice, and its first entry is its own.
         for owner, attribute, parameter in reversed(before):
             owner[attribute] = parameter
+
+
+def check_replaceable(model: nn.Module, names: Iterable[str]) -> None:
+    """Make sure that tensors of these names will be used where they are given in place of the model's own.
+
+    Args:
+        model: the model.
+        names: qualified names of parameters or buffers.
+
+    Raises:
+        NoMatchError: the model has none of that name; ``torch.func.functional_call`` passes over most of these.
+        InvalidInputError: it lies in a sharded module.
+    """
+    strangers = [name for name in names if not _has(model, name)]
+    if strangers:
+        known = [name for name, _ in model.named_parameters()]
+        raise NoMatchError(
+            f"`parameters` must be named as parameters of the model, got {strangers}. Names: {', '.join(known)}."
+        )
+    _refuse_sharded(model, names)
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    path, _, last = name.rpartition(".")
+    owner: nn.Module | None = model
+    for part in path.split(".") if path else ():
+        owner = None if owner is None else owner._modules.get(part)
+    return owner is not None and (last in owner._parameters or last in owner._buffers)
+
+
+def _refuse_sharded(model: nn.Module, names: Iterable[str]) -> None:
+    # Before each forward pass the hooks of a sharded module write its parameters over whatever is in their places: the
+    # losses came out as if nothing had been replaced. Where nothing has imported the sharding nothing is sharded, and
+    # importing it here would cost a second.
+    sharding = sys.modules.get("torch.distributed.fsdp")
+    if sharding is None:
+        return
+    named = model.named_modules(remove_duplicate=False)
+    within = tuple([f"{name}." if name else "" for name, module in named if isinstance(module, sharding.FSDPModule)])
+    found = [name for name in names if name.startswith(within)] if within else []
+    if found:
+        raise InvalidInputError(
+            f"parameters must be whole to be replaced, got {', '.join(found[:4])} of a module under fully_shard, which "
+            "puts its own in their places. Replicate the model, with step(group=...)."
+        )
 
 
 class LossModule(nn.Module):

@@ -18,11 +18,12 @@ from mtl_core.collecting.backward import check_finite_losses, is_on_host
 from mtl_core.collecting.flat import pick
 from mtl_core.collecting.graph import check_attached, refuse_detached, roots_of
 from mtl_core.collecting.heads import finite_flag
+from mtl_core.collecting.reentrant import refuse_reentrant
 from mtl_core.collection import collect_problem, ranks_of
 from mtl_core.combination import loss_weights
 from mtl_core.diagnosis import refuse_broken
 from mtl_core.distributed import is_sharded, mean_over_tasks_present_, sum_over_ranks_
-from mtl_core.errors import InvalidInputError
+from mtl_core.errors import DetachedLossError, InvalidInputError
 from mtl_core.gradient_step import finish
 from mtl_core.gradient_sums import sum_gradients
 from mtl_core.micro_batches import MicroBatches
@@ -128,13 +129,20 @@ def _evaluate(problem: Problem, batch: Any, losses: TaskLosses | None) -> _Value
 
 
 def _check_graph(problem: Problem, losses: TaskLosses) -> None:
-    if not problem.graph_checked and not problem.is_sharded:
-        check_attached(losses.outputs, losses.tasks, problem.shared)
-        # Once per problem, since a walk over the graph takes as long as a small step; not before every task was seen.
-        problem.graph_checked = losses.is_complete
-    else:
+    """Make sure that each loss depends on the shared parameters, in every step: one backward pass would not tell."""
+    if problem.is_sharded:
+        # The leaves are the gathered parameters, which the step does not list.
         roots = roots_of(losses.outputs)
         refuse_detached([t for t, root in zip(losses.tasks, roots, strict=True) if root is None], "shared parameters")
+        return
+    if not problem.graph_checked:
+        refuse_reentrant(losses.outputs)
+        problem.graph_checked = True
+    try:
+        check_attached(losses.outputs, losses.tasks, problem.shared, problem.ways)
+    except DetachedLossError as error:
+        refuse_reentrant(losses.outputs, error)
+        raise
 
 
 def _refuse_weights(method: Any, weights: Tensor) -> None:
@@ -197,8 +205,15 @@ def _differentiate(
             # there.
             torch.autograd.backward([values], [own])
         else:
-            _backward(problem, values, own, ones, single=single)
-            if all(p.grad is None for p in problem.shared):
+            try:
+                _backward(problem, values, own, ones, single=single)
+            except RuntimeError as error:
+                refuse_reentrant(losses.outputs, error)
+                raise
+            without = [p.grad is None for p in problem.shared]
+            if any(without):
+                refuse_reentrant(losses.outputs)
+            if all(without):
                 refuse_detached(losses.tasks, "shared parameters")
 
 

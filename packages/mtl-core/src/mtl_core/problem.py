@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mtl_core.autocasting import in_the_users_precision
+from mtl_core.collecting.graph import Ways
 from mtl_core.distributed import is_sharded, reshard
 from mtl_core.errors import (
     DuplicateModuleError,
@@ -20,8 +21,9 @@ from mtl_core.errors import (
     NoLossesError,
     NoSharedParametersError,
 )
-from mtl_core.functional import LossModule
+from mtl_core.functional import LossModule, check_replaceable
 from mtl_core.listing import Listing, Walk, all_shared, first_duplicate, modules_of
+from mtl_core.recomputation import without_recomputation
 from mtl_core.shared_parameters import Shared, SharedSpec
 from mtl_core.task_losses import TaskLosses, read_returned
 from mtl_core.wrapped_models import refuse_wrapped
@@ -48,7 +50,8 @@ class Problem:
         tasks: the tasks' names, in order.
 
     Attributes:
-        graph_checked: whether a step has already seen that every loss depends on the shared parameters.
+        graph_checked: whether a step has looked through the graph of the losses for reentrant checkpoints.
+        ways: by which way each task's graph was last seen to lead to the shared parameters.
         differentiates: whether the losses were seen to differentiate by themselves, so that they need a graph wherever
             they are evaluated.
         under_way: what undoes the step that is being made, if one is.
@@ -105,6 +108,7 @@ class Problem:
         self._shared = Shared(model, shared)
         self._duplicate: tuple[str, str] | Literal[False] | None = False  # False: not looked yet
         self.graph_checked = False
+        self.ways: Ways = {}
         self.differentiates = False
         self.under_way: Any = None
         self.within: FrameType | None = None
@@ -261,8 +265,9 @@ class Problem:
             parameters: tensors to use in place of the model's own, by qualified name. The model is not touched, and the
                 result is differentiable with respect to them. A parameter tied under several names is replaced under
                 all of them.
-                A model that recomputes activations in the backward pass would read its own parameters there: evaluate
-                it within ``mtl_core.extension.placed``, backward pass included, instead.
+                They are in their places for the forward pass alone, so that activations must be saved: a model that
+                recomputes them in the backward pass is evaluated within ``mtl_core.extension.placed``, backward pass
+                included, instead.
 
         Returns:
             The losses of the tasks that are present, with the graph that leads to them.
@@ -271,8 +276,10 @@ class Problem:
             NoLossesError: no task is present.
             NonScalarLossError: a task's loss is not a scalar tensor.
             DuplicateModuleError: ``parameters`` is given and the model registers one submodule under two names.
+            NoMatchError: ``parameters`` names what the model does not have.
             InvalidInputError: the user's function returned something else, an unknown task, or the wrong number of
-                losses.
+                losses; or ``parameters`` is given, and activations are recomputed (``torch.utils.checkpoint``) or saved
+                with hooks, the model is scripted, or a parameter to be replaced is sharded.
         """
         if parameters is None:
             sharded = self.is_sharded
@@ -283,9 +290,14 @@ class Problem:
                 reshard(self.model)
             return read_returned(returned, self.tasks)
         self.check_functional()
+        check_replaceable(self.model, parameters)
         replaced = {f"model.{name}": value for name, value in parameters.items()}
-        returned = self._evaluated(torch.func.functional_call, self._loss_module, replaced, (batch,))
-        return read_returned(returned, self.tasks)
+
+        def evaluate() -> TaskLosses:
+            returned = self._evaluated(torch.func.functional_call, self._loss_module, replaced, (batch,))
+            return read_returned(returned, self.tasks)
+
+        return without_recomputation(evaluate)
 
     def _evaluated(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a function returns that evaluates the losses; they find no gradients in ``.grad`` and leave none.

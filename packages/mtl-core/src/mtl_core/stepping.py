@@ -82,8 +82,8 @@ def step(
         NonFiniteLossError: a loss is NaN or infinite; nothing was updated. With a scaler too: an overflow of the
             gradients is then skipped, but a loss that is itself not finite is an error.
         NonFiniteGradientError: a gradient is, of the shared parameters or of a head, though the losses are finite.
-        DetachedLossError: a loss does not depend on the shared parameters.
-        InvalidInputError: the method does not fit one of the four protocols, or returns the wrong shape, or an update
+        DetachedLossError: a loss does not depend on the shared parameters, in this step or in any other.
+        InvalidInputError: activations are recomputed by reentrant checkpoints; the method does not fit one of the four protocols, or returns the wrong shape, or an update
             or weights that lead out of the parameters' dtype; a loss is not of a real floating dtype; gradients are
             switched off; the model is wrapped; the optimiser does not fit (see ``mtl_core.extension.begin``).
         RankError: another rank raised an error of a type that is not known here.

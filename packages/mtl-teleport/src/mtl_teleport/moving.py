@@ -35,7 +35,7 @@ from mtl_teleport.next_step import next_step
 from mtl_teleport.report import TeleportReport
 from mtl_teleport.schedule import Schedule
 from mtl_teleport.search_context import Search, StepView, first, open_search
-from mtl_teleport.step_gradients import check_parameters, copied, learning_rate, present_update, reentrant_refused
+from mtl_teleport.step_gradients import check_parameters, copied, learning_rate, present_update
 from mtl_teleport.structure import Structure
 from mtl_teleport.transport import Change, probe_gradient
 from mtl_teleport.triggers import Trigger, as_trigger
@@ -199,7 +199,7 @@ class Moving(Wrapper, ABC):
         if options.group is not None:
             lr = ranks.same_rate(lr, options.group, problem.shared[0].device)
         trace = Trace(problem.model) if trace is None else trace
-        with isolated(problem.model, mode=self.mode) as flags, reentrant_refused(problem, own[0]):
+        with isolated(problem.model, mode=self.mode) as flags:
             view = StepView(parts[:1] if given else parts, partial(as_at, problem.model, flags, trace))
             search = open_search(
                 problem,

@@ -4,77 +4,16 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mtl_core import DetachedLossError, InvalidInputError, Method, MicroBatches, Problem, StepOptions, TaskGradients
-from mtl_core.extension import collect_batch, combine, combine_per_group, is_sharded, offers, preserved
+from mtl_core import InvalidInputError, Method, Problem, StepOptions, TaskGradients
+from mtl_core.extension import combine, combine_per_group, is_sharded, offers
 
-__all__ = ["check_parameters", "copied", "learning_rate", "present_update", "reentrant_refused", "step_gradients"]
-
-_REENTRANT = (
-    "`model` must recompute activations without reentrance to be differentiated task by task, got "
-    "torch.utils.checkpoint with use_reentrant=True, whose backward pass takes no inputs. Pass use_reentrant=False to "
-    "checkpoint() or checkpoint_sequential()."
-)
-
-
-def step_gradients(problem: Problem, batch: Any, options: StepOptions) -> TaskGradients:
-    """The gradients of a step's batch, as the step itself would collect them; all ranks raise, or none.
-
-    Raises:
-        InvalidInputError: the model recomputes activations by reentrant checkpoints.
-    """
-    with reentrant_refused(problem, batch):
-        return collect_batch(problem, batch, options=options)
-
-
-@contextmanager
-def reentrant_refused(problem: Problem, batch: Any) -> Iterator[None]:
-    """Say what to do about checkpoints that cannot be differentiated task by task.
-
-    Torch says so itself where a shared parameter is used outside of the checkpoint, too. Where all are used inside, the
-    graph ends at the checkpoint, and the losses seem not to depend on them.
-
-    Args:
-        problem: the problem.
-        batch: what the problem's losses take, or several in ``MicroBatches``.
-
-    Raises:
-        InvalidInputError: from the error that was raised.
-    """
-    try:
-        yield
-    except DetachedLossError as error:
-        if not _has_reentrant_checkpoint(problem, batch):
-            raise
-        raise InvalidInputError(_REENTRANT) from error
-    except RuntimeError as error:
-        if "use_reentrant=True" not in str(error):
-            raise
-        raise InvalidInputError(_REENTRANT) from error
-
-
-def _has_reentrant_checkpoint(problem: Problem, batch: Any) -> bool:
-    first = next(iter(batch)) if isinstance(batch, MicroBatches) else batch
-    with preserved(problem.model):
-        values = problem.losses(first).values
-    stack = [values.grad_fn]
-    seen = set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        if node.name() == "CheckpointFunctionBackward":
-            return True
-        seen.add(node)
-        stack.extend(child for child, _ in node.next_functions)
-    return False
+__all__ = ["check_parameters", "copied", "learning_rate", "present_update"]
 
 
 def present_update(

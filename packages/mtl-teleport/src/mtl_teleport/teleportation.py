@@ -23,6 +23,7 @@ from mtl_core.extension import (
     Trace,
     begin,
     checked_gramian,
+    collect_batch,
     finish,
     guarded,
     inner_optimizer,
@@ -33,7 +34,7 @@ from mtl_teleport import ranks
 from mtl_teleport.move import Seen, rolled_back, with_after
 from mtl_teleport.moving import Moving
 from mtl_teleport.report import TeleportReport
-from mtl_teleport.step_gradients import check_parameters, learning_rate, present_update, step_gradients
+from mtl_teleport.step_gradients import check_parameters, learning_rate, present_update
 from mtl_teleport.structure import Structure
 from mtl_teleport.way_back import SHARED_MEMORY, WayBack
 from mtl_teleport.written import writing_refused
@@ -109,7 +110,7 @@ class Teleportation(Moving):
         # Before the first forward pass: after a move the step begins once more from here, with the same dropout.
         trace = Trace(problem.model)
         with writing_refused(problem):
-            gradients = step_gradients(problem, batch, options)
+            gradients = collect_batch(problem, batch, options=options)
         # The memory may be due from an earlier teleport, whose own step made no update.
         if not self._wants(problem, batch, gradients, options):
             with self._due.paid(problem, optimizer, self.htr):
@@ -161,7 +162,7 @@ class Teleportation(Moving):
             back.restore()
             report = rolled_back(report, SHARED_MEMORY)
         try:
-            gradients = step_gradients(problem, batch, options)
+            gradients = collect_batch(problem, batch, options=options)
             checked_gramian(problem, batch, gradients, options)
             report = with_after(report, gradients) if report.accepted else report
         except (NonFiniteLossError, NonFiniteGradientError) as error:
@@ -171,7 +172,7 @@ class Teleportation(Moving):
                 raise
             back.restore()
             trace.restore()
-            gradients = step_gradients(problem, batch, options)
+            gradients = collect_batch(problem, batch, options=options)
             report = rolled_back(report, f"at the new point in training mode: {error}")
         if report.accepted:
             assert report.sigma is not None

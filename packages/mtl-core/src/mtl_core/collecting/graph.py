@@ -16,11 +16,13 @@ __all__ = [
     "Joint",
     "Outputs",
     "Root",
+    "Ways",
     "batches_well",
     "check_attached",
     "edge_of",
     "edges_of",
     "is_compiled",
+    "made_by",
     "nodes_of",
     "reached_by_any",
     "refuse_detached",
@@ -74,14 +76,34 @@ def refuse_detached(detached: Sequence[str], what: str) -> None:
         )
 
 
-def check_attached(outputs: Outputs, names: Sequence[str], shared: Sequence[Tensor]) -> None:
+Ways = dict[str, tuple[int, ...]]
+"""By task, which way its graph was seen to lead to a shared parameter: at each node, which of the next ones."""
+
+
+def check_attached(outputs: Outputs, names: Sequence[str], shared: Sequence[Tensor], ways: Ways | None = None) -> None:
     """Make sure that each loss depends on the shared parameters, by its graph and without differentiating.
+
+    Args:
+        outputs: the losses.
+        names: their tasks.
+        shared: the shared parameters.
+        ways: what earlier calls have found, which is tried first, and kept up to date.
 
     Raises:
         DetachedLossError: naming the tasks whose loss does not.
     """
-    reached = _reach(roots_of(outputs), shared)
-    refuse_detached([name for name, ok in zip(names, reached, strict=True) if not ok], "shared parameters")
+    targets = {id(tensor) for tensor in shared}
+    ways = {} if ways is None else ways
+    detached: list[str] = []
+    for name, root in zip(names, roots_of(outputs), strict=True):
+        start = None if root is None else start_of(root)
+        if start is None or not (name in ways and _leads(start, ways[name], targets)):
+            way = None if start is None else _way(start, targets)
+            if way is None:
+                detached.append(name)
+            else:
+                ways[name] = way
+    refuse_detached(detached, "shared parameters")
 
 
 def reached_by_any(outputs: Outputs, targets: Sequence[Tensor]) -> list[bool]:
@@ -116,16 +138,14 @@ def edges_of(tensors: Iterable[Tensor]) -> list[tuple[Node, int]]:
     ``get_gradient_edge`` switches gradients on and off for every leaf: for a small model that took as long as a
     backward pass.
     """
-    found: list[tuple[Node, int]] = []
-    # Where gradients are switched off a view has no node.
-    with torch.enable_grad():
-        for tensor in tensors:
-            made: Any = tensor.grad_fn
-            if made is None:
-                view: Any = tensor.view_as(tensor)
-                made = view.grad_fn.next_functions[0][0]
-            found.append((made, tensor.output_nr))
-    return found
+    listed = tuple(tensors)
+    made: list[Any] = [tensor.grad_fn for tensor in listed]
+    if None in made:
+        # Where gradients are switched off a view has no node.
+        with torch.enable_grad():
+            views: list[Any] = [t.view_as(t) if node is None else None for t, node in zip(listed, made, strict=True)]
+            made = [node or view.grad_fn.next_functions[0][0] for node, view in zip(made, views, strict=True)]
+    return [(node, tensor.output_nr) for node, tensor in zip(made, listed, strict=True)]
 
 
 def nodes_of(tensors: Iterable[Tensor]) -> list[Node]:
@@ -135,45 +155,68 @@ def nodes_of(tensors: Iterable[Tensor]) -> list[Node]:
 
 def start_of(root: Tensor | GradientEdge | Joint) -> Node:
     """The node that a backward pass begins with."""
-    return start_edge(root)[0]
+    if isinstance(root, GradientEdge):
+        return root.node
+    losses = root.losses if isinstance(root, Joint) else root
+    made = losses.grad_fn
+    return edge_of(losses)[0] if made is None else made
 
 
-def _reach(roots: Sequence[Root], targets: Sequence[Tensor]) -> list[bool]:
-    """Whether the graph of each root leads to some target."""
-    # Kept from root to root, so that the shared trunk is walked once, not once a task. The stack is explicit because a
-    # recursion would meet Python's limit in deep models.
-    known: dict[Node, bool] = dict.fromkeys(nodes_of(targets), True)
-    reached = []
-    for root in roots:
-        if root is None:
-            reached.append(False)
-            continue
-        start = start_of(root)
-        stack = [(start, False)]
-        while stack:
-            node, expanded = stack.pop()
-            children = [child for child, _ in node.next_functions if child is not None]
-            if expanded:
-                known[node] = any(known[child] for child in children)
-            elif node not in known:
-                stack.append((node, True))
-                stack.extend((child, False) for child in children if child not in known)
-        reached.append(known[start])
-    return reached
+_Leaf: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
+
+
+def _is_leaf(node: Any, targets: set[int]) -> bool:
+    return node.__class__ is _Leaf and id(node.variable) in targets
+
+
+def _leads(start: Node, way: Sequence[int], targets: set[int]) -> bool:
+    """Whether this way still ends at a target: a few look-ups, where a search would take as long as small layers do."""
+    node: Node | None = start
+    for k in way:
+        below = () if node is None else node.next_functions
+        if k >= len(below):
+            return False
+        node = below[k][0]
+    return _is_leaf(node, targets)
+
+
+def _way(start: Node, targets: set[int]) -> tuple[int, ...] | None:
+    """The shortest way from a node to some target, a leaf given by its ``id``."""
+    above: dict[Node, tuple[Node, int] | None] = {start: None}
+    queue = [start]
+    # The queue grows while it is gone through: what is nearest comes first.
+    for node in queue:
+        if _is_leaf(node, targets):
+            way: list[int] = []
+            step = above[node]
+            while step is not None:
+                way.append(step[1])
+                step = above[step[0]]
+            return tuple(way[::-1])
+        for k, (child, _) in enumerate(node.next_functions):
+            if child is not None and child not in above:
+                above[child] = (node, k)
+                queue.append(child)
+    return None
 
 
 def is_compiled(outputs: Outputs) -> bool:
     """Whether some part of the graph was made by ``torch.compile``, whose backward passes cannot be batched."""
-    seen: set[Node] = set()
+    return made_by(outputs, "CompiledFunction")
+
+
+def made_by(outputs: Outputs, function: str) -> bool:
+    """Whether some node of the graph has a name that begins with this one."""
     stack = [start_of(root) for root in roots_of(outputs) if root is not None]
+    seen = set(stack)
     while stack:
         node = stack.pop()
-        if node in seen:
-            continue
-        if node.name().startswith("CompiledFunction"):
+        if node.name().startswith(function):
             return True
-        seen.add(node)
-        stack.extend(child for child, _ in node.next_functions if child is not None)
+        for child, _ in node.next_functions:
+            if child is not None and child not in seen:
+                seen.add(child)
+                stack.append(child)
     return False
 
 

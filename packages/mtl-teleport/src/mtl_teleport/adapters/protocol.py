@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from mtl_core import InvalidInputError, Problem, TaskLosses
-from mtl_core.extension import Joint, Root, placed, roots_of, together, without_graph
+from mtl_core.extension import Joint, Root, placed, refuse_reentrant, roots_of, together, without_graph
 from mtl_teleport.adapters.displacement import check_displacement
 from mtl_teleport.conditions import Conditions
 from mtl_teleport.ranks import mean_losses, total
@@ -49,6 +49,7 @@ class AdapterSession(ABC):
         self.forwards = 0
         self.backwards = 0
         self.conditions = Conditions()
+        self._graph_checked = False
 
     @abstractmethod
     def parameters(self) -> dict[str, Tensor]:
@@ -85,6 +86,9 @@ class AdapterSession(ABC):
         """The task losses at the adapted point, or at ``parameters``.
 
         With a process group they are means over the ranks, present where some rank has the task.
+
+        Raises:
+            InvalidInputError: the losses call ``backward()``, or the model recomputes by reentrant checkpoints.
         """
         self.forwards += 1
         group = self.conditions.group
@@ -92,6 +96,9 @@ class AdapterSession(ABC):
         point = self.parameters() if parameters is None else parameters
         with together(group), self.at(point), self._refusing_backward():
             losses = self.problem.losses(batch)
+            if torch.is_grad_enabled() and not self._graph_checked:
+                refuse_reentrant(losses.outputs)
+                self._graph_checked = True
         return losses if group is None else mean_losses(losses, group)
 
     @contextmanager
