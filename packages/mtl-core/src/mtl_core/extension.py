@@ -5,8 +5,8 @@ address for each name, and kept as stable as ``mtl_core`` itself; whatever is in
 
 **A step of one's own.** ``guarded`` undoes an error, ``begin`` is the beginning of every step, ``collect_batch``,
 ``collect_problem``, ``checked_gramian``, ``check_finite_losses`` and ``evaluate_without_graph`` look at the problem,
-``finish`` and ``step_from_losses`` end a step, ``together`` lets all ranks raise if one has. ``refuse_reentrant`` is for
-whoever differentiates losses without these.
+``finish`` and ``step_from_losses`` end a step, ``together`` lets all ranks raise if one has. ``refuse_reentrant`` is
+for whoever differentiates losses without these; ``memory_of`` takes back what was learnt in a step that is none.
 
 **A method within a method.** ``Wrapper`` hands on what the wrapped method offers; ``offers`` asks for it, by the
 optional protocols; ``check_method`` refuses what is none; ``ProblemView`` changes the losses; ``FixedWeights`` are
@@ -40,7 +40,7 @@ from mtl_core.evaluation import evaluate_without_graph, without_graph
 from mtl_core.extras import install_line
 from mtl_core.functional import placed
 from mtl_core.gradient_step import checked_gramian, finish
-from mtl_core.guard import guarded
+from mtl_core.guard import guarded, memory_of
 from mtl_core.optimizers import inner_optimizer, refuse_closure, uncovered
 from mtl_core.plugins import find_plugin, is_spec, load_spec, plain_name, plugin_names
 from mtl_core.preservation import RandomState, Trace, preserved
@@ -115,6 +115,7 @@ __all__ = [
     "is_spec",
     "load_spec",
     "mean_over_tasks_present_",
+    "memory_of",
     "offers",
     "placed",
     "plain_name",

@@ -22,7 +22,7 @@ from mtl_core.problem import Problem
 from mtl_core.protocols import Draws, Remembers, ReportsEvents, check_method, offers
 from mtl_core.report import StepOptions
 
-__all__ = ["Guard", "guarded"]
+__all__ = ["Guard", "guarded", "memory_of"]
 
 
 class Guard:
@@ -48,7 +48,9 @@ class Guard:
         self._method = method
         self._gradients = [(p, p.grad) for p in parameters_of(problem, optimizer)]
         self.trace = Trace(problem.model, problem.listing.modules)
-        self._memory = _memory_of(method)
+        self._memory = memory_of(method)
+        if callable(options.clip):
+            self._memory += memory_of(options.clip)
         self._scaler = options.scaler
         self._scaler_state = None if options.scaler is None else _state_of(options.scaler)
         self._parameters: list[tuple[Tensor, Tensor]] | None = None
@@ -125,8 +127,10 @@ _SCALER_STATE = ("_scale", "_growth_tracker", "_per_optimizer_states")
 """Not its ``state_dict()``, which reads the scale from the device and leaves out which optimisers are unscaled."""
 
 
-def _memory_of(method: object) -> list[Callable[[], object]]:
-    """What gives a method its present state back, part by part, its generators' included.
+def memory_of(method: object) -> list[Callable[[], object]]:
+    """What gives a method, or a callable that clips, its present state back: part by part, its generators' included.
+
+    Each part may be called as often as is wanted. What remembers nothing has no parts.
 
     The state of a module is that of ``get_extra_state``, which hands out copies or tensors that are replaced as a
     whole, and its parameters and buffers, which are copied. ``state_dict()`` itself would cost a small step a tenth of

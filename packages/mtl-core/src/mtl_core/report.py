@@ -33,7 +33,10 @@ class StepOptions:
         clip: what is clipped. ``"shared"``: the combined gradient of the shared parameters. ``"all"``: that and the
             heads', to one common norm, as ``clip_grad_norm_(model.parameters())`` does. Or a callable in place of
             ``max_norm``: it is given the trainable parameters that have a gradient, between writing and updating, e.g.
-            ``functools.partial(torch.nn.utils.clip_grad_value_, clip_value=1.0)``.
+            ``functools.partial(torch.nn.utils.clip_grad_value_, clip_value=1.0)``. Trial steps of bilevel methods are
+            clipped by it too. One that remembers something, such as a mean of norms, should offer ``state_dict()`` and
+            ``load_state_dict(state)``, as a method does: then neither a trial step nor a step that fails leaves a trace
+            in it. Without these two it sees every trial as if it were a step.
         keep: what to keep of the gradients, as for ``collect``.
         chunk_size: how many tasks are differentiated at once, as for ``collect``.
         group: a process group over whose ranks losses and gradients are averaged.

@@ -64,7 +64,7 @@ def step(
         max_norm: clip gradients to this norm. By default the combined gradient of the *shared* parameters alone, which
             is what the weighting made; ``clip_grad_norm_(model.parameters())`` is ``clip="all"``.
         clip: ``"shared"`` or ``"all"``: what ``max_norm`` is about; or a callable that clips in its place, given the
-            parameters that have a gradient.
+            parameters that have a gradient. For one with a memory see ``StepOptions``.
         scaler: a gradient scaler, for mixed precision.
         keep: ``"jacobian"``, or ``"gramian"`` where ``m`` gradients are too much to hold, or ``"features"``; see
             ``collect``.
@@ -83,9 +83,10 @@ def step(
             gradients is then skipped, but a loss that is itself not finite is an error.
         NonFiniteGradientError: a gradient is, of the shared parameters or of a head, though the losses are finite.
         DetachedLossError: a loss does not depend on the shared parameters, in this step or in any other.
-        InvalidInputError: activations are recomputed by reentrant checkpoints; the method does not fit one of the four protocols, or returns the wrong shape, or an update
+        InvalidInputError: the method does not fit one of the four protocols, or returns the wrong shape, or an update
             or weights that lead out of the parameters' dtype; a loss is not of a real floating dtype; gradients are
-            switched off; the model is wrapped; the optimiser does not fit (see ``mtl_core.extension.begin``).
+            switched off; the model is wrapped, or recomputes activations by reentrant checkpoints; the optimiser does
+            not fit (see ``mtl_core.extension.begin``).
         RankError: another rank raised an error of a type that is not known here.
 
     Example:

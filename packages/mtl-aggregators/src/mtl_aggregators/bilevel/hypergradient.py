@@ -11,7 +11,7 @@ from mtl_aggregators.bilevel.objectives import Outcome, Upper
 from mtl_core import InvalidInputError, MicroBatches, Problem, StepOptions, TaskLosses
 from mtl_core.extension import RandomState, check_finite_losses, placed, preserved
 
-__all__ = ["exact_hypergradient", "single_process"]
+__all__ = ["exact_hypergradient", "refuse_inexact"]
 
 
 def exact_hypergradient(
@@ -37,17 +37,17 @@ def exact_hypergradient(
         optimizer: says the learning rates.
         weights: :math:`\lambda` ``[m]``.
         upper: the objective :math:`R`.
-        options: ``heads`` and ``max_norm`` are part of the step.
+        options: ``heads``, ``max_norm`` and ``clip`` are part of the step.
 
     Returns:
         the hypergradient ``[m]``, float64, and the outcome.
 
     Raises:
-        InvalidInputError: the batch comes in parts, the options ask for a process group, or a learning rate is not
-            known.
+        InvalidInputError: the batch comes in parts, the options ask for a process group or clip by a callable, or a
+            learning rate is not known.
     """
     options = StepOptions() if options is None else options
-    single_process(batch, options)
+    refuse_inexact(batch, options)
     named = {name: p for name, p in problem.model.named_parameters() if p.requires_grad}
     rates = {id(p): group.get("lr") for group in optimizer.param_groups for p in group["params"]}
     shared = {id(p) for p in problem.shared}
@@ -70,7 +70,8 @@ def exact_hypergradient(
                 # Constants as far as the weights are concerned, hence no graph of their own.
                 own = torch.autograd.grad(total, tuple(heads.values()), retain_graph=True, allow_unused=True)
                 gradients.update(zip(heads, own, strict=True))
-        factor = _clip([g for name, g in gradients.items() if g is not None and id(named[name]) in shared], options)
+        clipped = shared if options.clip == "shared" else {id(p) for p in named.values()}
+        factor = _clip([g for name, g in gradients.items() if g is not None and id(named[name]) in clipped], options)
         moved: dict[str, Tensor] = {}
         for name, p in named.items():
             gradient = gradients[name]
@@ -79,7 +80,7 @@ def exact_hypergradient(
             rate = rates[id(p)]
             if rate is None:
                 raise InvalidInputError(f"`optimizer` must have a learning rate for {name!r}, got none.")
-            step = gradient * factor if id(p) in shared else gradient
+            step = gradient * factor if id(p) in clipped else gradient
             moved[name] = p.detach() - rate * step
         # The second evaluation is to draw the same dropout masks as the first.
         random.restore()
@@ -100,16 +101,21 @@ def exact_hypergradient(
     return hyper, Outcome(outcome.tasks, outcome.before, outcome.after.detach(), outcome.weights)
 
 
-def single_process(batch: Any, options: StepOptions) -> None:
+def refuse_inexact(batch: Any, options: StepOptions) -> None:
     """Refuse what an exact hypergradient cannot be taken over.
 
     Raises:
-        InvalidInputError: the batch comes in parts, or the options ask for a process group.
+        InvalidInputError: the batch comes in parts, or the options ask for a process group or clip by a callable.
     """
     if options.group is not None or isinstance(batch, MicroBatches):
         raise InvalidInputError(
             "`hypergradient='exact'` needs one batch on one process, got "
             f"{'a process group' if options.group is not None else 'micro-batches'}. Use 'zeroth_order'."
+        )
+    if callable(options.clip):
+        raise InvalidInputError(
+            "`hypergradient='exact'` needs a clipping that can be differentiated, max_norm with clip='shared' or "
+            f"'all', got the callable {options.clip!r}. Use 'zeroth_order'."
         )
 
 

@@ -15,7 +15,7 @@ from mtl_aggregators.bilevel.objectives import Outcome
 from mtl_aggregators.bilevel.trial_optimizer import TrialOptimizer
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import InvalidInputError, NonFiniteLossError, Problem, StepOptions, StepReport, step
-from mtl_core.extension import RandomState, inner_optimizer, is_sharded, preserved
+from mtl_core.extension import RandomState, inner_optimizer, is_sharded, memory_of, preserved
 
 __all__ = ["LowerLevel", "Probe"]
 
@@ -94,7 +94,7 @@ class LowerLevel:
         return scaler is not None and self._scale is not None and scaler.get_scale() < self._scale
 
     def attempt(self, batch: Any, optimizer: optim.Optimizer) -> None:
-        """The step, and back: it leaves no trace but ``outcome``.
+        """The step, and back: it leaves no trace but ``outcome``, and what a callable that clips keeps to itself.
 
         Raises:
             InvalidInputError: the parameters are shards.
@@ -104,10 +104,13 @@ class LowerLevel:
         scaler = self._options.scaler
         # The trial's step counts in the scaler like a real one, and may lower its scale.
         before = None if scaler is None else scaler.state_dict()
+        memory = memory_of(self._options.clip) if callable(self._options.clip) else []
         # Strictly: what a wrapper does beside the step of the optimiser within would be missing from the trial.
         with preserved(self._problem.model), TrialOptimizer(inner_optimizer(optimizer, strict=True)) as trial:
             stand_in: Any = trial
             self.make(batch, stand_in)
+        for put_back in memory:
+            put_back()
         if scaler is not None and before:
             scaler.load_state_dict(before)
 

@@ -13,7 +13,7 @@ from torch import optim
 
 from mtl_aggregators.bases.adam import Mask, on_host
 from mtl_aggregators.bases.facts import Facts
-from mtl_aggregators.bilevel.hypergradient import exact_hypergradient, single_process
+from mtl_aggregators.bilevel.hypergradient import exact_hypergradient, refuse_inexact
 from mtl_aggregators.bilevel.lower_level import LowerLevel, Probe
 from mtl_aggregators.bilevel.objectives import Outcome, Responds, Upper, WorstCaseDecrement
 from mtl_aggregators.bilevel.weight_models import SoftmaxWeights, WeightModel
@@ -87,8 +87,10 @@ class Bilevel(SavedState):
     Note:
         The loss after the step is evaluated with the random numbers of the loss before it, so that dropout does not
         drown the difference. Neither it nor a trial step leaves a trace in parameters, optimiser, buffers or random
-        state. In a step whose gradients overflow under a gradient scaler, nothing is learnt. A task that is absent
-        from a batch has no weight there and is not perturbed; ``m`` in the estimate counts the perturbed ones.
+        state. A trial is clipped as the step is; a callable that clips sees it, and forgets it if it offers
+        ``state_dict`` and ``load_state_dict``. In a step whose gradients overflow under a gradient scaler, nothing is
+        learnt. A task that is absent from a batch has no weight there and is not perturbed; ``m`` in the estimate
+        counts the perturbed ones.
 
     References:
         Chen et al., *Feed m Birds with One Scone: Accelerating Multi-task Gradient Balancing via Bi-level
@@ -247,7 +249,7 @@ class Bilevel(SavedState):
             self._learn(lower.probe, lower.outcome, back.outcome)
 
     def _learn_exactly(self, problem: Problem, batch: Any, optimizer: optim.Optimizer, options: StepOptions) -> None:
-        single_process(batch, options)
+        refuse_inexact(batch, options)
         with preserved(problem.model):
             found = evaluate_without_graph(problem, batch)
         losses = on_host(found.full(float("nan")))
