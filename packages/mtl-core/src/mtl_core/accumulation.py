@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,13 +13,48 @@ from mtl_core.collecting.dense import DenseStore
 from mtl_core.collecting.flat import Row, added_rows
 from mtl_core.collecting.heads import HeadGradients
 from mtl_core.collecting.task_gradients import TaskGradients
+from mtl_core.errors import NoLossesError
 from mtl_core.evaluation import evaluate_without_graph
 from mtl_core.micro_batches import MicroBatches
 from mtl_core.preservation import preserved
 from mtl_core.problem import Problem
 from mtl_core.task_losses import TaskLosses
 
-__all__ = ["Accumulator", "mean_losses", "mean_of"]
+__all__ = ["Accumulator", "losses_of_parts", "mean_losses", "mean_of"]
+
+
+def losses_of_parts(
+    problem: Problem, batch: Any, evaluate: Callable[[Any], TaskLosses] | None = None
+) -> Iterator[TaskLosses]:
+    """The losses of a batch, or of its micro-batches one after the other, evaluated when they are asked for.
+
+    A micro-batch in which no task has a loss is left out: it is in the mean of no task.
+
+    Args:
+        problem: the problem.
+        batch: what its losses take, or ``MicroBatches`` of it.
+        evaluate: evaluates a part; ``problem.losses`` if ``None``.
+
+    Raises:
+        NoLossesError: no part has a loss.
+    """
+    evaluate = problem.losses if evaluate is None else evaluate
+    if not isinstance(batch, MicroBatches):
+        yield evaluate(batch)
+        return
+    without = 0
+    for part in batch:
+        try:
+            found = evaluate(part)
+        except NoLossesError:
+            without += 1
+            continue
+        yield found
+    if without == len(batch):
+        raise NoLossesError(
+            f"one of the {len(batch)} micro-batches must have the loss of at least one of {problem.tasks}, got none. "
+            "Nothing was updated; a loop may pass over the batch."
+        )
 
 
 def mean_losses(problem: Problem, parts: MicroBatches) -> tuple[Tensor, Tensor]:
@@ -29,7 +66,7 @@ def mean_losses(problem: Problem, parts: MicroBatches) -> tuple[Tensor, Tensor]:
         mean losses ``[m]``, NaN where no part has the task, and counts ``[m]``.
     """
     with preserved(problem.model):
-        found = [evaluate_without_graph(problem, part) for part in parts]
+        found = list(losses_of_parts(problem, parts, partial(evaluate_without_graph, problem)))
     return mean_of(found)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mtl_core.accumulation import Accumulator
+from mtl_core.accumulation import Accumulator, losses_of_parts
 from mtl_core.agreement import together
 from mtl_core.collecting.backward import full_losses
 from mtl_core.collecting.differentiation import differentiate
@@ -83,7 +83,7 @@ def collect_problem(
 def accumulate(problem: Problem, parts: MicroBatches, *, options: StepOptions | None = None) -> TaskGradients:
     r"""The mean of the task gradients over micro-batches, :math:`J = \frac1K \sum_k J_k`, one graph at a time.
 
-    A task that some parts lack is averaged over those that have it.
+    A task that some parts lack is averaged over those that have it, and a part that has no task is left out.
 
     Args:
         problem: the problem.
@@ -94,6 +94,7 @@ def accumulate(problem: Problem, parts: MicroBatches, *, options: StepOptions | 
         gradients as from one batch.
 
     Raises:
+        NoLossesError: no part has a task.
         InvalidInputError: the options keep less than the Jacobian, which cannot be accumulated, or the parameters are
             sharded.
     """
@@ -113,8 +114,8 @@ def accumulate(problem: Problem, parts: MicroBatches, *, options: StepOptions | 
     each = replace(options, check_gradients=False)
     with together(options.group):
         total = Accumulator(problem)
-        for part in parts:
-            total.add(_collect_here(problem, problem.losses(part), each, retain_graph=False))
+        for losses in losses_of_parts(problem, parts):
+            total.add(_collect_here(problem, losses, each, retain_graph=False))
         gradients = total.mean()
         # Of the mean, and before it is averaged over ranks: the flags travel with that reduction.
         if options.check_gradients:

@@ -12,11 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mtl_core.accumulation import losses_of_parts
 from mtl_core.agreement import gather_texts
 from mtl_core.collecting.graph import Joint, roots_of
 from mtl_core.errors import NonFiniteGradientError, NonFiniteLossError
-from mtl_core.micro_batches import MicroBatches
 from mtl_core.problem import Problem
+from mtl_core.task_losses import TaskLosses
 
 __all__ = ["refuse_broken"]
 
@@ -79,9 +80,12 @@ def _broken(problem: Problem, batch: Any) -> tuple[list[str], list[str]]:
     losses: set[str] = set()
     gradients: set[str] = set()
     inputs = [*problem.shared, *problem.heads]
-    for part in tuple(batch) if isinstance(batch, MicroBatches) else (batch,):
+
+    def evaluate(part: Any) -> TaskLosses:
         with torch.enable_grad():
-            found = problem.losses(part)
+            return problem.losses(part)
+
+    for found in losses_of_parts(problem, batch, evaluate):
         values = found.values.detach().tolist()
         losses |= {task for task, value in zip(found.tasks, values, strict=True) if not math.isfinite(value)}
         for task, root in zip(found.tasks, roots_of(found.outputs), strict=True):

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, optim
 
-from mtl_core.accumulation import mean_losses
+from mtl_core.accumulation import losses_of_parts, mean_losses
 from mtl_core.agreement import together
 from mtl_core.collecting.backward import check_finite_losses, is_on_host
 from mtl_core.collecting.flat import pick
@@ -184,10 +184,8 @@ def _differentiate(
     sharded: bool,
 ) -> None:
     """Write the gradients of the weighted losses, part by part."""
-    for part in batch if isinstance(batch, MicroBatches) else (batch,):
-        losses = seen.ready
-        if losses is None:
-            losses = problem.losses(part)
+    for losses in losses_of_parts(problem, batch) if seen.ready is None else (seen.ready,):
+        if seen.ready is None:
             _check_graph(problem, losses)
         values = losses.values
         if values.dtype in (torch.float16, torch.bfloat16):

@@ -17,6 +17,8 @@ class MicroBatches:
     gradients, not a sum of the parts' Gramians. A loss weighting costs one forward pass without a graph per part, which
     tells the losses of the whole batch, and then one forward and one backward pass per part.
 
+    A task counts over the parts that have it; a part in which no task has a loss is left out.
+
     Args:
         parts: batches as the problem's losses take them.
 

@@ -79,6 +79,8 @@ def step(
         losses, weights and events of the step, as plain detached tensors.
 
     Raises:
+        NoLossesError: no task has a loss: in the batch, or in any of its micro-batches, of which those without are left
+            out; or on some rank of a group. Nothing was updated, on any rank, and a loop may pass over the batch.
         NonFiniteLossError: a loss is NaN or infinite; nothing was updated. With a scaler too: an overflow of the
             gradients is then skipped, but a loss that is itself not finite is an error.
         NonFiniteGradientError: a gradient is, of the shared parameters or of a head, though the losses are finite.

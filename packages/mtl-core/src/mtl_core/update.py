@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, optim
 
-from mtl_core.accumulation import mean_of
+from mtl_core.accumulation import losses_of_parts, mean_of
 from mtl_core.agreement import together
 from mtl_core.distributed import mean_over_tasks_present_, reshard
 from mtl_core.errors import InvalidInputError
 from mtl_core.evaluation import evaluate_without_graph
-from mtl_core.micro_batches import MicroBatches
 from mtl_core.optimizers import inner_optimizer
 from mtl_core.problem import Problem
 from mtl_core.protocols import LearnsAfterStep, ReportsEvents, offers
@@ -152,9 +152,8 @@ def _check_layouts(problem: Problem, optimizer: Any) -> None:
 
 def _losses_again(problem: Problem, batch: Any, ranks: dist.ProcessGroup | None) -> Tensor:
     """The losses ``[m]`` of the same batch after the update."""
-    parts = batch if isinstance(batch, MicroBatches) else (batch,)
     with together(ranks):
-        found = [evaluate_without_graph(problem, part) for part in parts]
+        found = list(losses_of_parts(problem, batch, partial(evaluate_without_graph, problem)))
     full, _ = mean_of(found)
     present = sorted({task for losses in found for task in losses.index})
     return full if ranks is None else mean_over_tasks_present_(full, present, ranks)[0]

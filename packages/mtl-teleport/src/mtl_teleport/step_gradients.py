@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mtl_core import InvalidInputError, Method, Problem, StepOptions, TaskGradients
-from mtl_core.extension import combine, combine_per_group, is_sharded, offers
+from mtl_core import InvalidInputError, Method, NoLossesError, Problem, StepOptions, TaskGradients
+from mtl_core.extension import combine, combine_per_group, evaluate_without_graph, is_sharded, offers, preserved
 
-__all__ = ["check_parameters", "copied", "learning_rate", "present_update"]
+__all__ = ["check_parameters", "copied", "learning_rate", "present_update", "with_losses"]
 
 
 def present_update(
@@ -40,6 +42,17 @@ def present_update(
     parts = torch.split(update.detach(), [p.numel() for p in problem.shared])
     named = {n: part.view(p.shape) for part, (n, p) in zip(parts, problem.named_shared.items(), strict=True)}
     return named, weights
+
+
+def with_losses(problem: Problem, parts: Iterable[Any]) -> tuple[Any, ...]:
+    """Those of a batch's parts in which some task has a loss, the others are left out as by the step itself."""
+    found: list[Any] = []
+    with preserved(problem.model):
+        for part in parts:
+            with suppress(NoLossesError):
+                evaluate_without_graph(problem, part)
+                found.append(part)
+    return tuple(found)
 
 
 def copied(method: Any) -> Any:

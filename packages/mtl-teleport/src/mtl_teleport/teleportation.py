@@ -34,7 +34,7 @@ from mtl_teleport import ranks
 from mtl_teleport.move import Seen, rolled_back, with_after
 from mtl_teleport.moving import Moving
 from mtl_teleport.report import TeleportReport
-from mtl_teleport.step_gradients import check_parameters, learning_rate, present_update
+from mtl_teleport.step_gradients import check_parameters, learning_rate, present_update, with_losses
 from mtl_teleport.structure import Structure
 from mtl_teleport.way_back import SHARED_MEMORY, WayBack
 from mtl_teleport.written import writing_refused
@@ -115,7 +115,10 @@ class Teleportation(Moving):
         if not self._wants(problem, batch, gradients, options):
             with self._due.paid(problem, optimizer, self.htr):
                 return self._continue(problem, given, optimizer, options, gradients, trace)
-        parts = tuple(batch) if isinstance(batch, MicroBatches) else (batch,)
+        parts = (batch,)
+        if isinstance(batch, MicroBatches):
+            # Ranks go through their parts side by side, and must have equally many.
+            parts = tuple(batch) if options.group is not None else with_losses(problem, batch)
         # A rank whose method raises must not leave the others in the search.
         with together(options.group):
             seen = Seen.of(gradients, *present_update(problem, self.method, gradients, options))
