@@ -69,6 +69,44 @@ def test_losses_of_any_size_are_moved_alike(kind: str, power: int) -> None:
     assert [n / 2.0**power for n in report.norms_after] == pytest.approx(base.norms_after, rel=1e-3)
 
 
+def _by_hand(scale: float, dtype: torch.dtype, settings: dict[str, Any]) -> tuple[Tensor, Any]:
+    """As ``_move``, without the step: its own update is none of this, and a trigger looks at squares."""
+    torch.manual_seed(1)
+    model = nn.ModuleDict({"trunk": nn.Sequential(nn.Linear(3, 6), nn.Tanh()), "head": nn.Linear(6, 2)}).to(dtype)
+    x, y = torch.randn(16, 3).to(dtype), 2 + torch.randn(16).to(dtype)
+
+    def losses(m: Any, _: object) -> dict[str, Tensor]:
+        z = m["head"](m["trunk"](x)).sum(1)
+        return {"a": 5 * ((z - y).square().mean() + 1) * scale, "b": ((z + y).square().mean() + 1) * scale}
+
+    problem = Problem(model, losses, shared=model["trunk"], tasks=("a", "b"))
+    before = torch.cat([p.detach().flatten() for p in problem.shared]).clone()
+    gradients = mtl_core.collect(list(problem.losses(x).outputs), problem.shared, tasks=problem.tasks)
+    # By squares of the step's gradients: the weights of the tasks, which are equal here.
+    cost = COST(balance="equal", aim=None, max_drift=None, max_steps=6, lr=0.02, adapter=LoRA(2), **settings)
+    report = cost.teleport(problem, [x], gradients, lr=1e-3)
+    return torch.cat([p.detach().flatten() for p in problem.shared]) - before, report
+
+
+RANGES = [(torch.float64, p) for p in (-1000, -700, -565, -520, -400, 400, 500)]
+RANGES += [(torch.float32, p) for p in (-118, -90, 90, 110)]
+
+
+@pytest.mark.parametrize("search", ["projected", "penalty"])
+@pytest.mark.parametrize("sharpness", ["random", "ascent", "exact"])
+@pytest.mark.parametrize(("dtype", "power"), RANGES, ids=str)
+def test_losses_are_held_whatever_their_size(dtype: torch.dtype, power: int, sharpness: str, search: str) -> None:
+    """Squares of gradients below 1e-154 are zero in double precision, too: no loss was held."""
+    settings = {"sharpness": sharpness, "search": search}
+    expected, base = _by_hand(1.0, dtype, settings)
+    found, report = _by_hand(2.0**power, dtype, settings)
+    assert base.accepted
+    assert report.accepted, report.reason
+    assert float(expected.norm()) > 1e-3
+    assert float((found - expected).norm()) < (1e-2 if dtype == torch.float32 else 1e-5) * float(expected.norm())
+    assert report.drift == pytest.approx(base.drift, rel=0.02)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.8])
 @pytest.mark.parametrize("sign", [-1, 1])

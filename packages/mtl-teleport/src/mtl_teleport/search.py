@@ -186,6 +186,7 @@ def _tangent_step(objective: Objective, upward: Tensor, rows: Tensor, error: Ten
         return upward * (length / size) if bool(size > 0) else None
     if len(rows) > len(error):  # what is held to first order alone is never steered back to
         error = torch.cat([error, error.new_zeros(len(rows) - len(error))])
+    rows, error = _in_range(rows, error)
     normal = gramian_of(rows)
     norms = normal.diagonal().sqrt()
     # Solved with unit diagonal: losses of different scales would otherwise get ridges of different relative size.
@@ -205,6 +206,24 @@ def _tangent_step(objective: Objective, upward: Tensor, rows: Tensor, error: Ten
     if back_size > length:
         back = back * (length / back_size)
     return move + back if free or back_size > 0 else None
+
+
+def _in_range(rows: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """Constraints whose squares can be held, in place of those whose cannot: each over its largest entry.
+
+    A constraint may be multiplied by anything. Squares below 1e-308 are zero, and a row of zeros holds nothing: losses
+    of 1e-170 were not held at all.
+    """
+    largest = rows.abs().amax(dim=1).to(torch.float64)
+    known = largest.tolist()
+    if all(size == 0.0 or _SQUARED < size < 1.0 / _SQUARED for size in known):
+        return rows, error
+    over = torch.where(largest > 0, largest, torch.ones_like(largest))
+    return rows.to(torch.float64) / over[:, None], error.to(torch.float64) / over
+
+
+_SQUARED = 1e-130
+"""Entries from which on squares, and sums of many of them, lie well within float64."""
 
 
 def _inner(rows: Tensor, vector: Tensor) -> Tensor:

@@ -43,9 +43,10 @@ class ExactSharpness(Sharpness):
 
         def gradient(by_loss: Tensor, by_gain: Tensor) -> Tensor:
             # Of b‖g‖ the derivative is ⟨g', b g/‖g‖⟩: the gradients' own values are the seeds of the second pass, in
-            # one walk with the losses.
-            unit = by_gain / _or_one(gain)
-            seeds = [g.detach() * unit.to(g) for g in gradients]
+            # one walk with the losses. Over the norm first: in relative units b itself is of the size 1/‖g‖, whose
+            # square leaves the dtype for losses that do not.
+            size = _or_one(gain)
+            seeds = [g.detach() / size.to(g) * by_gain.to(g) for g in gradients]
             loss = point.combination(by_loss)
             found = point.session.differentiate_all(
                 [*gradients, loss], point.inputs, at=point.values, seeds=[*seeds, torch.ones_like(loss)]
