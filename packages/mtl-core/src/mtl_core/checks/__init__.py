@@ -5,9 +5,6 @@ from mtl_core.checks.losses import (
     scalar_loss,
 )
 from mtl_core.checks.matrices import (
-    ENTRIES_APART,
-    SQUARES,
-    SUMS_APART,
     finite_jacobian,
     gramian,
     in_range,
@@ -34,9 +31,6 @@ from mtl_core.checks.settings import (
 )
 
 __all__ = [
-    "ENTRIES_APART",
-    "SQUARES",
-    "SUMS_APART",
     "boolean",
     "finite",
     "finite_jacobian",
