@@ -14,8 +14,9 @@ from torch import Tensor
 
 from mtl_core.accumulation import losses_of_parts
 from mtl_core.agreement import gather_texts
+from mtl_core.collecting.finite import broken_gradients, broken_losses
 from mtl_core.collecting.graph import Joint, roots_of
-from mtl_core.errors import NonFiniteGradientError, NonFiniteLossError
+from mtl_core.errors import NonFiniteGradientError
 from mtl_core.problem import Problem
 from mtl_core.task_losses import TaskLosses
 
@@ -55,11 +56,7 @@ def refuse_broken(
     else:
         where = ""
     if losses:
-        raise NonFiniteLossError(
-            f"every task's loss must be finite, got NaN or infinity for {losses}{where}. Nothing was updated. Look at "
-            "this batch's targets and the learning rate.",
-            tasks=losses,
-        ) from found
+        raise broken_losses(losses, where=where) from found
     if found is not None and not gradients:
         raise found
     if not gradients and not problem.is_sharded:
@@ -67,12 +64,7 @@ def refuse_broken(
             "the weighted sum of the gradients must be finite, got NaN or infinity though each task's own gradient is "
             f"finite{where}. Nothing was updated. Look at the sizes of weights and losses, and at their dtype."
         )
-    named = f"tasks {gradients}" if gradients else "this batch"
-    raise NonFiniteGradientError(
-        f"the gradients of {named} must be finite, got NaN or infinity though the losses are finite{where}. Nothing "
-        "was updated. Look for sqrt or log at zero in these losses, or pass the gradient scaler to step().",
-        tasks=gradients,
-    ) from found
+    raise broken_gradients(gradients, where=where) from found
 
 
 def _broken(problem: Problem, batch: Any) -> tuple[list[str], list[str]]:

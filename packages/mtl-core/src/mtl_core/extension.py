@@ -27,7 +27,7 @@ what an extra brings.
 from mtl_core.agreement import agree, together
 from mtl_core.autocasting import full_precision
 from mtl_core.beginning import begin
-from mtl_core.collecting.backward import check_finite_losses
+from mtl_core.collecting.finite import check_finite_losses
 from mtl_core.collecting.flat import flat_size, widest_dtype
 from mtl_core.collecting.gramian import gramian_of, weighted_sum
 from mtl_core.collecting.graph import Joint, Root, roots_of

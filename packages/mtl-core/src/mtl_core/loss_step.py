@@ -14,7 +14,8 @@ from torch import Tensor, optim
 
 from mtl_core.accumulation import losses_of_parts, mean_losses
 from mtl_core.agreement import together
-from mtl_core.collecting.backward import check_finite_losses, is_on_host
+from mtl_core.collecting.backward import is_on_host
+from mtl_core.collecting.finite import check_finite_losses
 from mtl_core.collecting.flat import pick
 from mtl_core.collecting.graph import check_attached, refuse_detached, roots_of
 from mtl_core.collecting.heads import finite_flag

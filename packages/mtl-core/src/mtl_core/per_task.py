@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mtl_core import checks
-from mtl_core.collecting.backward import check_finite_losses
 from mtl_core.collecting.dense import DenseStore
+from mtl_core.collecting.finite import check_finite_losses
 from mtl_core.collecting.graph import reached_by_any
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.errors import InvalidInputError, NoLossesError, NonScalarLossError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,11 +11,10 @@ from torch.autograd.graph import GradientEdge
 
 from mtl_core.collecting.flat import Row
 from mtl_core.collecting.graph import Outputs, Root, refuse_detached, roots_of
-from mtl_core.errors import InvalidInputError, NonFiniteLossError
+from mtl_core.errors import InvalidInputError
 
 __all__ = [
     "batched_rows",
-    "check_finite_losses",
     "feature_rows",
     "full_losses",
     "head_gradients",
@@ -206,20 +204,3 @@ def full_losses(outputs: Outputs, n_tasks: int, index: Sequence[int]) -> Tensor:
         # detach() shares memory with the user's tensor, which may be written to later.
         return values.clone()
     return values.new_full((n_tasks,), float("nan")).index_put((torch.tensor(index, device=values.device),), values)
-
-
-def check_finite_losses(losses: Tensor, names: Sequence[str], index: Sequence[int]) -> None:
-    """Make sure that the losses at ``index`` are finite.
-
-    Raises:
-        NonFiniteLossError: naming the tasks whose loss is not.
-    """
-    found = losses.tolist()
-    bad = {names[i]: found[i] for i in index if not math.isfinite(found[i])}
-    if bad:
-        listed = ", ".join(f"{name!r} is {value}" for name, value in bad.items())
-        raise NonFiniteLossError(
-            f"every task's loss must be finite, got: {listed}. Nothing was updated. Look at this batch's targets "
-            "and the learning rate.",
-            tasks=tuple(bad),
-        )

@@ -12,7 +12,6 @@ from mtl_core import checks
 from mtl_core.agreement import together
 from mtl_core.collecting.backward import (
     batched_rows,
-    check_finite_losses,
     feature_rows,
     full_losses,
     head_gradients,
@@ -22,6 +21,7 @@ from mtl_core.collecting.backward import (
 from mtl_core.collecting.cut import cut_of, heads_above
 from mtl_core.collecting.deferred import DeferredStore, through_features, weighted_backward
 from mtl_core.collecting.dense import DenseStore
+from mtl_core.collecting.finite import check_finite_losses
 from mtl_core.collecting.flat import Row
 from mtl_core.collecting.graph import Outputs, batches_well, check_attached, is_compiled, reached_by_any
 from mtl_core.collecting.heads import HeadGradients

@@ -11,16 +11,22 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mtl_core.autocasting import full_precision
-from mtl_core.collecting.backward import check_finite_losses, is_on_host
+from mtl_core.collecting.backward import is_on_host
 from mtl_core.collecting.dense import DenseStore
 from mtl_core.collecting.exchange import HostCopy, copied_at_once, summed_at_once
-from mtl_core.collecting.flat import as_real
+from mtl_core.collecting.finite import (
+    broken_gradients,
+    broken_heads,
+    check_finite_gramian,
+    check_finite_losses,
+    has_finite_entries,
+)
 from mtl_core.collecting.heads import HeadGradients
-from mtl_core.collecting.overflow import first_unfit, fits
+from mtl_core.collecting.overflow import first_unfit
 from mtl_core.collecting.scattered import ScatteredStore
 from mtl_core.collecting.store import DroppedStore, GradientStore
 from mtl_core.distributed import sum_over_ranks_
-from mtl_core.errors import InvalidInputError, NonFiniteGradientError
+from mtl_core.errors import InvalidInputError
 
 __all__ = ["TaskGradients"]
 
@@ -158,19 +164,10 @@ class TaskGradients:
         """
         host = self._host
         check_finite_losses(host.losses, self.tasks, self.present_somewhere)
-        # A sum is finite only where all entries are.
-        if not math.isfinite(float(host.gramian.sum())) and not bool(torch.isfinite(host.gramian).all()):
-            diagonal = host.gramian.diagonal().tolist()
-            self._refuse_too_large([i for i in range(self.n_tasks) if diagonal[i] == math.inf])
-            self._refuse([i for i in range(self.n_tasks) if not math.isfinite(diagonal[i])], "")
-        if not all(map(math.isfinite, host.head_flags)):
-            # The flag may also stand for a sum that overflowed. Other ranks cannot be asked, so that a flag that is
-            # theirs, too, is believed: a rank that looked at its own part alone would go on where another stops.
-            of_ranks = self.group is not None or self._heads_in_shards
-            own = range(self.n_tasks) if of_ranks else self._heads.broken()
-            broken = [i for i in own if not math.isfinite(host.head_flags[i])]
-            if broken:
-                self._refuse(broken, " of the heads")
+        check_finite_gramian(host, self._store, self.tasks, further=self._together)
+        broken = broken_heads(host, self._heads, believed=self.group is not None or self._heads_in_shards)
+        if broken:
+            self._refuse_heads(broken)
         return host.gramian
 
     @cached_property
@@ -183,32 +180,15 @@ class TaskGradients:
             self._somewhere = None
         return host
 
-    def _refuse(self, broken: list[int], where: str) -> None:
-        names = [self.tasks[i] for i in broken]
-        # Of tasks that were differentiated together all are NaN where one is: zero times NaN is NaN.
-        batched = self._chunk_size > 1 and len(names) > 1
-        raise NonFiniteGradientError(
-            f"the gradients{where} of tasks {names} must be finite, got NaN or infinity though the losses are finite. "
-            "Nothing was updated. Look for sqrt or log at zero in these losses, or pass the gradient scaler to step()."
-            + (f" {self._chunk_size} tasks at a time were differentiated: chunk_size=1 tells which." * batched),
-            tasks=names,
-        )
+    @property
+    def _together(self) -> str:
+        """What to say of tasks that were differentiated together: all are NaN where one is, as zero times NaN is."""
+        size = self._chunk_size
+        return f" {size} tasks at a time were differentiated: chunk_size=1 tells which." if size > 1 else ""
 
-    def _refuse_too_large(self, infinite: list[int]) -> None:
-        """Tell gradients whose squares leave float64 from those that are not finite: the way out is another."""
-        if self._store.is_partial:
-            return
-        units = torch.eye(self.n_tasks, dtype=torch.float64, device="cpu")
-        # By a sum with weights of 0 where there are no rows, in which another task's NaN would show as well.
-        is_kept = isinstance(self._store, DenseStore)
-        rows = (self._store.matrix[i] if is_kept else self._store.combine(units[i], None) for i in infinite)
-        names = [self.tasks[i] for i, row in zip(infinite, rows, strict=True) if _is_finite(row)]
-        if names:
-            raise NonFiniteGradientError(
-                f"the squared norms of the gradients of tasks {names} must stay below 1.8e308, got larger ones of "
-                "finite gradients. Nothing was updated. Multiply these losses by a small constant.",
-                tasks=names,
-            )
+    def _refuse_heads(self, broken: Sequence[int]) -> None:
+        names = [self.tasks[i] for i in broken]
+        raise broken_gradients(names, of=" of the heads", further=self._together * (len(names) > 1))
 
     def check_heads(self, *, shards: dist.ProcessGroup | None = None) -> None:
         """Have ``host_gramian`` look at the heads' gradients too; costs one pass over them, no wait for the device.
@@ -234,7 +214,7 @@ class TaskGradients:
         if self._head_flags is not None and not bool(torch.isfinite(self._head_flags).all()):
             broken = self._heads.broken()
             if broken:
-                self._refuse(broken, " of the heads")
+                self._refuse_heads(broken)
 
     @property
     def norms(self) -> Tensor:
@@ -332,7 +312,7 @@ class TaskGradients:
         if not is_on_host(self.parameters[0]):
             return
         # Looked at where it was written: the forms in which it is cheapest are not those of a vector.
-        unfit = next((p.dtype for p in self.parameters if p.grad is not None and not _is_finite(p.grad)), None)
+        unfit = next((p.dtype for p in self.parameters if p.grad is not None and not has_finite_entries(p.grad)), None)
         if unfit is not None:
             for parameter, gradient in zip(self.parameters, before, strict=True):
                 parameter.grad = gradient
@@ -439,8 +419,3 @@ class TaskGradients:
         # What cached_property keeps lies in the instance's dictionary.
         self.__dict__.pop("gramian", None)
         self.__dict__.pop("_host", None)
-
-
-def _is_finite(gradient: Tensor) -> bool:
-    stored = gradient._values() if gradient.layout == torch.sparse_coo else gradient
-    return fits(as_real(stored), stored.dtype.to_real())
