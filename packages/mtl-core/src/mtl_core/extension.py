@@ -44,7 +44,7 @@ from mtl_core.guard import guarded, memory_of
 from mtl_core.optimizers import inner_optimizer, refuse_closure, uncovered
 from mtl_core.plugins import find_plugin, is_spec, load_spec, plain_name, plugin_names
 from mtl_core.preservation import RandomState, Trace, preserved
-from mtl_core.problem import ProblemView
+from mtl_core.problem_view import ProblemView
 from mtl_core.protocols import (
     AnyMethod,
     CountsEpochs,

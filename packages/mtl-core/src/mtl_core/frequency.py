@@ -13,7 +13,8 @@ from torch import Tensor, optim
 from mtl_core import checks
 from mtl_core.errors import InvalidInputError
 from mtl_core.guard import guarded
-from mtl_core.problem import Problem, ProblemView
+from mtl_core.problem import Problem
+from mtl_core.problem_view import ProblemView
 from mtl_core.protocols import AnyMethod, Method, Weighting, offers
 from mtl_core.report import StepOptions, StepReport
 from mtl_core.stepping import step

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
-from mtl_core.errors import InvalidInputError, NoMatchError
+from mtl_core.errors import DuplicateModuleError, InvalidInputError, NoMatchError
+from mtl_core.listing import first_duplicate
 
-__all__ = ["LossModule", "check_replaceable", "placed"]
+__all__ = ["Functional", "placed"]
 
 
 @contextmanager
@@ -67,17 +69,8 @@ def placed(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
             owner[attribute] = parameter
 
 
-def check_replaceable(model: nn.Module, names: Iterable[str]) -> None:
-    """Make sure that tensors of these names will be used where they are given in place of the model's own.
-
-    Args:
-        model: the model.
-        names: qualified names of parameters or buffers.
-
-    Raises:
-        NoMatchError: the model has none of that name; ``torch.func.functional_call`` passes over most of these.
-        InvalidInputError: it lies in a sharded module.
-    """
+def _check_names(model: nn.Module, names: Iterable[str]) -> None:
+    """Make sure that tensors of these names will be used: ``functional_call`` passes over most that it cannot place."""
     strangers = [name for name in names if not _has(model, name)]
     if strangers:
         known = [name for name, _ in model.named_parameters()]
@@ -112,7 +105,60 @@ def _refuse_sharded(model: nn.Module, names: Iterable[str]) -> None:
         )
 
 
-class LossModule(nn.Module):
+class Functional:
+    """The losses of a model as a function of its parameters.
+
+    Args:
+        model: the model.
+        losses: ``losses(model, batch)``.
+    """
+
+    def __init__(self, model: nn.Module, losses: Callable[[nn.Module, Any], Any]) -> None:
+        self._model = model
+        self._module = _LossModule(model, losses)
+        self._duplicate: tuple[str, str] | Literal[False] | None = False  # False: not looked yet
+
+    def forget(self) -> None:
+        """Look through the model again at the next check."""
+        self._duplicate = False
+
+    def check(self, names: Iterable[str] = ()) -> None:
+        """Make sure that the model can be evaluated with replaced parameters, and that it has those of these names.
+
+        Raises:
+            DuplicateModuleError: one submodule is registered under two names, which ``functional_call`` corrupts.
+            NoMatchError: the model has no parameter or buffer of a name.
+            InvalidInputError: the model is scripted, or a parameter lies in a sharded module.
+        """
+        if self._duplicate is False:
+            scripted = [name for name, m in self._model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
+            if scripted:
+                raise InvalidInputError(
+                    f"`model` must not be scripted to be evaluated at other parameters, got a ScriptModule at "
+                    f"{scripted[0]!r}. Give the module that was scripted; what needs no replaced parameters works with "
+                    "it."
+                )
+            self._duplicate = first_duplicate(self._model)
+        if isinstance(self._duplicate, tuple):
+            first, second = self._duplicate
+            raise DuplicateModuleError(
+                f"`model` must register each submodule once, got the same module as {first!r} and {second!r}. "
+                "Keep one of them, or store the second reference outside the module tree, e.g. in a tuple."
+            )
+        _check_names(self._model, names)
+
+    def evaluate(self, parameters: Mapping[str, Tensor], batch: Any) -> Any:
+        """What the user's function returns at these parameters; the model is not touched.
+
+        Args:
+            parameters: tensors in place of the model's own, by qualified name.
+            batch: what the losses take.
+        """
+        replaced = {f"model.{name}": value for name, value in parameters.items()}
+        return torch.func.functional_call(self._module, replaced, (batch,))
+
+
+class _LossModule(nn.Module):
     """The model and its losses as one module, so that ``functional_call`` reaches every parameter of the model."""
 
     def __init__(self, model: nn.Module, losses: Callable[[nn.Module, Any], Any]) -> None:

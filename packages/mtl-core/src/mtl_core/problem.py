@@ -6,29 +6,23 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mtl_core.autocasting import in_the_users_precision
 from mtl_core.collecting.graph import Ways
 from mtl_core.distributed import is_sharded, reshard
-from mtl_core.errors import (
-    DuplicateModuleError,
-    InvalidInputError,
-    NoLossesError,
-    NoSharedParametersError,
-)
-from mtl_core.functional import LossModule, check_replaceable
-from mtl_core.listing import Listing, Walk, all_shared, first_duplicate, modules_of
+from mtl_core.errors import InvalidInputError, NoLossesError, NoSharedParametersError
+from mtl_core.functional import Functional
+from mtl_core.listing import Listing, Walk, all_shared, modules_of
 from mtl_core.recomputation import without_recomputation
 from mtl_core.shared_parameters import Shared, SharedSpec
 from mtl_core.task_losses import TaskLosses, read_returned
+from mtl_core.user_losses import called
 from mtl_core.wrapped_models import refuse_wrapped
 
-__all__ = ["Problem", "ProblemView"]
+__all__ = ["Problem"]
 
 
 class Problem:
@@ -104,9 +98,8 @@ class Problem:
             raise InvalidInputError(f"`tasks` must be distinct, got {self.tasks}.")
         self.model = model
         self._loss_fn = losses
-        self._loss_module = LossModule(model, losses)
+        self._functional = Functional(model, losses)
         self._shared = Shared(model, shared)
-        self._duplicate: tuple[str, str] | Literal[False] | None = False  # False: not looked yet
         self.graph_checked = False
         self.ways: Ways = {}
         self.differentiates = False
@@ -168,7 +161,7 @@ class Problem:
         # A search within a step may put parts of its own into the model for a while, which nobody named.
         with nullcontext() if strictly else suppress(InvalidInputError):
             if self.under_way is None and self._shared.follow(self.model, walk):
-                self._duplicate = False
+                self._functional.forget()
                 self.graph_checked = False
         return Listing(walk, self._shared.places)
 
@@ -283,83 +276,23 @@ class Problem:
         """
         if parameters is None:
             sharded = self.is_sharded
-            returned = self._evaluated(self._loss_fn, self.model, batch)
+            returned = called(self.named_trainable.values(), self._loss_fn, self.model, batch)
             # The root of a sharded model keeps whole parameters after a forward pass: their gradients would be sought
             # under other objects than those that the step lists.
             if sharded:
                 reshard(self.model)
             return read_returned(returned, self.tasks)
-        self.check_functional()
-        check_replaceable(self.model, parameters)
-        replaced = {f"model.{name}": value for name, value in parameters.items()}
-
-        def evaluate() -> TaskLosses:
-            returned = self._evaluated(torch.func.functional_call, self._loss_module, replaced, (batch,))
-            return read_returned(returned, self.tasks)
-
-        return without_recomputation(evaluate)
-
-    def _evaluated(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What a function returns that evaluates the losses; they find no gradients in ``.grad`` and leave none.
-
-        Losses may call ``backward()`` themselves, for an attack on their inputs, say. The step's gradients would be
-        added to what that leaves, and an evaluation that clears gradients would clear those of earlier micro-batches.
-        """
-        # At another point of the model there may be tensors of a graph in the places of its parameters.
-        held = [(p, p.grad) for p in self.listing.named_trainable.values() if p.is_leaf]
-        for parameter, gradient in held:
-            if gradient is not None:
-                parameter.grad = None
-        try:
-            with in_the_users_precision():
-                return function(*arguments)
-        finally:
-            for parameter, gradient in held:
-                if parameter.grad is not gradient:
-                    parameter.grad = gradient
+        functional, trainable = self._functional, self.named_trainable.values()
+        functional.check(parameters)
+        return without_recomputation(
+            lambda: read_returned(called(trainable, functional.evaluate, parameters, batch), self.tasks)
+        )
 
     def check_functional(self) -> None:
         """Make sure that the model can be evaluated with replaced parameters.
 
         Raises:
             DuplicateModuleError: one submodule is registered under two names, which ``functional_call`` corrupts.
+            InvalidInputError: the model is scripted.
         """
-        if self._duplicate is False:
-            self._duplicate = first_duplicate(self.model)
-            scripted = [name for name, m in self.model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
-            if scripted:
-                self._duplicate = False
-                raise InvalidInputError(
-                    f"`model` must not be scripted to be evaluated at other parameters, got a ScriptModule at "
-                    f"{scripted[0]!r}. Give the module that was scripted; what needs no replaced parameters works with "
-                    "it."
-                )
-        if isinstance(self._duplicate, tuple):
-            first, second = self._duplicate
-            raise DuplicateModuleError(
-                f"`model` must register each submodule once, got the same module as {first!r} and {second!r}. "
-                "Keep one of them, or store the second reference outside the module tree, e.g. in a tuple."
-            )
-
-
-class ProblemView(Problem):
-    """A problem whose losses are made into others: their logarithms, or some of them only.
-
-    Everything else is the problem's own, what it remembers included.
-
-    Args:
-        problem: what is looked at.
-        transform: from its losses to those of the view.
-    """
-
-    # Beside the dictionary, which is the problem's own: there two views would overwrite each other's.
-    __slots__ = ("_transform", "_under")
-
-    def __init__(self, problem: Problem, transform: Callable[[TaskLosses], TaskLosses]) -> None:
-        self.__dict__ = problem.__dict__
-        self._under = problem
-        self._transform = transform
-
-    def losses(self, batch: Any, *, parameters: Mapping[str, Tensor] | None = None) -> TaskLosses:
-        """The losses of the view."""
-        return self._transform(self._under.losses(batch, parameters=parameters))
+        self._functional.check()
