@@ -17,7 +17,7 @@ from mtl_core.collecting.differentiation import differentiate
 from mtl_core.collecting.reentrant import refuse_reentrant
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.distributed import shard_group
-from mtl_core.errors import InvalidInputError
+from mtl_core.errors import DetachedLossError, InvalidInputError
 from mtl_core.gradients import check_group
 from mtl_core.micro_batches import MicroBatches
 from mtl_core.problem import Problem
@@ -144,20 +144,26 @@ def _collect_here(
             if isinstance(outputs, Tensor)
             else tuple(scaler.scale(_widened(out)) for out in outputs)
         )
-    gradients = differentiate(
-        outputs,
-        problem.tasks,
-        losses.index,
-        problem.shared if by is None else tuple(by),
-        features=losses.features if by is None else None,
-        heads=problem.heads if by is None else (),
-        chunk_size=options.chunk_size,
-        keep=options.keep,
-        retain_graph=retain_graph,
-        # Of the unscaled losses: a scale that has grown makes infinity of a finite one.
-        losses=full_losses(losses.outputs, problem.n_tasks, losses.index),
-        check_heads=options.check_gradients,
-    )
+    try:
+        gradients = differentiate(
+            outputs,
+            problem.tasks,
+            losses.index,
+            problem.shared if by is None else tuple(by),
+            features=losses.features if by is None else None,
+            heads=problem.heads if by is None else (),
+            chunk_size=options.chunk_size,
+            keep=options.keep,
+            retain_graph=retain_graph,
+            # Of the unscaled losses: a scale that has grown makes infinity of a finite one.
+            losses=full_losses(losses.outputs, problem.n_tasks, losses.index),
+            check_heads=options.check_gradients,
+        )
+    except (RuntimeError, DetachedLossError) as error:
+        refuse_reentrant(outputs, error)
+        raise
+    if not all(gradients.kept.touched):
+        refuse_reentrant(outputs)
     if scaler is not None:
         # By scaling a one: get_scale() would read the scale from the device and wait for it.
         gradients.rescale(1.0 / scaler.scale(torch.ones((), device=gradients.parameters[0].device)))

@@ -14,9 +14,10 @@ from mtl_core.autocasting import full_precision
 from mtl_core.collecting.arguments import Losses, read_heads, read_losses, read_shared
 from mtl_core.collecting.backward import is_on_host
 from mtl_core.collecting.differentiation import differentiate, shard_ranks_of
+from mtl_core.collecting.reentrant import refuse_reentrant
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.distributed import is_sharded
-from mtl_core.errors import InvalidInputError
+from mtl_core.errors import DetachedLossError, InvalidInputError
 from mtl_core.report import Keep
 from mtl_core.task_losses import Features, read_features
 
@@ -116,17 +117,23 @@ def collect(
     with together(group if shard_ranks is None else shard_ranks):
         outputs, names = read_losses(losses, tasks)
         parameters = read_shared(shared if isinstance(shared, Tensor) else listed)
-        gradients = differentiate(
-            outputs,
-            names,
-            range(len(names)),
-            parameters,
-            features=read_features(features),
-            heads=read_heads(heads, parameters),
-            chunk_size=chunk_size,
-            keep=keep,
-            retain_graph=retain_graph,
-        )
+        try:
+            gradients = differentiate(
+                outputs,
+                names,
+                range(len(names)),
+                parameters,
+                features=read_features(features),
+                heads=read_heads(heads, parameters),
+                chunk_size=chunk_size,
+                keep=keep,
+                retain_graph=retain_graph,
+            )
+        except (RuntimeError, DetachedLossError) as error:
+            refuse_reentrant(outputs, error)
+            raise
+        if not all(gradients.kept.touched):
+            refuse_reentrant(outputs)
         if check_gradients and is_on_host(gradients.losses):
             gradients.refuse_broken_heads()
     # The hooks of a sharded model have averaged its gradients already.

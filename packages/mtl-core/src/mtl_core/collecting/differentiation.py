@@ -25,7 +25,6 @@ from mtl_core.collecting.finite import check_finite_losses
 from mtl_core.collecting.flat import Row
 from mtl_core.collecting.graph import Outputs, batches_well, check_attached, is_compiled, reached_by_any
 from mtl_core.collecting.heads import HeadGradients
-from mtl_core.collecting.reentrant import refusing_reentrant
 from mtl_core.collecting.sharded import differentiate_sharded, refuse_unshardable
 from mtl_core.collecting.streaming import streamed_gramian
 from mtl_core.collecting.task_gradients import TaskGradients
@@ -44,7 +43,6 @@ def shard_ranks_of(parameters: Sequence[Tensor]) -> dist.ProcessGroup | None:
     return shard_group([p for p in parameters if is_sharded([p])])
 
 
-@refusing_reentrant
 def differentiate(
     outputs: Outputs,
     names: Sequence[str],

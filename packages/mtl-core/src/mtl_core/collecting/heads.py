@@ -180,8 +180,8 @@ def finite_flag(gradients: Sequence[Tensor]) -> Tensor:
     small: list[Tensor] = []
     rest: list[Tensor] = []
     for gradient in gradients:
-        if gradient.numel() <= _SMALL and gradient.layout == torch.strided and not gradient.is_complex():
-            small.append(gradient.reshape(-1))
+        if gradient.numel() <= _SMALL and gradient.layout is torch.strided and not gradient.is_complex():
+            small.append(gradient if gradient.ndim == 1 else gradient.reshape(-1))
         else:
             rest.append(gradient)
     # Small ones side by side first: two operations for all of them take half the time of one each.

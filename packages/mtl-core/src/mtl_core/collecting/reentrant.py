@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from typing import TYPE_CHECKING, Concatenate, ParamSpec
-
 from mtl_core.collecting.graph import Outputs, made_by
-from mtl_core.errors import DetachedLossError, InvalidInputError
+from mtl_core.errors import InvalidInputError
 
-if TYPE_CHECKING:
-    from mtl_core.collecting.task_gradients import TaskGradients
-
-__all__ = ["is_reentrant", "refuse_reentrant", "refusing_reentrant"]
-
-P = ParamSpec("P")
+__all__ = ["is_reentrant", "refuse_reentrant"]
 
 
 def is_reentrant(outputs: Outputs) -> bool:
@@ -27,7 +18,8 @@ def refuse_reentrant(outputs: Outputs, error: Exception | None = None) -> None:
 
     The graph ends at such a checkpoint: by parameters that are used inside alone there is no gradient. Where something
     below it has one torch says so; where nothing has, it passes over the checkpoint, and the parameters would stay as
-    they are without a word.
+    they are without a word. A walk over the graph takes as long as a small model's backward pass: it is for where
+    something is amiss, an error or a parameter without a gradient of any task.
 
     Args:
         outputs: the losses.
@@ -43,26 +35,3 @@ def refuse_reentrant(outputs: Outputs, error: Exception | None = None) -> None:
             "torch.utils.checkpoint with use_reentrant=True, whose backward pass takes no inputs. Pass "
             "use_reentrant=False to checkpoint() or checkpoint_sequential()."
         ) from error
-
-
-def refusing_reentrant(
-    differentiate: Callable[Concatenate[Outputs, P], TaskGradients],
-) -> Callable[Concatenate[Outputs, P], TaskGradients]:
-    """A function that differentiates losses, and looks for reentrant checkpoints where something is amiss.
-
-    A walk over the graph takes as long as a small model's backward pass. So it is made only where a parameter has no
-    gradient of any task, as those inside of such a checkpoint.
-    """
-
-    @wraps(differentiate)
-    def wrapped(outputs: Outputs, /, *args: P.args, **kwargs: P.kwargs) -> TaskGradients:
-        try:
-            found = differentiate(outputs, *args, **kwargs)
-        except (RuntimeError, DetachedLossError) as error:
-            refuse_reentrant(outputs, error)
-            raise
-        if not all(found.kept.touched):
-            refuse_reentrant(outputs)
-        return found
-
-    return wrapped
