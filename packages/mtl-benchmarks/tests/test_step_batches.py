@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mtl_aggregators import SDMGrad, ThreeBatches
-from mtl_benchmarks.batching.batches import Batches, Repeated, Share
+from mtl_benchmarks.batching.batches import Batches, Part, Repeated, Share
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.step_batches import StepBatches
@@ -66,10 +66,52 @@ def test_processes_share_each_third() -> None:
     assert {part.weight for each in found for part in each.batch(0, 0)} == {1.0}
 
 
+@pytest.mark.parametrize("count", [3, 5, 7, 11])
+@pytest.mark.parametrize("n_ranks", [2, 3])
+def test_the_thirds_of_several_processes_are_those_of_one(count: int, n_ranks: int) -> None:
+    source, training = rows(count, 12), Training(epochs=1, batch_size=12)
+    one = StepBatches(source, training, ALONE, SDMGrad()).batch(0, 0)
+    ranks: list[Any] = [SimpleNamespace(rank=rank, size=n_ranks) for rank in range(n_ranks)]
+    shares = [StepBatches(source, training, each, SDMGrad()).batch(0, 0) for each in ranks]
+    for third, parts in zip(one, zip(*shares, strict=True), strict=True):
+        # The mean of a third, taken as processes take it: each its own mean times its weight, then the mean over them.
+        mean = sum(part.weight * sum(part.batch) / len(part.batch) for part in parts) / n_ranks
+        assert mean == pytest.approx(sum(third.batch) / len(third.batch), rel=1e-12)
+
+
 @pytest.mark.parametrize("settings", [{"batch_size": 2}, {"batch_size": 8, "accumulate": 2}])
 def test_what_cannot_be_cut_is_refused_by_name(settings: dict[str, int]) -> None:
-    with pytest.raises(InvalidParameterError, match=r"SDMGrad takes three batches.*`batch_size` must be at least 3"):
+    with pytest.raises(InvalidParameterError, match=r"`batch_size` must be at least 3 .* SDMGrad takes three batches"):
         StepBatches(rows(), Training(epochs=1, **settings), ALONE, COST(SDMGrad()))
+
+
+class Bare:
+    """Batches that can be divided and do not know their sizes."""
+
+    def __init__(self, count: int) -> None:
+        self.rows = rows(count)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, epoch: int, index: int) -> list[int]:
+        return self.rows.batch(epoch, index)
+
+    def part(self, epoch: int, index: int, part: Part) -> Share[list[int]]:
+        return self.rows.part(epoch, index, part)
+
+
+@pytest.mark.parametrize("make", [rows, Bare])
+@pytest.mark.parametrize(("count", "left"), [(1, 1), (2, 2), (9, 1), (18, 2)])
+def test_a_batch_of_fewer_than_three_samples_is_refused_wherever_it_comes(make: Any, count: int, left: int) -> None:
+    with pytest.raises(InvalidParameterError, match=rf"no batch of fewer than 3 .* batch of an epoch has {left}"):
+        StepBatches(make(count), Training(epochs=1, batch_size=8), ALONE, SDMGrad())
+    assert len(StepBatches(make(count), Training(epochs=1, batch_size=8), ALONE, object())) == -(-count // 8)
+
+
+def test_several_processes_must_know_how_many_samples_a_batch_has() -> None:
+    with pytest.raises(InvalidParameterError, match=r"`batches` must have size\(index\) where 2 processes train"):
+        StepBatches(Bare(24), Training(epochs=1, batch_size=8), SimpleNamespace(rank=0, size=2), SDMGrad())  # type: ignore[arg-type]
 
 
 def test_a_problem_without_data_is_whole_in_each() -> None:

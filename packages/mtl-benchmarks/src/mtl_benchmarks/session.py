@@ -30,7 +30,9 @@ from mtl_benchmarks.engine.logs import make_logs
 from mtl_benchmarks.engine.trainer import Progress
 from mtl_benchmarks.runs.baselines import single_tasks
 from mtl_benchmarks.runs.copies import distinct
+from mtl_benchmarks.runs.rehearsal import rehearse
 from mtl_benchmarks.runs.runner import RunResult, run
+from mtl_benchmarks.storage.marker import refuse_kind
 from mtl_benchmarks.storage.results import Collection
 from mtl_core import UnknownNameError
 
@@ -65,9 +67,15 @@ def planned(plan: Plan) -> tuple[RunConfig, ...]:
 
 
 def execute(plan: Plan, console: Console) -> list[RunResult]:
-    """Run everything in the plan; runs that are complete already are read, broken-off ones finished."""
-    collection = Collection(plan.out)
+    """Run everything in the plan; runs that are complete already are read, broken-off ones finished.
+
+    Raises:
+        InvalidInputError: one of them would be refused at its first step; then none is begun.
+    """
     configs = planned(plan)
+    refuse_kind(plan.out, "collection")
+    rehearse(configs, plan.out, say=lambda text: console.print(text, highlight=False, soft_wrap=True))
+    collection = Collection(plan.out)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),

@@ -16,6 +16,7 @@ from mtl_core.checks import positive_int
 __all__ = [
     "BatchSource",
     "Batches",
+    "HasSizes",
     "OwnPart",
     "Part",
     "Parts",
@@ -29,6 +30,7 @@ __all__ = [
     "part_of",
     "resident",
     "rows_of",
+    "size_of",
     "weighted_rows",
 ]
 
@@ -91,6 +93,15 @@ class Parts(Protocol):
 
     def part(self, epoch: int, index: int, part: Part) -> Share[Any]:
         """A part of batch ``index`` of ``epoch``; all of them together are the samples of that batch."""
+        ...
+
+
+@runtime_checkable
+class HasSizes(Protocol):
+    """What a batch source offers that knows how many samples a batch has before it is made."""
+
+    def size(self, index: int) -> int:
+        """Samples in batch ``index``, in every epoch."""
         ...
 
 
@@ -175,6 +186,10 @@ class Batches(Generic[B]):
         # From 1 on: (seed, epoch, 0) is the order's.
         return self._fetch(self._rows(epoch, index), generator_of(self._seed, epoch, index + 1))
 
+    def size(self, index: int) -> int:
+        """Samples in batch ``index``, in every epoch."""
+        return size_of(self._n_samples, index, self._batch_size)
+
     def part(self, epoch: int, index: int, part: Part) -> Share[B]:
         """A part of that batch. What ``fetch`` draws differs from what it draws for the whole batch."""
         rows, weight = weighted_rows(self._rows(epoch, index), part)
@@ -249,6 +264,11 @@ class Repeated(Generic[B]):
     def part(self, epoch: int, index: int, part: Part) -> Share[B]:
         """The one batch."""
         return Share(self._batch, 1.0)
+
+
+def size_of(n_samples: int, index: int, batch_size: int) -> int:
+    """Samples in a batch of an epoch; the last one has the rest."""
+    return min(batch_size, n_samples - index * batch_size)
 
 
 def rows_of(order: Tensor, index: int, batch_size: int) -> Tensor:

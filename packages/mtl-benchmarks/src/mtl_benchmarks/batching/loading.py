@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from mtl_benchmarks.batching.batches import Part, Share, generator_of, mixed_seed, order_of, rows_of, weighted_rows
+from mtl_benchmarks.batching.batches import (
+    Part,
+    Share,
+    generator_of,
+    mixed_seed,
+    order_of,
+    rows_of,
+    size_of,
+    weighted_rows,
+)
 from mtl_benchmarks.batching.randomness import seeded_globally
 from mtl_benchmarks.batching.tally import Rows
 from mtl_benchmarks.interrupts import shielded
@@ -138,6 +147,10 @@ class LoadedBatches:
     def batch(self, epoch: int, index: int) -> Any:
         """Batch ``index`` of ``epoch``, the same at every call."""
         return self._loaded((epoch, index, Part()))
+
+    def size(self, index: int) -> int:
+        """Samples in batch ``index``, in every epoch."""
+        return size_of(self._n_samples, index, self._batch_size)
 
     def part(self, epoch: int, index: int, part: Part) -> Share[Any]:
         """A part of that batch; its samples are those that the whole batch has there."""

@@ -96,20 +96,30 @@ def _help(name: str, about: str, groups: Mapping[str, Sequence[Option]]) -> str:
 
 
 def _ablate(request: Request, chosen: Sequence[Variant]) -> None:
+    from mtl_benchmarks.runs.rehearsal import rehearse
     from mtl_benchmarks.session import open_console
-    from mtl_benchmarks.studies.ablation import ablate, ablation_table
+    from mtl_benchmarks.studies.ablation import ablate, ablation_table, first_kinds
 
     values, console = request.values, open_console()
     method = request.resolved("method")
     seeds = parse_seeds(values.get("--seeds", "5"))
-    for choice, case in request.cases():
-        settings = request.settings(case)
+    out = Path(values.get("--out", "runs/ablation"))
+    cases = [(choice, case, request.settings(case)) for choice, case in request.cases()]
+    rehearse(  # of all cases, before the first run begins
+        [
+            config
+            for choice, _, settings in cases
+            for config in first_kinds(choice, method, chosen, seed=seeds[0], settings=settings)
+        ],
+        out,
+    )
+    for choice, case, settings in cases:
         rows = ablate(
             choice,
             method,
             chosen,
             seeds=seeds,
-            out=Path(values.get("--out", "runs/ablation")),
+            out=out,
             settings=settings,
             processes=values.get("--processes", 1),
             progress=lambda line: console.print(f"  {line}", highlight=False, markup=False),

@@ -111,12 +111,12 @@ def trained_title(choice: Choice, case: Mapping[str, object]) -> str:
 
 
 def _study(request: Request, methods: Sequence[Choice], teleports: Sequence[Choice]) -> None:
-    from mtl_benchmarks.configuration.run_config import RunConfig
+    from mtl_benchmarks.runs.rehearsal import rehearse
     from mtl_benchmarks.runs.runner import RunResult
     from mtl_benchmarks.session import open_console, print_report
     from mtl_benchmarks.studies.controls import CONTROLS
     from mtl_benchmarks.studies.records import Record, table_path, write_records
-    from mtl_benchmarks.studies.study import study
+    from mtl_benchmarks.studies.study import first_kinds, study
     from mtl_benchmarks.studies.tables import print_study
 
     values, console = request.values, open_console()
@@ -129,6 +129,9 @@ def _study(request: Request, methods: Sequence[Choice], teleports: Sequence[Choi
         if table is not None and own:
             write_records(table, [*records, *own], durable=False)
 
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def progress(result: RunResult) -> None:
         nonlocal done
         done += 1
@@ -136,20 +139,27 @@ def _study(request: Request, methods: Sequence[Choice], teleports: Sequence[Choi
         console.print(line, highlight=False, markup=False)
 
     cases = [(choice, request.settings(case)) for choice, case in request.cases()]
-    for choice, settings in cases:  # every name and value is looked at before the first run begins
-        for method in methods:
-            RunConfig.resolve(choice, method, seed=seeds[0], **settings)
+    out = Path(values.get("--out", "runs/study"))
+    rehearse(  # of all cases, before the first run begins
+        [
+            config
+            for choice, settings in cases
+            for config in first_kinds(choice, methods, seed=seeds[0], teleports=teleports, settings=settings)
+        ],
+        out,
+        say=say,
+    )
     for choice, settings in cases:
         found = study(
             choice,
             methods,
             seeds=seeds,
-            out=Path(values.get("--out", "runs/study")),
+            out=out,
             teleports=teleports,
             settings=settings,
             processes=values.get("--processes", 1),
             progress=progress,
-            say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
+            say=say,
             recorded=recorded,
         )
         shown = [run for run in found.runs if run.config.teleport is None or run.config.teleport.name not in CONTROLS]

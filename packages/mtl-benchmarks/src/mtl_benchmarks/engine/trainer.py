@@ -11,20 +11,18 @@ from typing import Any
 import torch
 from torch import nn, optim
 
-from mtl_benchmarks.batching.batches import BatchSource, OwnPart, Part, mixed_seed
+from mtl_benchmarks.batching.batches import BatchSource, mixed_seed
 from mtl_benchmarks.batching.loading import Loading
 from mtl_benchmarks.batching.randomness import random_state, set_random_state
 from mtl_benchmarks.benchmark import Benchmark
-from mtl_benchmarks.configuration.making import make_benchmark, make_method
+from mtl_benchmarks.configuration.making import make_benchmark
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.configuration.selection import Selection, learned_values
 from mtl_benchmarks.engine.evaluating import checked_evaluation, evaluate_together
-from mtl_benchmarks.engine.forward import RunProblem
+from mtl_benchmarks.engine.parts import make_parts
 from mtl_benchmarks.engine.recorder import Recorder
-from mtl_benchmarks.engine.sharding import load_whole_state, shard, whole_state
-from mtl_benchmarks.engine.step_batches import StepBatches
+from mtl_benchmarks.engine.sharding import load_whole_state, whole_state
 from mtl_benchmarks.protocol.schedules import Place
-from mtl_benchmarks.protocol.training import Training
 from mtl_benchmarks.ranks import Ranks, current_ranks
 from mtl_core import InvalidInputError, NoLossesError, Note, StepReport, step
 from mtl_core.extension import CountsEpochs, Draws, Remembers, offers
@@ -74,49 +72,26 @@ class Trainer:
         self.config = config
         self.training = config.training
         self.device = self.ranks.device(config.device)
-        self.benchmark: Benchmark = make_benchmark(config.benchmark)
-        self.model: nn.Module = self.benchmark.build().to(self.device)
+        made = make_parts(config, make_benchmark(config.benchmark), ranks=self.ranks, device=self.device)
+        self.benchmark: Benchmark = made.benchmark
+        self.model: nn.Module = made.model
         self._is_sharded = self.training.sharding == "fsdp"
-        if self._is_sharded:
-            shard(self.benchmark, self.model, self.ranks, self.device)
-        self.problem = RunProblem(
-            self.benchmark.problem(self.model, tasks=config.tasks),
-            device=self.device,
-            precision=self.training.precision,
-        )
-        self.optimizer: optim.Optimizer = self.training.optimizer.build(self.problem)
+        self.problem = made.problem
+        self.optimizer: optim.Optimizer = made.optimizer
         # Before a checkpoint is loaded, which has the rates of its moment: schedules start from these.
         self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self.batches: BatchSource[Any] = self.benchmark.batches(
-            batch_size=self.training.batch_size, seed=config.seed, device=self.device
-        )
-        probes: BatchSource[Any] = (
-            self.batches if self.ranks.size == 1 else OwnPart(self.batches, Part(self.ranks.rank, self.ranks.size))
-        )
-        self.method = make_method(
-            config.method,
-            config.teleport,
-            seed=config.seed,
-            device=self.device,
-            probe_batches=self.benchmark.probe_batches(probes),
-        )
-        self._step_batches = StepBatches(self.batches, self.training, self.ranks, self.method)
+        self.batches: BatchSource[Any] = made.batches
+        self.method = made.method
+        self._step_batches = made.step_batches
         self._step_batches.open(loading)
-        self.scaler = _scaler(self.training, self.device)
+        self.scaler = made.scaler
+        self._options = {**made.options, "group": self.ranks.group}
         self.selection = Selection(self.benchmark, config.tasks, self.training)
         self.recorder = Recorder(config.tasks)
         self.step = 0
         self.seconds = 0.0
         self._reductions = 0
         self._over = False
-        self._options: dict[str, Any] = {
-            "heads": config.heads,
-            "scaler": self.scaler,
-            "group": self.ranks.group,
-            "measure_progress": True,
-        }
-        if self.training.clip is not None:
-            self._options |= self.training.clip.for_step()
         # Imports that making the parts brings about draw from Python's generator (rich does), and only the first time
         # in a process: without this, runs in one process would differ from runs in their own.
         random.seed(config.seed)
@@ -324,9 +299,3 @@ class Trainer:
         learned = learned_values(self.benchmark, tasks, found)
         self.recorder.end_interval(learned, epoch=epoch, step=self.step, rates=rates)
         self._look_back()
-
-
-def _scaler(training: Training, device: str) -> torch.amp.GradScaler | None:
-    if training.precision != "fp16":
-        return None
-    return torch.amp.GradScaler(torch.device(device).type)

@@ -20,7 +20,9 @@ from typing import Any
 
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.interrupts import shielded
+from mtl_benchmarks.runs.rehearsal import rehearse
 from mtl_benchmarks.runs.runner import RunResult, run, warn
+from mtl_benchmarks.storage.marker import refuse_kind
 from mtl_benchmarks.storage.results import Collection
 from mtl_core import ResultsDirectoryError
 from mtl_core.checks import positive_int
@@ -46,7 +48,8 @@ def run_all(
 ) -> list[RunResult]:
     """Train every configuration in a collection of runs; complete runs are only read, broken-off ones finished.
 
-    What a run computes does not depend on how many run beside it; the seconds it takes do. The first run that fails
+    What the first step of any of them would refuse is refused before the first of them begins. What a run computes does
+    not depend on how many run beside it; the seconds it takes do. The first run that fails
     ends the others where they are; they go on from their checkpoints when they are started again. The processes end
     with this one, however it ends.
 
@@ -65,8 +68,11 @@ def run_all(
     Raises:
         ResultsDirectoryError: ``out`` holds something else, or the process of a run was ended from outside.
         InvalidParameterError: ``processes`` is not a positive whole number.
+        InvalidInputError: a run would be refused at its first step.
     """
     positive_int("processes", processes)
+    refuse_kind(Path(out), "collection")
+    rehearse(configs, out, say=say)
     collection = Collection(out)
     jobs = [(config, collection.run_path(config.name)) for config in configs]
 

@@ -27,7 +27,7 @@ from mtl_benchmarks.storage.tables import events_from
 from mtl_core import DamagedFileError, InvalidInputError, InvalidParameterError, ResultsDirectoryError
 from mtl_core.checks import positive_int
 
-__all__ = ["RunResult", "load_result", "read_run_config", "run", "warn"]
+__all__ = ["RunResult", "load_result", "read_run_config", "refuse_other_ranks", "run", "warn"]
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,8 @@ def run(
     """
     if checkpoint_every is not None:
         positive_int("checkpoint_every", checkpoint_every)
+    refuse_other_ranks(config)
     ranks = current_ranks()
-    if config.ranks != ranks.size:
-        raise InvalidParameterError(
-            f"`ranks` must be the number of processes, got {config.ranks} with {ranks.size}. Start {config.ranks} by "
-            "torchrun, or resolve the configuration where they run."
-        )
     # Of an earlier run in the same processes.
     ranks.has_parted = False
     # The others hear from the first what to do; files are its business alone.
@@ -123,6 +119,20 @@ def run(
         ranks.say("end")
     shared: RunResult = ranks.share(result)
     return shared
+
+
+def refuse_other_ranks(config: RunConfig) -> None:
+    """Refuse the configuration of a run of another number of processes.
+
+    Raises:
+        InvalidParameterError: it is one.
+    """
+    size = current_ranks().size
+    if config.ranks != size:
+        raise InvalidParameterError(
+            f"`ranks` must be the number of processes, got {config.ranks} with {size}. Start {config.ranks} by "
+            "torchrun, or resolve the configuration where they run."
+        )
 
 
 def _run_first(

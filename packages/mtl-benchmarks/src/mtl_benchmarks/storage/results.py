@@ -50,7 +50,12 @@ class Collection:
 
     def run_path(self, name: str) -> Path:
         """Where the run of that name lives; what a file's name cannot hold is replaced."""
-        return self.path / re.sub(r"[^\w.+=,@-]", "_", name)
+        return self.path_in(self.path, name)
+
+    @staticmethod
+    def path_in(path: str | Path, name: str) -> Path:
+        """The same in a collection that need not exist."""
+        return Path(path) / re.sub(r"[^\w.+=,@-]", "_", name)
 
 
 class RunDirectory:

@@ -24,13 +24,14 @@ from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.metrics import Metric, difference
 from mtl_benchmarks.runs.baselines import measure_against, single_tasks
 from mtl_benchmarks.runs.ended import train_or_stop
+from mtl_benchmarks.runs.rehearsal import rehearse
 from mtl_benchmarks.runs.runner import RunResult
 from mtl_benchmarks.studies.matching_lengths import lengths_of
 from mtl_benchmarks.studies.rows import heading_of
 from mtl_benchmarks.studies.variants import Variant
 from mtl_core import InvalidInputError, NoMatchError
 
-__all__ = ["Row", "ablate", "ablation_table"]
+__all__ = ["Row", "ablate", "ablation_table", "first_kinds"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ def ablate(
 
     Returns:
         one row per variant; one whose adapter finds nothing to adapt in this benchmark's model is left out.
+
+    Raises:
+        InvalidInputError: a run would be refused at its first step; none is begun then.
     """
     said = progress or (lambda line: None)
     seeds = tuple(dict.fromkeys(seeds))
@@ -85,6 +89,7 @@ def ablate(
         return RunConfig.resolve(benchmark, method, teleport, seed=seed, **(settings or {}))
 
     chosen = [variant for variant in chosen if _fits(variant, lambda move: resolve(move, seeds[0]), said)]
+    rehearse(_in_advance(chosen, lambda move: resolve(move, seeds[0])), out, say=said)
 
     def train(configs: Sequence[RunConfig]) -> list[RunResult]:
         found = train_or_stop(configs, out, processes=processes, progress=lambda run: said(_told(run)), say=said)
@@ -117,6 +122,41 @@ def ablate(
         seconds = statistics.fmean([result.seconds for result in found.values() if not result.stopped] or [math.nan])
         rows.append(Row(variant.name, by_seed, moves(found.values()), seconds, measure.metric))
     return rows
+
+
+def first_kinds(
+    benchmark: Choice,
+    method: Choice,
+    chosen: Sequence[Variant],
+    *,
+    seed: int,
+    settings: Mapping[str, Any] | None = None,
+) -> list[RunConfig]:
+    """What an ablation would train with one seed, to be looked at before that of another case begins.
+
+    Args:
+        benchmark: one case, with its options.
+        method: the method, wrapped or alone.
+        chosen: the variants.
+        seed: of the runs.
+        settings: as for :func:`ablate`.
+    """
+
+    def resolve(teleport: Choice | None) -> RunConfig:
+        return RunConfig.resolve(benchmark, method, teleport, seed=seed, **(settings or {}))
+
+    return _in_advance([variant for variant in chosen if _fits(variant, resolve, lambda line: None)], resolve)
+
+
+def _in_advance(chosen: Sequence[Variant], resolve: Callable[[Choice | None], RunConfig]) -> list[RunConfig]:
+    """The runs of one seed; of those that wait for the lengths of others as if these had moved once."""
+    found = []
+    for variant in chosen:
+        move = variant.teleport
+        if move is not None and variant.like is not None:
+            move = Choice(move.name, {**move.options, "length": [1.0]})
+        found.append(resolve(move))
+    return [*single_tasks(found), *found]
 
 
 def _told(result: RunResult) -> str:

@@ -22,13 +22,14 @@ from mtl_benchmarks.configuration.naming import by_label, method_label, teleport
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.runs.baselines import single_tasks
 from mtl_benchmarks.runs.ended import train_or_stop
+from mtl_benchmarks.runs.rehearsal import rehearse
 from mtl_benchmarks.runs.runner import RunResult, warn
 from mtl_benchmarks.studies.controls import CONTROLS, control_of
 from mtl_benchmarks.studies.records import ALONE, Record
 from mtl_benchmarks.studies.rows import StudyRow, rows_of
 from mtl_core import InvalidParameterError
 
-__all__ = ["COST", "Study", "study"]
+__all__ = ["COST", "Study", "first_kinds", "study"]
 
 COST = "cost"
 """The teleport that controls are made of where none is named."""
@@ -99,6 +100,7 @@ def study(
     Raises:
         UnknownNameError: a method, teleport or option that does not exist.
         InvalidParameterError: no method or no seed.
+        InvalidInputError: a run would be refused at its first step; none is begun then.
     """
     if not methods or not seeds:
         raise InvalidParameterError(f"`methods` and `seeds` must not be empty, got {len(methods)} and {len(seeds)}.")
@@ -141,6 +143,9 @@ def study(
         for seed in dict.fromkeys(seeds)
     ]
     alone = [_Planned(config, config.tasks[0], "", ALONE) for config in single_tasks(each.config for each in joint)]
+    rehearse(
+        [*(each.config for each in (*alone, *joint)), *_controls_in_advance(joint, controls, resolve)], out, say=say
+    )
     # Single-task runs of another network belong to the joint runs' protocol, which names that network.
     protocol = _protocol_digest(joint[0].config)
     # Controls come after the runs whose moves they repeat: their lengths and steps are not known before.
@@ -154,6 +159,47 @@ def study(
                 controlled.append(_Planned(config, "", each.method, each.way, control))
     train(controlled)
     return Study([records[number] for number in sorted(records)], list(results.values()))
+
+
+def first_kinds(
+    benchmark: Choice,
+    methods: Sequence[Choice],
+    *,
+    seed: int,
+    teleports: Sequence[str | Choice] = (ALONE,),
+    settings: Mapping[str, Any] | None = None,
+) -> list[RunConfig]:
+    """What a study would train with one seed, to be looked at before a study of another case begins.
+
+    Args:
+        benchmark: one case, with its options.
+        methods: as for :func:`study`.
+        seed: of the runs.
+        teleports: as for :func:`study`.
+        settings: as for :func:`study`.
+    """
+
+    def resolve(method: Choice, teleport: Choice | None, seed: int) -> RunConfig:
+        return RunConfig.resolve(benchmark, method, teleport, seed=seed, **(settings or {}))
+
+    given = [Choice(each) if isinstance(each, str) else each for each in teleports]
+    ways, controls = _ways(given, benchmark, lambda text: None)
+    joint = [_Planned(resolve(m, way, seed), "", "", label) for label, way in ways.items() for m in methods]
+    configs = [each.config for each in joint]
+    return [*single_tasks(configs), *configs, *_controls_in_advance(joint, controls, resolve)]
+
+
+def _controls_in_advance(
+    joint: Sequence[_Planned], controls: Sequence[str], resolve: Callable[[Choice, Choice | None, int], RunConfig]
+) -> list[RunConfig]:
+    """The controls as they would be of runs that had moved once: what is refused of them is known before the moves."""
+    moved = ({"accepted": True, "length": 1.0, "step": 0, "sigma": 1.0},)
+    return [
+        resolve(config.method, control_of(control, RunResult(config, Path(), {}, moved, 0.0)), config.seed)
+        for config in (each.config for each in joint)
+        if config.teleport is not None and _is_cost(config.teleport)
+        for control in controls
+    ]
 
 
 def _record(planned: _Planned, result: RunResult, protocol: str) -> Record:
