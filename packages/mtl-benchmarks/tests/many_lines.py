@@ -222,3 +222,11 @@ class FadingOn(Fading):
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         self.asked = state["asked"]
+
+
+class Eleven(Three):
+    """Eleven lines, with names as long as those of molecules' properties."""
+
+    name = "eleven"
+    tasks: ClassVar[tuple[str, ...]] = tuple(f"energy_at_{k}" for k in range(11))
+    metrics: ClassVar[tuple[Metric, ...]] = tuple(Metric(f"error_{t}", t, "meV", higher_is_better=False) for t in tasks)

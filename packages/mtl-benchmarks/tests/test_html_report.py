@@ -14,6 +14,7 @@ import torch
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.comparison import find_runs, result_table
 from mtl_benchmarks.comparison.groups import compare
+from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.html_report import write_report
 from mtl_benchmarks.html_report.sections import caveats
@@ -80,7 +81,7 @@ def test_a_person_sees_tables_figures_and_how_to_repeat(browser: Any, page: Path
     shown = [row.locator("th, td").all_inner_texts() for row in rows.all()]
     longest = {comparison.title: comparison for comparison in comparisons}
     title = view.locator("section h2").first.inner_text()
-    assert shown == result_table(longest[title]).texts()
+    assert shown == result_table(longest[title]).with_first("delta_m", "mean_rank").texts()
     pictures = view.locator("img").all()
     assert len(pictures) >= 10
     for picture in pictures:
@@ -94,6 +95,51 @@ def test_a_person_sees_tables_figures_and_how_to_repeat(browser: Any, page: Path
         )  # on a phone a figure is scrolled by itself, and its letters are readable
         assert alt
     assert view.evaluate("document.documentElement.scrollWidth") <= width  # nothing sticks out sideways
+    view.close()
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A page of eleven tasks, as of QM9, with long names and several methods."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HERE)
+        out = tmp_path_factory.mktemp("many") / "runs"
+        methods = ("ls", "mgda", Choice("fairgrad", {"alpha": 0.5}))
+        cost = Choice("cost", {"trigger": Choice("majority", {"fraction": 0.75}), "max_steps": 1})
+        configs = [
+            RunConfig.resolve("many_lines:Eleven", method, move, seed=seed)
+            for method, move in (*((each, None) for each in methods), ("ls", cost))
+            for seed in (0, 1)
+        ]
+        for config in with_baselines(configs):
+            run(config, Collection(out).run_path(config.name))
+        yield write_report([out])
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("name", ["results", "differences"])
+def test_what_sums_up_many_tasks_is_seen_without_scrolling(browser: Any, many: Path, width: int, name: str) -> None:
+    view, wrong = opened(browser, many, width)
+    assert wrong == []
+    table = view.locator(f"table.{name}").first
+    headings = [text.partition("\n")[0] for text in table.locator("thead th").all_inner_texts()]
+    assert len(headings) > 12
+    where = headings.index("Δm")
+    for row in table.locator("tbody tr").all():
+        label, *cells = row.locator("th, td").all()
+        box, before = cells[where - 1].bounding_box(), label.bounding_box()
+        assert before is not None
+        assert box is not None
+        assert before["x"] + before["width"] <= box["x"] + 0.5
+        assert box["x"] + box["width"] <= width
+    # Scrolled to its end, the names of the rows stay.
+    view.locator(f".scroll:has(table.{name})").first.evaluate("box => box.scrollLeft = box.scrollWidth")
+    label, *_, last = table.locator("tbody tr").first.locator("th, td").all()
+    for each in (label, last):
+        box = each.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
     view.close()
 
 

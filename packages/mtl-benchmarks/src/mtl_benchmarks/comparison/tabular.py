@@ -92,6 +92,18 @@ class Table:
         kept = tuple(column for column in self.columns if any(column.key in row.cells for row in self.rows))
         return Table(self.name, self.title, kept, self.rows, self.notes, self.corner)
 
+    def with_first(self, *keys: str) -> Table:
+        """The same table with the columns of these keys before the others, where it has them.
+
+        Example:
+            >>> table = Table("results", "t", (Column("error", "error"), Column("delta_m", "Δm")), ())
+            >>> [column.key for column in table.with_first("delta_m").columns]
+            ['delta_m', 'error']
+        """
+        first = [column for key in keys for column in self.columns if column.key == key]
+        rest = [column for column in self.columns if column.key not in keys]
+        return Table(self.name, self.title, (*first, *rest), self.rows, self.notes, self.corner)
+
 
 def cell_text(cell: Cell | None, column: Column) -> str:
     """A cell as every format prints it, up to the format's own way to write signs.

@@ -28,6 +28,8 @@ def comparison_section(comparison: Comparison, *, anchor: str, reference: str | 
     if found:
         parts.append('<div class="caveats"><strong>To know before reading</strong>' + bullets(found) + "</div>")
     for table in all_tables(comparison, reference=reference):
+        # What sums up a row beside its name: behind the metrics of ten tasks it would be out of sight.
+        table = table.with_first("delta_m", "mean_rank")
         parts += [element("h3", _HEADINGS[table.name].format(title=table.title)), table_of(table)]
     parts.append(element("h3", "Figures"))
     parts += [picture(png(each.draw()), each.caption) for each in pictures_of(comparison)]

@@ -23,13 +23,15 @@ nav li { margin: .15rem 0; }
 .caveats { background: #fff8e6; border-left: 4px solid #e69f00; padding: .5rem 1rem; margin: 1rem 0; }
 .caveats ul { margin: .3rem 0; padding-left: 1.1rem; }
 .scroll { overflow-x: auto; margin: .4rem 0; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+table { border-collapse: separate; border-spacing: 0; font-size: .9rem; font-variant-numeric: tabular-nums;
+  overflow-wrap: normal; }
 th, td { padding: .28rem .7rem; text-align: right; vertical-align: top; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
+.scroll th:first-child { position: sticky; left: 0; background: #fff; }
 thead th { border-bottom: 1px solid var(--ink); border-top: 2px solid var(--ink); font-weight: 600;
   white-space: normal; }
 tbody tr:last-child th, tbody tr:last-child td { border-bottom: 2px solid var(--ink); }
-tbody th { font-weight: 400; white-space: normal; min-width: 12rem; }
+tbody th { font-weight: 400; white-space: normal; min-width: 12rem; overflow-wrap: break-word; }
 thead small { display: block; font-weight: 400; color: var(--muted); }
 tr.single-task, tr.published { color: var(--muted); }
 tbody tr.first-of-kind th, tbody tr.first-of-kind td { border-top: 1px solid var(--line); }
@@ -48,12 +50,14 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .6rem
 @media (max-width: 30rem) {
   body { padding: .8rem .7rem 3rem; font-size: 15px; }
   th, td { padding: .25rem .45rem; }
+  tbody th { min-width: 8rem; max-width: 9rem; }
   figure img { max-width: none; width: 42rem; }
 }
 @media print {
   body { max-width: none; font-size: 10pt; padding: 0; }
   nav { display: none; }
   .scroll { overflow: visible; }
+  .scroll th:first-child { position: static; }
   table { font-size: 8pt; }
   th, td { padding: .15rem .3rem; }
   figure, tr, .caveats { break-inside: avoid; }
