@@ -423,7 +423,7 @@ def test_help_is_three_screens_with_examples_first(
     assert len(lines) <= 75
     assert max(map(len, lines)) <= 130
     assert lines.index("examples:") < next(k for k, line in enumerate(lines) if line.strip().startswith("--"))
-    assert "exit codes: 0 done, 1 a computation failed, 2 bad input or files, 130 interrupted" in lines
+    assert "exit codes: 0 done, 1 failed computation, 2 bad input, 130 Ctrl-C, 143 SIGTERM" in lines
 
 
 @pytest.mark.parametrize("name", COMMANDS)

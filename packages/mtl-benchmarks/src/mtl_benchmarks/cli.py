@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from mtl_benchmarks.command_line.help_text import EXIT_CODES
 from mtl_benchmarks.commands import COMMANDS, find_command
-from mtl_benchmarks.interrupts import INTERRUPTED, leave_at_interrupt, raise_at_interrupt, was_interrupted
+from mtl_benchmarks.interrupts import ended_by, leave_at_interrupt, raise_at_interrupt
 from mtl_core import (
     InvalidInputError,
     MissingExtraError,
@@ -34,9 +34,10 @@ TRACEBACK = "MTL_BENCH_TRACEBACK"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0 done, 1 a computation failed, 2 bad input or files, 130 interrupted.
+    """Run the command; returns the exit code.
 
-    Whatever goes wrong is one line on the standard error stream.
+    0: done, 1: a computation failed, 2: bad input or files, 130: interrupted, 143: terminated by SIGTERM. Whatever goes
+    wrong is one line on the standard error stream.
 
     Args:
         argv: the words after ``mtl-bench``; None: those of this process.
@@ -54,12 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # here, where an error has words
     except BaseException as error:  # noqa: BLE001 - the last door
         # An import that it broke off may have made another error of it.
-        if isinstance(error, KeyboardInterrupt) or was_interrupted():
+        if (signalled := ended_by(error)) is not None:
             leave_at_interrupt(said=True)
+            code, word = signalled
             goes_on = words[:1] and words[0] in _GO_ON
-            return _said(
-                f"interrupted{'; the same command goes on from the last checkpoint' * bool(goes_on)}.", INTERRUPTED
-            )
+            return _said(f"{word}{'; the same command goes on from the last checkpoint' * bool(goes_on)}.", code)
         code = _answer(error)
     leave_at_interrupt()
     return code

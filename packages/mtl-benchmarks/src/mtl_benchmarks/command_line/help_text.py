@@ -12,7 +12,7 @@ from mtl_benchmarks.components.signatures import REQUIRED
 
 __all__ = ["EXIT_CODES", "layout"]
 
-EXIT_CODES = "exit codes: 0 done, 1 a computation failed, 2 bad input or files, 130 interrupted"
+EXIT_CODES = "exit codes: 0 done, 1 failed computation, 2 bad input, 130 Ctrl-C, 143 SIGTERM"
 _WIDEST_USAGE = 38
 _DEFAULT = re.compile(r"\(default:[^)]*\)")  # torch's docstrings repeat what stands at the end of the line
 

@@ -208,7 +208,8 @@ def _work(connection: Connection) -> None:
     """The life of such a process."""
     # First of all: what is done before it would go on without a parent.
     _end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent sees to its end
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the parent sees to its end
+        signal.signal(number, signal.SIG_IGN)
     # Tells a process that ended at its start, as where the script has no main guard, from one that ended at work.
     connection.send(("began", None))
     while (job := connection.recv()) is not None:
