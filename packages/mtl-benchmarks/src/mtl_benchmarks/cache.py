@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import tokenize
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -77,7 +78,7 @@ def read_arrays(path: Path, *, layout: str) -> dict[str, numpy.ndarray] | None:
             raise ValueError("it is no archive of arrays, or cut off")
         with numpy.load(path, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, *_OF_HEADERS, zipfile.BadZipFile) as error:
         raise InvalidInputError(
             f"the cache file {str(path)!r} must be readable, got {type(error).__name__}: {error}. Delete it: it is "
             "made again."
@@ -89,6 +90,11 @@ def read_arrays(path: Path, *, layout: str) -> dict[str, numpy.ndarray] | None:
             "made again."
         )
     return found
+
+
+_OF_HEADERS = (SyntaxError, TypeError, OverflowError, MemoryError, tokenize.TokenError)
+"""What else a changed byte brings about: numpy reads a header as a Python expression. Of entries that seem encrypted or
+packed in an unknown way, zipfile raises RuntimeError or NotImplementedError, which is one."""
 
 
 @contextmanager

@@ -108,10 +108,10 @@ def broken(root: Path, what: str) -> str:
     if what == "truncated":
         path = train / "image" / "2.npy"
         path.write_bytes(path.read_bytes()[:-100])
-        return r"image/2\.npy: cannot be read"
+        return r"image/2\.npy must be a whole \.npy file"
     if what == "empty file":
         (train / "image" / "2.npy").write_bytes(b"")
-        return r"image/2\.npy: cannot be read"
+        return r"image/2\.npy must be a whole \.npy file"
     if what == "begins at 1":
         for folder in train.iterdir():
             (folder / "0.npy").rename(folder / "3.npy")
@@ -135,10 +135,10 @@ def broken(root: Path, what: str) -> str:
     if what == "archive":
         with (train / "image" / "1.npy").open("wb") as file:
             numpy.savez(file, image=numpy.zeros((32, 64, 3)))
-        return r"image/1\.npy: cannot be read"
+        return r"image/1\.npy must be a whole \.npy file"
     if what == "half an archive":
         (train / "image" / "1.npy").write_bytes(b"PK\x03\x04 and no more")
-        return r"image/1\.npy: cannot be read"
+        return r"image/1\.npy must be a whole \.npy file"
     numpy.save(train / "image" / "1.npy", numpy.full((32, 64, 3), "a"))
     return r"image/1\.npy: must be numbers"
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mtl_benchmarks.scenes.layout import SceneLayout, Scenes
+from mtl_benchmarks.scenes.npy import header_of, read_npy
 from mtl_core import InvalidInputError
 from mtl_core.checks import one_of
 
@@ -59,7 +60,8 @@ class SceneFolder:
                 + f"\n`mtl-bench data {layout.name.lower()}` says how they must lie."
             )
         self._n = len(_numbers(self.folder / "image")[0])
-        self.size: tuple[int, int] = tuple(_header(self.folder / "image" / "0.npy").shape[:2])
+        height, width, *_ = header_of(self.folder / "image" / "0.npy").shape
+        self.size: tuple[int, int] = (height, width)
 
     def __len__(self) -> int:
         return self._n
@@ -118,12 +120,7 @@ class SceneFolder:
 
     def _map(self, folder: str, index: int) -> Tensor:
         path = self._path(folder, index)
-        try:
-            with path.open("rb") as file:
-                found = numpy.lib.format.read_array(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InvalidInputError(f"{path} must be a readable .npy file, got: {error}") from error
-        values = torch.from_numpy(found.astype(numpy.float32))
+        values = torch.from_numpy(read_npy(path).astype(numpy.float32))
         if not bool(torch.isfinite(values).all()):
             raise InvalidInputError(f"{path} must hold finite numbers, got NaN or infinity.")
         return values
@@ -202,8 +199,8 @@ def is_official(root: str | Path, layout: SceneLayout) -> bool:
     """Whether the pictures under ``root`` have the size and number of the official ones, or there are none to see."""
     first = Path(root) / "train" / "image" / "0.npy"
     try:
-        size = tuple(_header(first).shape[:2])
-    except (OSError, ValueError, EOFError):
+        size = header_of(first).shape[:2]
+    except InvalidInputError:
         # Nothing to see: whoever asks for the protocol before the files are there gets that of the papers.
         return True
     counts = tuple(len(_numbers(Path(root) / split / "image")[0]) for split in ("train", "val"))
@@ -221,12 +218,6 @@ def _few(items: list[Any]) -> list[Any]:
     return items[:_SHOWN]
 
 
-def _header(path: Path) -> Any:
-    """The file as an array that is not read yet; numpy refuses one that is shorter than its header says."""
-    # Not numpy.load, which looks inside: an archive under such a name would come back as something else.
-    return numpy.lib.format.open_memmap(path, mode="r")
-
-
 def _shape_problems(folder: Path, layout: SceneLayout, n: int) -> list[str]:
     problems: list[str] = []
     size: tuple[int, ...] | None = None
@@ -235,18 +226,18 @@ def _shape_problems(folder: Path, layout: SceneLayout, n: int) -> list[str]:
         for k in range(n):
             path = folder / name / f"{k}.npy"
             try:
-                array = _header(path)
-            except (OSError, ValueError, EOFError) as error:
-                found.append(f"{path}: cannot be read: {error}")
+                array = header_of(path)
+            except InvalidInputError as error:
+                found.append(str(error))
                 continue
-            if size is None and array.ndim == (2 if channels is None else 3):
-                size = tuple(array.shape[:2])
+            if size is None and len(array.shape) == (2 if channels is None else 3):
+                size = (array.shape[0], array.shape[1])
             sides = ("height", "width") if size is None else size
             expected = sides if channels is None else (*sides, channels)
             if array.shape != expected or array.dtype.kind not in "fiu":
                 shape = ", ".join(map(str, expected))
                 found.append(f"{path}: must be numbers of shape ({shape}), got {array.dtype} of {array.shape}")
-            elif not array.size:
+            elif not all(array.shape):
                 found.append(f"{path}: must have pixels, got an array of shape {array.shape}")
         problems += _few(found)
     return problems

@@ -15,6 +15,7 @@ from mtl_benchmarks.data_files import DataSource
 from mtl_benchmarks.scenes.folders import Split, content_problems, folder_problems
 from mtl_benchmarks.scenes.generated.rendering import Arrays, rendered_room, rendered_street
 from mtl_benchmarks.scenes.layout import CITYSCAPES, NYUV2, SceneLayout
+from mtl_benchmarks.scenes.npy import header_of
 from mtl_benchmarks.storage.files import write_atomically
 from mtl_core import InvalidInputError, InvalidParameterError
 from mtl_core.checks import positive_int
@@ -58,7 +59,7 @@ class _Folders(DataSource):
             n = len(list(folder.glob("*.npy")))
             if n != count:
                 found.append(f"{folder}: must hold {count} pictures, got {n}")
-            size = tuple(numpy.load(folder / "0.npy", mmap_mode="r").shape[:2])
+            size = header_of(folder / "0.npy").shape[:2]
             if size != self.size:
                 found.append(f"{folder / '0.npy'}: must be {_by(self.size)} pixels, got {_by(size)}")
         return found
