@@ -144,6 +144,18 @@ def test_groups_and_their_labels() -> None:
     assert " 1.00 " in row  # first on one metric, tied on the others
 
 
+def test_groups_whose_options_differ_as_texts_alone_keep_their_rows() -> None:
+    """As of files that were written by hand: 2 and 2.0 are other configurations, and equal to Python."""
+    configs = [RunConfig.resolve("digits", Choice("fairgrad", {"alpha": 2.0}), seed=seed) for seed in (0, 1)]
+    configs += [replace(each, method=Choice("fairgrad", {**each.method.options, "alpha": 2})) for each in configs]
+    runs = [result(config, {**FULL, "error_image": 0.1 * k + 0.1}) for k, config in enumerate(configs)]
+    (comparison,) = compare(runs)
+    assert [len(group.runs) for group in comparison.groups] == [2, 2]
+    assert len({group.label for group in comparison.groups}) == 2
+    ranks_of = [row.cells["mean_rank"] for row in result_table(comparison).rows]
+    assert ranks_of == [pytest.approx(4 / 3), pytest.approx(5 / 3)] or len(set(ranks_of)) == 2
+
+
 def test_labels_say_where_an_option_belongs_and_leave_defaults_out() -> None:
     fairgrad = Choice("fairgrad", {"alpha": 2.0})
     other = Choice("cost", {"start_after": 6, "trigger": Choice("majority", {"fraction": 0.75})})

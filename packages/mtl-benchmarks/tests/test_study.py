@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -230,3 +232,35 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InvalidParameterError, match="`processes` must be"):
         run_all([], tmp_path, processes=0)
     assert list(tmp_path.iterdir()) == []
+
+
+ALIKE: list[tuple[Any, Any]] = [
+    (1.0, True),
+    (1.0, "1.0"),
+    (None, "None"),
+    (["a", "b"], "['a', 'b']"),
+    ("a, y 2", "a"),
+    (["a, b"], ["a", "b"]),
+    (0.1 + 0.2, 0.3),
+    (1e-17 + 1.0, 1.0 + 2**-52),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+def test_options_that_look_alike_have_other_labels(
+    one: Any, other: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "alike.py").write_text(
+        "from typing import Any\n\n\nclass Alike:\n    def __init__(self, *, x: Any = 7, y: Any = 7):\n        pass\n\n"
+        "    def weights(self, gramian):\n        return gramian[0]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "alike", raising=False)
+    choices = [Choice("alike:Alike", {"x": value}) for value in (one, other)]
+    choices.append(Choice("alike:Alike", {"x": "a", "y": 2}))
+    labels = {method_label(choice) for choice in choices}
+    assert len(labels) == 3
+    said: list[str] = []
+    assert len(by_label("methods", choices, method_label, said.append)) == 3
+    assert said == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import math
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
+import mtl_benchmarks.studies.study as study_module
 from mtl_benchmarks.benchmarks import Digits
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.components.options import Choice
@@ -191,6 +193,97 @@ def test_damaged_records_are_named(change: str, tmp_path: Path) -> None:
         read_records([path])
     assert "line 2" in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_a_name_under_which_two_versions_had_other_options_is_no_one_group(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ways = ("none", "cost")
+
+    def table(name: str, seeds: tuple[int, ...], options: str) -> str:
+        found = [record("cagrad", way, seed, 0.6 + 0.01 * seed) for way in ways for seed in seeds]
+        return written(tmp_path, name, [replace(each, options=options) for each in found])
+
+    first, same = table("a.csv", (0, 1), "0000aaaa"), table("b.csv", (2, 3), "0000aaaa")
+    assert main(["verdict", first, same]) == 0
+    for other in (table("c.csv", (2, 3), "0000bbbb"), table("d.csv", (2, 3), "")):
+        assert main(["verdict", first, other]) == 2
+        said = capsys.readouterr().err
+        assert "`records` of 'cagrad' with 'none' must be of the same options, got digests 0000aaaa and" in said
+        assert "complete runs are only read" in said
+    with pytest.raises(InvalidInputError, match="in one way in all tables"):
+        read_records([first, table("e.csv", (0, 1), "0000bbbb")])
+    # Of one run that both have, the table that knows more counts.
+    assert {each.options for each in read_records([first, table("f.csv", (0, 1), "")])} == {"0000aaaa"}
+
+
+def test_tables_of_a_version_before_are_read(tmp_path: Path) -> None:
+    records = [record("ls", "none", seed, 0.65) for seed in (0, 1)]
+    lines = Path(written(tmp_path, "a.csv", records)).read_text().splitlines()
+    place = lines[0].split(",").index("options")
+    cut = [",".join(cell for k, cell in enumerate(line.split(",")) if k != place) for line in lines]
+    (tmp_path / "old.csv").write_text("\n".join(cut) + "\n")
+    assert read_records([tmp_path / "old.csv"]) == records
+
+
+def test_a_study_records_all_options_also_those_that_names_leave_out(tmp_path: Path) -> None:
+    """A class whose default is changed between two studies of different seeds, as a new version may change it."""
+    text = """
+import torch
+
+class Tuned:
+    def __init__(self, *, x: float = 1.0):
+        self.x = x
+
+    def weights(self, gramian):
+        return self.x * torch.ones(len(gramian)) / len(gramian)
+"""
+    found: list[Record] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        patch.syspath_prepend(Path(__file__).parent)
+        for seed, module in enumerate((text, text.replace("1.0", "2.0"))):
+            (tmp_path / "tuned.py").write_text(module)
+            sys.modules.pop("tuned", None)
+            importlib.invalidate_caches()
+            patch.setattr(sys, "dont_write_bytecode", True)
+            found += study(
+                Choice("many_lines:Three"), [Choice("tuned:Tuned")], seeds=[seed], out=tmp_path / "runs"
+            ).records
+        sys.modules.pop("tuned", None)
+    joint = [each for each in found if not each.task]
+    assert {each.method for each in joint} == {"tuned:Tuned"}
+    assert len({each.options for each in joint}) == 2
+    with pytest.raises(InvalidInputError, match="must be of the same options"):
+        rows_of(found)
+
+
+def test_controls_of_runs_that_moved_and_that_did_not_are_of_the_same_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one of the seeds nothing moves, and the controls are the method alone."""
+    control_of = study_module.control_of
+    monkeypatch.setattr(
+        study_module,
+        "control_of",
+        lambda name, run: None if run.config.seed == 1 and run.directory != Path() else control_of(name, run),
+    )
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    found = study(
+        Choice("sample_benchmarks:Lines"),
+        [Choice("ls")],
+        seeds=[0, 1],
+        out=tmp_path / "runs",
+        teleports=[Choice("cost", {"trigger": "weak", "max_steps": 1}), "random", "memory"],
+        settings={"epochs": 1},
+    )
+    assert rows_of(found.records)
+    by_way: dict[tuple[str, str], set[str]] = {}
+    for each in found.records:
+        if not each.task:
+            by_way.setdefault((each.way, each.control), set()).add(each.options)
+    assert all(len(options) == 1 for options in by_way.values())
+    assert len({min(options) for options in by_way.values()}) == len(by_way) == 4
 
 
 def test_two_tables_that_disagree(tmp_path: Path) -> None:

@@ -228,9 +228,14 @@ def _labels(configs: Sequence[RunConfig]) -> list[str]:
     lack an option.
     """
     short = [_label(config, configs, all_options=False) for config in configs]
-    return [
+    long = [
         _label(config, configs, all_options=True) if short.count(label) > 1 else label
         for config, label in zip(configs, short, strict=True)
+    ]
+    # Of files that somebody has written, in which numbers differ as texts alone; tables have their rows by label.
+    return [
+        f"{label} [{config.digest(with_seed=False)}]" if long.count(label) > 1 else label
+        for config, label in zip(configs, long, strict=True)
     ]
 
 

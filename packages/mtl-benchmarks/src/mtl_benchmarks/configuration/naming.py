@@ -6,6 +6,7 @@ By what is built and not by what was typed: ``cagrad``, ``CAGrad`` and ``cagrad:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -55,15 +56,22 @@ def _differing(choice: Choice, usual: Choice, required: Collection[str], parts: 
     for name, value in choice.options.items():
         before = usual.options[name]
         if not isinstance(value, Choice):
-            if name in required or value != before:
-                yield f"{name} {value}"
+            # As texts: 1, 1.0 and True are equal to Python.
+            if name in required or repr(value) != repr(before):
+                yield f"{name} {_shown(value)}"
             continue
         if value.name != before.name:
             yield f"{name} {value.name}"
             before = Choice(value.name, option_defaults(parts[name].find(value.name), given=parts[name].provided))
         for inner, own in value.options.items():
-            if own != before.options.get(inner, REQUIRED):
-                yield f"{name}.{inner} {own}"
+            if repr(own) != repr(before.options.get(inner, REQUIRED)):
+                yield f"{name}.{inner} {_shown(own)}"
+
+
+def _shown(value: Any) -> str:
+    """A value such that other values are shown otherwise; words plainly, other texts in quotes."""
+    is_word = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w.*:/-]*", value)
+    return str(value) if is_word and value not in ("None", "True", "False", "nan", "inf") else repr(value)
 
 
 def by_label(

@@ -19,13 +19,16 @@ from mtl_benchmarks.storage.files import read, write_atomically
 from mtl_benchmarks.storage.output import writable_file
 from mtl_core import InvalidInputError, ResultsDirectoryError
 
-__all__ = ["ALONE", "COLUMNS", "Record", "label", "read_records", "table_path", "write_records"]
+__all__ = ["ALONE", "COLUMNS", "OPTIONS", "Record", "label", "read_records", "table_path", "write_records"]
 
 ALONE = "none"
 """The way of a method without teleports."""
 
 COLUMNS = ("benchmark", "case", "protocol", "task", "method", "way", "control", "seed", "moves", "seconds", "diverged")
-"""What every table of records begins with; a column per metric follows."""
+"""What every table of records begins with; those of options and metrics follow."""
+
+OPTIONS = "options"
+"""The column of digests of options, which tables of a version before do not have."""
 
 
 def label(way: str, control: str = "") -> str:
@@ -51,6 +54,8 @@ class Record:
         diverged: whether it ended because its numbers became none, or with a metric that is not finite; then it has no
             values.
         values: metric → value at the reported epoch.
+        options: digest of all options of method and way, those that names leave out among them: what is called by one
+            name may have had other defaults in another version. Empty where it is not known.
     """
 
     benchmark: str
@@ -65,6 +70,7 @@ class Record:
     seconds: float
     diverged: bool
     values: Mapping[str, float]
+    options: str = ""
 
     @property
     def title(self) -> str:
@@ -110,11 +116,12 @@ def write_records(path: str | Path, records: Iterable[Record], *, durable: bool 
     metrics = [metric.name for metric in benchmark_class(names[0]).metrics]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, *metrics])
+    writer.writerow([*COLUMNS, OPTIONS, *metrics])
     for record in records:
         own = [getattr(record, name) for name in COLUMNS]
         own[COLUMNS.index("seconds")] = f"{record.seconds:.3f}"
         own[COLUMNS.index("diverged")] = "yes" if record.diverged else ""
+        own.append(record.options)
         writer.writerow([*own, *(repr(record.values[name]) if name in record.values else "" for name in metrics)])
     write_atomically(writable_file("path", path), text.getvalue(), durable=durable)
 
@@ -133,8 +140,15 @@ def read_records(paths: Sequence[str | Path]) -> list[Record]:
         for record, where in _records_in(path):
             key = tuple(getattr(record, name) for name in COLUMNS[:8])
             other, before = found.setdefault(key, (record, where))
-            if (other.values, other.moves, other.diverged) != (record.values, record.moves, record.diverged):
+            is_other = record.options != other.options and bool(record.options and other.options)
+            if is_other or (other.values, other.moves, other.diverged) != (
+                record.values,
+                record.moves,
+                record.diverged,
+            ):
                 raise InvalidInputError(f"a run must stand in one way in all tables, got two in {before} and {where}.")
+            if record.options and not other.options:
+                found[key] = record, where
     return [record for record, _ in found.values()]
 
 
@@ -162,8 +176,9 @@ def _record(cells: Mapping[str | None, str | None], names: Sequence[str], where:
     if None in cells or None in cells.values():
         raise InvalidInputError(f"{where} must have {len(names)} cells, got more or fewer.")
     text = {str(name): str(cell) for name, cell in cells.items()}
+    options = text.get(OPTIONS, "")
     try:
-        values = {name: float(text[name]) for name in names[len(COLUMNS) :] if text[name]}
+        values = {name: float(text[name]) for name in names[len(COLUMNS) :] if text[name] and name != OPTIONS}
         seed, moves, seconds = int(text["seed"]), int(text["moves"]), float(text["seconds"])
     except ValueError as error:
         raise InvalidInputError(f"{where} must hold numbers from `seed` on, got {error}.") from None
@@ -174,4 +189,5 @@ def _record(cells: Mapping[str | None, str | None], names: Sequence[str], where:
         raise InvalidInputError(f"{where} must hold values, or say that the run diverged, got both or neither.")
     benchmark, case, protocol, task, method, way, control = (text[name] for name in COLUMNS[:7])
     diverged = text["diverged"] == "yes"
-    return Record(benchmark, case, protocol, task, method, way, control, seed, moves, seconds, diverged, values)
+    run = (benchmark, case, protocol, task, method, way, control, seed, moves, seconds, diverged)
+    return Record(*run, values, options)

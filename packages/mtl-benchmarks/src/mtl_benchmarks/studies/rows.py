@@ -94,7 +94,8 @@ def rows_of(records: Iterable[Record]) -> list[StudyRow]:
 
     Raises:
         InvalidInputError: runs of several cases, protocols or sets of tasks, none that ended with numbers, a method
-            without a run of its own, or values that are no metrics of the benchmark.
+            without a run of its own, runs of one name and other options, or values that are no metrics of the
+            benchmark.
     """
     records = list(records)
     measure = measure_of_records(records)
@@ -110,6 +111,7 @@ def rows_of(records: Iterable[Record]) -> list[StudyRow]:
         for record in joint:
             if record.method == method:
                 by_way.setdefault(label(record.way, record.control), []).append(record)
+        _refuse_other_options(method, by_way)
         if ALONE not in by_way:
             raise InvalidInputError(
                 f"`records` must hold runs of every method alone (way {ALONE!r}), got {method!r} with "
@@ -125,6 +127,19 @@ def rows_of(records: Iterable[Record]) -> list[StudyRow]:
             )
         )
     return rows
+
+
+def _refuse_other_options(method: str, by_way: Mapping[str, Sequence[Record]]) -> None:
+    """Refuse to take runs for those of one method that are not called otherwise, and are of other options."""
+    for way, own in by_way.items():
+        kinds = list(dict.fromkeys(record.options for record in own))
+        if len(kinds) > 1:
+            shown = " and ".join(kind or "none" for kind in kinds)
+            raise InvalidInputError(
+                f"`records` of {method!r} with {way!r} must be of the same options, got digests {shown} of them on "
+                f"{own[0].title}: a default that another version had, or a table of a version that wrote none. Give "
+                "the studies' commands again, for complete runs are only read, or give their tables by themselves."
+            )
 
 
 def measure_of_records(records: Sequence[Record]) -> Measure:

@@ -62,6 +62,7 @@ class _Planned:
     method: str
     way: str
     control: str = ""
+    options: str = ""
 
 
 def study(
@@ -143,9 +144,8 @@ def study(
         for seed in dict.fromkeys(seeds)
     ]
     alone = [_Planned(config, config.tasks[0], "", ALONE) for config in single_tasks(each.config for each in joint)]
-    rehearse(
-        [*(each.config for each in (*alone, *joint)), *_controls_in_advance(joint, controls, resolve)], out, say=say
-    )
+    expected = _controls_in_advance(joint, controls, resolve)
+    rehearse([*(each.config for each in (*alone, *joint)), *expected.values()], out, say=say)
     # Single-task runs of another network belong to the joint runs' protocol, which names that network.
     protocol = _protocol_digest(joint[0].config)
     # Controls come after the runs whose moves they repeat: their lengths and steps are not known before.
@@ -156,7 +156,10 @@ def study(
             moved = results[each.config.name]
             for control in controls:
                 config = resolve(each.config.method, control_of(control, moved), each.config.seed)
-                controlled.append(_Planned(config, "", each.method, each.way, control))
+                # Where nothing moved the control is the method alone, and belongs to the others of its name all the
+                # same: its options are what they would have been.
+                options = _options_digest(expected[each.config.name, control], each.config)
+                controlled.append(_Planned(config, "", each.method, each.way, control, options))
     train(controlled)
     return Study([records[number] for number in sorted(records)], list(results.values()))
 
@@ -186,20 +189,22 @@ def first_kinds(
     ways, controls = _ways(given, benchmark, lambda text: None)
     joint = [_Planned(resolve(m, way, seed), "", "", label) for label, way in ways.items() for m in methods]
     configs = [each.config for each in joint]
-    return [*single_tasks(configs), *configs, *_controls_in_advance(joint, controls, resolve)]
+    return [*single_tasks(configs), *configs, *_controls_in_advance(joint, controls, resolve).values()]
 
 
 def _controls_in_advance(
     joint: Sequence[_Planned], controls: Sequence[str], resolve: Callable[[Choice, Choice | None, int], RunConfig]
-) -> list[RunConfig]:
-    """The controls as they would be of runs that had moved once: what is refused of them is known before the moves."""
+) -> dict[tuple[str, str], RunConfig]:
+    """The controls by run and name, as they would be of runs that had moved once: known before the moves are."""
     moved = ({"accepted": True, "length": 1.0, "step": 0, "sigma": 1.0},)
-    return [
-        resolve(config.method, control_of(control, RunResult(config, Path(), {}, moved, 0.0)), config.seed)
+    return {
+        (config.name, control): resolve(
+            config.method, control_of(control, RunResult(config, Path(), {}, moved, 0.0)), config.seed
+        )
         for config in (each.config for each in joint)
         if config.teleport is not None and _is_cost(config.teleport)
         for control in controls
-    ]
+    }
 
 
 def _record(planned: _Planned, result: RunResult, protocol: str) -> Record:
@@ -219,7 +224,15 @@ def _record(planned: _Planned, result: RunResult, protocol: str) -> Record:
         seconds=result.seconds,
         diverged=result.has_diverged,
         values={} if result.has_diverged else {m: result.values[m] for m in metrics if m in result.values},
+        options=planned.options or _options_digest(config),
     )
+
+
+def _options_digest(config: RunConfig, *of_its_way: RunConfig) -> str:
+    """Eight hexadecimal digits of all options of method and teleport, which names leave out where they are defaults."""
+    groups = [each.as_group() for each in (config, *of_its_way)]
+    told = [[group["method"], group["teleport"]] for group in groups]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _protocol_digest(config: RunConfig) -> str:
