@@ -14,6 +14,7 @@ from mtl_benchmarks.batching.tally import Rows, Tally, tallied
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
 from mtl_benchmarks.benchmarks.ctr_log import CATEGORIES, DEVICES, HOURS, ClickLog, ClickWorld
 from mtl_benchmarks.benchmarks.ctr_scores import auc, log_product, ne_gain, normalised_entropy, scores
+from mtl_benchmarks.components.sizes import fitting
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.models.shared_tower import SharedTower
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
@@ -105,6 +106,8 @@ class CTR(Benchmark):
         self.embedding = positive_int("embedding", embedding)
         self.width = positive_int("width", width)
         self.data_seed = checked_seed("data_seed", data_seed)
+        for name in ("n_train", "n_test", "n_users", "n_ads"):  # five fields and as many labels and scores, in 64 bits
+            fitting(name, getattr(self, name), bytes_each=2 * 5 * 8)
         self._data: dict[str, ClickLog] = {}
 
     @property

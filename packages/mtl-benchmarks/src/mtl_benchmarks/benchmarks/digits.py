@@ -14,6 +14,7 @@ from torch.nn import functional
 from mtl_benchmarks.batching.batches import Batches, Part, resident
 from mtl_benchmarks.batching.tally import Rows, Tally, tallied
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
+from mtl_benchmarks.components.sizes import fitting
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.models.overlay_cnn import OverlayCNN
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
@@ -167,6 +168,8 @@ class Digits(Benchmark):
         self.reconstruction = one_of("reconstruction", reconstruction, ("sum", "mean"))
         self.reconstruction_weight = positive("reconstruction_weight", reconstruction_weight)
         self.data_seed = checked_seed("data_seed", data_seed)
+        for name in ("n_train", "n_test", "n_validation"):  # a picture and what it is made of, in float32
+            fitting(name, getattr(self, name), bytes_each=2 * 4 * self.canvas**2)
         self.model = model
         self._data: dict[Split, OverlaidDigits] = {}
 

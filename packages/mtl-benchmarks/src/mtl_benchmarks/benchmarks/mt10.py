@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from mtl_benchmarks.batching.batches import Batches
 from mtl_benchmarks.benchmark import Benchmark, Evaluation
+from mtl_benchmarks.components.sizes import fitting
 from mtl_benchmarks.metrics import Metric
 from mtl_benchmarks.models.policy import ClonedPolicy
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
@@ -115,7 +116,9 @@ class MT10(Benchmark):
         self.noise = non_negative("noise", noise)
         self.n_goals = positive_int("n_goals", n_goals)
         self.width = positive_int("width", width)
-        self.layers = positive_int("layers", layers)
+        self.layers = fitting("layers", positive_int("layers", layers), bytes_each=4 * self.width**2)
+        # A transition is what is observed and done, in float32.
+        fitting("n_episodes", self.n_episodes, bytes_each=4 * (39 + 4) * len(self.tasks) * self.horizon)
         self.heads = one_of("heads", heads, ("per_task", "one"))
         self.world = world
 

@@ -14,6 +14,7 @@ from mtl_benchmarks.benchmarks import BENCHMARKS, benchmark_class
 from mtl_benchmarks.components.options import Choice, Part, PartTable, construct, option_defaults, resolve
 from mtl_benchmarks.components.registry import Registry, defines
 from mtl_benchmarks.components.signatures import arguments_of
+from mtl_benchmarks.components.sizes import refuse_huge
 from mtl_core import InvalidInputError, Method, Weighting
 from mtl_core.extension import is_loss_weighting, is_spec, offers, plain_name
 from mtl_teleport import (
@@ -156,9 +157,11 @@ def make_benchmark(choice: Choice) -> Benchmark:
     """A benchmark from its options.
 
     Raises:
+        InvalidParameterError: an option is out of range, or larger than anything is.
         InvalidInputError: it has two metrics of one name, or evaluates no test set.
     """
     cls = benchmark_class(choice.name)
+    refuse_huge(choice.options)
     benchmark: Benchmark = construct(cls, choice.options, benchmark_parts(cls))
     names = [metric.name for metric in benchmark.metrics]
     twice = next((name for name in names if names.count(name) > 1), None)

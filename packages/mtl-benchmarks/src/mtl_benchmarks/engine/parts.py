@@ -11,6 +11,7 @@ from torch import nn, optim
 
 from mtl_benchmarks.batching.batches import BatchSource, OwnPart, Part
 from mtl_benchmarks.benchmark import Benchmark
+from mtl_benchmarks.components.sizes import within_memory
 from mtl_benchmarks.configuration.making import make_method
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.forward import RunProblem
@@ -62,12 +63,14 @@ def make_parts(config: RunConfig, benchmark: Benchmark, *, ranks: Ranks, device:
         InvalidInputError: the parts do not fit each other, or something is wrong with the data.
     """
     training = config.training
-    model = benchmark.build().to(device)
+    with within_memory(f"the network of benchmark {config.benchmark.name!r}"):
+        model = benchmark.build().to(device)
     if training.sharding == "fsdp" and ranks.group is not None:
         shard(benchmark, model, ranks, device)
     problem = RunProblem(benchmark.problem(model, tasks=config.tasks), device=device, precision=training.precision)
     optimizer: optim.Optimizer = training.optimizer.build(problem)
-    batches: BatchSource[Any] = benchmark.batches(batch_size=training.batch_size, seed=config.seed, device=device)
+    with within_memory(f"the data of benchmark {config.benchmark.name!r}"):
+        batches: BatchSource[Any] = benchmark.batches(batch_size=training.batch_size, seed=config.seed, device=device)
     probes: BatchSource[Any] = batches if ranks.size == 1 else OwnPart(batches, Part(ranks.rank, ranks.size))
     method = make_method(
         config.method,

@@ -13,6 +13,7 @@ from mtl_benchmarks.batching.loading import Loading
 from mtl_benchmarks.batching.randomness import seeded
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.components.options import Choice, construct
+from mtl_benchmarks.components.sizes import within_memory
 from mtl_benchmarks.configuration.making import ADAPTERS, make_benchmark
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.parts import RunParts, make_parts
@@ -100,7 +101,8 @@ def _take_first_step(config: RunConfig, benchmark: Benchmark) -> None:
             if offers(parts.method, CountsEpochs):
                 parts.method.start_epoch(0)
             batch = parts.step_batches.batch(0, 0)
-            step(parts.problem, batch, parts.optimizer, parts.method, **parts.options)
+            with within_memory("the first step"):
+                step(parts.problem, batch, parts.optimizer, parts.method, **parts.options)
             _attach(config, parts)
         except _OF_NUMBERS:
             pass

@@ -1,0 +1,105 @@
+"""How large what options ask for may be: looked at before memory is taken."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mtl_core import InvalidInputError, InvalidParameterError
+
+__all__ = ["fitting", "refuse_huge", "within_memory"]
+
+_MOST = 10**8
+"""No whole number of an option is larger, but seeds: the largest data sets of the field have half as many samples."""
+_REFUSED = re.compile(r"can't allocate memory: you tried to allocate (\d+) bytes|out of memory|[Oo]verflow")
+"""What torch says where an allocation is refused, or its size is no number of 64 bits any more."""
+
+
+def refuse_huge(options: Mapping[str, Any]) -> None:
+    """Refuse whole numbers of a size that nothing has, in the options of a benchmark and of its parts.
+
+    Args:
+        options: resolved; parts are objects with ``options`` of their own.
+
+    Raises:
+        InvalidParameterError: there is one.
+    """
+    for name, value in options.items():
+        inner = getattr(value, "options", None)
+        if isinstance(inner, Mapping):
+            refuse_huge(inner)
+        if type(value) is int and abs(value) > _MOST and not name.endswith("seed"):
+            raise InvalidParameterError(f"`{name}` must be at most {_MOST:,}, got {value}.")
+
+
+def fitting(name: str, value: int, *, bytes_each: int) -> int:
+    """A number of things that fit into this machine's memory all together.
+
+    Args:
+        name: of the option, for the error.
+        value: how many.
+        bytes_each: that one of them takes.
+
+    Raises:
+        InvalidParameterError: they do not.
+    """
+    if value * bytes_each > _memory():
+        raise InvalidParameterError(
+            f"`{name}` must be at most {_memory() // bytes_each:,} on this machine, got {value}, which takes "
+            f"{_in_words(value * bytes_each)} of {_in_words(_memory())} of memory."
+        )
+    return value
+
+
+@contextmanager
+def within_memory(what: str) -> Iterator[None]:
+    """Let an allocation that the system has refused, of which nothing was taken, be said in one line.
+
+    Args:
+        what: is made meanwhile, with whose options.
+
+    Raises:
+        InvalidInputError: one was refused.
+    """
+    try:
+        yield
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        found = _REFUSED.search(str(error))
+        if found is None and isinstance(error, RuntimeError):
+            raise
+        size = _in_words(int(found[1])) + " at once" if found is not None and found[1] else "more than there is"
+        raise InvalidInputError(
+            f"{what} must fit into this machine's memory, got options that ask for {size}. Choose smaller ones."
+        ) from error
+
+
+@cache
+def _memory() -> int:
+    """Bytes of memory that this process may have."""
+    try:
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on every platform
+        return 2**48
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        limit = "max"
+    return min(found, int(limit)) if limit.isdecimal() else found
+
+
+def _in_words(size: int) -> str:
+    """Bytes as a person reads them.
+
+    Example:
+        >>> _in_words(72 * 10**12), _in_words(1500)
+        ('72.0 TB', '1.5 kB')
+    """
+    number, units = float(size), ["bytes", "kB", "MB", "GB", "TB", "PB", "EB"]
+    while number >= 1000 and len(units) > 1:
+        number, units = number / 1000, units[1:]
+    return f"{number:.1f} {units[0]}"
