@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mtl_benchmarks.cli import main
-from mtl_benchmarks.command_line.run_words import read_config
+from mtl_benchmarks.command_line.config_file import read_config
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice

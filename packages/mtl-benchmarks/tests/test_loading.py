@@ -24,7 +24,7 @@ from mtl_benchmarks.batching.loading import LoadedBatches, Loading, _keep_quiet,
 from mtl_benchmarks.batching.tally import Rows
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
-from mtl_benchmarks.engine.trainer import Progress
+from mtl_benchmarks.engine.progress import Progress
 from mtl_benchmarks.runs.runner import run
 from mtl_core import InvalidInputError, InvalidParameterError
 

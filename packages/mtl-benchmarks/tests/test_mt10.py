@@ -18,7 +18,7 @@ from mtl_benchmarks.benchmarks import MT10, mt10
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
-from mtl_benchmarks.engine.trainer import Progress
+from mtl_benchmarks.engine.progress import Progress
 from mtl_benchmarks.models import ClonedPolicy
 from mtl_benchmarks.runs.pool import run_all
 from mtl_benchmarks.runs.runner import RunResult, run

@@ -15,7 +15,8 @@ import torch
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.logs import CSVLog, TensorBoardLog, WandBLog, make_logs
 from mtl_benchmarks.engine.observers import EvaluationSeen, Observer, ObserverError, RunStart, StepSeen, Watching
-from mtl_benchmarks.engine.trainer import Progress, Trainer
+from mtl_benchmarks.engine.progress import Progress
+from mtl_benchmarks.engine.trainer import Trainer
 from mtl_benchmarks.runs.runner import run
 from mtl_benchmarks.runs.work import Work
 from mtl_benchmarks.storage.checkpoint import Checkpoints

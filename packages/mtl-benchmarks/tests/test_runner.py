@@ -13,8 +13,8 @@ import torch
 
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
+from mtl_benchmarks.engine.progress import Progress
 from mtl_benchmarks.engine.recorder import PER_TASK
-from mtl_benchmarks.engine.trainer import Progress
 from mtl_benchmarks.runs.runner import RunResult, load_result, run
 from mtl_benchmarks.storage.results import RunDirectory
 from mtl_core import InvalidParameterError, ResultsDirectoryError

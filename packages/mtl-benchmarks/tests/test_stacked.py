@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mtl_benchmarks import Choice, RunConfig, run
 from mtl_benchmarks.engine import stacked
+from mtl_benchmarks.engine.progress import Progress
 from mtl_benchmarks.engine.recorder import Recorder
 from mtl_benchmarks.engine.stacked import STEPS, Stacked
-from mtl_benchmarks.engine.trainer import Progress
 from mtl_benchmarks.protocol.schedules import Span
 from mtl_core import StepReport
 

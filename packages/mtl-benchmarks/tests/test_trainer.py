@@ -16,7 +16,8 @@ from mtl_benchmarks.batching.batches import Batches, Part, part_of
 from mtl_benchmarks.batching.randomness import seeded
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
-from mtl_benchmarks.engine.trainer import Progress, Trainer
+from mtl_benchmarks.engine.progress import Progress
+from mtl_benchmarks.engine.trainer import Trainer
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
 from mtl_benchmarks.protocol.outcome import Best, EarlyStopping, MeanOfLast
 from mtl_benchmarks.protocol.schedules import Cosine, Plateau, Span, StepDecay

@@ -12,7 +12,7 @@ from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.data_files import DataSource, ReadsFiles
 from mtl_benchmarks.engine.observers import EvaluationSeen, Observer, ObserverError, RunStart, StepSeen
-from mtl_benchmarks.engine.trainer import Progress
+from mtl_benchmarks.engine.progress import Progress
 from mtl_benchmarks.metrics import Baseline, Metric, delta_m, mean_rank, ranks
 from mtl_benchmarks.protocol.optimizers import OptimizerChoice
 from mtl_benchmarks.protocol.outcome import Best, EarlyStopping, Last, MeanOfLast

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mtl_benchmarks.batching.loading import Loading
 from mtl_benchmarks.benchmarks import available, benchmark_class
 from mtl_benchmarks.command_line.choosing import Chosen, chosen_of
+from mtl_benchmarks.command_line.config_file import read_config
 from mtl_benchmarks.command_line.help_text import layout
 from mtl_benchmarks.command_line.kinds import KINDS, KindName
 from mtl_benchmarks.command_line.option import Option
@@ -32,9 +32,9 @@ from mtl_benchmarks.components.signatures import summary_of
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.ranks import current_ranks
 from mtl_benchmarks.studies.matching_lengths import matching_lengths
-from mtl_core import InvalidInputError, InvalidParameterError, ResultsDirectoryError
+from mtl_core import InvalidInputError, InvalidParameterError
 
-__all__ = ["MANY", "USAGE", "Plan", "own_options", "parse_run", "read_config"]
+__all__ = ["MANY", "USAGE", "Plan", "own_options", "parse_run"]
 
 USAGE = "mtl-bench run BENCHMARK [options]"
 MANY = ("--tasks", "--seeds")
@@ -109,43 +109,6 @@ def _base(words: Words) -> RunConfig | None:
     if not words.given["--config"]:
         raise InvalidInputError("`--config` must be followed by the config.json of a run, got none.")
     return read_config(words.given["--config"][0])
-
-
-def read_config(path: str | Path) -> RunConfig:
-    """The configuration of a run, from its ``config.json`` or its directory.
-
-    Raises:
-        ResultsDirectoryError: there is no such file, or it holds something else.
-        InvalidInputError: a name or value in it is not known here.
-    """
-    file = Path(path)
-    file = file / "config.json" if file.is_dir() else file
-    way_out = "Give the config.json of a run, or the run's directory."
-    try:
-        data = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
-        return RunConfig.from_dict(data)
-    except json.JSONDecodeError as error:
-        said = f"line {error.lineno}, column {error.colno}, is no JSON ({error.msg})"
-    except UnicodeDecodeError as error:
-        said = f"byte {error.start} is no text in UTF-8"
-    except RecursionError:
-        said = "entries within entries without end"
-    except OSError as error:
-        raise ResultsDirectoryError(
-            f"`--config` must be a file, got {str(path)!r}: {error.strerror}. {way_out}"
-        ) from None
-    except InvalidInputError as error:
-        raise InvalidInputError(f"`--config` {str(path)!r}: {error}") from None
-    raise ResultsDirectoryError(f"`--config` must hold a run, got {str(path)!r}: {said}. {way_out}")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, which takes the last of several entries of one name without a word."""
-    names = [name for name, _ in pairs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InvalidParameterError(f"`{twice}` must be one entry, got several of that name in one mapping.")
-    return dict(pairs)
 
 
 def _chosen(words: Words, name: str, base: RunConfig | None) -> dict[KindName, Chosen]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mtl_benchmarks.batching.randomness import random_state, set_random_state
 from mtl_benchmarks.configuration.run_config import RunConfig
-from mtl_benchmarks.engine.trainer import Progress
+from mtl_benchmarks.engine.progress import Progress
 from mtl_core import StepReport
 
 __all__ = ["EvaluationSeen", "Observer", "ObserverError", "RunStart", "StepSeen", "Watching"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.configuration.selection import Selection, learned_values
 from mtl_benchmarks.engine.evaluating import checked_evaluation, evaluate_together
 from mtl_benchmarks.engine.parts import make_parts
+from mtl_benchmarks.engine.progress import Progress
 from mtl_benchmarks.engine.recorder import Recorder
 from mtl_benchmarks.engine.sharding import load_whole_state, whole_state
 from mtl_benchmarks.protocol.schedules import Place
@@ -27,24 +27,7 @@ from mtl_benchmarks.ranks import Ranks, current_ranks
 from mtl_core import InvalidInputError, NoLossesError, Note, StepReport, step
 from mtl_core.extension import CountsEpochs, Draws, Remembers, offers
 
-__all__ = ["Progress", "Trainer"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, handed to the ``progress`` callback after every step.
-
-    Attributes:
-        done: steps taken, those before a restart included.
-        total: steps of the whole run, unless it ends early.
-        epoch: the current epoch, from 0.
-        recorder: what has been recorded so far; reading losses from it waits for the device.
-    """
-
-    done: int
-    total: int
-    epoch: int
-    recorder: Recorder
+__all__ = ["Trainer"]
 
 
 class Trainer:

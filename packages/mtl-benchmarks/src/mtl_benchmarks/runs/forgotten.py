@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mtl_benchmarks.engine.forgetting import Unsaved
-from mtl_benchmarks.engine.trainer import Progress, Trainer
+from mtl_benchmarks.engine.progress import Progress
+from mtl_benchmarks.engine.trainer import Trainer
 
 __all__ = ["Forgotten", "gone_on_without", "may_be_lost"]
 

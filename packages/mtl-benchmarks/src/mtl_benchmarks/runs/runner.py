@@ -18,7 +18,7 @@ from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.following import follow
 from mtl_benchmarks.engine.observers import Observer, Watching
 from mtl_benchmarks.engine.precision import arithmetic
-from mtl_benchmarks.engine.trainer import Progress
+from mtl_benchmarks.engine.progress import Progress
 from mtl_benchmarks.ranks import current_ranks
 from mtl_benchmarks.runs.work import Work
 from mtl_benchmarks.storage.environment import differences
