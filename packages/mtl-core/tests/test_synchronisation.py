@@ -92,7 +92,7 @@ def test_a_step_copies_once_and_reads_nothing_else(
 def test_metrics_are_read_only_by_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     gramian = torch.tensor([[4.0, -1.0], [-1.0, 0.5]])
     for check in ("_finite", "_symmetric", "_possible"):  # a matrix given by hand is checked
-        monkeypatch.setattr(f"mtl_core.checks.{check}", lambda name, value: value)
+        monkeypatch.setattr(f"mtl_core.checks.matrices.{check}", lambda name, value: value)
     with CountWaits(monkeypatch) as counted:
         found = dominated_conflict(gramian=gramian)
         mean_cosines(gramian=gramian)
