@@ -45,6 +45,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "look-ahead": {"sharpness": "look-ahead", "aim": None},
     "flat": {"sharpness": "flat", "aim": None},
     "transported": {"htr": "transported"},
+    "budget": {"budget": 30.0},
     "released memory": {"htr": "released"},
 }
 

@@ -34,8 +34,10 @@ class Aim:
 
     def begin(self, climb: Climb) -> None:
         """Remember where the search begins."""
-        if self._factor is not None:
-            search = climb.search
+        search = climb.search
+        # Without the means for a look at the start, there is no aim.
+        has_means = search.is_comparable or climb.affords(climb.gramian_passes + climb.limits.step_passes)
+        if self._factor is not None and has_means:
             self._start = _mean_norm(search.gramian if search.is_comparable else climb.gramian())
 
     def is_reached(self, climb: Climb, drift: float, gain: float, *, gramian: Tensor | None = None) -> bool:
@@ -62,6 +64,8 @@ class Aim:
         if max_drift is not None and drift > max_drift:
             return False
         if gramian is None or not is_free:
+            if not climb.affords(climb.gramian_passes):
+                return False
             # Looked at in vain or not: if the aim is reached, no more is asked.
             self._wanted = 1.1 * gain
             gramian = climb.gramian()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mtl_teleport.adapters.protocol import AdapterSession
+from mtl_teleport.budget import gradients_passes
 from mtl_teleport.objective import Objective
 from mtl_teleport.search_context import Search, task_gramian
 
-__all__ = ["Climb", "Limits", "PathPoint", "mean_gain", "place_"]
+__all__ = ["Climb", "Limits", "PathPoint", "SearchEnd", "mean_gain", "place_"]
+
+SearchEnd = Literal["aim", "steps", "budget", "no direction"]
+"""Why a search ended: its aim is reached, its steps or passes are used up, or the losses allow no direction."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +28,17 @@ class Limits:
         lr: length of a step: the root mean square change of an entry of the adapter's tensors, as in a step of Adam.
         max_steps: number of steps at most.
         max_drift: mean relative drift of the losses that will be accepted in the end, or ``None``.
+        max_passes: what the session may be used for in passes, one of them for a last look; ``None`` for any number.
+        step_passes: what a step takes of them at most.
+        stride: factor on the first step's length in a projected search.
     """
 
     lr: float
     max_steps: int
     max_drift: float | None
+    max_passes: int | None = None
+    step_passes: int = 0
+    stride: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,7 @@ class PathPoint:
 
     Attributes:
         losses: the losses ``[m]`` on that turn's batch.
-        growth: of the sharpness; NaN where the point was left for its drift alone.
+        growth: of the sharpness; NaN where only the losses were looked at.
         change: mean absolute change of the losses against those held on that batch.
     """
 
@@ -57,6 +68,7 @@ class Climb:
         limits: how far and how long.
         generator: for random sharpness, on the parameters' device.
         path: filled by the search, with every point that it looked at.
+        ends: filled by the search, with the reason for which it ended.
     """
 
     session: AdapterSession
@@ -66,6 +78,16 @@ class Climb:
     limits: Limits
     generator: torch.Generator
     path: list[PathPoint] = field(default_factory=list)
+    ends: list[SearchEnd] = field(default_factory=list)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether passes are limited."""
+        return self.limits.max_passes is not None
+
+    def affords(self, amount: int) -> bool:
+        """Whether so many passes may be made, and a last look at the losses after them."""
+        return self.limits.max_passes is None or self.session.passes + amount + 1 <= self.limits.max_passes
 
     def record(self, losses: Tensor, growth: float, held: Tensor) -> None:
         """Add a point to the path.
@@ -77,6 +99,12 @@ class Climb:
         """
         change = float((losses.to(torch.float64) - held.to(torch.float64)).abs().nanmean())
         self.path.append(PathPoint(tuple(losses.tolist()), growth, change))
+
+    @property
+    def gramian_passes(self) -> int:
+        """What ``gramian`` takes."""
+        view = self.search.view
+        return (1 if view is None else len(view.parts)) * gradients_passes(self.search.problem.n_tasks)
 
     def gramian(self) -> Tensor:
         """The Gramian of the task gradients at the present point, as the step would see it."""

@@ -26,6 +26,7 @@ from mtl_teleport.isolation import Mode
 from mtl_teleport.move import Proposal
 from mtl_teleport.moving import Condition, OwnStep, WrappedMethod
 from mtl_teleport.objective import Balance, Objective, Units, balance_weights
+from mtl_teleport.plan import STRIDE, Prices
 from mtl_teleport.presets import Presets
 from mtl_teleport.search import SearchKind, penalty, projected
 from mtl_teleport.search_context import Search
@@ -120,6 +121,12 @@ class COST(Presets, Teleportation):
             digits with FairGrad runs diverged with it (the ablation in ``docs/evidence.md``).
         own_step: ``"update"``: the step of a teleport goes on with the update from the new point; ``"skip"``: it makes
             none, and the next update reuses the optimiser's memory as ``htr`` says.
+        budget: what teleports may cost, as a share of training: passes through the model that they and the trigger's
+            looks have added, over those of all training steps so far, which it exceeds in no step. A teleport is not
+            begun, nor its trigger asked, before what was saved pays for three steps of the adapter on two probe
+            batches; with more saved the search makes more steps, and holds the losses on more batches. So there may be
+            fewer teleports than ``max_per_epoch``. Passes are counted, not timed: see ``mtl_teleport.budget``. ``None``
+            sets no limit.
         seed: of the adapter's initial values and of random perturbations.
 
     Raises:
@@ -216,6 +223,7 @@ class COST(Presets, Teleportation):
         mode: Mode = "train",
         htr: HTR = "keep",
         own_step: OwnStep = "update",
+        budget: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -232,6 +240,7 @@ class COST(Presets, Teleportation):
             htr=htr,
             own_step=own_step,
             seed=seed,
+            budget=budget,
         )
         self.adapter = arguments.adapter(adapter)
         self.reference: Reference = checks.one_of("reference", reference, get_args(Reference))
@@ -268,6 +277,17 @@ class COST(Presets, Teleportation):
         if self.gain_weight and self.sharpness.differentiates_twice:
             return f"sharpness={self.sharpness.name!r}"
         return f"conflict_weight={self.conflict_weight:g}" if self.conflict_weight else None
+
+    def _prices(self, n_tasks: int) -> Prices:
+        """What a search by these settings costs."""
+        return Prices.of(
+            n_tasks,
+            sharpness=self.sharpness,
+            search=self.search,
+            has_conflict_term=self.conflict_weight > 0,
+            htr=self.htr,
+            rounds=self.rounds,
+        )
 
     def _propose(self, search: Search) -> Proposal:
         """Train the adapter on the objective."""
@@ -308,7 +328,7 @@ class COST(Presets, Teleportation):
                 objective,
                 search,
                 held,
-                Limits(lr, self._steps(len(search.batches)), self.max_drift),
+                self._limits(lr, search),
                 _on_device(search.generator, session.trainable[0].device),
             )
             with nullcontext() if twice is None else told_what_to_do(twice):
@@ -321,7 +341,26 @@ class COST(Presets, Teleportation):
             # Before the session ends: some adapters are gone with it.
             found = check_displacement(self.adapter, session.shared, session.delta()) if is_better else {}
             reason = "" if is_better else f"{type(sharpness).__name__} has not grown"
-            return Proposal(found, steps, session.forwards, session.backwards, tuple(climb.path), reason)
+            return Proposal(
+                delta=found,
+                steps=steps,
+                forwards=session.forwards,
+                backwards=session.backwards,
+                passes=session.passes,
+                path=tuple(climb.path),
+                reason=reason,
+                ended=climb.ends[-1],
+            )
+
+    def _limits(self, lr: float, search: Search) -> Limits:
+        n_batches = len(search.batches)
+        steps = self._steps(n_batches)
+        if math.isinf(search.left):
+            return Limits(lr, steps, self.max_drift)
+        # Rounds have had their say in the number of batches; points that are left again cost hardly anything.
+        steps = steps if self.max_steps is None else self.max_steps
+        prices = self._prices(search.problem.n_tasks)
+        return Limits(lr, steps, self.max_drift, prices.search(search.left, n_batches), prices.step, STRIDE)
 
     def _steps(self, n_batches: int) -> int:
         """How many steps the adapter makes at most."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtl_core import TaskGradients
 from mtl_teleport.acceptance import Verdict
-from mtl_teleport.climb import PathPoint
+from mtl_teleport.climb import PathPoint, SearchEnd
 from mtl_teleport.report import TeleportReport, conflict_measures
 from mtl_teleport.search_context import Search
 
@@ -29,8 +29,10 @@ class Proposal:
     steps: int = 0
     forwards: int = 0
     backwards: int = 0
+    passes: int = 0
     path: tuple[PathPoint, ...] = ()
     reason: str = ""
+    ended: SearchEnd | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def described(
     proposal: Proposal,
     verdict: Verdict,
     moved: tuple[float, float] | None,
+    passes: int,
 ) -> TeleportReport:
     """The report on a move, which lacks what is measured after it.
 
@@ -84,6 +87,7 @@ def described(
         proposal: what was proposed.
         verdict: what became of that.
         moved: the cosine with the update and the length, if the move was written.
+        passes: what it took so far.
     """
     cosines, norms, mean_norm = seen.measures
     sigma, length = (None, 0.0) if moved is None else moved
@@ -117,6 +121,8 @@ def described(
         # The last are those that gave `losses_before`, one per probe batch.
         forwards=proposal.forwards + verdict.forwards + len(search.batches),
         backwards=proposal.backwards,
+        passes=passes,
+        ended=proposal.ended,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -26,12 +27,14 @@ from mtl_core.extension import (
 )
 from mtl_teleport import arguments, ranks
 from mtl_teleport.acceptance import judge
+from mtl_teleport.budget import Budget, change_passes, gradients_passes
 from mtl_teleport.history import HTR, trajectory_cosine
 from mtl_teleport.inner_product import length_of
 from mtl_teleport.isolation import Mode, as_at, isolated
 from mtl_teleport.memory_due import MemoryDue
 from mtl_teleport.move import Occasion, Proposal, Seen, described, rolled_back, with_after
 from mtl_teleport.next_step import next_step
+from mtl_teleport.plan import Prices
 from mtl_teleport.report import TeleportReport
 from mtl_teleport.schedule import Schedule
 from mtl_teleport.search_context import Search, StepView, first, open_search
@@ -74,6 +77,7 @@ class Moving(Wrapper, ABC):
         htr: HTR,
         own_step: OwnStep = "update",
         seed: int,
+        budget: float | None = None,
     ) -> None:
         super().__init__(arguments.wrapped_method(method))
         if not offers(self.method, Method):
@@ -84,6 +88,7 @@ class Moving(Wrapper, ABC):
         self.max_probe_batches = (
             None if max_probe_batches is None else checks.positive_int("max_probe_batches", max_probe_batches)
         )
+        self.budget = Budget(budget)
         self.max_drift = None if max_drift is None else checks.positive("max_drift", max_drift)
         self.backtracks = arguments.whole("backtracks", backtracks, 0)
         self.mode: Mode = checks.one_of("mode", mode, get_args(Mode))
@@ -97,6 +102,10 @@ class Moving(Wrapper, ABC):
     @abstractmethod
     def _propose(self, search: Search) -> Proposal:
         """Find a displacement; the model must be left as it is."""
+
+    def _prices(self, n_tasks: int) -> Prices | None:
+        """What a search costs, where it can be made to fit a budget."""
+        return None
 
     @full_precision
     def teleport(
@@ -148,7 +157,7 @@ class Moving(Wrapper, ABC):
             if not back.stands:
                 back.restore()
                 return rolled_back(report, SHARED_MEMORY)
-            return with_after(report, after)
+            return with_after(replace(report, passes=report.passes + gradients_passes(problem.n_tasks)), after)
         except BaseException:
             structure.restore()
             back.restore()
@@ -196,6 +205,10 @@ class Moving(Wrapper, ABC):
         # Loading data may fail on one rank, and what follows is done by all.
         with together(options.group):
             own = parts if given or self.probe_batches is None else first(self.probe_batches, self.max_probe_batches)
+        left = math.inf if given else self.budget.left
+        prices = self._prices(problem.n_tasks) if math.isfinite(left) else None
+        if prices is not None:
+            own = own[: prices.batches(left)]
         if options.group is not None:
             lr = ranks.same_rate(lr, options.group, problem.shared[0].device)
         trace = Trace(problem.model) if trace is None else trace
@@ -211,10 +224,13 @@ class Moving(Wrapper, ABC):
                 generator=self._generator,
                 mode=self.mode,
                 coming=partial(next_step, problem.named_shared, seen.weights, problem.n_tasks, lr, back.optimizer),
+                left=left if prices is None else left - prices.after,
             )
             proposal = self._propose(search)
-            verdict = judge(search, proposal.delta, max_drift=self.max_drift, backtracks=self.backtracks)
+            made = len(search.batches) + proposal.passes
+            verdict = judge(search, proposal.delta, max_drift=self.max_drift, backtracks=self._tries(search, made))
             self._change = self._changed(search, seen, verdict.values)
+            made += verdict.forwards + (0 if self._change is None else change_passes(len(search.batches)))
         # As large as the parameters, and contained in the verdict's values.
         proposal = replace(proposal, delta={})
         moved: tuple[float, float] | None = None
@@ -226,7 +242,15 @@ class Moving(Wrapper, ABC):
                 length_of(verdict.values, start=shared),
             )
             back.write(verdict.values)
-        return described(occasion, search, seen, proposal, verdict, moved)
+        return described(occasion, search, seen, proposal, verdict, moved, made)
+
+    def _tries(self, search: Search, made: int) -> int:
+        """How often a displacement may be shortened, each time at an evaluation of every probe batch."""
+        if math.isinf(search.left):
+            return self.backtracks
+        n_batches = len(search.batches)
+        made += change_passes(n_batches) if self.htr == "transported" else 0
+        return max(0, min(self.backtracks, int((search.left - made) // n_batches) - 1))
 
     def _changed(self, search: Search, seen: Seen, values: dict[str, Tensor] | None) -> Change | None:
         """What a move that is about to be written does to the combined gradient, where the memory is to know it."""
@@ -250,6 +274,7 @@ class Moving(Wrapper, ABC):
             "schedule": self.schedule.state_dict(),
             "generator": self._generator.get_state(),
             "due": self._due.state(),
+            "budget": self.budget.state_dict(),
         }
 
     def load_own_state(self, state: dict[str, Any]) -> None:
@@ -267,3 +292,4 @@ class Moving(Wrapper, ABC):
         self.schedule.load_state_dict(state["schedule"])
         self._generator.set_state(state["generator"].cpu())
         self._due.load(state["due"])
+        self.budget.load_state_dict(state["budget"])

@@ -30,6 +30,7 @@ _BOTH: dict[str, Any] = {
     "max_drift": None,
     "backtracks": 0,
     "mode": "eval",
+    "budget": None,
 }
 """What text and released code have in common."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from mtl_core import TaskGradients, mean_cosines
+from mtl_teleport.climb import SearchEnd
 
 __all__ = ["TeleportReport", "conflict_measures"]
 
@@ -40,11 +41,17 @@ class TeleportReport:
             back, or without a step.
         adapter_steps: optimisation steps of the adapter.
         search_losses: the losses at each point that the search looked at, on that turn's probe batch; NaN if absent.
-        search_growth: the sharpness there over that at the start; NaN where a point was left for its drift alone.
+        search_growth: the sharpness there over that at the start; NaN where only the losses were looked at: a point
+            that was left for its drift alone, or the last one under a budget.
         search_change: :math:`L_t = \frac1m \sum_i |L_i - L_i^*|` there, against the losses held on that batch, in their
             units (equation 7 of the paper), over the tasks that are present.
         seconds: wall-clock time of the teleport.
-        forwards, backwards: evaluations and differentiations of the losses that it took.
+        forwards, backwards: evaluations and differentiations of the losses in the search and in judging its result.
+        passes: what the teleport added to training, in evaluations of a batch: all of these, a differentiation counted
+            as two, or seven where it is differentiated again, and the gradients at the new point, or once more at the
+            old one. The trigger's look is not among them.
+        ended: why the search ended: ``"aim"``, ``"steps"``, ``"budget"`` or ``"no direction"``; ``None`` without a
+            search.
     """
 
     kind: ClassVar[str] = "teleport"
@@ -76,6 +83,8 @@ class TeleportReport:
     seconds: float
     forwards: int
     backwards: int
+    passes: int = 0
+    ended: SearchEnd | None = None
 
     @property
     def min_cosine_before(self) -> float:

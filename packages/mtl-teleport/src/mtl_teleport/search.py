@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mtl_core.extension import gramian_of
 from mtl_teleport.aim import Aim
-from mtl_teleport.climb import Climb, place_
+from mtl_teleport.climb import Climb, SearchEnd, place_
 from mtl_teleport.drift import relative_drift
 from mtl_teleport.objective import Objective
 from mtl_teleport.sharpness import Slopes, flat
@@ -45,6 +45,9 @@ def penalty(climb: Climb, aim: Aim) -> int:
     sizes = [tensor.numel() for tensor in session.trainable]
     aim.begin(climb)
     for step in range(climb.limits.max_steps):
+        if not climb.affords(climb.limits.step_passes):
+            climb.ends.append("budget")
+            return step
         turn = step % len(batches)
         point = climb.objective.point(session, batches[turn], generator=climb.generator)
         value = climb.objective(point, climb.held[turn])
@@ -52,11 +55,13 @@ def penalty(climb: Climb, aim: Aim) -> int:
         drift, growth = float(relative_drift(value.losses, climb.held[turn])), float(value.growth)
         climb.record(value.losses, growth, climb.held[turn])
         if aim.is_reached(climb, drift, growth):
+            climb.ends.append("aim")
             return step
         for tensor, part in zip(session.trainable, value.gradient().split(sizes), strict=True):
             tensor.grad = part.view(tensor.shape)
         adam.step()
         del point, value  # one graph at a time: this one goes before the next is made
+    climb.ends.append("steps")
     return climb.limits.max_steps
 
 
@@ -77,7 +82,8 @@ def projected(climb: Climb, aim: Aim) -> int:
     losses fix every direction, for instance with as many independent losses as parameters, nothing moves.
 
     A step costs one evaluation and one differentiation per task, and what the sharpness adds: one of each for
-    ``ascent``. A point that is left again costs one evaluation.
+    ``ascent``. A point that is left again costs one evaluation. Where passes are limited, so does the last point, of
+    which the losses alone are looked at.
 
     Returns:
         the number of steps taken.
@@ -85,9 +91,15 @@ def projected(climb: Climb, aim: Aim) -> int:
     walk = _Walk(climb)
     aim.begin(climb)
     # One round more than steps: the point after the last step is looked at, too, and may have to be left again.
+    end: SearchEnd = "steps"
     step, last = 0, climb.limits.max_steps
     for step in range(last + 1):
         turn = step % len(climb.search.batches)
+        is_paid = climb.affords(climb.limits.step_passes)
+        if climb.is_bounded and (step == last or not is_paid):
+            walk.settle(turn)
+            end = "steps" if step == last else "budget"
+            break
         look = walk.look(turn)
         if look.slopes is None:
             walk.retreat(is_last=step == last)
@@ -99,10 +111,15 @@ def projected(climb: Climb, aim: Aim) -> int:
         # The graph goes before the aim is looked at, which makes one of its own: together they were the peak.
         look.slopes = None
         if aim.is_reached(climb, look.drift, look.growth, gramian=gramian):
+            climb.ends.append("aim")
             return step
-        if directions is None or not walk.advance(*directions, look.error):
+        if directions is None:
+            break
+        if not walk.advance(*directions, look.error):
+            end = "no direction"
             break
     walk.end()
+    climb.ends.append(end)
     return step
 
 
@@ -124,7 +141,7 @@ class _Walk:
         self._climb = climb
         self._tensors = climb.session.trainable
         # A step of Adam moves each entry by about lr, so that p entries make a step of lr √p.
-        self._length = limits.lr * math.sqrt(sum(t.numel() for t in self._tensors))
+        self._length = limits.stride * limits.lr * math.sqrt(sum(t.numel() for t in self._tensors))
         # Half of what is accepted in the end: the judgement is over all probe batches, of which a step sees one.
         self._limit = math.inf if limits.max_drift is None else 0.5 * limits.max_drift
         self._good = flat([t.detach() for t in self._tensors])
@@ -147,6 +164,18 @@ class _Walk:
         climb.record(full, growth, held)
         index = list(point.losses.index)
         return _Look(drift, growth, full[index] - held[index].to(full), slopes if math.isfinite(growth) else None)
+
+    def settle(self, turn: int) -> None:
+        """End at the present point, or at the last good one if it drifts; no slopes, which nothing would be made of."""
+        climb = self._climb
+        held = climb.held[turn]
+        losses = climb.session.evaluate_without_graph(climb.search.batches[turn], parameters=climb.session.parameters())
+        full = losses.full(math.nan).detach()
+        climb.record(full, math.nan, held)
+        if float(relative_drift(full, held)) <= self._limit:
+            self.keep(math.inf)
+        else:
+            self.retreat(is_last=True)
 
     def retreat(self, *, is_last: bool) -> None:
         """Leave a point again: half the step that led to it, or no step if there is no other to follow."""

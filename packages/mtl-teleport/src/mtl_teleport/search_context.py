@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -56,6 +57,7 @@ class Search:
         is_comparable: whether ``gramian`` is what ``view`` gives before anything has moved.
         conditions: under which the losses are evaluated and differentiated.
         next_step: gives the step to come as it would be made before anything moves, or ``None`` if it is not known.
+        left: passes that the whole teleport may still take, its losses before included; infinity for any number.
     """
 
     problem: Problem
@@ -68,6 +70,7 @@ class Search:
     is_comparable: bool = False
     conditions: Conditions = Conditions()
     next_step: Callable[[], NextStep | None] = lambda: None
+    left: float = math.inf
 
     def prepare(self, session: AdapterSession, around: Callable[[], AbstractContextManager[None]]) -> None:
         """Make a session that was just attached one of all ranks, with the values of the first.
@@ -92,6 +95,7 @@ def open_search(
     generator: torch.Generator,
     mode: Mode,
     coming: Callable[[], NextStep | None] = lambda: None,
+    left: float = math.inf,
 ) -> Search:
     """What a search may use; the same on all ranks.
 
@@ -105,6 +109,7 @@ def open_search(
         generator: source of the search's own.
         mode: in which mode the search evaluates the problem.
         coming: gives the step to come, if it is known.
+        left: passes that the teleport may take.
     """
     group, scaler = options.group, options.scaler
     device = problem.shared[0].device
@@ -133,6 +138,7 @@ def open_search(
         is_comparable=options.keep != "features",
         conditions=conditions,
         next_step=coming,
+        left=left,
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from mtl_core import (
@@ -31,8 +33,10 @@ from mtl_core.extension import (
     together,
 )
 from mtl_teleport import ranks
+from mtl_teleport.budget import gradients_passes, look_passes, step_passes
 from mtl_teleport.move import Seen, rolled_back, with_after
 from mtl_teleport.moving import Moving
+from mtl_teleport.plan import LEAST_BATCHES
 from mtl_teleport.report import TeleportReport
 from mtl_teleport.step_gradients import check_parameters, learning_rate, present_update, with_losses
 from mtl_teleport.structure import Structure
@@ -91,8 +95,9 @@ class Teleportation(Moving):
             started = self.schedule.begin_step()
             if started is not None:
                 super().start_epoch(started)
+            self.budget.earn(step_passes(self.method, problem.n_tasks))
             # Nothing can happen in this step: the wrapped method's own route, which may need no gradient per task.
-            if not self.schedule.is_open:
+            if not (self.schedule.is_open and self._has_means(problem)):
                 with self._due.paid(problem, optimizer, self.htr):
                     return self._plain_step(problem, batch, optimizer, options)
             notes = begin(problem, optimizer, options)
@@ -111,6 +116,7 @@ class Teleportation(Moving):
         trace = Trace(problem.model)
         with writing_refused(problem):
             gradients = collect_batch(problem, batch, options=options)
+        self.budget.spend(look_passes(self.method, problem.n_tasks))
         # The memory may be due from an earlier teleport, whose own step made no update.
         if not self._wants(problem, batch, gradients, options):
             with self._due.paid(problem, optimizer, self.htr):
@@ -137,6 +143,15 @@ class Teleportation(Moving):
             trace.restore()
             raise
 
+    def _has_means(self, problem: Problem) -> bool:
+        """Whether a look, and the smallest teleport after it, can be paid."""
+        prices = self._prices(problem.n_tasks) if math.isfinite(self.budget.left) else None
+        if prices is None:
+            return True
+        most = self.max_probe_batches or LEAST_BATCHES
+        n_batches = 1 if self.probe_batches is None else min(LEAST_BATCHES, most)
+        return self.budget.left >= look_passes(self.method, problem.n_tasks) + prices.least(n_batches)
+
     def _wants(self, problem: Problem, batch: Any, gradients: TaskGradients, options: StepOptions) -> bool:
         """Whether the trigger asks for a teleport; not where a gradient scaler is about to skip the step."""
         try:
@@ -145,6 +160,10 @@ class Teleportation(Moving):
             if not options.is_scaled:
                 raise
             return False
+        return self._asks(gramian, problem, options)
+
+    def _asks(self, gramian: Tensor, problem: Problem, options: StepOptions) -> bool:
+        """What the trigger says of the step's Gramian."""
         return ranks.asked(self.trigger, gramian, options.group, problem.shared[0].device)
 
     def _go_on(
@@ -161,6 +180,8 @@ class Teleportation(Moving):
         """The step after a move, or after one that was given up."""
         # Buffers and random numbers as at the beginning, so that nothing but the parameters differs.
         trace.restore()
+        report = replace(report, passes=report.passes + gradients_passes(problem.n_tasks))
+        self.budget.spend(report.passes)
         if report.accepted and not back.stands:
             back.restore()
             report = rolled_back(report, SHARED_MEMORY)
@@ -177,6 +198,8 @@ class Teleportation(Moving):
             trace.restore()
             gradients = collect_batch(problem, batch, options=options)
             report = rolled_back(report, f"at the new point in training mode: {error}")
+            self.budget.spend(gradients_passes(problem.n_tasks))
+            report = replace(report, passes=report.passes + gradients_passes(problem.n_tasks))
         if report.accepted:
             assert report.sigma is not None
             change, self._change = self._change, None

@@ -20,6 +20,7 @@ from torch.autograd.graph import GradientEdge
 from mtl_core import InvalidInputError, Problem, TaskLosses
 from mtl_core.extension import Joint, Root, placed, refuse_reentrant, roots_of, together, without_graph
 from mtl_teleport.adapters.displacement import check_displacement
+from mtl_teleport.budget import passes
 from mtl_teleport.conditions import Conditions
 from mtl_teleport.ranks import mean_losses, total
 from mtl_teleport.sparse import dense_embeddings
@@ -36,6 +37,7 @@ class AdapterSession(ABC):
         trainable: the adapter's tensors :math:`\varphi`, leaves that require a gradient.
         forwards: evaluations of the losses so far.
         backwards: differentiations of the losses so far.
+        seconds: those of them whose gradients are to be differentiated again.
         conditions: under which the losses are evaluated and differentiated; set before the first evaluation.
     """
 
@@ -48,8 +50,14 @@ class AdapterSession(ABC):
         self.trainable: tuple[Tensor, ...] = ()
         self.forwards = 0
         self.backwards = 0
+        self.seconds = 0
         self.conditions = Conditions()
         self._graph_checked = False
+
+    @property
+    def passes(self) -> int:
+        """All of them in units of an evaluation; see ``mtl_teleport.budget``."""
+        return passes(self.forwards, self.backwards, self.seconds)
 
     @abstractmethod
     def parameters(self) -> dict[str, Tensor]:
@@ -208,6 +216,7 @@ class AdapterSession(ABC):
         retain_graph: bool,
     ) -> tuple[Tensor, ...]:
         self.backwards += 1
+        self.seconds += create_graph
         scale, group = self.conditions.loss_scale, self.conditions.group
         # Also without an output, as for a task that other ranks have: all must agree before the sum below.
         with together(group):

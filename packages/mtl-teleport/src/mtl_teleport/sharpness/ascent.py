@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mtl_core import checks
+from mtl_teleport.budget import passes
 from mtl_teleport.sharpness import quotient
 from mtl_teleport.sharpness.estimate import Estimate, Sharpness, SharpnessKind, Slopes
 from mtl_teleport.sharpness.point import Point, norm
@@ -38,6 +39,11 @@ class AscentSharpness(Sharpness):
 
     def __init__(self, radius: float = 0.05) -> None:
         self.radius = checks.positive("radius", radius)
+
+    @property
+    def passes(self) -> int:
+        """At most, for a search that follows one gradient or several."""
+        return passes(1, 3)
 
     def estimate(self, point: Point) -> Estimate:
         """The difference quotient along the gradient: two evaluations, and three passes once it is differentiated."""

@@ -64,6 +64,11 @@ class Sharpness(ABC):
     is_judge = False
     """Whether a displacement is dropped by which it has not grown, in the mean over the probe batches."""
 
+    @property
+    @abstractmethod
+    def passes(self) -> int:
+        """What it costs at most at a point, beyond the losses and each task's own gradient; see ``budget``."""
+
     def for_search(self, search: Search) -> Sharpness:
         """The estimate for one search; itself where it needs nothing of it."""
         return self

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtl_teleport.budget import passes
 from mtl_teleport.double_backward import check_functions
 from mtl_teleport.sharpness.estimate import Estimate, Sharpness, Slopes
 from mtl_teleport.sharpness.point import Point, norm
@@ -32,6 +33,11 @@ class ExactSharpness(Sharpness):
 
     name = "exact"
     differentiates_twice = True
+
+    @property
+    def passes(self) -> int:
+        """At most, for a search that follows one gradient or several."""
+        return passes(0, 2, 1)
 
     def estimate(self, point: Point) -> Estimate:
         """The gradient norm, and its gradient together with that of the losses.

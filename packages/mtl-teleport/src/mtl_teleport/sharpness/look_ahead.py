@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mtl_core import InvalidInputError, checks
+from mtl_teleport.budget import passes
 from mtl_teleport.drift import drift_scale
 from mtl_teleport.next_step import NextStep
 from mtl_teleport.search_context import Search
@@ -64,6 +65,11 @@ class LookAhead(GradientPoints):
         bound._step = coming
         bound._scale = drift_scale(torch.stack([losses.double() for losses in search.losses]).nanmean(dim=0))
         return bound
+
+    @property
+    def passes(self) -> int:
+        """At most, for a search that follows one gradient or several."""
+        return passes(1, 3, 1)
 
     def _try(self, point: Point) -> _Step:
         assert self._step is not None

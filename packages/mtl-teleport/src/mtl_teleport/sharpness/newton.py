@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mtl_core import checks
+from mtl_teleport.budget import passes
 from mtl_teleport.search_context import Search
 from mtl_teleport.sharpness.away import Away, GradientPoints, Tried, gradients_with_graph
 from mtl_teleport.sharpness.estimate import Sharpness, SharpnessKind
@@ -48,6 +49,11 @@ class NewtonSharpness(GradientPoints):
     def for_search(self, search: Search) -> Sharpness:
         """A fresh one: the floor is that of one search."""
         return NewtonSharpness(self.radius)
+
+    @property
+    def passes(self) -> int:
+        """At most, for a search that follows one gradient or several."""
+        return passes(2, 4, 1)
 
     def _try(self, point: Point) -> _BothWays:
         weights, radius = point.weights, self.radius

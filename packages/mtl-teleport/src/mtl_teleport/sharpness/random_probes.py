@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mtl_core import checks
+from mtl_teleport.budget import passes
 from mtl_teleport.sharpness import quotient
 from mtl_teleport.sharpness.estimate import Estimate, Sharpness, Slopes
 from mtl_teleport.sharpness.point import Point, norm
@@ -83,6 +84,13 @@ class RandomSharpness(Sharpness):
         self.noise: ProbeNoise = checks.one_of("noise", noise, get_args(ProbeNoise))
         self.maximum: ProbeMaximum = checks.one_of("maximum", maximum, get_args(ProbeMaximum))
         self.gradient: ProbeGradient = checks.one_of("gradient", gradient, get_args(ProbeGradient))
+
+    @property
+    def passes(self) -> int:
+        """At most, for a search that follows one gradient or several."""
+        # Each perturbed point at which some maximum lies is evaluated and differentiated again.
+        again = self.probes if self.maximum == "task" else 1
+        return passes(self.probes + again, 1 + again)
 
     def estimate(self, point: Point) -> Estimate:
         """The largest absolute change, and its gradient together with that of the losses."""
