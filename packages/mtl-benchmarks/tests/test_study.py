@@ -179,6 +179,18 @@ def test_each_cost_has_its_own_controls(tmp_path: Path) -> None:
     assert [(o["trigger"].name, o["htr"]) for o in options] == [("dominated", "keep"), ("always", "keep")]
 
 
+def test_a_control_moves_when_a_run_with_a_budget_did(tmp_path: Path) -> None:
+    """Every epoch before, at whatever step its trigger fired first."""
+    settings = {"epochs": 16}
+    design = Choice("cost", {"trigger": Choice("weak"), "budget": 0.5})
+    found = study(DIGITS, [Choice("cagrad")], seeds=(0,), out=tmp_path, teleports=(design, "random"), settings=settings)
+    moved = {run.config.teleport.name: run for run in found.runs if run.config.teleport is not None}
+    steps = [event["step"] for event in moved["cost"].events if event.get("accepted")]
+    assert 1 <= len(steps) < 16
+    assert [event["step"] for event in moved["random"].events] == steps
+    assert all(event["passes"] > 0 and event["ended"] for event in moved["cost"].events)
+
+
 @pytest.mark.slow
 def test_runs_in_other_processes_are_the_same(tmp_path: Path) -> None:
     chosen = [Choice("ls"), Choice("rlw")]

@@ -224,8 +224,8 @@ def test_by_hand_no_budget_is_asked(given: Callable[[], COST]) -> None:
     assert cost.budget.state_dict() == {"earned": 0, "spent": 0}
 
 
-@pytest.mark.parametrize("preset", [COST.paper, COST.released])
-def test_the_papers_settings_have_no_budget(preset: Callable[..., COST]) -> None:
+@pytest.mark.parametrize("preset", [COST, COST.paper, COST.released])
+def test_there_is_no_budget_unless_one_is_given(preset: Callable[..., COST]) -> None:
     assert preset().budget.share is None
 
 

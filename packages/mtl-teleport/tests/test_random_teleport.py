@@ -60,6 +60,17 @@ def test_state_goes_on_where_it_was(conflicting: Make) -> None:
     assert _lengths(conflicting, fresh, 1) == pytest.approx([0.3])
 
 
+def test_it_moves_at_the_steps_that_are_named(conflicting: Make) -> None:
+    """Whatever the trigger says, and only there: elsewhere a step is the wrapped method's own."""
+    problem, batch = conflicting()
+    method = RandomTeleport(length=0.3, trigger=lambda gramian: False, max_per_epoch=None, steps=[1, 4])
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=1e-3)
+    moved = [len(mtl_core.step(problem, batch, optimizer, method).events) for _ in range(6)]
+    assert moved == [0, 1, 0, 0, 1, 0]
+    with pytest.raises(InvalidParameterError, match="`steps` must be a whole number of at least 0, got -1"):
+        RandomTeleport(length=0.3, steps=[0, -1])
+
+
 @pytest.mark.parametrize("length", [0.0, -1.0, [0.1, 0.0]])
 def test_lengths_are_positive(length: Any) -> None:
     with pytest.raises(InvalidParameterError, match="length"):

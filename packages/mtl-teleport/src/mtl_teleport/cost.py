@@ -125,8 +125,9 @@ class COST(Presets, Teleportation):
             looks have added, over those of all training steps so far, which it exceeds in no step. A teleport is not
             begun, nor its trigger asked, before what was saved pays for three steps of the adapter on two probe
             batches; with more saved the search makes more steps, and holds the losses on more batches. So there may be
-            fewer teleports than ``max_per_epoch``. Passes are counted, not timed: see ``mtl_teleport.budget``. ``None``
-            sets no limit.
+            fewer teleports than ``max_per_epoch``, in short runs none. Passes are counted, not timed: see
+            ``mtl_teleport.budget``. ``None``, the default, sets no limit: searches of full length, since the smallest
+            search does about half of what a whole one does (``docs/performance.md``).
         seed: of the adapter's initial values and of random perturbations.
 
     Raises:

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from mtl_core import InvalidInputError, checks
+from mtl_core import InvalidInputError, Problem, StepOptions, checks
+from mtl_teleport import arguments
 from mtl_teleport.history import HTR
 from mtl_teleport.isolation import Mode
 from mtl_teleport.move import Proposal
@@ -34,6 +36,8 @@ class RandomTeleport(Teleportation):
         trigger: when to move.
         start_after: epochs without moves at the start, as for ``COST``.
         max_per_epoch: moves per epoch, as for ``COST``.
+        steps: numbers of the steps, from 0, at which to move whatever the trigger says; ``None`` asks the trigger. The
+            ``step`` of a ``COST`` run's reports gives moves as often as its budget let it.
         steps_per_epoch: how long an epoch is, as for ``COST``.
         max_drift: largest mean relative drift of the losses, by backtracking; ``None`` (the default) takes the move
             as it is unless a loss is not finite. With a limit the move may be shorter than ``length``.
@@ -43,7 +47,7 @@ class RandomTeleport(Teleportation):
         seed: of the directions.
 
     Raises:
-        InvalidParameterError: a length is not positive, or a limit is out of range.
+        InvalidParameterError: a length is not positive, a limit is out of range, or a step is negative.
         InvalidInputError: there is no length, or ``method`` or ``trigger`` is none.
 
     Example:
@@ -68,6 +72,7 @@ class RandomTeleport(Teleportation):
         trigger: Trigger | Condition = DominatedConflict(),
         start_after: int = 0,
         max_per_epoch: int | None = 1,
+        steps: Sequence[int] | None = None,
         steps_per_epoch: int | None = None,
         max_drift: float | None = None,
         mode: Mode = "train",
@@ -96,7 +101,16 @@ class RandomTeleport(Teleportation):
         self.lengths = tuple(checks.positive("length", entry) for entry in found)
         if not self.lengths:
             raise InvalidInputError("`length` must be a length or a sequence of at least one, got an empty sequence.")
+        self.steps = None if steps is None else frozenset(arguments.whole("steps", number, 0) for number in steps)
         self._made = 0
+
+    def _has_means(self, problem: Problem) -> bool:
+        """Not in a step that is none of those named: it is the wrapped method's own."""
+        return self.steps is None or self.schedule.steps - 1 in self.steps
+
+    def _asks(self, gramian: Tensor, problem: Problem, options: StepOptions) -> bool:
+        """Whether the trigger asks for a move, or the step is one of those named."""
+        return self.steps is not None or super()._asks(gramian, problem, options)
 
     def _propose(self, search: Search) -> Proposal:
         """A random direction, drawn on the CPU so that every device gets the same."""

@@ -18,10 +18,11 @@ _WHEN = ("trigger", "start_after", "max_per_epoch")
 
 def _random(run: RunResult) -> Choice:
     options = _options(run)
-    return Choice(
-        "random",
-        {"length": lengths_of(run), "htr": _memory_of(options), **{name: options[name] for name in _WHEN}},
-    )
+    when = {name: options[name] for name in _WHEN}
+    if options["budget"] is not None:
+        # A random move costs next to nothing: a budget would let it move at other steps, and more often.
+        when["steps"] = [int(event["step"]) for event in run.events if event.get("accepted")]
+    return Choice("random", {"length": lengths_of(run), "htr": _memory_of(options), **when})
 
 
 def _memory(run: RunResult) -> Choice:
@@ -48,7 +49,8 @@ def _memory_of(options: Mapping[str, Any]) -> str:
 
 CONTROLS: Mapping[str, Callable[[RunResult], Choice]] = {"random": _random, "memory": _memory}
 """Name of a teleport → how it is made from a complete run with COST: random moves as long as its own at
-the steps at which its trigger would let them, and the optimiser's memory treated as there without a move."""
+the steps at which its trigger would let them, or at its very steps where it has a budget, and the optimiser's memory
+treated as there without a move."""
 
 HEADINGS = {"random": "random moves", "memory": "memory alone"}
 """How tables call them."""
