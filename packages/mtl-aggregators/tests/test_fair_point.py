@@ -139,3 +139,16 @@ def test_failure_is_loud(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SolverError, match="not found") as caught:
         fair_point(np.array([[1.0, 0.5, -0.7], [0.5, 1.0, 0.0], [-0.7, 0.0, 1.0]]), 2.0)
     assert caught.value.iterations > 0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("decades", [20, 24, 32])
+@pytest.mark.parametrize("alpha", [5.0, 10.0, 20.0])
+def test_a_task_beside_which_the_other_is_nothing(alpha: float, decades: int) -> None:
+    # C y = a y^(-p) with a = (1, n^(p-1)): the second progress is below rounding, y_2 = y_1/2, and the first leaves
+    # y_1 (1 - 1/4) = y_1^(-p). The weights of the units are divided by the norms.
+    norm, power = 10.0**decades, 1.0 / alpha
+    first = 0.75 ** (-1.0 / (1.0 + power))
+    found = fair_point(np.array([[1.0, -0.5 * norm], [-0.5 * norm, norm**2]]), alpha)
+    assert not found.regularised
+    assert found.value.tolist() == pytest.approx([first, 0.5 * first / norm], rel=1e-9)

@@ -32,6 +32,9 @@ FIRST_STAGE = 1.5
 SMALLEST = -500.0
 """Smallest logarithm of a weight that takes part in the others' progress; below, only its own equation knows it."""
 
+HIGHEST = 700.0
+"""Largest logarithm of an entry of Newton's system; a little above, exp() overflows."""
+
 
 def fair_point(gramian: Vector, alpha: float, *, ridge: float = 1e-3) -> Solution:
     r"""Positive weights with :math:`(Gw)_i = w_i^{-1/\alpha}`.
@@ -53,8 +56,9 @@ def fair_point(gramian: Vector, alpha: float, *, ridge: float = 1e-3) -> Solutio
 
     Returns:
         weights ``[m]``, 0 for zero rows. The residual is :math:`\max_i |w_i^{p}(Gw)_i - 1|` (of the regularised
-        problem, where it was). Next to a stationary point that number is limited by the Gramian's rounding; the
-        solution is then accepted if every :math:`(Gw)_i` is right to the rounding of its own sum.
+        problem, where it was). Next to a stationary point, and for :math:`\alpha \ne 1` where norms lie many decades
+        apart, that number is limited by the rounding of the Gramian and of the weights themselves; the solution is then
+        accepted if every :math:`(Gw)_i` is right to the rounding of its own sum.
 
     Raises:
         SolverError: the iteration did not reach that accuracy.
@@ -132,14 +136,12 @@ def _solve(cosines: Vector, logs: Vector, power: float, *, patient: bool) -> tup
         steps += more
         if stage == power or not math.isfinite(residual):
             return log_y, residual, steps, determined
-        progress = cosines @ np.exp(log_y)
-        # Its logarithm is needed, and at a solution it is positive; a point without it is none to go on from.
-        if not progress.min() > 0.0:
-            return log_y, math.inf, steps, determined
+        # The progress of each task, by its equation: as a sum it may be nothing but rounding.
+        log_progress = log_a - stage * log_y
         stage = max(power, stage / STAGE)
         log_a = (stage - 1.0) * logs
         # The same progress of every task under the new power: the weights that the next α gives to it.
-        log_y = (log_a - np.log(progress)) / stage
+        log_y = (log_a - log_progress) / stage
 
 
 def _newton(
@@ -170,7 +172,8 @@ def _newton(
         # The derivative of C y − a y^−p by y: positive definite, so that the Cholesky factorisation fails only for a
         # point that is not finite.
         system = cosines.copy()
-        system.ravel()[:: k + 1] += power * target / y
+        # By logarithms, and no further than float64 goes: such a weight stays where it is.
+        system.ravel()[:: k + 1] += power * np.exp(np.minimum(log_a - power * log_y - known, HIGHEST))
         _, change, info = dposv(system, missing, overwrite_a=1)
         if info != 0:
             return log_y, math.inf, step, False
