@@ -30,6 +30,18 @@ AXES = rows([3.0, 0.0], [0.0, 1.0])
 
 
 class TestIMGrad:
+    @pytest.mark.parametrize("backend", ["host", "device"])
+    @pytest.mark.parametrize("cosine", [1.0 / 3.0, -1.0 / 7.0])
+    @pytest.mark.parametrize("decades", [2, 4, 5, 6, 7, 8, 9, 10, 12, 14, 24, 40, 60])
+    def test_the_less_balance_the_more_the_worst_task_alone(self, decades: int, cosine: float, backend: Any) -> None:
+        # The balance is that of the norms, κ = 10^-decades. The short gradient gains least from the mean, so that the
+        # dual's weight lies on it alone, and the step is 0.8 ‖g_0‖ along it, for any κ.
+        short, sine = 10.0**-decades, (1.0 - cosine**2) ** 0.5
+        update = IMGrad(measure="dc", backend=backend)(rows([short, 0.0], [cosine, sine]))
+        mean = (0.5 * (short + cosine), 0.5 * sine)
+        length = (mean[0] ** 2 + mean[1] ** 2) ** 0.5
+        assert update.tolist() == pytest.approx([mean[0] + 0.8 * length, mean[1]], rel=1e-9)
+
     @pytest.mark.parametrize("measure", ["pm", "lm", "dc"])
     def test_on_cagrad_it_solves_the_weighed_dual(self, measure: Any, random_rows: Callable[..., Any]) -> None:
         for seed in range(5):

@@ -21,6 +21,8 @@ TOLERANCE = 1e-8
 TARGET = 1e-13
 """Residual at which the search ends at once."""
 MAX_SOLVES = 60
+LARGEST = 1e13
+"""Ratio of the two terms from which on the second only decides between tasks that rounding cannot tell apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +88,8 @@ def ball_dual(gramian: Vector, *, linear: float, norm: float) -> BallSolution:
     length = math.sqrt(squared)
     pull /= length
     # Without a ball there is no step, and the search below would divide by b.
-    if norm == 0.0:
-        return _face(rows, pull * norms)
+    if norm == 0.0 or linear > LARGEST * norm:
+        return _face(rows, pull * norms, length, step=norm > 0.0)
     search = _Search(cosines, norms, norms / length, linear / norm)
     weights, step, residual = search.run()
     # Next to a stationary point the step's coefficients are so large that their own rounding shows.
@@ -246,13 +248,16 @@ class _Search:
         forward /= length
         offset = self.ratio * (self.mean @ basis)
         along = float(forward @ offset)
-        # The discriminant of ‖μ'f − κQᵀe‖ = 1 for μ', with f the unit vector `forward`: of its two roots the larger,
-        # since μ is what is maximised.
-        rest = 1.0 - float(offset @ offset) + along * along
+        # κQᵀe at right angles to the unit vector f, `forward`. Where κ is large, most of it lies along f and cancels: as
+        # 1 − ‖κQᵀe‖² + (f·κQᵀe)² the discriminant would be off by 1e-16 κ². Twice, as f has length 1 to rounding only.
+        aside = offset - along * forward
+        aside -= float(forward @ aside) * forward
+        # ‖μ'f − κQᵀe‖ = 1 for μ': of its two roots the larger, since μ is what is maximised.
+        rest = 1.0 - float(aside @ aside)
         if not (rest >= 0.0 and math.isfinite(length)):
             return math.inf, step
+        inside = math.sqrt(rest) * forward - aside
         along += math.sqrt(rest)
-        inside = along * forward - offset
         coefficients, info = dtrtrs(triangle, inside)
         if info != 0:
             return math.inf, step
@@ -266,14 +271,27 @@ class _Search:
         return worst / (1.0 + self.ratio), step
 
 
-def _face(rows: UnitRows, values: Vector) -> BallSolution:
-    """Without the norm term: the tasks that are worst off along the mean gradient, among them the min-norm point."""
+def _face(rows: UnitRows, values: Vector, length: float, *, step: bool) -> BallSolution:
+    """Without the norm term: the tasks that are worst off along the mean gradient, among them the min-norm point.
+
+    Args:
+        rows: the unit rows.
+        values: inner products of the gradients with the mean one, up to scale.
+        length: of the sum of all gradients.
+        step: whether there is a step, however small: as long as the mean gradient, towards that point.
+    """
     # Tasks whose progress differs from the least by rounding alone belong to the face as well, or the order of tasks
     # would decide.
     scale = float(np.abs(values).max())
     face = np.flatnonzero(values <= values.min() + 16.0 * EPS * scale)
-    norms = rows.norms[face]
+    # In units of the longest of them: beside another task all of them may be tiny.
+    norms = rows.norms[face] / rows.norms[face].max()
     part = min_norm(rows.cosines[face][:, face] * (norms[:, None] * norms))
-    weights = np.zeros(len(values))
+    weights, towards = np.zeros((2, len(values)))
     weights[face] = part.value
-    return BallSolution(rows.expand(weights), part.residual, part.iterations, step=np.zeros(rows.size))
+    if step:
+        unit = part.value * norms
+        squared = float(unit @ rows.cosines[face][:, face] @ unit)
+        if squared > 4.0 * RESOLUTION * len(face) * float(unit @ unit):
+            towards[face] = unit / math.sqrt(squared) * (length / rows.size) / rows.norms[face]
+    return BallSolution(rows.expand(weights), part.residual, part.iterations, step=rows.expand(towards))
