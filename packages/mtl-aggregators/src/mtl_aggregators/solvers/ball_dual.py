@@ -248,7 +248,7 @@ class _Search:
         forward /= length
         offset = self.ratio * (self.mean @ basis)
         along = float(forward @ offset)
-        # κQᵀe at right angles to the unit vector f, `forward`. Where κ is large, most of it lies along f and cancels: as
+        # κQᵀe at right angles to the unit vector f, `forward`. Where κ is large, most lies along f and cancels: as
         # 1 − ‖κQᵀe‖² + (f·κQᵀe)² the discriminant would be off by 1e-16 κ². Twice, as f has length 1 to rounding only.
         aside = offset - along * forward
         aside -= float(forward @ aside) * forward
