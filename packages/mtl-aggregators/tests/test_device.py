@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtl_aggregators import MGDA, CAGrad, DualProj, FairGrad, GramianMethod, IMGrad, NashMTL, UPGrad
+from mtl_aggregators import MGDA, CAGrad, DualProj, FairGrad, GramianMethod, IMGrad, NashMTL, UPGrad, make
 from mtl_aggregators.solvers import ball_dual, device, fair_point, min_norm, min_norm_residual, project_rows
 from mtl_core import InvalidParameterError, collect
 from mtl_core.extension import gramian_of
@@ -233,16 +233,26 @@ def test_what_has_a_closed_form_takes_a_tenth_of_the_operations() -> None:
         assert (counter.calls < 100) == method.closed_on_device, (name, counter.calls)
 
 
-def test_configurations_without_a_device_solver_say_so() -> None:
-    for method in (
-        MGDA(normalization="loss", backend="device"),
-        FairGrad(variant="released", backend="device"),
-        NashMTL(update_weights_every=2, backend="device"),
-        IMGrad(update_every=2, backend="device"),
-        IMGrad(NashMTL(backend="host"), backend="device"),
-    ):
-        with pytest.raises(InvalidParameterError, match="`backend` must be 'host'"):
-            method.weights(torch.eye(2))
+WITHOUT: dict[str, dict[str, Any]] = {
+    "mgda": {"normalization": "loss"},
+    "fairgrad": {"variant": "released"},
+    "nashmtl": {"update_weights_every": 2},
+    "imgrad": {"update_every": 2},
+    "imtlg": {},
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_configurations_without_a_device_solver_say_so_where_they_are_given(name: str) -> None:
+    settings = WITHOUT[name]
+    with pytest.raises(InvalidParameterError, match=r"`backend` must be 'host' or 'auto'.*got 'device'"):
+        make(name, backend="device", **settings)
+    assert make(name, backend="auto", **settings).backend == "host"
+
+
+def test_nor_do_others_take_the_device() -> None:
+    with pytest.raises(InvalidParameterError, match="`backend` must be 'host' or 'auto'"):
+        IMGrad(NashMTL(backend="host"), backend="device")
     with pytest.raises(InvalidParameterError, match="`backend` must be one of"):
         MGDA(backend="gpu")  # type: ignore[arg-type]
 

@@ -66,8 +66,8 @@ class FairGrad(GramianMethod):
         self.variant = checks.one_of("variant", variant, ("paper", "released"))
         self.ridge = checks.positive("ridge", ridge)
         self.paper_scale = checks.boolean("paper_scale", paper_scale)
-        if self.variant == "released" and backend == "auto":
-            self.backend = "host"
+        if self.variant == "released":
+            self.on_host_only()
 
     @property
     def facts(self) -> Facts:

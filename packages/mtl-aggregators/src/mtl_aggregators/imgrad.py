@@ -67,8 +67,9 @@ class IMGrad(GramianMethod):
         backend: where the weights are computed; see ``GramianMethod``. The base's own is not looked at.
 
     Raises:
-        InvalidParameterError: ``base`` or ``measure`` is not an option, another setting is out of its range, or
-            ``paper_scale`` is asked of a base that is given as a method.
+        InvalidParameterError: ``base`` or ``measure`` is not an option, another setting is out of its range,
+            ``paper_scale`` is asked of a base that is given as a method, or such a base keeps weights from step to
+            step.
 
     Note:
         On Nash-MTL and FairGrad the augmented equation is the plain one with the weights multiplied by
@@ -117,12 +118,17 @@ class IMGrad(GramianMethod):
                 "`base` must be 'cagrad', 'nashmtl', 'fairgrad' or a method with augmented(gramian, balance), got "
                 f"{type(base).__name__}."
             )
+        if self.base.has_memory:
+            raise InvalidParameterError(
+                f"`base` must compute its weights in every step, got a {type(self.base).__name__} that keeps some. "
+                "Give IMGrad(..., update_every=k) instead."
+            )
         self.measure = checks.one_of("measure", measure, ("pm", "lm", "dc"))
         self._held = HeldWeights("update_every", update_every, "IMGrad")
         self.max_balance = checks.in_interval("max_balance", max_balance, 0.0, 1.0, "[)")
         self.last_balance: float | None = None
-        if backend == "auto" and not self._has_device_solver:
-            self.backend = "host"
+        if not self._has_device_solver:
+            self.on_host_only()
 
     @property
     def _has_device_solver(self) -> bool:

@@ -62,7 +62,7 @@ class MGDA(GramianMethod):
         self.paper_scale = checks.boolean("paper_scale", paper_scale)
         if self.takes_losses:
             # The losses come to the host anyway, with the Gramian.
-            self.backend = "host" if backend == "auto" else self.backend
+            self.on_host_only()
 
     @property
     def facts(self) -> Facts:

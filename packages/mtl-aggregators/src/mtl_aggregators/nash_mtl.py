@@ -71,8 +71,8 @@ class NashMTL(GramianMethod):
         self.ridge = checks.positive("ridge", ridge)
         self.paper_scale = checks.boolean("paper_scale", paper_scale)
         # Neither has anything to do on the device: CVXPY works on the host, and so are weights kept between two solves.
-        if backend == "auto" and (solver == "ccp" or self.update_weights_every > 1):
-            self.backend = "host"
+        if solver == "ccp" or self.update_weights_every > 1:
+            self.on_host_only()
         if solver == "ccp":
             from mtl_aggregators.nash_ccp import require_cvxpy
 

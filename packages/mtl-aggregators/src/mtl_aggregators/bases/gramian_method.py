@@ -79,6 +79,8 @@ class GramianMethod(SavedState, ABC):
     def __init__(self, *, backend: Backend = "host") -> None:
         super().__init__()
         self.backend: Backend = checks.one_of("backend", backend, ("auto", "host", "device"))
+        if type(self).solve_on_device is GramianMethod.solve_on_device:
+            self.on_host_only()
         self.last_solution: Solution | None = None
         self._events: list[RegularisedSolve] = []
 
@@ -102,8 +104,22 @@ class GramianMethod(SavedState, ABC):
         Raises:
             InvalidParameterError: the method, as configured, has no such solver.
         """
-        raise InvalidParameterError(
-            f"`backend` must be 'host' for {type(self).__name__} as configured, got {self.backend!r}."
+        raise self._no_device_solver()
+
+    def on_host_only(self) -> None:
+        """Compute weights on the host whatever ``backend`` is, as a method, as configured, has no other solver.
+
+        Raises:
+            InvalidParameterError: ``backend`` asks for the device.
+        """
+        if self.backend == "device":
+            raise self._no_device_solver()
+        self.backend = "host"
+
+    def _no_device_solver(self) -> InvalidParameterError:
+        return InvalidParameterError(
+            f"`backend` must be 'host' or 'auto' for {type(self).__name__} as configured, got {self.backend!r}: it has "
+            "no solver for the device."
         )
 
     @full_precision
