@@ -16,9 +16,14 @@ from torch import Tensor
 from mtl_aggregators import (
     CRMOGM,
     DBMTL,
+    DWA,
+    FAMO,
+    IMTLL,
     LS,
     MGDA,
     PCD,
+    STCH,
+    UW,
     CAGrad,
     ExcessMTL,
     FairGrad,
@@ -158,6 +163,36 @@ def test_another_number_of_tasks_is_refused_by_name(factory: Callable[[], Any]) 
         method(torch.randn(4, 4))
     method.reset()
     assert method(torch.randn(4, 4)).shape == (4,)
+
+
+@pytest.mark.parametrize("n_tasks", [2, 4])
+@pytest.mark.parametrize(
+    "factory",
+    [
+        lambda: DWA(variant="window", window=2),
+        DWA,
+        lambda: STCH(variant="warmup", warmup_epochs=0),
+        FAMO,
+        IMTLL,
+        UW,
+    ],
+)
+def test_another_number_of_losses_is_refused(factory: Callable[[], Any], n_tasks: int) -> None:
+    method, losses = factory(), torch.rand(3) + 0.5
+    other = torch.rand(n_tasks) + 0.5
+
+    def seen(values: torch.Tensor, epoch: int) -> None:
+        if hasattr(method, "start_epoch"):
+            method.start_epoch(epoch)
+        method(values)
+        method.after_step(values, lambda: 0.9 * values)
+
+    for epoch in range(2):
+        seen(losses, epoch)
+    with pytest.raises(InvalidInputError, match="must hold 3 losses, as before, got"):
+        seen(other, 2)
+    method.reset()
+    seen(other, 0)
 
 
 def test_another_number_of_tasks_in_methods_that_own_their_step() -> None:

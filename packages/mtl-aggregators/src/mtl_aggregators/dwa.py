@@ -132,6 +132,8 @@ class DWA(LossMethod):
         check_past_losses(before)
         known = before.detach().to(torch.float64)
         if self.variant == "window":
+            if self._recent:
+                self._same_length(self._recent[-1], known)
             self._recent = [*self._recent, known.clone()][-2 * self.window :]
             return
         there = ~known.isnan()

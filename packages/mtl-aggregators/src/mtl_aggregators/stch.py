@@ -118,6 +118,8 @@ class STCH(LossMethod):
         logs = torch.where(present, losses, 1.0).log()
         if self._epoch <= self.warmup_epochs:
             return logs.sum()
+        if self._sums is not None:
+            self._same_length(self._sums, losses)
         seen = present & False if self._sums is None else self._sums[1].to(losses.device) > 0
         if bool((present & ~seen).any()):
             raise InvalidInputError(
