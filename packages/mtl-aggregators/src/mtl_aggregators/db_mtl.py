@@ -84,7 +84,7 @@ class DBMTL(LossAwareMethod):
         same_columns("DBMTL", self._running.shape[1], wide.shape[1])
         self._steps += 1
         # The step counts from 1.
-        kept = self.beta / self._steps**self.beta_sigma
+        kept = self.beta * self._steps**-self.beta_sigma
         # kept · running + (1 − kept) · new, in one pass and into a new tensor, so that saved states stay as they were.
         self._running = torch.lerp(wide, self._running.to(wide), kept)
         # Norms of tiny gradients would underflow in single precision.
@@ -93,8 +93,16 @@ class DBMTL(LossAwareMethod):
             # Their squares leave the range of float64. Only ratios are needed, which have no scale.
             norms = torch.linalg.vector_norm(checks.into_range(self._running)[0], dim=1)
         zero = norms == 0.0
-        factors = torch.where(zero, 0.0, norms.max() / torch.where(zero, 1.0, norms))
-        return (factors.to(wide) @ self._running).to(jacobian.dtype)
+        norms = torch.where(zero, 1.0, norms)
+        factors = torch.where(zero, 0.0, norms.max() / norms)
+        if wide.is_cpu and float(factors.max()) <= torch.finfo(wide.dtype).max:
+            return (factors.to(wide) @ self._running).to(jacobian.dtype)
+        # Beside a gradient of 1e-39 the longest one is so many times as long that the factor is infinite in single
+        # precision. Its root is not, and is applied twice. An accelerator is not asked which case it is.
+        roots = torch.where(zero, 0.0, norms.max().sqrt() / norms.sqrt())
+        running = self._running.double() if wide.is_cpu else self._running
+        roots = roots.to(running)
+        return (roots @ (roots.unsqueeze(1) * running)).to(jacobian.dtype)
 
     def reset(self) -> None:
         """Forget the running gradients."""

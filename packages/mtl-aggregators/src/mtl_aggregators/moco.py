@@ -112,7 +112,7 @@ class MoCo(LossAwareMethod):
         same_columns("MoCo", self._tracked.shape[1], wide.shape[1])
         steps = self._steps + 1
         # Into a new tensor: a state that was saved stays as it was.
-        tracked = torch.lerp(self._tracked.to(wide), wide, self.beta / steps**self.beta_sigma)
+        tracked = torch.lerp(self._tracked.to(wide), wide, self.beta * steps**-self.beta_sigma)
         gramian = gramian_of(tracked)
         if gramian.is_cpu and not math.isfinite(gramian.sum().item()):
             raise InvalidJacobianError(
@@ -122,7 +122,7 @@ class MoCo(LossAwareMethod):
         self._steps, self._tracked = steps, tracked
         # float64 throughout: single steps on a Gramian add up over the whole training.
         weights = self.task_weights.to(gramian)
-        moved = weights - self.gamma / self._steps**self.gamma_sigma * (gramian @ weights + self.rho * weights)
+        moved = weights - self.gamma * self._steps**-self.gamma_sigma * (gramian @ weights + self.rho * weights)
         self.task_weights = project_simplex(moved) if self.variant == "paper" else torch.softmax(moved, dim=0)
         return (self.task_weights.to(wide) @ self._tracked).to(jacobian.dtype)
 

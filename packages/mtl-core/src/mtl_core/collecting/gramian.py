@@ -103,7 +103,7 @@ def weighted_sum(jacobian: Tensor, weights: Tensor, gramian: Tensor | None = Non
 
 
 def cancels(weights: Tensor, gramian: Tensor | None, dtype: torch.dtype) -> bool:
-    """Whether a sum in ``dtype`` would be mostly rounding, as its terms cancel, or its weights infinite.
+    """Whether a sum in ``dtype`` would be mostly rounding, as its terms cancel, or its weights be infinite or zero.
 
     Args:
         weights: ``[m]``, on the CPU.
@@ -114,9 +114,11 @@ def cancels(weights: Tensor, gramian: Tensor | None, dtype: torch.dtype) -> bool
         return False
     exact = weights.detach().double().numpy()
     # In lists, which for so few numbers take a fifth of the time.
-    largest = torch.finfo(dtype).max
-    if not all(abs(weight) <= largest for weight in exact.tolist()):
-        return True  # weights of a degree below 1 grow as gradients shrink, past what single precision holds
+    info = torch.finfo(dtype)
+    if not all(info.tiny <= abs(weight) <= info.max or weight == 0.0 for weight in exact.tolist()):
+        # Weights of a degree below 1 grow as gradients shrink, past what single precision holds, and the weight of a
+        # gradient beside which the others are tiny may be as small.
+        return True
     if gramian is None:
         return False
     square = gramian.detach().numpy()
