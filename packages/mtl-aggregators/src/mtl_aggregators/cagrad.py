@@ -68,7 +68,7 @@ class CAGrad(GramianMethod):
     @property
     def divisor(self) -> float:
         """What the update is divided by."""
-        return {"none": 1.0, "c": 1.0 + self.c, "c2": 1.0 + self.c**2}[self.rescale]
+        return {"none": 1.0, "c": 1.0 + self.c, "c2": 1.0 + self.c * self.c}[self.rescale]
 
     @property
     def facts(self) -> Facts:
@@ -92,7 +92,7 @@ class CAGrad(GramianMethod):
             needs="gramian",
             homogeneity=1.0,
             scale=scale,
-            paper_scale=Scale("(1 + c)/(1 + c²)", lambda m: (1.0 + c) / (1.0 + c**2)),
+            paper_scale=Scale("(1 + c)/(1 + c²)", lambda m: (1.0 + c) / (1.0 + c * c)),
             paper_heads="unit",
             laws=frozenset(laws),
             reference="Liu et al., NeurIPS 2021",

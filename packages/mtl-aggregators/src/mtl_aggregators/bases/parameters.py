@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,10 +21,7 @@ def one_per_task(name: str, values: float | Sequence[float] | Tensor) -> Tensor:
     Raises:
         InvalidParameterError: it is neither, or not finite.
     """
-    try:
-        vector = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
-    except (TypeError, ValueError, RuntimeError):
-        raise InvalidParameterError(f"`{name}` must be a number or one per task, got {values!r}.") from None
+    vector = _numbers(name, values, "a number or one per task")
     if vector.ndim > 1 or not vector.numel() or not bool(torch.isfinite(vector).all()):
         raise InvalidParameterError(f"`{name}` must be a finite number or one per task, got {vector.tolist()}.")
     return vector.clone()
@@ -34,19 +34,30 @@ def weight_vector(name: str, values: Sequence[float] | Tensor) -> Tensor:
         InvalidParameterError: they are not a non-empty vector of finite non-negative numbers, of which one is
             positive.
     """
-    try:
-        vector = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
-    except (TypeError, ValueError, RuntimeError):
-        raise InvalidParameterError(f"`{name}` must be a sequence of numbers, got {values!r}.") from None
+    vector = _numbers(name, values, "a sequence of numbers")
     if vector.ndim != 1 or not len(vector):
         raise InvalidParameterError(
             f"`{name}` must hold one number per task, shape [m], got shape {tuple(vector.shape)}."
         )
-    if not bool(torch.isfinite(vector).all()) or bool((vector < 0).any()) or not bool((vector > 0).any()):
+    # Of the sum as well: weights that only together leave the range are divided by it, or summed.
+    if not math.isfinite(float(vector.sum())) or bool((vector < 0).any()) or not bool((vector > 0).any()):
         raise InvalidParameterError(
-            f"`{name}` must be finite and non-negative with a positive entry, got {vector.tolist()}."
+            f"`{name}` must be finite, as must their sum, and non-negative with a positive entry, got "
+            f"{vector.tolist()}."
         )
     return vector.clone()
+
+
+def _numbers(name: str, values: object, must: str) -> Tensor:
+    """What is given as real numbers, as float64 on the CPU."""
+    known: Any = values
+    try:
+        # torch would drop the imaginary parts.
+        if not (isinstance(known, (Tensor, np.ndarray)) and "complex" in str(known.dtype)):
+            return torch.as_tensor(known, dtype=torch.float64, device="cpu").detach().to_dense()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        pass
+    raise InvalidParameterError(f"`{name}` must be {must}, got {values!r}.")
 
 
 def match_tasks(name: str, vector: Tensor, n_tasks: int) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,7 +74,9 @@ def names(name: str, value: Sequence[str] | None) -> tuple[str, ...] | None:
     """
     if value is None:
         return None
-    found = tuple(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Tensor)) else ()
+    known = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Tensor))
+    # An array without dimensions says that it can be iterated over.
+    found = tuple(value) if known and not (isinstance(value, np.ndarray) and value.ndim == 0) else ()
     if not found or not all(isinstance(entry, str) for entry in found) or len(set(found)) != len(found):
         raise InvalidParameterError(f"`{name}` must be distinct names in a sequence, got {value!r}.")
     return found
@@ -87,7 +90,7 @@ def finite(name: str, value: float) -> float:
     """
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidParameterError(f"`{name}` must be a number, got {value!r}.") from None
     if not math.isfinite(number):
         raise InvalidParameterError(f"`{name}` must be finite, got {value!r}.")
@@ -172,7 +175,8 @@ def one_of(name: str, value: T, options: Sequence[T]) -> T:
     Raises:
         InvalidParameterError: otherwise.
     """
-    if value not in options:
+    # Of an array, `in` would ask which of its entries are equal.
+    if not isinstance(value, Hashable) or value not in options:
         listed = ", ".join(repr(option) for option in options)
         raise InvalidParameterError(f"`{name}` must be one of {listed}, got {value!r}.")
     return value
