@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -345,3 +347,30 @@ def test_unknown_mode() -> None:
         modulated(torch.optim.SGD([p], lr=1.0), 0.0, [p], mode="other"),  # type: ignore[arg-type]
     ):
         pass
+
+
+FUSED: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "SGD": partial(torch.optim.SGD, lr=0.1, momentum=0.9),
+    "SGD with all": partial(
+        torch.optim.SGD, lr=0.1, momentum=0.9, dampening=0.3, weight_decay=0.1, maximize=True, nesterov=False
+    ),
+    "Nesterov": partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True),
+    "Adam": partial(torch.optim.Adam, lr=0.1, weight_decay=0.1),
+    "AdamW": partial(torch.optim.AdamW, lr=0.1, amsgrad=True),
+}
+
+
+@pytest.mark.parametrize("sigma", [-0.5, 0.0, 0.5])
+@pytest.mark.parametrize("mode", ["paper", "released", "descent", "betas", "reset", "keep"])
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_kernels_reuse_what_the_plain_ones_do(name: str, mode: Any, sigma: float) -> None:
+    found = []
+    for kernel in ({"fused": True}, {"foreach": False}):
+        shared, head = _parameter(0.5, -1.0), _parameter(0.5, -1.0)
+        optimizer = FUSED[name]([shared, head], **kernel)
+        for step, gradient in enumerate(GRADIENTS[:4]):
+            shared.grad, head.grad = gradient.clone(), gradient.clone()
+            with modulated(optimizer, sigma, [shared], mode=mode if step == 2 else "keep"):
+                optimizer.step()
+        found.append((shared.detach(), head.detach()))
+    torch.testing.assert_close(found[0], found[1])
