@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mtl_core import (
     InvalidInputError,
     InvalidParameterError,
+    MicroBatches,
     Problem,
     TaskSampling,
     UpdateEvery,
@@ -270,3 +271,20 @@ def test_an_interval_has_the_ends_it_shows(value: float, ends: Any) -> None:
     else:
         with pytest.raises(InvalidParameterError, match=re.escape(f"must lie in {ends[0]}0, 1{ends[1]}")):
             checks.in_interval("x", value, 0, 1, ends)
+
+
+@pytest.mark.parametrize("keep", ["jacobian", "gramian"])
+@pytest.mark.parametrize("micro", [False, True])
+def test_a_shared_parameter_without_a_value_is_named_as_such(keep: Any, micro: bool) -> None:
+    problem, batch = small_problem(2)
+    problem.model.trunk.register_parameter("later", nn.Parameter(torch.ones(4, device="meta")))
+    if micro and keep == "gramian":
+        pytest.skip("micro-batches are accumulated as Jacobians")
+    before = [p.detach().clone() for p in problem.model.parameters() if not p.is_meta]
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)
+    with pytest.raises(InvalidInputError, match=r"must hold values, got 1 parameter\(s\) on the meta device.*to_empty"):
+        step(problem, MicroBatches([batch, batch]) if micro else batch, optimizer, UnitWeights(), keep=keep)
+    after = [p.detach() for p in problem.model.parameters() if not p.is_meta]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    with pytest.raises(InvalidInputError, match="to_empty"):
+        collect(list(problem.losses(batch).outputs), list(problem.model.trunk.parameters()))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mtl_core.accumulation import Accumulator, losses_of_parts
 from mtl_core.agreement import together
+from mtl_core.collecting.arguments import check_one_device
 from mtl_core.collecting.backward import full_losses
 from mtl_core.collecting.differentiation import differentiate
 from mtl_core.collecting.reentrant import refuse_reentrant
@@ -144,12 +145,14 @@ def _collect_here(
             if isinstance(outputs, Tensor)
             else tuple(scaler.scale(_widened(out)) for out in outputs)
         )
+    shared = problem.shared if by is None else tuple(by)
+    check_one_device(shared, "Keep what is shared on one device, or use a loss-based method such as LS.")
     try:
         gradients = differentiate(
             outputs,
             problem.tasks,
             losses.index,
-            problem.shared if by is None else tuple(by),
+            shared,
             features=losses.features if by is None else None,
             heads=problem.heads if by is None else (),
             chunk_size=options.chunk_size,

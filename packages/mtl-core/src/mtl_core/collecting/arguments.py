@@ -9,7 +9,7 @@ from torch import Tensor
 from mtl_core import checks
 from mtl_core.errors import InvalidInputError, NoLossesError, NonScalarLossError, NoSharedParametersError
 
-__all__ = ["Losses", "read_heads", "read_losses", "read_shared"]
+__all__ = ["Losses", "check_one_device", "read_heads", "read_losses", "read_shared"]
 
 Losses = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 """Task losses: a tensor ``[m]``, a sequence of scalars, or a mapping from task name to scalar."""
@@ -63,13 +63,27 @@ def read_shared(shared: Iterable[Tensor]) -> tuple[Tensor, ...]:
             f"`shared` must hold at least one trainable parameter, got {len(found)} parameter(s)"
             f"{', all frozen. Set requires_grad=True on what the tasks are to share' if found else ''}."
         )
-    devices = {p.device for p in trainable}
-    if len(devices) > 1:
-        raise InvalidInputError(
-            f"`shared` must lie on one device, got {sorted(map(str, devices))}. Collect each device's parameters by "
-            "themselves."
-        )
+    check_one_device(trainable, "Collect each device's parameters by themselves.")
     return trainable
+
+
+def check_one_device(shared: Sequence[Tensor], way_out: str) -> None:
+    """Make sure that the rows of a Jacobian have a place.
+
+    Raises:
+        InvalidInputError: the parameters lie on several devices, or on the meta device, where nothing has a value.
+    """
+    first = shared[0].device if shared else None
+    if first is None or (first.type != "meta" and all(p.device == first for p in shared)):
+        return
+    devices = {p.device for p in shared}
+    empty = [tuple(p.shape) for p in shared if p.is_meta]
+    if empty:
+        raise InvalidInputError(
+            f"`shared` must hold values, got {len(empty)} parameter(s) on the meta device, of shapes {empty[:4]}. Move "
+            "the model by to_empty(device=...) and load its weights."
+        )
+    raise InvalidInputError(f"`shared` must lie on one device, got {sorted(map(str, devices))}. {way_out}")
 
 
 def read_heads(heads: Iterable[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
