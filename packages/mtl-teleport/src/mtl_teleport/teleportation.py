@@ -23,6 +23,7 @@ from mtl_core import (
 from mtl_core.extension import (
     TakesSeveralBatches,
     Trace,
+    Wrapper,
     begin,
     checked_gramian,
     collect_batch,
@@ -111,7 +112,7 @@ class Teleportation(Moving):
     def _step(self, problem: Problem, batch: Any, optimizer: Optimizer, options: StepOptions) -> StepReport:
         """A step in which a teleport may happen."""
         # What conflicts is what the update is made of. The wrapped method gets what was given.
-        given, batch = batch, self.method.update_batch(batch) if offers(self.method, TakesSeveralBatches) else batch
+        given, batch = batch, _update_batch(self.method, batch)
         # Before the first forward pass: after a move the step begins once more from here, with the same dropout.
         trace = Trace(problem.model)
         with writing_refused(problem):
@@ -232,3 +233,10 @@ class Teleportation(Moving):
             trace.restore()
             return self._plain_step(problem, batch, optimizer, options)
         return finish(problem, batch, optimizer, self.method, gradients, options=options)
+
+
+def _update_batch(method: Any, batch: Any) -> Any:
+    """The batch of which the update is made, where the method, whatever is around it, takes several at once."""
+    while isinstance(method, Wrapper):
+        method = method.method
+    return method.update_batch(batch) if offers(method, TakesSeveralBatches) else batch
