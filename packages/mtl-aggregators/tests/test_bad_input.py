@@ -241,3 +241,41 @@ def test_ends_that_belong_to_the_interval() -> None:
     assert make("imgrad", max_balance=0.0).max_balance == 0.0
     assert make("imgrad", max_balance=1.0 - 1e-15).max_balance < 1.0
     assert make("moco", beta=1.0).beta == 1.0
+
+
+def negated(values: Tensor) -> Tensor:
+    """The same numbers with their negation put off, as torch has it of the imaginary part of a conjugate."""
+    found = torch.complex(torch.zeros_like(values), -values).conj().imag
+    assert found.is_neg()
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", [name for name in available() if name != "marigold"])
+def test_a_negation_that_is_put_off_changes_nothing(name: str, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    jacobian = torch.randn(3, 4, generator=generator, dtype=dtype)
+    losses = torch.rand(3, generator=generator, dtype=dtype) + 0.5
+
+    def results(given: Any) -> list[Tensor]:
+        method = begun(name)
+        if name in CALLED_ON_LOSSES:
+            found = [method(given(losses))]
+            if hasattr(method, "after_step"):
+                method.after_step(given(losses), lambda: given(0.9 * losses))
+                found.append(method(given(losses)))
+            return found
+        if name in ("sdmgrad", "modo"):
+            return [method.weigh(given(jacobian @ jacobian.T))]
+        found = []
+        if name in WEIGHTINGS:
+            beside = {"losses": given(losses)} if method.takes_losses else {}
+            found.append(method.weights(given(jacobian @ jacobian.T), **beside))
+        if name == "gradnorm":
+            return found
+        method = begun(name)
+        beside = {"losses": given(losses)} if isinstance(method, (DBMTL, MoCo)) else {}
+        return [*found, method(given(jacobian), **beside)]
+
+    for found, wanted in zip(results(negated), results(lambda values: values), strict=True):
+        assert torch.equal(found, wanted)

@@ -95,7 +95,7 @@ def stationarity_gap(g: TaskGradients | Tensor | None = None, *, gramian: Tensor
 
 def _on_host(source: Tensor, given: Tensor | None) -> Vector:
     """A Gramian ``[m, m]`` as a float64 array; one that was given in a narrow dtype, to that dtype's rounding."""
-    array: Vector = source.detach().cpu().numpy()
+    array: Vector = source.detach().cpu().resolve_neg().numpy()
     if given is None or given.dtype == torch.float64:
         return array
     return as_known(array, given.dtype)

@@ -66,7 +66,7 @@ class TrimmedMean(JacobianMethod):
             )
         if not jacobian.is_cpu or jacobian.dtype not in (torch.float32, torch.float64):
             return torch.sort(jacobian, dim=0).values[self.trim : self.trim + kept].mean(dim=0)
-        rows = jacobian.numpy()
+        rows = jacobian.resolve_neg().numpy()
         if m * self.trim <= SHALLOW and (m <= FEW or rows.shape[1] >= WIDE):
             return torch.from_numpy(_selected(rows, self.trim))
         ordered = rows.copy()

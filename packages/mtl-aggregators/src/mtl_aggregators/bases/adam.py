@@ -19,7 +19,8 @@ Mask = npt.NDArray[np.bool_]
 
 def on_host(tensor: Tensor) -> Vector:
     """A small tensor as a float64 array."""
-    array: Vector = tensor.detach().to("cpu", torch.float64).numpy()
+    # NumPy has no negation that is put off, as that of the imaginary part of a conjugate is.
+    array: Vector = tensor.detach().to("cpu", torch.float64).resolve_neg().numpy()
     return array
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtl_aggregators.bases.adam import on_host
 from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.bases.loss_checks import check_losses_beside
 from mtl_aggregators.solvers import Solution
@@ -148,7 +149,7 @@ class GramianMethod(SavedState, ABC):
             wide = device_as_known(gramian.detach())
             # 0 times NaN or infinity is NaN.
             return self.solve_on_device(wide) + 0.0 * wide.sum()
-        array = gramian.detach().to("cpu", torch.float64).numpy()
+        array = on_host(gramian)
         # Whatever is not finite makes the sum of squares so. A sum may also overflow: then the entries are looked at.
         if not math.isfinite(np.vdot(array, array)):
             checks.gramian(gramian)
@@ -164,7 +165,7 @@ class GramianMethod(SavedState, ABC):
             array = as_known(array, gramian.dtype)
         known: Vector | None = None
         if losses is not None:
-            known = check_losses_beside(losses, gramian).detach().to("cpu", torch.float64).numpy()
+            known = on_host(check_losses_beside(losses, gramian))
         if len(array) <= FEW:
             found = self.solve(array, known)
         else:

@@ -31,7 +31,7 @@ def gramian_of(jacobian: Tensor) -> Tensor:
     matrix = jacobian.detach()
     if matrix.is_cpu and matrix.numel() <= _FEW and n_tasks * matrix.numel() <= _SMALL:
         # In numpy, as in `cancels`: its calls are shorter, and a contiguous matrix times itself comes out symmetric.
-        array = matrix.double().contiguous().numpy()
+        array = matrix.double().resolve_neg().contiguous().numpy()
         with np.errstate(all="ignore"):  # what is not finite is found, and named, by whoever reads the Gramian
             # BLAS sets out for large matrices: two or three rows are multiplied in a third of its time without it.
             few = n_tasks <= _FEW_ROWS
