@@ -165,6 +165,18 @@ def test_another_number_of_tasks_is_refused_by_name(factory: Callable[[], Any]) 
     assert method(torch.randn(4, 4)).shape == (4,)
 
 
+@pytest.mark.parametrize("inner", [MGDA, PCGrad, GradVac, PCD, partial(NashMTL, update_weights_every=2), IMGrad])
+def test_an_average_refuses_another_number_of_tasks_before_its_weighting_moves(inner: Callable[[], Any]) -> None:
+    method, other = CRMOGM(inner()), CRMOGM(inner())
+    matrices = [torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    for each in (method, other):
+        for jacobian in matrices[:2]:
+            each(jacobian)
+    with pytest.raises(InvalidInputError, match="same number of tasks"):
+        method(torch.randn(4, 4, dtype=torch.float64))
+    assert torch.equal(method(matrices[2]), other(matrices[2]))
+
+
 @pytest.mark.parametrize("n_tasks", [2, 4])
 @pytest.mark.parametrize(
     "factory",

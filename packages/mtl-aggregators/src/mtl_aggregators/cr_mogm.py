@@ -102,6 +102,9 @@ class CRMOGM(Wrapper):
         Raises:
             InvalidInputError: the number of tasks changed.
         """
+        if self._average is not None and checks.is_gramian(gramian):
+            # Before the weighting is asked: it may remember what it was asked, or draw.
+            same_tasks("CRMOGM", len(self._average), len(gramian))
         new = self.weighting.weights(gramian, losses=losses) if self.takes_losses else self.weighting.weights(gramian)
         if self._average is None:
             self._average = new.clone()
