@@ -16,7 +16,8 @@ weights that are known. ``SavedState`` is the base of methods that remember some
 be the same within an autocast region.
 
 **Models and optimisers.** ``Trace``, ``RandomState`` and ``preserved`` leave no trace in a model; ``inner_optimizer``
-is the one that owns the state; ``uncovered`` and ``refuse_closure`` check it.
+is the one that owns the state; ``uncovered`` and ``refuse_closure`` check it. ``plain_kernels``,
+``refuse_once_differentiable`` and ``twice_or_told`` are for gradients that are differentiated once more.
 
 **Other packages.** ``find_plugin`` by entry point or ``package.module:Class``, ``plugin_names``; ``install_line`` of
 what an extra brings.
@@ -65,6 +66,7 @@ from mtl_core.protocols import (
 )
 from mtl_core.report import Keep
 from mtl_core.saved_state import SavedState
+from mtl_core.second_derivatives import plain_kernels, refuse_once_differentiable, twice_or_told
 from mtl_core.stepping import step_from_losses
 from mtl_core.weighted import FixedWeights
 from mtl_core.wrapping import Wrapper
@@ -118,17 +120,20 @@ __all__ = [
     "memory_of",
     "offers",
     "placed",
+    "plain_kernels",
     "plain_name",
     "plugin_names",
     "preserved",
     "ranks_of",
     "read_gramian",
     "refuse_closure",
+    "refuse_once_differentiable",
     "refuse_reentrant",
     "roots_of",
     "step_from_losses",
     "sum_over_ranks_",
     "together",
+    "twice_or_told",
     "uncovered",
     "weighted_sum",
     "widest_dtype",

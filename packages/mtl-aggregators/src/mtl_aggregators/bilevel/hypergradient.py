@@ -9,9 +9,20 @@ from torch import Tensor, optim
 
 from mtl_aggregators.bilevel.objectives import Outcome, Upper
 from mtl_core import InvalidInputError, MicroBatches, Problem, StepOptions, TaskLosses
-from mtl_core.extension import RandomState, check_finite_losses, placed, preserved
+from mtl_core.extension import (
+    RandomState,
+    check_finite_losses,
+    placed,
+    plain_kernels,
+    preserved,
+    refuse_once_differentiable,
+    twice_or_told,
+)
 
 __all__ = ["exact_hypergradient", "refuse_inexact"]
+
+_SETTING = "hypergradient='exact'"
+_WAY_OUT = "Use hypergradient='zeroth_order', which differentiates once."
 
 
 def exact_hypergradient(
@@ -43,8 +54,8 @@ def exact_hypergradient(
         the hypergradient ``[m]``, float64, and the outcome.
 
     Raises:
-        InvalidInputError: the batch comes in parts, the options ask for a process group or clip by a callable, or a
-            learning rate is not known.
+        InvalidInputError: the batch comes in parts, the options ask for a process group or clip by a callable, a
+            learning rate is not known, or an operation of the model cannot be differentiated twice.
     """
     options = StepOptions() if options is None else options
     refuse_inexact(batch, options)
@@ -53,13 +64,19 @@ def exact_hypergradient(
     shared = {id(p) for p in problem.shared}
     # The one leaf that all is differentiated by in the end. In float64, as the weights are.
     leaf = weights.detach().to(torch.float64).clone().requires_grad_()
-    with preserved(problem.model), torch.enable_grad():
+    with (
+        preserved(problem.model),
+        torch.enable_grad(),
+        plain_kernels(problem.model),
+        twice_or_told(_SETTING, _WAY_OUT),
+    ):
         random = RandomState(problem.model)
         losses = problem.losses(batch)
         before = _full(losses)
         check_finite_losses(before.detach(), problem.tasks, losses.index)  # a NaN would pass for an absent task
         inputs = tuple(named.values())
         lower = (before.nan_to_num() * leaf.to(before)).sum()
+        refuse_once_differentiable(lower, _SETTING, _WAY_OUT)
         # With their graph: the step moves with the weights through these gradients.
         found = torch.autograd.grad(lower, inputs, create_graph=True, allow_unused=True)
         gradients = dict(zip(named, found, strict=True))
