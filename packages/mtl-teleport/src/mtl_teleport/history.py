@@ -36,6 +36,7 @@ from torch.optim import Optimizer
 
 from mtl_core import InvalidInputError, checks
 from mtl_core.extension import inner_optimizer
+from mtl_teleport.fresh_start import effective_gradient, start_anew
 from mtl_teleport.inner_product import inner_product
 from mtl_teleport.transport import carry
 
@@ -198,7 +199,7 @@ def modulated(
                 # The released code overwrites the betas of a whole group, and resets all of the optimiser.
                 inside = group["params"]
             if inside and forget:
-                _forget(inner, inside, memory)
+                start_anew(inner, group, inside, memory)
             elif carried:
                 for parameter in inside:
                     carry(inner, group, parameter, carried[id(parameter)], memory)
@@ -237,14 +238,6 @@ def _undo(actions: list[Callable[[], object]]) -> None:
         actions.pop()()
 
 
-def _forget(optimizer: Optimizer, parameters: list[Tensor], undo: list[Callable[[], object]]) -> None:
-    """Drop the state of these parameters, so that the optimiser starts on them anew."""
-    for parameter in parameters:
-        if parameter in optimizer.state:
-            state = optimizer.state.pop(parameter)
-            undo.append(partial(optimizer.state.__setitem__, parameter, state))
-
-
 def _reuse(
     optimizer: Optimizer, group: dict[str, Any], parameter: Tensor, sigma: float, undo: list[Callable[[], object]]
 ) -> None:
@@ -261,7 +254,7 @@ def _reuse(
             # No average: what is kept of it is σ of it, and the gradient comes on top whole.
             state["momentum_buffer"].mul_(sigma)
         return
-    gradient = _effective_gradient(group, parameter)
+    gradient = effective_gradient(group, parameter)
     if isinstance(optimizer, torch.optim.Muon):
         # An average without bias correction: a = 1.
         state["momentum_buffer"].mul_(sigma).add_(gradient, alpha=1.0 - sigma)
@@ -287,18 +280,6 @@ def _affine(sigma: float, beta: float, step: float) -> tuple[float, float]:
         return 1.0, 0.0
     a = (1.0 - beta**step) / (1.0 - sigma * beta**step)
     return a * sigma, (a * (1.0 - sigma * beta) - (1.0 - beta)) / beta
-
-
-def _effective_gradient(group: dict[str, Any], parameter: Tensor) -> Tensor:
-    """The gradient as the averages see it: with its sign and coupled weight decay, complex as pairs of reals."""
-    assert parameter.grad is not None
-    gradient = parameter.grad.neg() if group.get("maximize") else parameter.grad
-    decoupled = group.get(
-        "decoupled_weight_decay", "ns_steps" in group
-    )  # Muon's decay is decoupled, and it has no such key
-    if group.get("weight_decay") and not decoupled:
-        gradient = gradient.add(parameter.detach(), alpha=group["weight_decay"])
-    return torch.view_as_real(gradient) if gradient.is_complex() else gradient
 
 
 def _scale_factors(
