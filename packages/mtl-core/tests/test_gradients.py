@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mtl_core import (
     DetachedLossError,
@@ -353,8 +354,10 @@ class TestBadInput:
             TaskGradients(torch.ones(1, 3), [parameter(1.0, 2.0)])
 
     def test_several_devices(self) -> None:
-        a, b = parameter(1.0), nn.Parameter(torch.ones(1, device="meta"))
-        with pytest.raises(InvalidInputError, match="one device"):
+        a = parameter(1.0)
+        with FakeTensorMode():  # stands for a device that need not be there
+            b = nn.Parameter(torch.ones(1, device="cuda"))
+        with pytest.raises(InvalidInputError, match=r"must lie on one device, got \['cpu', 'cuda:0'\]"):
             collect([a[0]], [a, b])
 
 
