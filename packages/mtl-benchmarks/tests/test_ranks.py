@@ -272,6 +272,16 @@ def test_the_command_under_torchrun(tmp_path: Path) -> None:
     assert load_result(found).config.ranks == 2
 
 
+def test_what_the_first_step_would_refuse_ends_all_processes_before_anything_begins(tmp_path: Path) -> None:
+    """The last batch of 50 samples has 2, which cannot be cut in three."""
+    words = ["run", "digits", "--benchmark.n_train", "50", "--batch_size", "12", "--method", "sdmgrad"]
+    found = finish(start(["-m", "mtl_benchmarks", *words, "--epochs", "1", "--out", str(tmp_path / "runs")]))
+    assert [code for code, _, _ in found] == [2, 2]
+    for _, _, said in found:
+        assert "must leave no batch of fewer than 3 samples, as SDMGrad takes three batches" in said
+    assert not (tmp_path / "runs").exists()
+
+
 def test_sharding_needs_several_processes() -> None:
     training = replace(Digits().training, sharding="fsdp")
     with pytest.raises(InvalidParameterError, match="`sharding` must be 'none'"):

@@ -93,7 +93,7 @@ def test_nothing_begins_where_a_run_would_be_refused(
     method, words, said = REFUSED[kind]
     assert main([*command(method, LINES, *words), "--out", str(tmp_path / "runs")]) == 2
     error = capsys.readouterr().err
-    assert said.replace("`batch_size`", "batch_size`") in error
+    assert said.replace("`batch_size`", "`--batch_size`") in error
     assert error.count("\n") == 1
     assert not list(tmp_path.glob("runs/*"))
 

@@ -51,6 +51,7 @@ class Plan:
         checkpoint_every: steps between checkpoints within an epoch.
         log: what every run is also written to, by the names of ``mtl_benchmarks.engine.logs``.
         loading: how data that is read sample by sample is read ahead.
+        options: those of the command, by which errors about arguments are called.
     """
 
     configs: tuple[RunConfig, ...]
@@ -59,6 +60,7 @@ class Plan:
     checkpoint_every: int | None
     log: tuple[str, ...] = ()
     loading: Loading = Loading()
+    options: tuple[Option, ...] = ()
 
 
 def parse_run(arguments: Sequence[str]) -> Plan | None:
@@ -222,6 +224,7 @@ def _plan(request: Request) -> Plan:
         values.get("--checkpoint_every"),
         (values["--log"],) if values.get("--log") else (),
         Loading(workers=values.get("--workers", 0), prefetch=values.get("--prefetch", 2)),
+        tuple(request.table),
     )
 
 

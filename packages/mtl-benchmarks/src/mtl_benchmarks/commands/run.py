@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mtl_benchmarks.benchmarks import available
 from mtl_benchmarks.command_line.command import Command
 from mtl_benchmarks.command_line.completion import every_option
+from mtl_benchmarks.command_line.request import in_words_of
 from mtl_benchmarks.command_line.run_words import own_options, parse_run
 
 __all__ = ["COMMAND"]
@@ -26,7 +27,7 @@ def _run(words: Sequence[str]) -> None:
                 run(config, plan.out, loading=plan.loading)  # takes part in it, and touches no file
             return
         console = open_console()
-        with ranks.leading():
+        with ranks.leading(), in_words_of(plan.options):
             results = execute(plan, console)
     print_report(results, console)
     for result in results:

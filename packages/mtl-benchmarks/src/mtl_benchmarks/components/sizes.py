@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mtl_benchmarks.components.options import Choice
 from mtl_core import InvalidInputError, InvalidParameterError
 
 __all__ = ["fitting", "refuse_huge", "within_memory"]
@@ -24,15 +25,14 @@ def refuse_huge(options: Mapping[str, Any]) -> None:
     """Refuse whole numbers of a size that nothing has, in the options of a benchmark and of its parts.
 
     Args:
-        options: resolved; parts are objects with ``options`` of their own.
+        options: resolved; a part is a ``Choice`` with options of its own.
 
     Raises:
         InvalidParameterError: there is one.
     """
     for name, value in options.items():
-        inner = getattr(value, "options", None)
-        if isinstance(inner, Mapping):
-            refuse_huge(inner)
+        if isinstance(value, Choice):
+            refuse_huge(value.options)
         if type(value) is int and abs(value) > _MOST and not name.endswith("seed"):
             raise InvalidParameterError(f"`{name}` must be at most {_MOST:,}, got {value}.")
 
