@@ -37,6 +37,8 @@ from mtl_benchmarks import Choice
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.command_line import parse_choice, parse_seeds
 from mtl_benchmarks.configuration.making import make_benchmark, make_method, resolve_benchmark, resolve_method
+from mtl_benchmarks.figures.drawing import new_figure, save
+from mtl_benchmarks.figures.palette import task_colour
 from mtl_core import Problem, mean_cosines, step
 from mtl_core.extension import collect_problem
 from mtl_teleport import COST, Always, RandomTeleport, TeleportReport
@@ -260,6 +262,33 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     return found
 
 
+def draw(title: str, rows: Sequence[dict[str, Any]], path: Path) -> Path:
+    """What is different by steps since the move: median over the states, and between the quartiles."""
+    panels = {
+        "smallest cosine, moved - untouched": "others cosine",
+        "norm of the mean gradient, moved / untouched": "others norm",
+        "losses on the training set, moved / untouched - 1 [%]": "all loss %",
+    }
+    figure = new_figure(12, 3.6)
+    figure.suptitle(title, fontsize=10)
+    for number, (heading, name) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, 3, number)
+        taken = sorted({row["after"] for row in rows})
+        for place, design in enumerate(dict.fromkeys(row["design"] for row in rows)):
+            own = [row for row in rows if row["design"] == design]
+            found = [[row[name] for row in own if row["after"] == k and math.isfinite(row[name])] for k in taken]
+            low, middle, high = zip(*(statistics.quantiles(v, n=4, method="inclusive") for v in found), strict=True)
+            colour = task_colour(place)
+            axes.plot(range(len(taken)), middle, marker="o", markersize=4, color=colour, label=design)
+            axes.fill_between(range(len(taken)), low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.axhline(1.0 if "norm" in name else 0.0, color="grey", linewidth=0.8)
+        axes.set_xticks(range(len(taken)), [f"{k:,}" for k in taken])
+        axes.set_xlabel("steps since the move", fontsize=9)
+        axes.set_title(heading, fontsize=9)
+    axes.legend(fontsize=8)
+    return save(figure, path)
+
+
 def spread(values: Sequence[float]) -> str:
     """Median, and the quartiles."""
     known = sorted(value for value in values if math.isfinite(value))
@@ -305,6 +334,8 @@ def main() -> int:
                     writer = csv.DictWriter(file, fieldnames=list(rows[0]))
                     writer.writeheader()
                     writer.writerows(rows)
+                drawn = [row for row in rows if row["htr"] == options.htr[0]]
+                print(f"figure: {draw(title, drawn, options.out / f'{stem}.png').resolve()}")
     return 0
 
 
