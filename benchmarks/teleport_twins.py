@@ -289,13 +289,43 @@ def draw(title: str, rows: Sequence[dict[str, Any]], path: Path) -> Path:
     return save(figure, path)
 
 
-def spread(values: Sequence[float]) -> str:
-    """Median, and the quartiles."""
+def spread(values: Sequence[float], digits: int | None = None) -> str:
+    """Median, and the quartiles; three figures each, or so many decimals."""
     known = sorted(value for value in values if math.isfinite(value))
+
+    def text(value: float) -> str:
+        return f"{value:.3g}" if digits is None else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
     if len(known) < 2:
-        return f"{known[0]:.3g}" if known else ""
+        return text(known[0]) if known else ""
     low, middle, high = statistics.quantiles(known, n=4, method="inclusive")
-    return f"{middle:.3g} ({low:.3g}, {high:.3g})"
+    return f"{text(middle)} ({text(low)}, {text(high)})"
+
+
+COLUMNS = {
+    "of a step": "length, in steps",
+    "others cosine": "cosine +",
+    "others norm": "norm ×",
+    "others curvature": "curvature ×",
+    "held loss %": "losses held, %",
+    "all loss %": "training losses, %",
+}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file that was written here."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{k: v if k in ("design", "htr") else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Lines of a table: medians over the states, quartiles in brackets."""
+    lines = [f"| moved by | memory | after | {' | '.join(COLUMNS.values())} |", "|" + "---|" * (3 + len(COLUMNS))]
+    for design, htr, after in dict.fromkeys((row["design"], row["htr"], row["after"]) for row in rows):
+        own = [r for r in rows if (r["design"], r["htr"], r["after"]) == (design, htr, after)]
+        cells = [spread([row[name] for row in own], digits=2) for name in COLUMNS]
+        lines.append(f"| {design} | {htr} | {after:g} | {' | '.join(cells)} |")
+    return lines
 
 
 def main() -> int:
