@@ -138,7 +138,7 @@ def test_choosing_by_validation(others: Path) -> None:
         ("--seeds 1e3", "`--seeds` must be a number of seeds"),
         ("--config", "`--config` must be followed by the config.json of a run"),
         ("--config nowhere.json", "`--config` must be a file, got 'nowhere.json': No such file"),
-        ("--checkpoint_every 0 --out .", "`checkpoint_every` must be a whole number of at least 1"),
+        ("--checkpoint_every 0 --out .", "`--checkpoint_every` must be a whole number of at least 1"),
     ],
 )
 def test_errors_in_the_words_of_the_option(

@@ -151,6 +151,7 @@ def end(program: list[str], folder: Path, begun: str, number: signal.Signals, *,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heard,
     )
     try:
         deadline = time.monotonic() + 120
