@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mtl_benchmarks.studies.records import read_records
 from mtl_benchmarks.studies.rows import StudyRow, rows_of
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
+TWINS = sorted((EVIDENCE / "data").glob("twins-*.csv"))
 TABLES = sorted((EVIDENCE / "data").glob("choosing-*.csv"))
 STUDIES = sorted((EVIDENCE / "data").glob("study-*.csv"))
 PLANNED = {
@@ -75,3 +77,13 @@ def test_the_study_keeps_to_its_plan(path: Path) -> None:
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_no_seed_for_reporting_was_chosen_on(path: Path) -> None:
     assert max(record.seed for record in read_records([path])) < 200
+
+
+@pytest.mark.parametrize("path", TWINS, ids=lambda path: path.stem)
+def test_the_page_on_twins_says_what_was_seen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EVIDENCE.parents[1] / "benchmarks"))
+    twins = importlib.import_module("teleport_twins")
+    page = (EVIDENCE / "why.md").read_text(encoding="utf-8")
+    lines = twins.markdown(twins.read(path))
+    assert len(lines) > 10
+    assert "\n".join(lines) in page
