@@ -262,6 +262,14 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     return found
 
 
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Of values that are finite; of one, itself, and of none nothing that would be drawn."""
+    if len(values) < 2:
+        return (values[0] if values else math.nan,) * 3
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
 def draw(title: str, rows: Sequence[dict[str, Any]], path: Path) -> Path:
     """What is different by steps since the move: median over the states, and between the quartiles."""
     panels = {
@@ -277,7 +285,7 @@ def draw(title: str, rows: Sequence[dict[str, Any]], path: Path) -> Path:
         for place, design in enumerate(dict.fromkeys(row["design"] for row in rows)):
             own = [row for row in rows if row["design"] == design]
             found = [[row[name] for row in own if row["after"] == k and math.isfinite(row[name])] for k in taken]
-            low, middle, high = zip(*(statistics.quantiles(v, n=4, method="inclusive") for v in found), strict=True)
+            low, middle, high = zip(*map(quartiles, found), strict=True)
             colour = task_colour(place)
             axes.plot(range(len(taken)), middle, marker="o", markersize=4, color=colour, label=design)
             axes.fill_between(range(len(taken)), low, high, color=colour, alpha=0.15, linewidth=0)
@@ -298,7 +306,7 @@ def spread(values: Sequence[float], digits: int | None = None) -> str:
 
     if len(known) < 2:
         return text(known[0]) if known else ""
-    low, middle, high = statistics.quantiles(known, n=4, method="inclusive")
+    low, middle, high = quartiles(known)
     return f"{text(middle)} ({text(low)}, {text(high)})"
 
 
