@@ -199,8 +199,8 @@ _NOT_BATCHED = ("vmap", "batching rule", "batched tensor", "batchedtensor", "fun
 
 def full_losses(outputs: Outputs, n_tasks: int, index: Sequence[int]) -> Tensor:
     """The losses ``[m]``, detached, with NaN for tasks outside ``index``."""
-    values = outputs.detach() if isinstance(outputs, Tensor) else torch.stack([loss.detach() for loss in outputs])
+    # detach() shares memory with the user's tensor, which may be written to later; a stack is a copy.
+    values = outputs.detach().clone() if isinstance(outputs, Tensor) else torch.stack(outputs).detach()
     if len(index) == n_tasks:
-        # detach() shares memory with the user's tensor, which may be written to later.
-        return values.clone()
+        return values
     return values.new_full((n_tasks,), float("nan")).index_put((torch.tensor(index, device=values.device),), values)

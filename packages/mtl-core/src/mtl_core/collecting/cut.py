@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import Node
 
 from mtl_core.collecting.graph import (
+    Leaf,
     Outputs,
     edge_of,
     edges_of,
@@ -20,6 +22,9 @@ from mtl_core.collecting.graph import (
 from mtl_core.errors import InvalidInputError
 
 __all__ = ["cut_of", "heads_above"]
+
+_TRUNK, _END = -1, -2
+"""What an edge is to the heads' parameters, which have numbers from 0 on: a way past the features, or a feature."""
 
 
 def heads_above(
@@ -35,35 +40,45 @@ def heads_above(
         InvalidInputError: naming the tasks whose loss reaches the shared parameters past the features; or parameters of
             heads lie below the features, where their gradients would be lost.
     """
-    # A feature may itself be a shared parameter: then it is an end of the heads and no way past the features.
-    # A frozen tensor has no node in the graph.
+    # What the walk may meet, by edge, not by node: the pieces of one split are features of their own and share their node.
+    # Taken for one another, a part of the gradient was lost. Parameters are told by themselves, since the node at which
+    # a leaf's gradient arrives has to be asked for by a view. A feature may itself be a shared parameter: then it is an
+    # end of the heads and no way past the features. A frozen tensor has no node in the graph.
     numbers = [k for k, h in enumerate(heads) if h.requires_grad]
-    # By edges, not nodes: the pieces of one split are features of their own and share their node. Taken for one
-    # another, a part of the gradient was lost.
-    edges = edges_of([*features, *shared, *[heads[k] for k in numbers]])
-    below = len(features) + len(shared)
-    ends = set(edges[: len(features)])
-    trunk = set(edges[len(features) : below]) - ends
-    places = dict(zip(edges[below:], numbers, strict=True))
+    leaves: dict[int, int] = {}
+    edges: dict[tuple[Node, int], int] = {}
+    for tensor, role in (
+        *((p, _TRUNK) for p in shared),
+        *((heads[k], k) for k in numbers),
+        *((z, _END) for z in features),
+    ):
+        made: Node | None = tensor.grad_fn
+        if made is None:
+            leaves[id(tensor)] = role
+        else:
+            edges[made, tensor.output_nr] = role
     found: list[list[int]] = []
     past: list[str] = []
     for name, root in zip(names, roots_of(outputs), strict=True):
-        # Ends count as seen, so that the walk stops at them and leaves the trunk alone.
-        seen = set(ends)
-        stack = [] if root is None else [edge for edge in (start_edge(root),) if edge not in seen]
-        seen.update(stack)
+        stack = [] if root is None else [start_edge(root)]
+        seen = set(stack)
         own: list[int] = []
         while stack:
             edge = stack.pop()
-            if edge in trunk:
-                past.append(name)
-                break
-            if edge in places:
-                own.append(places[edge])
-            for child, output in edge[0].next_functions:
-                if child is not None and (child, output) not in seen:
-                    seen.add((child, output))
-                    stack.append((child, output))
+            node: Any = edge[0]
+            met = leaves.get(id(node.variable)) if node.__class__ is Leaf else edges.get(edge)
+            if met is not None:
+                if met == _END:
+                    # The trunk begins here, which is not the heads'.
+                    continue
+                if met == _TRUNK:
+                    past.append(name)
+                    break
+                own.append(met)
+            for child in node.next_functions:
+                if child[0] is not None and child not in seen:
+                    seen.add(child)
+                    stack.append(child)
         found.append(own)
     if past:
         whole = any(node.name().startswith(_COMPILED) for node in nodes_of(features))
@@ -80,7 +95,8 @@ def heads_above(
         )
     # Heads of absent tasks are above no loss either; only then is it worth to walk through the trunk.
     seldom = [heads[k] for k in set(numbers).difference(*found)]
-    below_features = [h for h, ok in zip(seldom, reached_by_any(tuple(features), seldom), strict=True) if ok]
+    reached = reached_by_any(tuple(features), seldom) if seldom else []
+    below_features = [h for h, ok in zip(seldom, reached, strict=True) if ok]
     if below_features:
         raise InvalidInputError(
             "`features` must be the trunk's outputs, from which heads start, got some that are computed by "

@@ -45,7 +45,7 @@ class DenseStore(GradientStore):
         self._ids: dict[int, Tensor] = {}
         # Mixed or half-precision dtypes need the conversion that laying out a matrix does; the rows are read as they
         # are.
-        if sum(p.numel() for p in parameters) <= _SMALL or not GradientRows.can_hold((), parameters):
+        if self.width <= _SMALL or not GradientRows.can_hold((), parameters):
             self._to_matrix()
 
     @classmethod
@@ -65,10 +65,11 @@ class DenseStore(GradientStore):
 
     def row(self, k: int, row: Row) -> None:
         """Take the gradient of the ``k``-th present task by each parameter, ``None`` where it has none."""
+        touched = self.touched
         for j, gradient in enumerate(row):
             if gradient is not None:
-                self.touched[j] = True
-                if gradient.layout != torch.strided:
+                touched[j] = True
+                if gradient.layout is not torch.strided:
                     self._sparse.add(j)
         # One gradient of another dtype or layout is enough: from here on, and backwards, all rows go into the matrix.
         if self._matrix is None and not GradientRows.can_hold((row,), self.parameters):
@@ -77,7 +78,8 @@ class DenseStore(GradientStore):
             self._rows[self._index[k]] = row
         else:
             flatten_into(self._matrix[self._index[k]], row, self.parameters)
-            self._note_ids(row)
+            if self._sparse:
+                self._note_ids(row)
 
     def block(self, start: int, count: int, found: Row) -> None:
         """Take the gradients of ``count`` present tasks from the ``start``-th on, side by side in a first dimension."""
@@ -102,7 +104,7 @@ class DenseStore(GradientStore):
                 self._ids[j] = fresh if j not in self._ids else torch.cat([self._ids[j], fresh]).unique()
 
     def _to_matrix(self) -> Tensor:
-        matrix = empty_jacobian(self.n_tasks, self.parameters)
+        matrix = empty_jacobian(self.n_tasks, self.width, self.dtype, self.parameters[0].device)
         for i, row in enumerate(self._rows):
             if row is not None:
                 flatten_into(matrix[i], row, self.parameters)

@@ -46,21 +46,16 @@ def copied_at_once(
         touched: over how many ranks each parameter is touched, where that is not known yet.
     """
     m = len(gramian)
-    columns = [gramian, losses.to(gramian).unsqueeze(1)]
-    columns += [each.to(gramian).unsqueeze(1) for each in (counts, head_flags) if each is not None]
-    flat = torch.cat(columns, dim=1).flatten()
-    square = len(flat)
-    if touched is not None:
-        flat = torch.cat([flat, touched.to(flat)])
-    flat = flat.cpu()
-    # [m, m + 1 to m + 3]
-    packed = flat[:square].view(m, -1)
+    pieces = [gramian.flatten(), losses.to(gramian)]
+    pieces += [each.to(gramian) for each in (counts, head_flags, touched) if each is not None]
+    square, values, *others = torch.cat(pieces).cpu().split([m * m, *[len(piece) for piece in pieces[1:]]])
+    found = iter([other.tolist() for other in others])
     return HostCopy(
-        packed[:, :m].contiguous(),
-        packed[:, m],
-        None if counts is None else packed[:, m + 1].tolist(),
-        [] if head_flags is None else packed[:, -1].tolist(),
-        [count > 0 for count in flat[square:].tolist()],
+        square.view(m, m),
+        values,
+        None if counts is None else next(found),
+        [] if head_flags is None else next(found),
+        [] if touched is None else [count > 0 for count in next(found)],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -48,29 +49,28 @@ def flat_size(parameter: Tensor) -> int:
 
 def widest_dtype(parameters: Sequence[Tensor]) -> torch.dtype:
     """The real dtype to which the parameters' gradients are promoted."""
-    dtype = parameters[0].dtype.to_real()
-    for parameter in parameters[1:]:
-        dtype = torch.promote_types(dtype, parameter.dtype.to_real())
-    return dtype
+    return reduce(torch.promote_types, {p.dtype.to_real() for p in parameters})
 
 
-def empty_jacobian(n_tasks: int, shared: Sequence[Tensor]) -> Tensor:
+def empty_jacobian(n_tasks: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Room for a Jacobian ``[m, d]``."""
-    size = sum(flat_size(p) for p in shared)
-    return torch.empty(n_tasks, size, dtype=widest_dtype(shared), device=shared[0].device)
+    return torch.empty(n_tasks, width, dtype=dtype, device=device)
 
 
 def flatten_into(row: Tensor, gradients: Sequence[Tensor | None], shared: Sequence[Tensor]) -> None:
     """Write gradients into one row of the Jacobian, zero where there is none."""
     parts: list[Tensor] = []
+    dtype = row.dtype
     for gradient, parameter in zip(gradients, shared, strict=True):
         if gradient is None:
             # One zero, seen as often as it is needed: no memory beside the row's.
             parts.append(row.new_zeros(()).expand(flat_size(parameter)))
-            continue
-        dense = gradient.to_dense() if gradient.layout != torch.strided else gradient
-        real = as_real(dense)
-        parts.append(real.reshape(-1) if real.dtype == row.dtype else real.reshape(-1).to(row.dtype))
+        elif gradient.dtype is dtype and gradient.layout is torch.strided:
+            # The common case: real, as the row is.
+            parts.append(gradient.reshape(-1))
+        else:
+            dense = gradient.to_dense() if gradient.layout != torch.strided else gradient
+            parts.append(as_real(dense).reshape(-1).to(dtype))
     # Straight into the row. In a plain cat the pieces would be copied twice.
     torch.cat(parts, out=row)
 

@@ -14,6 +14,7 @@ from mtl_core.errors import DetachedLossError
 
 __all__ = [
     "Joint",
+    "Leaf",
     "Outputs",
     "Root",
     "Ways",
@@ -162,11 +163,12 @@ def start_of(root: Tensor | GradientEdge | Joint) -> Node:
     return edge_of(losses)[0] if made is None else made
 
 
-_Leaf: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
+Leaf: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
+"""The class of the nodes at which the gradients of leaves arrive; each has its leaf as ``variable``."""
 
 
 def _is_leaf(node: Any, targets: set[int]) -> bool:
-    return node.__class__ is _Leaf and id(node.variable) in targets
+    return node.__class__ is Leaf and id(node.variable) in targets
 
 
 def _leads(start: Node, way: Sequence[int], targets: set[int]) -> bool:

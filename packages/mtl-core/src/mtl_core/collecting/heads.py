@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -65,6 +66,11 @@ class HeadGradients:
         for place, task in enumerate(self._present):
             full[task] = found[place]
         return full
+
+    def are_finite(self) -> bool:
+        """Whether all are finite for certain: one question for all tasks, which waits for their device."""
+        gradients = [g for row in self.rows for g in row if g is not None]
+        return not gradients or math.isfinite(float(_joined_sum(gradients)))
 
     def broken(self) -> list[int]:
         """Positions of the tasks with a gradient that is not finite; reads every entry."""
@@ -177,6 +183,12 @@ def finite_flag(gradients: Sequence[Tensor]) -> Tensor:
     A sum is infinite or NaN where an entry is. It may overflow besides, for entries of 1e16 and more whose squares are
     added up, so that whoever sees the flag has to check the entries before raising an error.
     """
+    # Zero times NaN or infinity is NaN, and zero times anything else is zero: no branch, so the host does not wait.
+    return _joined_sum(gradients) * 0.0
+
+
+def _joined_sum(gradients: Sequence[Tensor]) -> Tensor:
+    """A sum over the entries of all gradients, or over their squares, in few operations."""
     small: list[Tensor] = []
     rest: list[Tensor] = []
     for gradient in gradients:
@@ -186,8 +198,7 @@ def finite_flag(gradients: Sequence[Tensor]) -> Tensor:
             rest.append(gradient)
     # Small ones side by side first: two operations for all of them take half the time of one each.
     sums = _sums(gradients if len(small) < 4 or is_sharded(gradients) else [torch.cat(small), *rest])
-    # Zero times NaN or infinity is NaN, and zero times anything else is zero: no branch, so the host does not wait.
-    return (sums[0] if len(sums) == 1 else torch.stack(sums).sum(dtype=torch.float64)) * 0.0
+    return sums[0] if len(sums) == 1 else torch.stack(sums).sum(dtype=torch.float64)
 
 
 _SMALL = 1 << 12

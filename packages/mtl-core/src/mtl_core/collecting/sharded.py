@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class ShardedStore(PartialStore):
     Vectors are this rank's part of ``[d]`` throughout.
     """
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Number of shared parameter entries on this rank."""
         return sum(flat_size(local_part(p)) for p in self.parameters)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NoReturn
 
 import torch
@@ -33,12 +34,12 @@ class GradientStore(ABC):
         self.n_tasks = n_tasks
         self.touched = [True] * len(self.parameters) if touched is None else list(touched)
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Number of entries of an update that ``combine`` returns and ``write`` takes."""
-        return sum(flat_size(p) for p in self.parameters)
+        return sum(map(flat_size, self.parameters))
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """The dtype of updates."""
         return widest_dtype(self.parameters)

@@ -208,7 +208,7 @@ class TaskGradients:
         Raises:
             NonFiniteGradientError: naming the tasks whose are not.
         """
-        if not self._heads.parameters:
+        if not self._heads.parameters or (self._head_flags is None and self._heads.are_finite()):
             return
         self.check_heads()
         if self._head_flags is not None and not bool(torch.isfinite(self._head_flags).all()):
