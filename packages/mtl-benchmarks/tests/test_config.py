@@ -256,7 +256,7 @@ def test_a_file_that_is_no_configuration_is_refused_in_words_of_its_own(
     ("content", "said"),
     [
         (b"", "line 1, column 1, is no JSON"),
-        (b'{\n "seed": 0,\n}', "line 3, column 1, is no JSON"),
+        (b'{\n "seed": 0,\n 1}', "line 3, column 2, is no JSON"),
         (b'{"seed": 0', "line 1, column 11, is no JSON"),
         (b"\xff", "byte 0 is no text in UTF-8"),
         (b"[" * 100_000, "entries within entries without end"),
