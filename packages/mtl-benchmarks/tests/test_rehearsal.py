@@ -54,14 +54,68 @@ class NoPairs:
 
 LINES = "sample_benchmarks:Lines"
 
+EVALUATED = """
+from collections import Counter
+from many_lines import Three
+from sample_benchmarks import Lines
+
+CALLS = Counter()
+
+
+class Parts(Lines):
+    "An evaluation in parts whose metrics do what `how` says."
+
+    name = "parts"
+
+    def __init__(self, *, how: str = "well") -> None:
+        super().__init__()
+        self.how = how
+
+    def metrics_from(self, tally):
+        CALLS["parts"] += 1
+        n = int(tally["test"]["n"])
+        if self.how == "key":
+            tally["test"]["area"]
+        if self.how == "two" and n < 2:
+            raise IndexError("a metric of two samples")
+        if self.how == "constant" and CALLS["parts"] < 3:
+            raise ValueError("only one class is predicted")
+        found = {split: dict(row) for split, row in super().metrics_from(tally).items()}
+        if self.how == "missing":
+            del found["test"]["error_ridge"]
+        return found
+
+
+class Whole(Three):
+    "An evaluation in one go."
+
+    name = "whole"
+
+    def __init__(self, *, how: str = "well") -> None:
+        super().__init__()
+        self.how = how
+
+    def evaluate(self, model, *, device):
+        CALLS["whole"] += 1
+        if self.how == "name":
+            model.get_submodule("head")
+        if self.how == "text":
+            return {"test": {name: "good" for name in super().evaluate(model, device=device)["test"]}}
+        if self.how == "zero" and CALLS["whole"] < 2:
+            1 / 0
+        return super().evaluate(model, device=device)
+"""
+
 
 @pytest.fixture(autouse=True)
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "others.py").write_text(OTHERS)
+    (tmp_path / "evaluated.py").write_text(EVALUATED)
     monkeypatch.syspath_prepend(Path(__file__).parent)
     monkeypatch.syspath_prepend(tmp_path)
     yield
-    sys.modules.pop("others", None)
+    for name in ("others", "evaluated"):
+        sys.modules.pop(name, None)
 
 
 def run(method: str, benchmark: str, *words: str) -> list[str]:
@@ -160,3 +214,59 @@ def test_errors_of_others_say_of_which_run(tmp_path: Path) -> None:
     configs = [RunConfig.resolve(LINES, method, epochs=1) for method in ("ls", "others:NoPairs")]
     with pytest.raises(InvalidInputError, match=r"got 3\. This is of the run 'others:NoPairs'; no run was begun\.$"):
         run_all(configs, tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "how", "said", "code"),
+    [
+        ("Parts", "key", "KeyError: 'area'", 1),
+        ("Parts", "missing", "must hold every metric that it declares", 2),
+        ("Whole", "name", "AttributeError: Lines has no attribute `head`", 1),
+        ("Whole", "text", "must be a mapping from splits to metrics to numbers, got 'good'", 2),
+    ],
+)
+@pytest.mark.parametrize("command", [run, study])
+def test_an_evaluation_that_cannot_be_done_is_known_before_the_first_epoch(
+    command: Callable[..., list[str]],
+    benchmark: str,
+    how: str,
+    said: str,
+    code: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = command("fairgrad", f"evaluated:{benchmark}", "--benchmark.how", how)
+    assert main([*words, "--out", str(tmp_path / "runs")]) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize(("benchmark", "how"), [("Parts", "two"), ("Parts", "constant"), ("Whole", "zero")])
+def test_what_one_sample_or_an_untrained_model_brings_about_refuses_no_run(
+    benchmark: str, how: str, tmp_path: Path
+) -> None:
+    config = RunConfig.resolve(Choice(f"evaluated:{benchmark}", {"how": how}), "ls", epochs=1)
+    (found,) = run_all([config], tmp_path / "runs")
+    assert all(value > 0 for value in found.values.values())
+
+
+def test_one_look_at_the_evaluation_of_a_benchmark(tmp_path: Path) -> None:
+    """Whatever methods its runs are of; in one go also whatever tasks they have."""
+    import evaluated  # type: ignore[import-not-found]
+
+    for name, looks in (("Parts", 2), ("Whole", 1)):
+        tasks = RunConfig.resolve(f"evaluated:{name}", "ls").tasks
+        configs = [RunConfig.resolve(f"evaluated:{name}", method) for method in ("ls", "mgda", "fairgrad")]
+        configs += [RunConfig.resolve(f"evaluated:{name}", "ls", tasks=tasks[:2])]
+        rehearse(configs, tmp_path)
+        assert evaluated.CALLS[name.lower()] == looks
+
+
+def test_evaluations_of_this_package_in_one_go_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rollouts in Meta-World take longer than an epoch."""
+    from mtl_benchmarks.benchmarks.toy import Toy
+
+    monkeypatch.setattr(Toy, "evaluate", lambda *_, **__: pytest.fail("evaluated"))
+    rehearse([RunConfig.resolve(Choice("toy", {"start": 0}), "mgda")], tmp_path)

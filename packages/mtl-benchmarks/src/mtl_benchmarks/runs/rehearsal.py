@@ -19,6 +19,7 @@ from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.parts import RunParts, make_parts
 from mtl_benchmarks.engine.precision import arithmetic
 from mtl_benchmarks.ranks import Ranks, current_ranks
+from mtl_benchmarks.runs.first_evaluation import FirstEvaluations
 from mtl_benchmarks.runs.runner import refuse_other_ranks
 from mtl_benchmarks.storage.files import exists
 from mtl_benchmarks.storage.results import Collection, RunDirectory
@@ -33,19 +34,25 @@ from mtl_core import (
 )
 from mtl_core.extension import CountsEpochs, offers
 
-__all__ = ["rehearse"]
+__all__ = ["left_to_do", "rehearse"]
 
 _OF_NUMBERS = (NoLossesError, NonFiniteGradientError, NonFiniteLossError, NonFiniteStateError, SolverError)
 """What the numbers of a step bring about and no configuration says: it is for the run itself to tell."""
 
 
+def left_to_do(configs: Sequence[RunConfig], out: str | Path) -> list[RunConfig]:
+    """The runs of a collection that have no result yet."""
+    return [c for c in configs if not exists(RunDirectory(Collection.path_in(out, c.name)).result_file)]
+
+
 def rehearse(configs: Sequence[RunConfig], out: str | Path, *, say: Callable[[str], None] | None = None) -> None:
-    """Take the first step of every kind of run that is left to do, on parts that are thrown away.
+    """Take the first step of every kind of run that is left to do, and evaluate, on parts that are thrown away.
 
     Batches that a method cannot be given, tasks that a method does not know, a model that an adapter does not fit: all
     that is refused when parts meet for the first time would otherwise be refused when the run's turn comes, after the
-    work of those before it. Runs that differ in their seed are of one kind. Nothing is written, and what was looked at
-    once in a process is not looked at again.
+    work of those before it. Of each benchmark's evaluation as little is done as shows whether it can be, see
+    ``FirstEvaluations``: what it raises would end the first run after its first epoch. Runs that differ in their seed
+    are of one kind. Nothing is written, and what was looked at once in a process is not looked at again.
 
     Args:
         configs: of the runs.
@@ -56,10 +63,10 @@ def rehearse(configs: Sequence[RunConfig], out: str | Path, *, say: Callable[[st
         InvalidInputError: a run would be refused; the text says which.
     """
     kinds: dict[str, RunConfig] = {}
-    for config in configs:
-        if not exists(RunDirectory(Collection.path_in(out, config.name)).result_file):
-            kinds.setdefault(config.digest(with_seed=False), config)
+    for config in left_to_do(configs, out):
+        kinds.setdefault(config.digest(with_seed=False), config)
     benchmarks: dict[str, Benchmark] = {}
+    evaluations: dict[str, FirstEvaluations] = {}
     for digest, config in kinds.items():
         if digest in _rehearsed():
             continue
@@ -70,7 +77,8 @@ def rehearse(configs: Sequence[RunConfig], out: str | Path, *, say: Callable[[st
             if key not in benchmarks:
                 benchmarks[key] = make_benchmark(config.benchmark)
                 benchmarks[key].prepare(say or _silence)
-            _take_first_step(config, benchmarks[key])
+                evaluations[key] = FirstEvaluations(benchmarks[key])
+            _take_first_step(config, benchmarks[key], evaluations[key])
         except InvalidInputError as error:
             if len(kinds) > 1:
                 error.args = (f"{error} This is of the run {config.label!r}; no run was begun.",)
@@ -88,7 +96,7 @@ def _silence(text: str) -> None:
     """What has no listener."""
 
 
-def _take_first_step(config: RunConfig, benchmark: Benchmark) -> None:
+def _take_first_step(config: RunConfig, benchmark: Benchmark, evaluations: FirstEvaluations) -> None:
     device = current_ranks().device(config.device)
     with (
         seeded(config.seed, threads=config.threads),
@@ -104,6 +112,7 @@ def _take_first_step(config: RunConfig, benchmark: Benchmark) -> None:
             with within_memory("the first step"):
                 step(parts.problem, batch, parts.optimizer, parts.method, **parts.options)
             _attach(config, parts)
+            evaluations.look(parts.model, config.tasks, device=device, alone=config.ranks == 1)
         except _OF_NUMBERS:
             pass
         finally:
