@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy
 import pytest
 import torch
 
+from mtl_benchmarks.cli import main
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.logs import CSVLog, TensorBoardLog, WandBLog, make_logs
 from mtl_benchmarks.engine.observers import EvaluationSeen, Observer, ObserverError, RunStart, StepSeen, Watching
@@ -20,8 +25,8 @@ from mtl_benchmarks.engine.trainer import Trainer
 from mtl_benchmarks.runs.runner import run
 from mtl_benchmarks.runs.work import Work
 from mtl_benchmarks.storage.checkpoint import Checkpoints
-from mtl_benchmarks.storage.results import RunDirectory
-from mtl_core import InvalidParameterError, MissingExtraError
+from mtl_benchmarks.storage.results import Collection, RunDirectory
+from mtl_core import InvalidParameterError, MissingExtraError, ResultsDirectoryError
 
 HERE = Path(__file__).parent
 
@@ -332,3 +337,157 @@ def test_names_of_logs(monkeypatch: pytest.MonkeyPatch) -> None:
         make_logs(["tensorboard"])
     with pytest.raises(MissingExtraError, match="pip install 'wandb>="):
         make_logs(["wandb"])
+
+
+def wandb_that(mode: str = "online", error: Exception | None = None) -> ModuleType:
+    """What this package asks of wandb before a run."""
+
+    def login() -> bool:
+        if error is not None:
+            raise error
+        return True
+
+    class Error(Exception):
+        pass
+
+    fake = ModuleType("wandb")
+    vars(fake).update(login=login, Error=Error, setup=lambda: SimpleNamespace(settings=SimpleNamespace(mode=mode)))
+    if isinstance(error, RuntimeError):
+        error = Error(*error.args)
+    return fake
+
+
+NO_KEY = RuntimeError("No API key configured.")
+
+
+@pytest.mark.parametrize(
+    ("mode", "error", "is_ready"),
+    [
+        ("online", None, True),
+        ("online", NO_KEY, False),
+        ("shared", NO_KEY, False),
+        ("online", ValueError("API key must have 40 characters"), False),
+        ("offline", NO_KEY, True),
+        ("dryrun", NO_KEY, True),
+        ("disabled", NO_KEY, True),
+    ],
+)
+def test_wandb_needs_a_key_before_anything_begins(
+    mode: str,
+    error: Exception | None,
+    is_ready: bool,
+    config: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", wandb_that(mode, error))
+    log = WandBLog()
+    if is_ready:
+        log.ready(tmp_path / "run")
+        return
+    with pytest.raises(InvalidParameterError, match="must have a key of Weights & Biases, got none that it takes"):
+        run(config, tmp_path / "run", observers=[log])
+    assert not (tmp_path / "run").exists()
+    command = ["run", "many_lines:Three", "--epochs", "1", "--log", "wandb", "--out", str(tmp_path / "runs")]
+    assert main(command) == 2
+    assert "`--log` wandb must have a key" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_real_wandb_without_a_key(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed (extra [wandb])")
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("NETRC", "HOME", "WANDB_CONFIG_DIR", "WANDB_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    (tmp_path / "HOME").mkdir()
+    monkeypatch.setattr(sys, "stdin", io.StringIO())  # no terminal to ask at
+    wandb.teardown()
+    try:
+        with pytest.raises(InvalidParameterError, match=r"got none that it takes .* WANDB_MODE=offline"):
+            run(config, tmp_path / "run", observers=[WandBLog()])
+    finally:
+        wandb.teardown()
+    assert not (tmp_path / "run").exists()
+
+
+IN_THE_WAY = {
+    "a file for the folder": ("csv", "log", "must be written in a folder"),
+    "a link that leads nowhere": ("csv", "log->", "must be written in a folder"),
+    "a folder for the file": ("csv", "log/log.csv/", "must be written in a file"),
+    "a file for the folder of tensorboard": ("tensorboard", "log/tensorboard", "must be written in a folder"),
+    "a file for the folder of wandb": ("wandb", "log/wandb", "must be written in a folder"),
+}
+
+
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_a_log_that_cannot_be_written_is_refused_before_the_first_run(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the second of two runs, which a command would have come to after training the first."""
+    monkeypatch.syspath_prepend(HERE)
+    log, name, said = IN_THE_WAY[kind]
+    pytest.importorskip(log, reason=f"{log} is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    out = tmp_path / "runs"
+    words = ["run", "many_lines:Noisy", "--epochs", "1", "--seeds", "2", "--out", str(out), "--baselines", "none"]
+    configs = [RunConfig.resolve("many_lines:Noisy", "ls", epochs=1, seed=seed) for seed in (0, 1)]
+    place = Collection(out).run_path(configs[1].name) / name.rstrip("/->")
+    place.parent.mkdir(parents=True)
+    if name.endswith("->"):
+        place.symlink_to(tmp_path / "nowhere")
+    elif name.endswith("/"):
+        place.mkdir()
+    else:
+        place.write_text("of somebody else")
+    assert main([*words, "--log", log]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert str(place) in error
+    assert error.count("\n") == 1
+    assert not (out / configs[0].name).exists()
+
+
+@pytest.mark.parametrize("log", [CSVLog(), TensorBoardLog()], ids=["csv", "tensorboard"])
+def test_a_log_that_may_not_be_written_to(log: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log/log.csv").write_text("step,epoch,name,value\n")
+    (tmp_path / "log/tensorboard").mkdir()
+    log.ready(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name not in ("log.csv", "tensorboard"))
+    with pytest.raises(ResultsDirectoryError, match="must be writable, got"):
+        log.ready(tmp_path)
+
+
+def test_a_folder_by_the_name_of_wandb_is_not_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", ModuleType("wandb"))
+    with pytest.raises(MissingExtraError, match="pip install 'wandb>="):
+        WandBLog()
+
+
+@pytest.mark.parametrize("line", ['3,1,"never ends,1.0', "3,1," + 200_000 * "x" + ",1.0", "x" * 200_000])
+def test_a_damaged_line_of_a_log_takes_no_others_with_it(line: str, config: RunConfig, tmp_path: Path) -> None:
+    path = tmp_path / "run/log/log.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"step,epoch,name,value\n1,1,step/loss/first,1.0\n{line}\n2,1,step/loss/first,2.0\n")
+    log = CSVLog()
+    log.start(RunStart(config, tmp_path / "run", 2))
+    log.finish()
+    lines = path.read_text().splitlines()
+    assert lines[1] == "1,1,step/loss/first,1.0"
+    assert "2,1,step/loss/first,2.0" in lines
+
+
+def test_observers_are_asked_before_a_run(config: RunConfig, tmp_path: Path) -> None:
+    class Unable(Observer):
+        def ready(self, directory: Path) -> None:
+            assert directory == tmp_path / "run"
+            torch.rand(1)
+            raise OSError("no line")
+
+    before = torch.get_rng_state()
+    with pytest.raises(ObserverError, match="observer Unable must be ready before a run, got OSError: no line"):
+        run(config, tmp_path / "run", observers=[Unable()])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not (tmp_path / "run").exists()

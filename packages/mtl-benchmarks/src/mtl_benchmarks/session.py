@@ -27,10 +27,11 @@ from mtl_benchmarks.comparison.protocols import short_name
 from mtl_benchmarks.configuration.making import make_benchmark
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.logs import make_logs
+from mtl_benchmarks.engine.observers import make_ready
 from mtl_benchmarks.engine.progress import Progress
 from mtl_benchmarks.runs.baselines import single_tasks
 from mtl_benchmarks.runs.copies import distinct
-from mtl_benchmarks.runs.rehearsal import rehearse
+from mtl_benchmarks.runs.rehearsal import left_to_do, rehearse
 from mtl_benchmarks.runs.runner import RunResult, run
 from mtl_benchmarks.storage.marker import refuse_kind
 from mtl_benchmarks.storage.results import Collection
@@ -70,10 +71,13 @@ def execute(plan: Plan, console: Console) -> list[RunResult]:
     """Run everything in the plan; runs that are complete already are read, broken-off ones finished.
 
     Raises:
-        InvalidInputError: one of them would be refused at its first step; then none is begun.
+        InvalidInputError: one of them would be refused at its first step, or its log cannot be written; then none is
+            begun.
     """
     configs = planned(plan)
     refuse_kind(plan.out, "collection")
+    for config in left_to_do(configs, plan.out) if plan.log else ():
+        make_ready(make_logs(plan.log), Collection.path_in(plan.out, config.name))
     rehearse(configs, plan.out, say=lambda text: console.print(text, highlight=False, soft_wrap=True))
     collection = Collection(plan.out)
     columns = (

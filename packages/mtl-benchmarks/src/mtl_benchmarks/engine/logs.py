@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtl_benchmarks.engine.observers import EvaluationSeen, Observer, RunStart, StepSeen
 from mtl_benchmarks.storage.files import write_atomically
 from mtl_benchmarks.storage.tables import table
-from mtl_core import MissingExtraError
+from mtl_core import InvalidParameterError, MissingExtraError, ResultsDirectoryError
 from mtl_core.checks import one_of, positive_int
 
 if TYPE_CHECKING:
@@ -43,6 +45,14 @@ class Log(Observer):
         values |= {f"seconds/{part}": value for part, value in seen.seconds.items()}
         self.write(seen.step, seen.epoch, values)
 
+    def ready(self, directory: Path) -> None:
+        """Look at the folder ``log``, in which everything is written.
+
+        Raises:
+            ResultsDirectoryError: something else has its name, or it cannot be written to.
+        """
+        _refuse_as_folder(directory / "log")
+
     @abstractmethod
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Write values by name."""
@@ -60,6 +70,11 @@ class CSVLog(Log):
     def __init__(self, *, every: int = 10) -> None:
         super().__init__(every=every)
         self._file: TextIO | None = None
+
+    def ready(self, directory: Path) -> None:
+        """Look at the file, too."""
+        super().ready(directory)
+        _refuse_as_file(directory / "log" / "log.csv")
 
     def start(self, run: RunStart) -> None:
         """Open the file, without what lies behind the restart."""
@@ -94,7 +109,11 @@ def _rows_before(path: Path, step: int) -> list[list[str]]:
     """Whole lines up to ``step``, without the evaluation there, which comes again."""
     if not path.is_file():
         return []
-    rows = list(csv.reader(path.read_text(encoding="utf-8", errors="replace").splitlines()))[1:]
+    rows: list[list[str]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[1:]:
+        # Line by line, so that a damaged one, as of a quote that never ends, takes no others with it.
+        with suppress(csv.Error):
+            rows += csv.reader([line])
     # A line that was cut off by the kill is left out.
     whole = [row for row in rows if len(row) == 4 and row[0].isdecimal()]
     return [row for row in whole if int(row[0]) < step or (int(row[0]) == step and row[2].startswith("step/"))]
@@ -118,6 +137,11 @@ class TensorBoardLog(Log):
             raise MissingExtraError("logging to TensorBoard", "mtl-benchmarks[tensorboard]") from None
         self._make: Any = SummaryWriter
         self._writer: Any = None
+
+    def ready(self, directory: Path) -> None:
+        """Look at the folder of the event files, too."""
+        super().ready(directory)
+        _refuse_as_folder(directory / "log" / "tensorboard")
 
     def start(self, run: RunStart) -> None:
         """Open an event file; what lies behind a restart is purged."""
@@ -156,11 +180,32 @@ class WandBLog(Log):
         super().__init__(every=every)
         try:
             import wandb
-        except ImportError:
+
+            # A folder of that name, as wandb makes one where it is started, is imported as an empty package.
+            wandb.login  # noqa: B018
+        except (ImportError, AttributeError):
             raise MissingExtraError("logging to Weights & Biases", "mtl-benchmarks[wandb]") from None
         self._wandb: Any = wandb
         self._project = project
         self._run: Any = None
+
+    def ready(self, directory: Path) -> None:
+        """Look whether there is a key, unless the mode is one that sends nothing; at a terminal wandb asks for one.
+
+        Raises:
+            InvalidParameterError: there is none, or one that wandb does not take.
+        """
+        super().ready(directory)
+        _refuse_as_folder(directory / "log" / "wandb")
+        if self._wandb.setup().settings.mode in _SENDS_NOTHING:
+            return
+        try:
+            self._wandb.login()
+        except (self._wandb.Error, ValueError, TimeoutError) as error:
+            raise InvalidParameterError(
+                f"`log` wandb must have a key of Weights & Biases, got none that it takes ({error}). Give it by `wandb "
+                "login` or WANDB_API_KEY, or keep the log on this machine with WANDB_MODE=offline."
+            ) from error
 
     def start(self, run: RunStart) -> None:
         """Begin a run there, under the name of ours."""
@@ -189,6 +234,35 @@ class WandBLog(Log):
         """End the run there as one that failed."""
         if self._run is not None:
             self._run.finish(exit_code=1)
+
+
+_SENDS_NOTHING = ("offline", "dryrun", "disabled")
+"""Modes of wandb that need no key."""
+
+
+def _refuse_as_folder(path: Path) -> None:
+    """Refuse what cannot be made a folder, or be written into."""
+    if os.path.lexists(path) and not path.is_dir():
+        raise ResultsDirectoryError(
+            f"`log` must be written in a folder, got {str(path)!r}, which is none. Move it away, or leave out `log`."
+        )
+    _refuse_unwritable(path)
+
+
+def _refuse_as_file(path: Path) -> None:
+    """Refuse what is no file, or cannot be written."""
+    if os.path.lexists(path) and not path.is_file():
+        raise ResultsDirectoryError(
+            f"`log` must be written in a file, got {str(path)!r}, which is none. Move it away, or leave out `log`."
+        )
+    _refuse_unwritable(path)
+
+
+def _refuse_unwritable(path: Path) -> None:
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        raise ResultsDirectoryError(
+            f"`log` must be writable, got {str(path)!r}, which is not. Make it so, or leave out `log`."
+        )
 
 
 LOGS: Mapping[str, type[Log]] = {"csv": CSVLog, "tensorboard": TensorBoardLog, "wandb": WandBLog}

@@ -16,9 +16,9 @@ from torch import Tensor
 from mtl_benchmarks.batching.randomness import random_state, set_random_state
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.progress import Progress
-from mtl_core import StepReport
+from mtl_core import InvalidInputError, MissingExtraError, StepReport
 
-__all__ = ["EvaluationSeen", "Observer", "ObserverError", "RunStart", "StepSeen", "Watching"]
+__all__ = ["EvaluationSeen", "Observer", "ObserverError", "RunStart", "StepSeen", "Watching", "make_ready"]
 
 
 class ObserverError(RuntimeError):
@@ -100,6 +100,12 @@ class Observer(Protocol):
     error in one ends the run and says which observer it was.
     """
 
+    def ready(self, directory: Path) -> None:
+        """Before anything is made: whatever would keep it from seeing the run in this directory is raised here.
+
+        A command asks the observers of all its runs before the first of them begins. Nothing is to be written.
+        """
+
     def start(self, run: RunStart) -> None:
         """Before the first step of this process. After a restart, what lies behind ``run.step`` will come again."""
 
@@ -114,6 +120,34 @@ class Observer(Protocol):
 
     def broken_off(self) -> None:
         """In place of ``finish``, where an error or Ctrl-C ends the run; what it raises is of no account."""
+
+
+def make_ready(observers: Sequence[Observer], directory: Path) -> None:
+    """Ask observers whether they could see a run.
+
+    Args:
+        observers: those that it will have.
+        directory: of the run; it need not exist.
+
+    Raises:
+        InvalidInputError: one could not, in its own words.
+        ObserverError: one raised something else.
+    """
+    for observer in observers:
+        ready = getattr(observer, "ready", None)  # one of the shape of an observer may know no such question
+        if ready is None:
+            continue
+        with _unchanged():
+            try:
+                ready(directory)
+            except (InvalidInputError, MissingExtraError):
+                raise
+            except Exception as error:
+                name = type(observer).__name__
+                raise ObserverError(
+                    f"observer {name} must be ready before a run, got {type(error).__name__}: {error}. Nothing was "
+                    "begun; start the run without it, or mended."
+                ) from error
 
 
 class Watching:

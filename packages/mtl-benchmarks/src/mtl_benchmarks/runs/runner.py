@@ -16,7 +16,7 @@ from mtl_benchmarks.configuration.making import make_benchmark
 from mtl_benchmarks.configuration.origin import origin
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.following import follow
-from mtl_benchmarks.engine.observers import Observer, Watching
+from mtl_benchmarks.engine.observers import Observer, Watching, make_ready
 from mtl_benchmarks.engine.precision import arithmetic
 from mtl_benchmarks.engine.progress import Progress
 from mtl_benchmarks.ranks import current_ranks
@@ -150,6 +150,7 @@ def _run_first(
     if _is_complete(files, settings):
         _say_what_has_changed(files, config, say)
     else:
+        make_ready(observers, files.path)
         make_benchmark(config.benchmark).prepare(preparing or _silence)
         precise = arithmetic(config.training.precision, device=config.device)
         watching = Watching(observers, config, files.path)
