@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
@@ -27,6 +28,10 @@ __all__ = ["Ranks", "current_ranks", "joined"]
 _TIMEOUT = timedelta(minutes=10)
 """After so long without a word of another process, all end. Loading data or an evaluation may not take longer on one
 process than on the others by as much."""
+
+_ALONE = contextlib.nullcontext()
+"""What one process does together with itself: one for all, since a step of a small net is not much longer than making
+one."""
 
 
 @dataclass
@@ -62,15 +67,21 @@ class Ranks:
             return asked
         return f"cuda:{self.local}"
 
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self) -> AbstractContextManager[None]:
         """Do something on every process, and raise on all of them what it raised on one."""
-        with self.parting(), together(self.group):
+        return _ALONE if self.group is None else self._together()
+
+    def parting(self) -> AbstractContextManager[None]:
+        """Note that all processes raise the error, if there is one, as they do when ``mtl_core.step`` raises."""
+        return _ALONE if self.group is None else self._parting()
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        with self._parting(), together(self.group):
             yield
 
     @contextlib.contextmanager
-    def parting(self) -> Iterator[None]:
-        """Note that all processes raise the error, if there is one, as they do when ``mtl_core.step`` raises."""
+    def _parting(self) -> Iterator[None]:
         try:
             yield
         except Exception:

@@ -50,6 +50,7 @@ class StepBatches:
             n = training.accumulate
             # Processes and micro-batches divide a batch in one go, each process having n of its parts in a row.
             self.parts = tuple(Part(ranks.rank * n + k, ranks.size * n) for k in range(n))
+        self._is_whole = self.parts == (Part(),)
 
     def open(self, loading: Loading) -> None:
         """Begin to read ahead, where samples are read one by one."""
@@ -66,7 +67,7 @@ class StepBatches:
 
     def batch(self, epoch: int, index: int) -> Any:
         """What the step with this number within its epoch is given."""
-        if self.parts == (Part(),):
+        if self._is_whole:
             return self._source.batch(epoch, index)
         shares = [part_of(self._source, epoch, index, part) for part in self.parts]
         if self._in_threes:

@@ -71,6 +71,8 @@ class Trainer:
         self._options = {**made.options, "group": self.ranks.group}
         self.selection = Selection(self.benchmark, config.tasks, self.training)
         self.recorder = Recorder(config.tasks)
+        self._epoch_length = len(self.batches)
+        self._length = self.training.total_steps(self._epoch_length)
         self.step = 0
         self.seconds = 0.0
         self._reductions = 0
@@ -86,12 +88,12 @@ class Trainer:
     @property
     def steps_per_epoch(self) -> int:
         """Steps in a pass over the training set."""
-        return len(self.batches)
+        return self._epoch_length
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole run, unless it ends early."""
-        return self.training.total_steps(self.steps_per_epoch)
+        return self._length
 
     @property
     def is_finished(self) -> bool:
@@ -187,12 +189,13 @@ class Trainer:
         while self.step < target:
             self.ranks.say("step")
             self.take_step()
-            seen(self.progress)
+            now = self.progress
+            seen(now)
             # Not at an evaluation, after which there is a checkpoint of its own.
             if every is not None and self.step % every == 0 and self.step < target:
                 save()
             if progress is not None:
-                progress(self.progress)
+                progress(now)
         self.ranks.say("evaluate")
         self.evaluate()
 
@@ -218,7 +221,7 @@ class Trainer:
 
     def take_step(self) -> None:
         """One step; all processes call this together."""
-        epoch, index = divmod(self.step, self.steps_per_epoch)
+        epoch, index = divmod(self.step, self._epoch_length)
         if index == 0 and offers(self.method, CountsEpochs):
             self.method.start_epoch(epoch)
         begin = time.perf_counter()
@@ -252,7 +255,7 @@ class Trainer:
         self.recorder.record_times(data=data, forward=forward, whole=whole, teleports=teleports)
 
     def _set_rates(self) -> None:
-        place = Place(self.step, self.total_steps, self.steps_per_epoch, self._reductions)
+        place = Place(self.step, self._length, self._epoch_length, self._reductions)
         for group, base in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = self.training.schedule.rate(base, place)
 
