@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -16,6 +14,7 @@ from mtl_benchmarks.engine.progress import Progress
 from mtl_benchmarks.engine.series import PAIR_HEADER, STEP_HEADER, gradient_header
 from mtl_benchmarks.engine.trainer import Trainer
 from mtl_benchmarks.runs.forgotten import Forgotten, gone_on_without, may_be_lost
+from mtl_benchmarks.runs.showing import Showing
 from mtl_benchmarks.storage.checkpoint import Checkpoint, config_digest
 from mtl_benchmarks.storage.environment import Sessions
 from mtl_benchmarks.storage.files import digest_of, exists
@@ -32,8 +31,6 @@ from mtl_core import (
 
 __all__ = ["Work"]
 
-_SERIES_EVERY = 30.0
-"""Seconds between two times that the tables of single steps are written while a run goes on."""
 _NOTHING_TO_WRITE_IT_FROM = (
     "There is no checkpoint of the finished run that it could be written from. Move result.json away and give the "
     "command of this run again to train what is missing."
@@ -59,7 +56,7 @@ class Work:
     ) -> None:
         self.config = config
         self.files = files
-        self._shown = -math.inf
+        self._showing = Showing()
         self.say: Callable[[str], None] = lambda text: say(f"{files.path}: {text}.")
         # Before anything is made: a damaged checkpoint needs no model, and leaves no processes that read data.
         self.found = files.checkpoints.read(config.as_dict())
@@ -131,15 +128,11 @@ class Work:
         self._finish()
 
     def _show(self) -> None:
-        """Write the tables as they stand, for who looks at a run that goes on.
-
-        Those of single steps have thousands of lines, which would take longer than a short epoch: only now and then.
-        """
-        now = time.monotonic()
-        if is_due := now - self._shown >= _SERIES_EVERY:
-            self._shown = now
-        for name, content in self._tables(series=is_due).items():
-            self.files.write_table(name, content)
+        """Write the tables as they stand, for who looks at a run that goes on."""
+        due = self._showing.after(len(self.trainer.recorder.history))
+        if due.tables:
+            for name, content in self._tables(series=due.series).items():
+                self.files.write_table(name, content)
 
     @property
     def _position(self) -> dict[str, int]:
