@@ -20,7 +20,8 @@ from mtl_benchmarks.metrics import Baseline
 from mtl_benchmarks.runs.baselines import own_baselines
 from mtl_benchmarks.runs.runner import RunResult, load_result, run
 from mtl_benchmarks.session import open_console
-from mtl_benchmarks.storage.results import Collection
+from mtl_benchmarks.storage.files import sealed, unsealed
+from mtl_benchmarks.storage.results import Collection, RunDirectory
 from mtl_core import DamagedFileError, InvalidInputError, ResultsDirectoryError
 
 TOY = Choice("toy", {"start": 4, "steps_per_epoch": 2})
@@ -301,3 +302,87 @@ def test_an_entry_of_a_configuration_that_was_changed_is_named(
     assert "if config.json was changed, remove it" in str(raised.value)
     file.unlink()
     assert run(CONFIG, tmp_path / "run").notes == ()
+
+
+ABSENT = object()
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        *((entry, ABSENT) for entry in ("run", "config", "values", "seconds", "checkpoint", "notes", "tables")),
+        *((entry, None) for entry in ("run", "config", "values", "seconds", "notes", "tables")),
+        ("values", []),
+        ("values", {"loss_first": "1.0"}),
+        ("values", {"loss_first": 10**400}),
+        ("values", {"loss_first": True}),
+        ("seconds", "3"),
+        ("notes", "all is well"),
+        ("notes", [1]),
+        ("tables", {"events.jsonl": 1}),
+        ("checkpoint", 1),
+    ],
+)
+@pytest.mark.parametrize("command", ["compare", "report", "run"])
+def test_a_result_with_a_right_digest_and_other_entries_is_refused(
+    entry: str, value: Any, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = Collection(tmp_path / "runs")
+    path = runs.run_path(CONFIG.name)
+    run(CONFIG, path)
+    file = path / "result.json"
+    result = unsealed(file.read_bytes(), file)
+    result.pop(entry)
+    file.write_text(sealed(result if value is ABSENT else {**result, entry: value}, file))
+    before = {each: each.read_bytes() for each in path.iterdir()}
+    words = {
+        "compare": ["compare", str(tmp_path / "runs")],
+        "report": ["report", str(tmp_path / "runs"), "--out", str(tmp_path / "report.html")],
+        "run": ["run", "--config", str(path), "--out", str(tmp_path / "runs"), "--baselines", "none"],
+    }
+    capsys.readouterr()
+    assert main(words[command]) == 2
+    error = capsys.readouterr().err
+    assert f"as `{entry}`, got " in error
+    assert error.count("\n") == 1
+    assert {each: each.read_bytes() for each in path.iterdir()} == before
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["mtl-bench.json", "result.json", "config.json", "environment.json", "events.jsonl"])
+@pytest.mark.parametrize("command", ["compare", "run"])
+def test_entries_within_entries_without_end_are_a_damaged_file(
+    name: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a run that was broken off, too, where no digest tells that a table is another."""
+    runs = Collection(tmp_path / "runs")
+    path = runs.run_path(CONFIG.name)
+    run(CONFIG, path)
+    config = path / "config.json"
+    if command == "run":
+        config = tmp_path / "config.json"
+        config.write_bytes((path / "config.json").read_bytes())
+    (path / name).write_bytes(b"[" * 100_000)
+    words = {
+        "compare": ["compare", str(tmp_path / "runs")],
+        "run": ["run", "--config", str(config), "--out", str(tmp_path / "runs"), "--baselines", "none"],
+    }
+    capsys.readouterr()
+    code = main(words[command])
+    error = capsys.readouterr().err
+    # A run mends from its checkpoint what it can.
+    mended = command == "run" and name in ("result.json", "environment.json", "events.jsonl")
+    assert code == (0 if mended else 2), error
+    assert "RecursionError" not in error
+    if not mended:
+        assert name in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("read", [lambda f: f.read_sessions(), lambda f: f.read_events()], ids=["sessions", "events"])
+def test_tables_of_a_run_that_goes_on_may_be_no_json(read: Any, tmp_path: Path) -> None:
+    run(CONFIG, tmp_path / "run")
+    for name in ("environment.json", "events.jsonl"):
+        (tmp_path / "run" / name).write_bytes(b"[" * 100_000)
+    with pytest.raises(DamagedFileError, match="cannot be read"):
+        read(RunDirectory(tmp_path / "run"))

@@ -12,6 +12,7 @@ import re
 import types
 import typing
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -106,7 +107,8 @@ def conform(annotation: Any, value: Any) -> Any:
     # `type` and not `isinstance`: True is an int, too. A fixed word that is a whole number, as in `float | Literal[0]`,
     # stays one.
     if type(value) is int and float in kinds and int not in kinds and not _holds_literal(kinds, value):
-        return float(value)
+        with suppress(OverflowError):  # one of hundreds of digits is no such number, and stays what it is
+            return float(value)
     return str(value) if isinstance(value, Path) else value
 
 

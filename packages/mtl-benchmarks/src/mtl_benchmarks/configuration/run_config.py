@@ -29,6 +29,9 @@ from mtl_core.checks import seed as checked_seed
 
 __all__ = ["RunConfig"]
 
+_MOST_THREADS = 4096
+"""More than any machine has; torch does not refuse a number that is too large for it, but ends somewhere inside."""
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -72,7 +75,8 @@ class RunConfig:
         one_of("heads", self.heads, ("unit", "weighted"))
         if not isinstance(self.device, str):
             raise InvalidParameterError(f"`device` must be a device of torch such as 'cpu', got {self.device!r}.")
-        positive_int("threads", self.threads)
+        if positive_int("threads", self.threads) > _MOST_THREADS:
+            raise InvalidParameterError(f"`threads` must be at most {_MOST_THREADS}, got {self.threads}.")
         positive_int("ranks", self.ranks)
 
     @classmethod

@@ -16,7 +16,7 @@ from mtl_benchmarks.scenes.folders import Split, content_problems, folder_proble
 from mtl_benchmarks.scenes.generated.rendering import Arrays, rendered_room, rendered_street
 from mtl_benchmarks.scenes.layout import CITYSCAPES, NYUV2, SceneLayout
 from mtl_benchmarks.scenes.npy import header_of
-from mtl_benchmarks.storage.files import write_atomically
+from mtl_benchmarks.storage.files import parsed, write_atomically
 from mtl_core import InvalidInputError, InvalidParameterError
 from mtl_core.checks import positive_int
 from mtl_core.checks import seed as checked_seed
@@ -232,7 +232,7 @@ class _Generated(_Folders):
             note.write_text(json.dumps(own, indent=1) + "\n", encoding="utf-8")
             return
         try:
-            found = json.loads(note.read_text(encoding="utf-8"))
+            found = parsed(note.read_bytes())
         except ValueError:
             found = None
         if found != own:

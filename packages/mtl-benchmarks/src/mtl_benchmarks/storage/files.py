@@ -28,6 +28,7 @@ __all__ = [
     "is_directory",
     "make_directory",
     "on_disk",
+    "parsed",
     "part_of",
     "read",
     "remove",
@@ -56,6 +57,19 @@ def canonical(data: Any) -> bytes:
     return json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
 
 
+def parsed(content: bytes | str) -> Any:
+    """What JSON says.
+
+    Raises:
+        ValueError: it is none, or has entries within entries without end, which Python's reader has an error of its own
+            for.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("entries within entries without end") from None
+
+
 def sealed(data: Mapping[str, Any], path: Path) -> str:
     """Plain data as JSON with the name of its file and the digest of all of it, for :func:`unsealed`."""
     # With its name: a whole file copied over another would have a right digest.
@@ -70,11 +84,11 @@ def unsealed(content: bytes, path: Path) -> dict[str, Any]:
         DamagedFileError: the content is not what was written.
     """
     try:
-        data = json.loads(content)
+        data = parsed(content)
         found = data.pop("digest")
         whole = digest_of(canonical(data)) == found
         name = data.pop("file")
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise damaged(path, f"{len(content)} bytes that cannot be read ({type(error).__name__})") from None
     if not whole:
         raise damaged(path, "content with another digest")

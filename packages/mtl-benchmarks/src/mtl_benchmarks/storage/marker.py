@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal, get_args
 
-from mtl_benchmarks.storage.files import damaged, entries, exists, is_directory, read
+from mtl_benchmarks.storage.files import damaged, entries, exists, is_directory, parsed, read
 from mtl_core import ResultsDirectoryError
 
 __all__ = ["FORMAT", "LOCK", "MARKER", "Kind", "kind_of", "marker", "refuse_kind"]
@@ -55,7 +55,7 @@ def kind_of(path: Path) -> Kind | None:
 
 def _other_marker(path: Path, content: bytes) -> ResultsDirectoryError:
     try:
-        found = json.loads(content)["format"]
+        found = parsed(content)["format"]
     except (ValueError, KeyError, TypeError):
         found = FORMAT
     if found == FORMAT:

@@ -16,6 +16,7 @@ from mtl_benchmarks.storage.files import (
     digest_of,
     exists,
     make_directory,
+    parsed,
     read,
     remove,
     remove_parts,
@@ -25,6 +26,7 @@ from mtl_benchmarks.storage.files import (
 )
 from mtl_benchmarks.storage.lock import locked
 from mtl_benchmarks.storage.marker import LOCK, MARKER, Kind, kind_of, marker, refuse_kind
+from mtl_benchmarks.storage.result_entries import refuse_other_entries
 from mtl_benchmarks.storage.run_tables import RunTables
 from mtl_benchmarks.storage.tables import TABLES
 from mtl_core import DamagedFileError, ResultsDirectoryError
@@ -194,8 +196,8 @@ class RunDirectory(RunTables):
         """
         content = read(self.config_file)
         try:
-            return dict(json.loads(content))
-        except (ValueError, TypeError, RecursionError) as error:
+            return dict(parsed(content))
+        except (ValueError, TypeError) as error:
             raise damaged(
                 self.config_file,
                 f"{len(content)} bytes that cannot be read ({type(error).__name__})",
@@ -260,11 +262,12 @@ class RunDirectory(RunTables):
 
         Raises:
             DamagedFileError: it is not what was written.
-            ResultsDirectoryError: it is of another configuration.
+            ResultsDirectoryError: it is of another configuration, or of another version.
         """
         if not exists(self.result_file):
             return None
         result = unsealed(read(self.result_file), self.result_file)
+        refuse_other_entries(result, self.result_file)
         if config is None and result["config"] != config_digest(self.read_config()):
             raise ResultsDirectoryError(
                 f"`config.json` and `result.json` in {str(self.path)!r} must belong together, got a result of another "

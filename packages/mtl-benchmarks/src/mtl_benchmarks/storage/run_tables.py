@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-from mtl_benchmarks.storage.files import damaged, exists, read
+from mtl_benchmarks.storage.files import damaged, exists, parsed, read
 from mtl_benchmarks.storage.tables import events_from, rows_from
 
 __all__ = ["RunTables"]
@@ -38,7 +37,7 @@ class RunTables:
         if not exists(file):
             return []
         try:
-            return [dict(session) for session in json.loads(read(file))]
+            return [dict(session) for session in parsed(read(file))]
         except (ValueError, TypeError) as error:
             raise damaged(file, f"content that cannot be read ({type(error).__name__})") from None
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtl_benchmarks.storage.files import damaged
+from mtl_benchmarks.storage.files import damaged, parsed
 
 __all__ = ["TABLES", "events_from", "lines", "rows_from", "table"]
 
@@ -43,7 +43,7 @@ def events_from(content: bytes, path: Path) -> list[dict[str, Any]]:
         DamagedFileError: a line is none.
     """
     try:
-        return [dict(json.loads(line)) for line in content.splitlines()]
+        return [dict(parsed(line)) for line in content.splitlines()]
     except (ValueError, TypeError) as error:
         raise damaged(path, f"a line that cannot be read ({type(error).__name__})") from None
 
