@@ -149,7 +149,7 @@ def test_errors_in_the_words_of_the_option(
     captured = capsys.readouterr()
     assert message in captured.err
     assert len(captured.err.splitlines()) == 1
-    assert not list(tmp_path.glob("*/*"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

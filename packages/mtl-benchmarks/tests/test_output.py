@@ -154,3 +154,36 @@ def test_a_study_that_breaks_off_leaves_the_records_of_the_runs_that_ended(
     shown = capsys.readouterr().out
     assert main(["verdict", str(tmp_path / "folder" / "records.csv")]) == 0
     assert re.sub(r"\s+", "", capsys.readouterr().out) in re.sub(r"\s+", "", shown)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "run digits --checkpoint_every 0",
+        "run digits --checkpoint_every -1",
+        "run digits --prefetch 0",
+        "run digits --workers -1",
+        "study digits --methods ls --processes 0",
+        "study digits --methods ls --processes -1",
+        "ablate digits --method ls --parts sharpness --processes 0",
+    ],
+)
+def test_a_number_out_of_range_makes_no_directory(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--benchmark.n_train", "96", "--benchmark.n_test", "32", "--epochs", "1", "--seeds", "1"]
+    assert main([*words.split(), *small, "--out", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err
+    assert f"{words.split()[-2].removeprefix('--')}` must be a whole number of at least" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_no_file_can_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ResultsDirectoryError, match="must be a name that a file can have"):
+        writable_file("--csv", "a\0b")
+    for words in (["verdict", "a\0b"], ["run", "--config", "a\0b"], ["compare", "a\0b"], ["report", "a\0b"]):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert "null" in error
+        assert error.count("\n") == 1

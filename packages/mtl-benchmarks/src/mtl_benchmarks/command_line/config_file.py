@@ -37,8 +37,8 @@ def read_config(path: str | Path) -> RunConfig:
         ) from None
     except InvalidInputError as error:
         raise InvalidInputError(f"`--config` {str(path)!r}: {error}") from None
-    except ValueError as error:  # a number of more digits than Python reads
-        said = f"a number that cannot be read ({error})"
+    except ValueError as error:  # a number of more digits than Python reads, or a name that no file can have
+        said = f"{error}"
     raise ResultsDirectoryError(f"`--config` must hold a run, got {str(path)!r}: {said}. {way_out}")
 
 

@@ -33,6 +33,7 @@ from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.ranks import current_ranks
 from mtl_benchmarks.studies.matching_lengths import matching_lengths
 from mtl_core import InvalidInputError, InvalidParameterError
+from mtl_core.checks import positive_int
 
 __all__ = ["MANY", "USAGE", "Plan", "own_options", "parse_run"]
 
@@ -61,6 +62,11 @@ class Plan:
     log: tuple[str, ...] = ()
     loading: Loading = Loading()
     options: tuple[Option, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Here, and not by the first run, which has its directory by then.
+        if self.checkpoint_every is not None:
+            positive_int("checkpoint_every", self.checkpoint_every)
 
 
 def parse_run(arguments: Sequence[str]) -> Plan | None:

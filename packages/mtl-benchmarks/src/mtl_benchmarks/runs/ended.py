@@ -33,12 +33,11 @@ def train_or_stop(
     Returns:
         the results, in the order of ``configs``; those that stopped as :func:`load_stopped` reads them.
     """
-    collection = Collection(out)
     stopped: dict[str, RunResult] = {}
 
     def spare(config: RunConfig, error: Exception) -> bool:
         if isinstance(error, _DIVERGENCE):
-            stopped[config.name] = load_stopped(collection.run_path(config.name))
+            stopped[config.name] = load_stopped(Collection.path_in(out, config.name))
         return isinstance(error, _DIVERGENCE)
 
     found = run_all(configs, out, processes=processes, progress=progress, say=say, spare=spare)

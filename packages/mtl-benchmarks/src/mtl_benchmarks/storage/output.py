@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mtl_benchmarks.storage.files import make_directory, part_of, remove
+from mtl_benchmarks.storage.files import make_directory, on_disk, part_of, remove
 from mtl_core import ResultsDirectoryError
 
 __all__ = ["writable_directory", "writable_file"]
@@ -22,7 +22,8 @@ def writable_file(name: str, path: str | Path) -> Path:
         ResultsDirectoryError: it is a directory or a device, or cannot be written.
     """
     given = os.fspath(path)
-    target = Path(os.path.realpath(given))
+    with on_disk(Path(given), "writable"):
+        target = Path(os.path.realpath(given))
     if given.endswith(os.sep) or target.is_dir():
         raise ResultsDirectoryError(f"`{name}` must be a file, got the directory {given!r}. Name a file in it.")
     if target.exists() and not target.is_file():

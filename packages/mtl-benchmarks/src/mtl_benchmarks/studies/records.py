@@ -162,7 +162,9 @@ def _records_in(path: str | Path) -> list[tuple[Record, str]]:
             for number, cells in enumerate(reader, 2):
                 where = f"line {number} of {str(path)!r}"
                 found.append((_record(cells, names, where), where))
-    except (UnicodeDecodeError, csv.Error) as error:
+    except InvalidInputError:
+        raise
+    except (ValueError, csv.Error) as error:  # no text, no table, or a name that no file can have
         raise InvalidInputError(f"{str(path)!r} must be a table of records, got another file ({error}).") from None
     if not found:
         what = "one without a run" if names else "an empty file"
