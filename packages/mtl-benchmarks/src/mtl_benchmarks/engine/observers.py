@@ -17,6 +17,7 @@ from mtl_benchmarks.batching.randomness import random_state, set_random_state
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.progress import Progress
 from mtl_core import InvalidInputError, MissingExtraError, StepReport
+from mtl_core.extension import offers
 
 __all__ = ["EvaluationSeen", "Observer", "ObserverError", "RunStart", "StepSeen", "Watching", "make_ready"]
 
@@ -122,6 +123,13 @@ class Observer(Protocol):
         """In place of ``finish``, where an error or Ctrl-C ends the run; what it raises is of no account."""
 
 
+class _GetsReady(Protocol):
+    """The part of an observer that is asked before its run."""
+
+    def ready(self, directory: Path) -> None:
+        """As ``Observer.ready``."""
+
+
 def make_ready(observers: Sequence[Observer], directory: Path) -> None:
     """Ask observers whether they could see a run.
 
@@ -134,12 +142,12 @@ def make_ready(observers: Sequence[Observer], directory: Path) -> None:
         ObserverError: one raised something else.
     """
     for observer in observers:
-        ready = getattr(observer, "ready", None)  # one of the shape of an observer may know no such question
-        if ready is None:
+        # What has the shape of an observer and is no subclass may know no such question.
+        if not offers(observer, _GetsReady):
             continue
         with _unchanged():
             try:
-                ready(directory)
+                observer.ready(directory)
             except (InvalidInputError, MissingExtraError):
                 raise
             except Exception as error:
