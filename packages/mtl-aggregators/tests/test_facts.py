@@ -28,6 +28,7 @@ from mtl_aggregators import (
     make,
 )
 from mtl_aggregators.bases.facts import Facts
+from mtl_aggregators.bases.gramian_method import GramianMethod
 from mtl_aggregators.bases.three_batches import ThreeBatchMethod
 from mtl_aggregators.conformance import LAWS, check_aggregator, check_law
 from mtl_aggregators.registry import own_methods
@@ -134,6 +135,25 @@ FACTORIES = {name: factory_of(name) for name in NAMES if factory_of(name)().fact
 @pytest.mark.parametrize("name", NAMES)
 def test_declared_laws(name: str) -> None:
     hold_to_declared_laws(name)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_reading_facts_leaves_no_trace(name: str) -> None:
+    """What was solved last, and what is still to be told, is that of a call."""
+    method, settings = VARIANTS.get(name, (name, SETTINGS.get(name, {})))
+    found = make(method, **settings)
+    parts = [part for part in found.modules() if isinstance(part, GramianMethod)]
+    if not parts:
+        pytest.skip("keeps no solution")
+    gramian = gramian_of(torch.eye(5, dtype=torch.float64) - 0.2)
+    for called in (False, True):
+        if called:
+            found.weights(gramian, losses=torch.ones(5)) if found.takes_losses else found.weights(gramian)
+        before = [(part.last_solution, list(part._events)) for part in parts]
+        _ = found.facts
+        for part, (solution, events) in zip(parts, before, strict=True):
+            assert part.last_solution is solution
+            assert part._events == events
 
 
 class Wrong(MGDA):

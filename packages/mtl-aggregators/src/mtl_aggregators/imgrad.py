@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -164,7 +165,7 @@ class IMGrad(GramianMethod):
             elif self.measure == "pm":
                 # κ = 0 there, and with it the weights.
                 laws |= {"zero_when_stationary"}
-        grown = 1.0 if isinstance(self.base, CAGrad) else self.base.augmented(np.ones((1, 1)), self.max_balance).item()
+        grown = 1.0 if isinstance(self.base, CAGrad) else self._growth()
         scale = own.scale
         if grown != 1.0:
             scale = Scale(f"{grown:.3g} {own.scale.formula}", lambda m: grown * own.scale(m))
@@ -177,6 +178,12 @@ class IMGrad(GramianMethod):
             laws=frozenset(laws),
             reference="Zhou et al., IJCAI 2025",
         )
+
+    def _growth(self) -> float:
+        """By how much the base's weights grow where the tasks are as balanced as they may be."""
+        # A copy is asked, which keeps the solution and its events to itself: facts may be read at any time.
+        found: Vector = deepcopy(self.base).augmented(np.ones((1, 1)), self.max_balance)
+        return found.item()
 
     def solve(self, gramian: Vector, losses: Vector | None) -> Vector:
         """The weights ``[m]``; see the class."""
