@@ -129,6 +129,55 @@ def test_a_model_that_can_never_be_moved_is_refused_at_the_first_step(
     assert method.schedule.steps == 0
 
 
+class WithoutRate(torch.optim.SGD):
+    """An optimiser of one's own whose groups say no learning rate."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, lr=0.1)
+        for group in self.param_groups:
+            del group["lr"]
+
+
+def _heads(problem: Problem, kind: Any, **settings: Any) -> Any:
+    return kind([p for p in problem.heads if p.requires_grad], **settings)
+
+
+WITHOUT = {
+    "heads only": (
+        lambda p: _heads(p, torch.optim.Adam),
+        "must hold shared.*got Adam with 4 parameters and none of tr",
+    ),
+    "no rate": (lambda p: WithoutRate(p.model.parameters()), "must have an entry 'lr'.*got WithoutRate with dampening"),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT)
+@pytest.mark.parametrize("settings", [{}, {"sharpness": "look-ahead"}, {"sharpness": "look-ahead", "lr": 0.1}], ids=str)
+@pytest.mark.parametrize("start_after", [0, 50])
+def test_an_optimiser_without_a_rate_for_the_search_is_refused_at_the_first_step(
+    case: str, settings: Any, start_after: int, conflicting: Make
+) -> None:
+    """It was when a teleport fell due, and said that ``lr`` must be given where no optimiser says it."""
+    (make, says), (problem, batch) = WITHOUT[case], conflicting()
+    before = copy.deepcopy(problem.model.state_dict())
+    method = COST(start_after=start_after, steps_per_epoch=10, trigger=Always(), **settings)
+    with pytest.raises(InvalidInputError, match=says) as told:
+        mtl_core.step(problem, batch, make(problem), method)
+    # Advice that would not do is not given: a look ahead needs the optimiser's own rate.
+    assert ("COST(..., lr=...)" in str(told.value)) == ("sharpness" not in settings)
+    assert method.schedule.steps == 0
+    assert all(torch.equal(value, before[name]) for name, value in problem.model.state_dict().items())
+
+
+def test_a_rate_of_the_search_or_of_any_shared_parameter_will_do(conflicting: Make) -> None:
+    for settings, skipped in (({"lr": 1e-2}, 6), ({}, 1)):
+        problem, batch = conflicting()
+        optimizer = torch.optim.SGD([*problem.shared[skipped:], *problem.heads], lr=1e-2)
+        method = COST(adapter=LoRA(2), max_steps=2, steps_per_epoch=10, trigger=Always(), **settings)
+        events = mtl_core.step(problem, batch, optimizer, method).events
+        assert [event.kind for event in events] == ["note", "teleport"]
+
+
 class Locked:
     """Cannot be copied."""
 

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any, get_args
 
 import torch
+from torch.optim import Optimizer
 
-from mtl_core import InvalidParameterError, checks
+from mtl_core import InvalidParameterError, Problem, checks
 from mtl_core.extension import together
 from mtl_teleport import arguments, ranks
 from mtl_teleport.adapters.contract import check_session
@@ -39,6 +40,7 @@ from mtl_teleport.sharpness import (
     SharpnessKind,
 )
 from mtl_teleport.sharpness.choice import make_sharpness
+from mtl_teleport.step_gradients import check_rate
 from mtl_teleport.teleportation import Teleportation
 from mtl_teleport.triggers import DominatedConflict, Trigger
 
@@ -279,6 +281,13 @@ class COST(Presets, Teleportation):
             return f"sharpness={self.sharpness.name!r}"
         return f"conflict_weight={self.conflict_weight:g}" if self.conflict_weight else None
 
+    def _check_optimizer(self, problem: Problem, optimizer: Optimizer) -> None:
+        """Refuse one without a learning rate for the shared parameters, where the search needs it."""
+        if self.sharpness.name == "look-ahead":
+            check_rate(optimizer, problem, "COST(sharpness='look-ahead')", "")
+        elif self.lr is None:
+            check_rate(optimizer, problem, "COST", ", or COST(..., lr=...)")
+
     def _prices(self, n_tasks: int) -> Prices:
         """What a search by these settings costs."""
         return Prices.of(
@@ -295,7 +304,8 @@ class COST(Presets, Teleportation):
         lr = search.lr if self.lr is None else self.lr
         if lr is None:
             raise InvalidParameterError(
-                "`lr` must be given where no optimiser says it, got None. Pass lr= to teleport() or to the method."
+                "`lr` must be given where no optimiser of the shared parameters says it, got None. Pass lr= to "
+                "teleport() or to the method."
             )
         # Some quantities keep what they see at the start of a search; each search gets one of its own.
         sharpness = self.sharpness.for_search(search)

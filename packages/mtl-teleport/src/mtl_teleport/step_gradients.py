@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from mtl_core import InvalidInputError, Method, NoLossesError, Problem, StepOptions, TaskGradients
 from mtl_core.extension import combine, combine_per_group, evaluate_without_graph, is_sharded, offers, preserved
 
-__all__ = ["check_parameters", "copied", "learning_rate", "present_update", "with_losses"]
+__all__ = ["check_parameters", "check_rate", "copied", "learning_rate", "present_update", "with_losses"]
 
 
 def present_update(
@@ -102,9 +102,49 @@ def check_parameters(problem: Problem) -> None:
 
 
 def learning_rate(optimizer: Optimizer, problem: Problem) -> float | None:
-    """The learning rate of the first shared parameter."""
+    """The learning rate of the first shared parameter that the optimiser holds."""
+    group = _group(optimizer, problem)
+    return None if group is None or "lr" not in group else float(group["lr"])
+
+
+def check_rate(optimizer: Optimizer, problem: Problem, asker: str, way_out: str) -> None:
+    """Make sure that an optimiser has a learning rate for the shared parameters. Its value is not looked at.
+
+    In every step, since a teleport may be due only after hours.
+
+    Args:
+        optimizer: the optimiser, not a wrapper of it.
+        problem: the problem.
+        asker: what needs the learning rate.
+        way_out: what can be done but for another optimiser.
+
+    Raises:
+        InvalidInputError: it holds none of them, or says no learning rate.
+    """
+    group = _group(optimizer, problem)
+    if group is not None and "lr" in group:
+        return
+    names = list(problem.named_shared)
+    those = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+    kind = type(optimizer).__name__
+    if group is None:
+        held = sum(len(group["params"]) for group in optimizer.param_groups)
+        raise InvalidInputError(
+            f"`optimizer` must hold shared parameters, whose learning rate {asker} needs, got {kind} with {held} "
+            f"parameters and none of {those}. Give the optimiser of the shared parameters{way_out}."
+        )
+    settings = ", ".join(sorted(str(key) for key in group if key != "params")) or "nothing"
+    raise InvalidInputError(
+        f"`optimizer` must have an entry 'lr' in the group of {those}, which {asker} needs, got {kind} with {settings}"
+        f" there. Add it{way_out}."
+    )
+
+
+def _group(optimizer: Optimizer, problem: Problem) -> dict[str, Any] | None:
+    """The optimiser's group of the first shared parameter that it holds."""
     first = problem.shared[0]
     for group in optimizer.param_groups:
-        if any(p is first for p in group["params"]):
-            return float(group["lr"]) if "lr" in group else None
-    return None
+        if any(p is first for p in group["params"]):  # nearly always, and soon
+            return group
+    found = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    return next((found[id(p)] for p in problem.shared if id(p) in found), None)

@@ -80,7 +80,8 @@ class Teleportation(Moving):
         Raises:
             InvalidInputError: the limits count epochs and none was ever told, the shared parameters are complex,
                 sharded or without values, the model is scripted, registers a module twice or recomputes by reentrant
-                checkpoints, the losses write into parameters, or ``optimizer`` is none and holds none.
+                checkpoints, the losses write into parameters, or ``optimizer`` is none and holds none, or has no
+                learning rate for the shared parameters where one is needed.
             NonFiniteLossError: a loss is not finite before any move.
 
         Note:
@@ -92,7 +93,7 @@ class Teleportation(Moving):
         with guarded(problem, optimizer, self, options) as guard:
             check_parameters(problem)
             # For its error: it must come before anything moves.
-            inner_optimizer(optimizer)
+            self._check_optimizer(problem, inner_optimizer(optimizer))
             started = self.schedule.begin_step()
             if started is not None:
                 super().start_epoch(started)
@@ -143,6 +144,9 @@ class Teleportation(Moving):
             back.restore()
             trace.restore()
             raise
+
+    def _check_optimizer(self, problem: Problem, optimizer: Optimizer) -> None:
+        """Refuse an optimiser, taken out of its wrappers, with which a move could not be found."""
 
     def _has_means(self, problem: Problem) -> bool:
         """Whether a look, and the smallest teleport after it, can be paid."""
