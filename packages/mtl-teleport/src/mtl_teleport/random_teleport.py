@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtl_core import InvalidInputError, Problem, StepOptions, checks
 from mtl_teleport import arguments
+from mtl_teleport.adapters.padding import padding_rows, without_rows
 from mtl_teleport.history import HTR
 from mtl_teleport.isolation import Mode
 from mtl_teleport.move import Proposal
@@ -25,6 +26,8 @@ class RandomTeleport(Teleportation):
     r"""Move the shared parameters by a random displacement of given length where ``COST`` would teleport.
 
     .. math:: \Delta\theta = \ell\, u, \qquad u \text{ uniform on the unit sphere of } \mathbb{R}^d
+
+    Rows of embeddings that are padding (``padding_idx``) stay where they are, as in training.
 
     Everything else is as in ``COST``: trigger, limits, trajectory reuse and report. Whatever ``COST`` gains over the
     method alone and this control does not gain is owed to *where* it moved; the rest is owed to having moved at all.
@@ -116,9 +119,12 @@ class RandomTeleport(Teleportation):
         """A random direction, drawn on the CPU so that every device gets the same."""
         length = self.lengths[self._made % len(self.lengths)]
         self._made += 1
+        padding = padding_rows(search.problem)
         draws = {
             # On the CPU in double precision, whatever the model's device and dtype: one seed gives one direction.
-            name: torch.randn(p.shape, generator=search.generator, dtype=torch.float64, device="cpu")
+            name: without_rows(
+                torch.randn(p.shape, generator=search.generator, dtype=torch.float64, device="cpu"), padding.get(name)
+            )
             for name, p in search.problem.named_shared.items()
         }
         # A normal vector over its length is uniform on the sphere, over all parameters together.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mtl_core import InvalidInputError, NoMatchError, Problem
+from mtl_teleport.adapters.padding import padding_rows, without_rows
 from mtl_teleport.adapters.protocol import AdapterSession
 
 __all__ = [
@@ -51,6 +52,7 @@ class WeightSpaceSession(AdapterSession):
         problem.check_functional()
         super().__init__(problem)
         self._displacements = displacements
+        self._padding = padding_rows(problem)
         self.trainable = tuple(tensor for d in displacements.values() for tensor in d.tensors)
 
     def parameters(self) -> dict[str, Tensor]:
@@ -60,18 +62,21 @@ class WeightSpaceSession(AdapterSession):
             # Detached: gradients by the adapter and by the point are wanted, and none is to reach the model's own
             # parameters.
             weight = parameter.detach()
-            displacement = self._displacements.get(name)
-            if displacement is None:
+            if name not in self._displacements:
                 point[name] = weight.requires_grad_()
             else:
                 with torch.autocast(weight.device.type, enabled=False):  # a displacement may be far below its rounding
-                    point[name] = weight + displacement(weight).to(weight.dtype)
+                    point[name] = weight + self._displacement(name, weight).to(weight.dtype)
         return point
 
     def delta(self) -> dict[str, Tensor]:
         """The displacement of each adapted weight."""
         with torch.no_grad():
-            return {name: d(self.shared[name]) for name, d in self._displacements.items()}
+            return {name: self._displacement(name, self.shared[name]) for name in self._displacements}
+
+    def _displacement(self, name: str, weight: Tensor) -> Tensor:
+        # By its rows and columns together an adapter would displace the row of padding, too.
+        return without_rows(self._displacements[name](weight), self._padding.get(name))
 
     def detach(self) -> None:
         """Nothing to take off: the model was never touched."""
