@@ -161,10 +161,13 @@ def loss_weights(weighting: Any, losses: Tensor, present: Sequence[int]) -> Tens
         # NaN marks an absent task, and NaN times a weight of 0 is NaN.
         leaf = torch.where(mask, leaf, torch.zeros_like(leaf))
     # A leaf of its own: m numbers are differentiated, not the network.
-    leaf = leaf.clone().requires_grad_()
+    leaf = leaf.detach().requires_grad_()
     # A caller may have switched gradients off around the step; these m numbers are the method's own affair.
     with torch.enable_grad():
-        scalar = weighting(leaf) if mask is None else weighting(leaf, present=mask)
+        # What the method gets is none: tools that hang a hook on whatever enters a module, as torch's FlopCounterMode,
+        # cannot follow autograd.grad() to a leaf.
+        seen = leaf.clone()
+        scalar = weighting(seen) if mask is None else weighting(seen, present=mask)
         if not isinstance(scalar, Tensor) or scalar.numel() != 1:
             found = tuple(scalar.shape) if isinstance(scalar, Tensor) else type(scalar).__name__
             raise InvalidInputError(
