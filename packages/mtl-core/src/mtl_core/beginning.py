@@ -10,6 +10,7 @@ from mtl_core.agreement import together
 from mtl_core.collection import ranks_of
 from mtl_core.distributed import broadcast_buffers_
 from mtl_core.errors import InvalidInputError, NoSharedParametersError
+from mtl_core.foreign import note_foreign
 from mtl_core.listing import Listing
 from mtl_core.optimizers import (
     clear_gradients,
@@ -55,6 +56,7 @@ def begin(problem: Problem, optimizer: optim.Optimizer, options: StepOptions) ->
         refuse_differentiable(optimizer)
         refuse_unsynchronised(optimizer)
         missing = uncovered(problem, optimizer)
+        note_foreign(problem, optimizer, len(problem.named_trainable) - len(missing))
     # To None, not zero: a parameter that no task touches must have no gradient, or weight decay would move it.
     clear_gradients(optimizer)
     for parameter in problem.named_trainable.values():

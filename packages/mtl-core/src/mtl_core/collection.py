@@ -19,6 +19,7 @@ from mtl_core.collecting.reentrant import refuse_reentrant
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.distributed import shard_group
 from mtl_core.errors import DetachedLossError, InvalidInputError
+from mtl_core.foreign import check_graph_once
 from mtl_core.gradients import check_group
 from mtl_core.micro_batches import MicroBatches
 from mtl_core.problem import Problem
@@ -134,10 +135,8 @@ def _collect_here(
     """The gradients of this rank alone, the loss scale divided out."""
     scaler = options.scaler
     outputs = losses.outputs
-    if not problem.graph_checked:
-        # Once, since a walk over the whole graph takes as long as a small step; later where a gradient is missing.
-        refuse_reentrant(outputs)
-        problem.graph_checked = True
+    # Once; for reentrant checkpoints later where a gradient is missing.
+    check_graph_once(problem, outputs)
     if scaler is not None:
         # A half-precision loss is widened first: the scale itself would make it overflow.
         outputs = (

@@ -37,14 +37,16 @@ class Problem:
             mapping from task name to scalar, in which a task that is missing or ``None`` is absent from this batch. To
             save work it may return ``(losses, features)``, with the trunk's outputs from which all heads start: then
             each head is differentiated once, and only the trunk once per task. It must reach the parameters through the
-            ``model`` it is given, not through a name of the enclosing scope.
+            ``model`` it is given, not through a name of the enclosing scope. A step may evaluate it many times, and
+            puts back buffers of the model alone: a criterion that trains or counts is to be a part of ``model``.
         shared: which parameters are shared: a submodule of ``model``, parameters, modules, or name patterns
             (``"trunk"``, ``"encoder.*.weight"``; matched against ``model.named_parameters()``). A module, or a pattern,
             is looked up anew where the model has changed: what comes into a shared module is shared.
         tasks: the tasks' names, in order.
 
     Attributes:
-        graph_checked: whether a step has looked through the graph of the losses for reentrant checkpoints.
+        graph_checked: whether a step has looked through the graph of the losses, for what no step can follow.
+        foreign: trainable parameters that the optimiser of the last step holds and the model does not have.
         ways: by which way each task's graph was last seen to lead to the shared parameters.
         differentiates: whether the losses were seen to differentiate by themselves, so that they need a graph wherever
             they are evaluated.
@@ -100,7 +102,7 @@ class Problem:
         self._loss_fn = losses
         self._functional = Functional(model, losses)
         self._shared = Shared(model, shared)
-        self.graph_checked = False
+        self.graph_checked, self.foreign = False, ()
         self.ways: Ways = {}
         self.differentiates = False
         self.under_way: Any = None

@@ -86,7 +86,8 @@ def step(
         NonFiniteGradientError: a gradient is, of the shared parameters or of a head, though the losses are finite.
         DetachedLossError: a loss does not depend on the shared parameters, in this step or in any other.
         InvalidInputError: the method does not fit one of the four protocols, or returns the wrong shape, or an update
-            or weights that lead out of the parameters' dtype; a loss is not of a real floating dtype; gradients are
+            or weights that lead out of the parameters' dtype; a loss is not of a real floating dtype, or depends on
+            parameters that the optimiser holds and the model does not have; gradients are
             switched off; the model is wrapped, or recomputes activations by reentrant checkpoints; the optimiser does
             not fit (see ``mtl_core.extension.begin``).
         RankError: another rank raised an error of a type that is not known here.
