@@ -172,6 +172,11 @@ class COST(Presets, Teleportation):
         whole ones. In bfloat16 a perturbation may be rounded away: keep ``"exact"`` under autocast. Models may
         recompute activations by ``torch.utils.checkpoint(..., use_reentrant=False)``.
 
+        All that the adapter takes of ``shared`` may move, whether the optimiser holds it or not, and hooks on
+        parameters (``Tensor.register_hook``) are not called at the points of a search: entries whose gradient a hook
+        holds at zero move, too. What is to stay is frozen (``requires_grad``), left out of ``shared`` or of the
+        adapter's ``targets``, or a buffer; rows of embeddings that are padding stay by themselves.
+
     References:
         Zhou et al., *Continual Optimization with Symmetry Teleportation for Multi-Task Learning*, sections 4.1 and
         4.3.

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from torch.optim import Optimizer
 
 from mtl_core import InvalidInputError, Problem, StepOptions, StepReport, checks, step
-from mtl_core.extension import Wrapper
+from mtl_core.extension import Wrapper, guarded
 from mtl_teleport import arguments
 from mtl_teleport.history import HTR
 from mtl_teleport.memory_due import MemoryDue
@@ -95,12 +95,14 @@ class MemoryOnly(Wrapper):
         # Counted when a step is made, so that one that raised is tried again under its own number.
         number = self._taken
         events: tuple[MemoryReport, ...] = ()
-        if number in self.due:
-            self._waiting.add(problem.model, self.due[number], None)
-            events = (MemoryReport(number, self.due[number]),)
-        with self._waiting.paid(problem, optimizer, self.htr):
-            report = step(problem, batch, optimizer, self.method, **vars(options))
-        self._taken += 1
+        # An error undoes what is put down as due as well, also where this is called without `mtl_core.step` around it.
+        with guarded(problem, optimizer, self, options):
+            if number in self.due:
+                self._waiting.add(problem.model, self.due[number], None)
+                events = (MemoryReport(number, self.due[number]),)
+            with self._waiting.paid(problem, optimizer, self.htr):
+                report = step(problem, batch, optimizer, self.method, **vars(options))
+            self._taken += 1
         return replace(report, events=(*events, *report.events)) if events else report
 
     def own_state(self) -> dict[str, Any]:
