@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -30,6 +31,30 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if "CI" in o
 # The matrices of the tests are small: threads would cost more than they save, and the order of a sum over several
 # threads is not fixed.
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all tests of a file whose tests share what a fixture makes to one worker, first; the others one by one.
+
+    Two workers would each make it, such as a pair of processes that trains for half a minute. By the files' names:
+    under pytest 9.2, xdist 3.8 does not see the groups of ``--dist loadgroup``.
+    """
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    @functools.cache
+    def shares(file: str) -> bool:
+        path = config.rootpath / file
+        return path.suffix == ".py" and 'scope="module"' in path.read_text(encoding="utf-8")
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if shares(file) else nodeid
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +90,6 @@ def browser() -> Iterator[Any]:
         own = Path(started.chromium.executable_path)
         if found is None and not own.is_file():
             pytest.skip("no Chromium here (Debian: apt-get install chromium; else: playwright install chromium)")
-        opened = started.chromium.launch(executable_path=found or str(own), args=flags)
+        opened = started.chromium.launch(executable_path=found or str(own), args=flags, timeout=180_000)
         yield opened
         opened.close()
