@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -203,14 +204,33 @@ def test_parse_refuses_before_anything_is_written() -> None:
         parse_run(["digits", "--epochs", "two"])
 
 
+ONE_AFTER_THE_OTHER = """
+import json, sys
+from mtl_benchmarks.cli import main
+
+for words in json.loads(sys.argv[1]):
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="strict")  # as in a process of its own
+    if code := main(words):
+        sys.exit(code)
+"""
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_an_output_in_another_encoding_loses_signs_and_no_run(encoding: str, tmp_path: Path) -> None:
-    words = ["run", "toy", "--epochs", "1", "--steps", "3", "--out", str(tmp_path / "runs")]
-    environment = {**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
-    for command in (words[:2] + words[4:], ["compare", str(tmp_path / "runs")], ["list"]):
-        command_line = [sys.executable, "-m", "mtl_benchmarks", *command]
-        done = subprocess.run(command_line, env=environment, capture_output=True, timeout=120, check=False)
-        assert (done.returncode, b"UnicodeEncodeError" in done.stderr) == (0, False), done.stderr
+    out = str(tmp_path / "runs")
+    commands = [["run", "toy", "--steps", "3", "--out", out], ["compare", out], ["list"]]
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_AFTER_THE_OTHER, json.dumps(commands)],
+        env={**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=600,
+        check=False,
+    )
+    assert (done.returncode, b"UnicodeEncodeError" in done.stderr) == (0, False), done.stderr
+    said = done.stdout.decode(encoding)
+    assert said.count("distance") >= 12, said  # a table for each of six starts, by run and by compare
+    assert "fairgrad" in said, said
 
 
 EARLY = {

@@ -148,7 +148,7 @@ def test_a_method_and_a_teleport_fit(built: tuple[TaskModel, object]) -> None:
     problem = Problem(model, losses, shared=model.shared_parameters(), tasks=model.tasks)
     assert len(problem.shared) == len(model.shared_parameters())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    method = COST(FairGrad(alpha=1.0), trigger=Always(), max_per_epoch=None, aim=None)
+    method = COST(FairGrad(alpha=1.0), trigger=Always(), max_per_epoch=None, max_steps=2, aim=None)
     before = [p.detach().clone() for p in model.shared_parameters()]
     (event,) = mtl_core.step(problem, batch, optimizer, method).events
     assert isinstance(event, TeleportReport)
