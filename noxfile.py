@@ -183,7 +183,8 @@ def tests(session: nox.Session, package: str) -> None:
         run_tests(session, package)
         return
     install(session, EVERYTHING, *group("test"), extras={"mtl-benchmarks": "[digits,figures]"})
-    pytest(session, "tests", *session.posargs)
+    # What needs more than this environment has sessions of its own: `recipes` and `docs`.
+    pytest(session, "tests", "--ignore", "tests/recipes", "--ignore", "tests/site", *session.posargs)
 
 
 def cache_of_extras() -> str:

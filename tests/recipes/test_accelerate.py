@@ -54,7 +54,7 @@ def run(folder: Path, batch_size: int, n_processes: int) -> dict[str, list[dict[
     path.write_text(program(batch_size), encoding="utf-8")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
     words = [sys.executable, *(launcher if n_processes > 1 else []), str(path)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     said = [json.loads(line) for line in re.findall(r"said (\{.*\})", done.stdout)]
     return {where: [each for each in said if each["where"] == where] for where in ("loop", "accumulation")}

@@ -54,7 +54,7 @@ def test_both_ranks_take_the_same_steps(tmp_path: Path) -> None:
     program.write_text(AROUND.format(page=page, recipe=marked[1]), encoding="utf-8")
 
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
-    done = subprocess.run(launcher, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(launcher, capture_output=True, text=True, timeout=600, check=False)
 
     assert done.returncode == 0, done.stderr[:3000]
     said = re.findall(r"sum (\S+) losses (\[[^\]]*\])", done.stdout)

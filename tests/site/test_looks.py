@@ -40,6 +40,7 @@ def address() -> Iterator[str]:
 def opened(browser: Any, address: str, page: str, width: int) -> tuple[Any, list[str]]:
     """A page at a width, and everything that went wrong or was asked of another server."""
     view = browser.new_page(viewport={"width": width, "height": 900})
+    view.set_default_timeout(180_000)
     wrong: list[str] = []
     view.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     view.on("pageerror", lambda error: wrong.append(str(error)))
@@ -116,10 +117,10 @@ def test_search_finds_a_method(browser: Any, address: str, width: int) -> None:
     box = view.get_by_role("textbox", name="Search")
     box.click()
     # The index is read by a worker; what is typed before it is ready is not looked up.
-    view.get_by_text("Type to start searching").wait_for(timeout=20_000)
+    view.get_by_text("Type to start searching").wait_for()
     box.press_sequentially("fairgrad")
     found = view.locator(".md-search-result__link").first
-    found.wait_for(timeout=20_000)
+    found.wait_for()
     assert view.locator(".md-search-result__link", has_text="FairGrad").count() > 0
     assert wrong == []
     view.close()
