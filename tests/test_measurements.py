@@ -50,7 +50,7 @@ def test_it_runs(name: str, tmp_path: Path) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     # 1 says that a figure missed its aim, which on so little it may.

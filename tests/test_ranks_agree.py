@@ -27,7 +27,7 @@ from mtl_core.testing import faulty_problem, leave
 from mtl_teleport import COST, Trigger
 
 WORLD = 2
-LIMIT = 5.0  # seconds that a step with trouble may take
+LIMIT = 5.0  # seconds that a step with trouble may take, and twenty times what a good one took just before
 
 
 class Always(Trigger):
@@ -57,7 +57,7 @@ METHODS: dict[str, Callable[[], Any]] = {
 TROUBLE = ("losses", "backward", "nan loss", "nan gradient", "nan head", "missing", "parts")
 
 
-def run(name: str, trouble: str, rank: int) -> dict[str, Any]:
+def run(name: str, trouble: str, rank: int, group: Any) -> dict[str, Any]:
     """Two good steps and one with trouble, on one rank."""
     problem, net, rows = faulty_problem()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
@@ -67,9 +67,10 @@ def run(name: str, trouble: str, rank: int) -> dict[str, Any]:
     torch.manual_seed(rank)
     mine = rows.chunk(WORLD)[rank]
     batch: Any = ThreeBatches(*mine.chunk(3)) if name in ("sdmgrad", "modo") else mine
-    group = dist.group.WORLD
     for _ in range(2):
+        began = time.perf_counter()
         step(problem, batch, optimizer, method, group=group)
+    good = time.perf_counter() - began
     before = [p.detach().clone() for p in net.parameters()]
     net.evaluations = 0
     if rank == 1:
@@ -92,18 +93,20 @@ def run(name: str, trouble: str, rank: int) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     after = [p.detach().clone() for p in net.parameters()]
     moved = any(not torch.equal(p, q) for p, q in zip(before, after, strict=True))
-    return {"said": said, "seconds": seconds, "moved": moved, "parameters": after}
+    return {"said": said, "seconds": seconds, "limit": LIMIT + 20 * good, "moved": moved, "parameters": after}
 
 
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD, timeout=timedelta(seconds=20)
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD, timeout=timedelta(seconds=300)
     )
+    # The processes may begin far apart on a busy machine; a step that waits is over sooner.
+    group = dist.new_group(timeout=timedelta(seconds=60))
     found = {}
     for name in METHODS:
         for trouble in TROUBLE:
-            found[name, trouble] = run(name, trouble, rank)
+            found[name, trouble] = run(name, trouble, rank, group)
     torch.save(found, f"{folder}/{rank}.pt")
     leave()
 
@@ -121,7 +124,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str]
 def test_both_end_alike_and_at_once(ranks: list[Any], name: str, trouble: str) -> None:
     first, second = (found[name, trouble] for found in ranks)
     assert first["said"] == second["said"]
-    assert max(first["seconds"], second["seconds"]) < LIMIT
+    assert all(found["seconds"] < found["limit"] for found in (first, second))
     for p, q in zip(first["parameters"], second["parameters"], strict=True):
         assert torch.equal(p, q)
     if trouble == "missing":

@@ -161,7 +161,7 @@ print(min(found))
 def handed_over(n_tasks: int, few: int) -> int:
     """How often other threads were woken while weights of so many tasks were computed, limited from ``few`` rows on."""
     arguments = [sys.executable, "-c", HANDED_OVER, str(n_tasks), str(few)]
-    return int(subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=120).stdout)
+    return int(subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=600).stdout)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts what threads did by /proc")

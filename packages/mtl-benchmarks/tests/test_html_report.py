@@ -49,6 +49,7 @@ def page(runs: Path) -> Path:
 def opened(browser: Any, page: Path, width: int) -> tuple[Any, list[str]]:
     """The page at a width, and everything that went wrong or was asked of the network."""
     view = browser.new_page(viewport={"width": width, "height": 900})
+    view.set_default_timeout(180_000)
     wrong: list[str] = []
     view.on("console", lambda message: wrong.append(message.text))
     view.on("pageerror", lambda error: wrong.append(str(error)))

@@ -130,8 +130,8 @@ sys.exit(cli.main())
 
 
 def is_gone(group: int) -> bool:
-    """Whether nobody of a group of processes is left, soon."""
-    for _ in range(200):
+    """Whether nobody of a group of processes is left, within five minutes."""
+    for _ in range(6000):
         try:
             os.killpg(group, 0)
         except ProcessLookupError:
@@ -154,13 +154,13 @@ def end(program: list[str], folder: Path, begun: str, number: signal.Signals, *,
         preexec_fn=heard,
     )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not list(folder.glob(begun)):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.05)
         (os.killpg if group else os.kill)(process.pid, number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
         assert is_gone(process.pid)
         return process.returncode, out, err
     finally:

@@ -30,7 +30,7 @@ from mtl_benchmarks.storage.results import RunDirectory
 from mtl_core import InvalidInputError, InvalidParameterError
 
 HERE = Path(__file__).parent
-BOUND = 240  # seconds
+BOUND = 600  # seconds
 
 PROGRAM = f"""
 import json, sys

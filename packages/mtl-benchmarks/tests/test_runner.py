@@ -112,7 +112,7 @@ run(config, {str(tmp_path / "killed")!r}, checkpoint_every=7, say=print)
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
         child = subprocess.Popen([sys.executable, "-c", program])
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 600
             while not (checkpoint.exists() and checkpoint.stat().st_mtime_ns > before):
                 assert child.poll() is None, "the child ended before it could be killed"
                 assert time.monotonic() < deadline, "the child wrote no checkpoint"

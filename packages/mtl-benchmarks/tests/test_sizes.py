@@ -35,10 +35,10 @@ def made(name: str, **options: Any) -> Any:
 @pytest.mark.parametrize("value", [-1, 10**9, 10**18, 10**30, math.nan, math.inf])
 @pytest.mark.parametrize(("name", "option"), SIZES, ids=[f"{name}.{option}" for name, option in SIZES])
 def test_sizes_that_nothing_has(name: str, option: str, value: float) -> None:
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(InvalidParameterError, match=rf"`{option}` must "):
         made(name, **{option: value})
-    assert time.perf_counter() - begin < 1.0  # nothing was made of it
+    assert time.process_time() - begin < 1.0  # nothing was made of it
 
 
 @pytest.mark.parametrize(("name", "option"), SIZES, ids=[f"{name}.{option}" for name, option in SIZES])
