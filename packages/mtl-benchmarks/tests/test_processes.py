@@ -25,7 +25,7 @@ from mtl_core import NonFiniteStateError, ResultsDirectoryError, SolverError, Un
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-PATIENCE = 600.0  # seconds, to end a hang and nothing else: at a load of 8 two workers began after 180
+PATIENCE = 600.0  # seconds, to end a hang and nothing else
 
 LONG = """
 import sys, time
