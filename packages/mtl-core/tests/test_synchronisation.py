@@ -81,7 +81,7 @@ def test_a_step_copies_once_and_reads_nothing_else(
     optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1, foreach=False)
     step(problem, batch, optimizer, method, keep=keep)
     # What is read as soon as it is there on the CPU only.
-    for module in ("gradients", "loss_step", "gradient_step", "collecting.deferred"):
+    for module in ("gradients", "loss_step", "gradient_step", "collecting.deferred", "collecting.exchange"):
         monkeypatch.setattr(f"mtl_core.{module}.is_on_host", lambda values: False)
     with CountWaits(monkeypatch) as counted:
         step(problem, batch, optimizer, method, keep=keep)

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mtl_core.collecting.backward import is_on_host
 from mtl_core.distributed import sum_over_ranks_
 
 __all__ = ["HostCopy", "RankSums", "copied_at_once", "summed_at_once"]
@@ -45,6 +46,15 @@ def copied_at_once(
         head_flags: ``[m]``, where the heads' gradients are looked at.
         touched: over how many ranks each parameter is touched, where that is not known yet.
     """
+    if is_on_host(gramian):
+        # It is there. A copy all the same: what a method does to it is not done to the gradients' own.
+        return HostCopy(
+            gramian.clone(),
+            losses.to(gramian),
+            None if counts is None else counts.tolist(),
+            [] if head_flags is None else head_flags.tolist(),
+            [] if touched is None else [count > 0 for count in touched.tolist()],
+        )
     m = len(gramian)
     pieces = [gramian.flatten(), losses.to(gramian)]
     pieces += [each.to(gramian) for each in (counts, head_flags, touched) if each is not None]
