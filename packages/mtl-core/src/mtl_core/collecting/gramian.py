@@ -33,7 +33,8 @@ def gramian_of(jacobian: Tensor) -> Tensor:
     """
     n_tasks = len(jacobian)
     matrix = jacobian.detach()
-    if matrix.is_cpu and matrix.numel() <= _FEW and n_tasks * matrix.numel() <= _SMALL:
+    entries = matrix.numel()
+    if matrix.is_cpu and entries <= min(_FEW, n_tasks * _SHORT) and n_tasks * entries <= _SMALL:
         # In numpy, as in `cancels`: its calls are shorter, and a contiguous matrix times itself comes out symmetric.
         array = matrix.double().resolve_neg().contiguous().numpy()
         if n_tasks <= _FEW_ROWS:
@@ -85,6 +86,8 @@ _FEW_ROWS = 6
 """Rows up to which their products pair by pair take half of the time of BLAS's product of matrices or less."""
 _FEW = 1 << 15
 """Elements up to which numpy's shorter calls outweigh its slower product of few rows."""
+_SHORT = 10_000
+"""Entries of a row up to which numpy's BLAS multiplies two of them on the calling thread."""
 _SMALL = 1 << 18
 """Products up to which numpy's BLAS keeps to the calling thread."""
 
