@@ -37,10 +37,8 @@ def gramian_of(jacobian: Tensor) -> Tensor:
     if matrix.is_cpu and entries <= min(_FEW, n_tasks * _SHORT) and n_tasks * entries <= _SMALL:
         # In numpy, as in `cancels`: its calls are shorter, and a contiguous matrix times itself comes out symmetric.
         array = matrix.double().resolve_neg().contiguous().numpy()
-        if n_tasks <= _FEW_ROWS:
-            return torch.from_numpy(_by_pairs(array))
         with np.errstate(all="ignore"):  # what is not finite is found, and named, by whoever reads the Gramian
-            return torch.from_numpy(array.dot(array.T))
+            return torch.from_numpy(_by_pairs(array) if n_tasks <= _FEW_ROWS else array.dot(array.T))
     gramian = matrix @ matrix.T if matrix.dtype == torch.float64 else _in_blocks(matrix)
     # BLAS need not round both halves alike; solvers rely on exact symmetry.
     return (gramian + gramian.T).mul_(0.5)
