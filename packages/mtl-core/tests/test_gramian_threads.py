@@ -14,7 +14,8 @@ import torch
 from mtl_core.extension import gramian_of
 
 torch.set_num_threads(1)
-for n_tasks, size in [(2, 9_999), (2, 10_001), (2, 16_384), (3, 10_922), (4, 8_192), (6, 5_461), (11, 2_166), (40, 163)]:
+shapes = [(2, 9_999), (2, 10_001), (2, 16_384), (3, 10_922), (4, 8_192), (6, 5_461), (11, 2_166), (40, 163)]
+for n_tasks, size in shapes:
     jacobian = torch.randn(n_tasks, size)
     gramian_of(jacobian)
     own, all_ = time.thread_time(), time.process_time()

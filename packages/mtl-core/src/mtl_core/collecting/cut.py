@@ -40,10 +40,10 @@ def heads_above(
         InvalidInputError: naming the tasks whose loss reaches the shared parameters past the features; or parameters of
             heads lie below the features, where their gradients would be lost.
     """
-    # What the walk may meet, by edge, not by node: the pieces of one split are features of their own and share their node.
-    # Taken for one another, a part of the gradient was lost. Parameters are told by themselves, since the node at which
-    # a leaf's gradient arrives has to be asked for by a view. A feature may itself be a shared parameter: then it is an
-    # end of the heads and no way past the features. A frozen tensor has no node in the graph.
+    # What the walk may meet, by edge, not by node: the pieces of one split are features of their own and share their
+    # node. Taken for one another, a part of the gradient was lost. Parameters are told by themselves, since the node at
+    # which a leaf's gradient arrives has to be asked for by a view. A feature may itself be a shared parameter: then it
+    # is an end of the heads and no way past the features. A frozen tensor has no node in the graph.
     numbers = [k for k, h in enumerate(heads) if h.requires_grad]
     leaves: dict[int, int] = {}
     edges: dict[tuple[Node, int], int] = {}
