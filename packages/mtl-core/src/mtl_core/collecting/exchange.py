@@ -46,22 +46,16 @@ def copied_at_once(
         head_flags: ``[m]``, where the heads' gradients are looked at.
         touched: over how many ranks each parameter is touched, where that is not known yet.
     """
+    pieces = [gramian, *[each.to(gramian) for each in (losses, counts, head_flags, touched) if each is not None]]
     if is_on_host(gramian):
-        # It is there. A copy all the same: what a method does to it is not done to the gradients' own.
-        return HostCopy(
-            gramian.clone(),
-            losses.to(gramian),
-            None if counts is None else counts.tolist(),
-            [] if head_flags is None else head_flags.tolist(),
-            [] if touched is None else [count > 0 for count in touched.tolist()],
-        )
-    m = len(gramian)
-    pieces = [gramian.flatten(), losses.to(gramian)]
-    pieces += [each.to(gramian) for each in (counts, head_flags, touched) if each is not None]
-    square, values, *others = torch.cat(pieces).cpu().split([m * m, *[len(piece) for piece in pieces[1:]]])
+        # All is there. A copy all the same: what a method does to it is not done to the gradients' own.
+        square, values, *others = gramian.clone(), *pieces[1:]
+    else:
+        sizes = [piece.numel() for piece in pieces]
+        square, values, *others = torch.cat([piece.flatten() for piece in pieces]).cpu().split(sizes)
     found = iter([other.tolist() for other in others])
     return HostCopy(
-        square.view(m, m),
+        square.view(gramian.shape),
         values,
         None if counts is None else next(found),
         [] if head_flags is None else next(found),

@@ -127,7 +127,7 @@ def write_vector(parameters: Sequence[Tensor], vector: Tensor, *, skip: frozense
         accumulate: add to what is there.
     """
     if all(p.is_contiguous() and p.dtype is vector.dtype for p in parameters):
-        # The common case, by one call of torch's for all pieces: as many slices and views took three times as long.
+        # The common case, by one call of torch's for all pieces: as many slices and views took twice as long.
         parts: Sequence[Tensor] = torch._utils._unflatten_dense_tensors(vector, parameters)
     else:
         parts = vector.split([*map(flat_size, parameters)])
