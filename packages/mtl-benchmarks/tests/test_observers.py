@@ -6,8 +6,9 @@ import csv
 import io
 import os
 import random
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ from mtl_benchmarks.runs.runner import run
 from mtl_benchmarks.runs.work import Work
 from mtl_benchmarks.storage.checkpoint import Checkpoints
 from mtl_benchmarks.storage.results import Collection, RunDirectory
-from mtl_core import InvalidParameterError, MissingExtraError, ResultsDirectoryError
+from mtl_core import DamagedFileError, InvalidParameterError, MissingExtraError, ResultsDirectoryError
 
 HERE = Path(__file__).parent
 
@@ -267,24 +268,191 @@ def test_a_log_that_is_broken_off_while_it_is_opened_again_loses_nothing(
 
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "run", progress=stop, observers=[CSVLog(every=1)])
-    before = logged(tmp_path / "run")
-    assert before[-1][0] == 4
-    log, at_two = CSVLog(every=1), RunStart(config, tmp_path / "run", 2)
+    before = (tmp_path / LOG).read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(csv, "writer", interrupt)
+        patched.setattr(os, "replace", interrupt)
+        log = CSVLog(every=1)
+        log.look_back(tmp_path / "run", known(tmp_path / "run"))
         with pytest.raises(KeyboardInterrupt):
-            log.start(at_two)
-    assert logged(tmp_path / "run") == before
+            log.start(RunStart(config, tmp_path / "run", 2))
+    assert (tmp_path / LOG).read_bytes() == before
 
 
-def test_a_torn_line_of_a_log_is_written_again(config: RunConfig, tmp_path: Path) -> None:
+LOG = "run/log/log.csv"
+
+
+def known(directory: Path) -> Mapping[str, Any]:
+    """What the last checkpoint has of the log."""
+    checkpoint = RunDirectory.existing(directory).read_checkpoint()
+    assert checkpoint is not None
+    return checkpoint.observers["CSVLog"][0]
+
+
+def broken_off(config: RunConfig, directory: Path, *, at: int, observers: Sequence[Observer] = ()) -> None:
+    """A run with a checkpoint at every step but the last that it takes."""
     with pytest.raises(ObserverError):
-        run(config, tmp_path / "run", observers=[CSVLog(every=1), Fails(4)])
-    log = tmp_path / "run/log/log.csv"
-    log.write_bytes(log.read_bytes() + b"4,2,step/lo")
+        run(config, directory, checkpoint_every=1, observers=[*observers, Fails(at)])
+
+
+def same(log: Path, whole: Path) -> None:
+    """But for its seconds a log is another one to the byte."""
+    found, expected = (
+        [line for line in each.read_text().splitlines() if "seconds/" not in line] for each in (log, whole)
+    )
+    assert found == expected
+
+
+def cut(content: bytes, at: int) -> bytes:
+    return content[:at]
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    changed = bytearray(content)
+    changed[min(at, len(content) - 1)] ^= 1
+    return bytes(changed)
+
+
+def longer(content: bytes, at: int) -> bytes:
+    return content[:at] + b"0" + content[at:]
+
+
+@pytest.mark.parametrize("damage", [cut, flipped, longer])
+def test_a_log_goes_on_to_the_byte_or_is_refused(
+    damage: Callable[[bytes, int], bytes], config: RunConfig, tmp_path: Path
+) -> None:
+    whole = tmp_path / "whole/log/log.csv"
+    run(config, tmp_path / "whole", observers=[CSVLog(every=1)])
+    broken_off(config, tmp_path / "half", at=4, observers=[CSVLog(every=1)])
+    content, size = (tmp_path / "half/log/log.csv").read_bytes(), known(tmp_path / "half")["size"]
+    assert size < len(content)
+    for at in (0, 3, size // 3, content.index(b"\n", size // 2), size - 1, size, (size + len(content)) // 2):
+        shutil.copytree(tmp_path / "half", tmp_path / "run")
+        log = tmp_path / LOG
+        log.write_bytes(damage(content, at))
+        if at >= size:  # of the step that comes again
+            run(config, tmp_path / "run", observers=[CSVLog(every=1)])
+            same(log, whole)
+        else:
+            before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+            with pytest.raises(DamagedFileError, match=r"`log\.csv` in .* must be as it was written") as raised:
+                run(config, tmp_path / "run", observers=[CSVLog(every=1)])
+            assert raised.value.path == log
+            assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+        shutil.rmtree(tmp_path / "run")
+
+
+def test_a_damaged_log_that_is_moved_away_lets_the_run_go_on(config: RunConfig, tmp_path: Path) -> None:
+    run(config, tmp_path / "whole", observers=[CSVLog(every=1)])
+    broken_off(config, tmp_path / "run", at=4, observers=[CSVLog(every=1)])
+    log = tmp_path / LOG
+    log.write_bytes(b"")
+    with pytest.raises(DamagedFileError, match="Move it away, and a new one begins here"):
+        run(config, tmp_path / "run", observers=[CSVLog(every=1)])
+    log.rename(tmp_path / "away.csv")
+    run(config, tmp_path / "run", observers=[CSVLog(every=1)], say=lambda text: None)
+    assert logged(tmp_path / "run") == [row for row in logged(tmp_path / "whole") if row[0] >= 4]
+
+
+def test_a_run_without_its_damaged_log_goes_on_and_so_does_one_whose_log_was_left_out(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    run(config, tmp_path / "whole", observers=[CSVLog(every=1)])
+    broken_off(config, tmp_path / "run", at=3, observers=[CSVLog(every=1)])
+    seen = known(tmp_path / "run")
+    broken_off(config, tmp_path / "run", at=5)
+    assert known(tmp_path / "run") == seen  # what is left out for a while is not forgotten
+    log = tmp_path / LOG
+    kept = log.read_bytes()[: seen["size"]]
+    log.write_bytes(flipped(log.read_bytes(), 40))
+    with pytest.raises(DamagedFileError):
+        run(config, tmp_path / "run", observers=[CSVLog(every=1)])
+    log.write_bytes(flipped(log.read_bytes(), 40))
     run(config, tmp_path / "run", observers=[CSVLog(every=1)])
-    rows = list(csv.DictReader(log.read_text().splitlines()))
-    assert all(row["value"] and float(row["value"]) is not None for row in rows)
+    assert log.read_bytes().startswith(kept)
+    steps = [int(row["step"]) for row in csv.DictReader(log.read_text().splitlines())]
+    assert sorted(set(steps)) == [1, 2, 4, 5, 6]  # 4: its evaluation, seen by no one
+    assert (tmp_path / "run/metrics.csv").read_bytes() == (tmp_path / "whole/metrics.csv").read_bytes()
+
+
+def test_a_log_that_the_checkpoint_does_not_know_is_refused_and_one_that_is_gone_begins_anew(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    broken_off(config, tmp_path / "run", at=3)
+    log = tmp_path / LOG
+    log.parent.mkdir()
+    log.write_text("step,epoch,name,value\n")
+    with pytest.raises(ResultsDirectoryError, match="must be of this run, got one that its checkpoint does not know"):
+        run(config, tmp_path / "run", observers=[CSVLog(every=1)])
+    assert log.read_text() == "step,epoch,name,value\n"
+    log.unlink()
+    said: list[str] = []
+    broken_off(config, tmp_path / "run", at=4, observers=[CSVLog(every=1)])
+    log.unlink()
+    run(config, tmp_path / "run", observers=[CSVLog(every=1)], say=said.append)
+    assert said == [f"{tmp_path / 'run'}: log/log.csv is not there any more: a new one begins here."]
+    assert logged(tmp_path / "run")[0][0] >= 4
+
+
+def test_a_complete_run_holds_its_log_against_its_result(config: RunConfig, tmp_path: Path) -> None:
+    first = run(config, tmp_path / "run", observers=[CSVLog(every=1)])
+    log = tmp_path / LOG
+    content = log.read_bytes()
+    assert run(config, tmp_path / "run", observers=[CSVLog(every=1)]) == first
+    for at in (0, len(content) // 2, len(content) - 2):
+        log.write_bytes(flipped(content, at))
+        with pytest.raises(DamagedFileError, match=r"`log\.csv`"):
+            run(config, tmp_path / "run", observers=[CSVLog(every=1)])
+        assert run(config, tmp_path / "run") == first  # who does not ask for it does not hear of it
+    # Where a table is written again, too.
+    (tmp_path / "run/metrics.csv").write_bytes(b"")
+    with pytest.raises(DamagedFileError, match=r"`log\.csv`"):
+        run(config, tmp_path / "run", observers=[CSVLog(every=1)], say=lambda text: None)
+    log.unlink()
+    assert run(config, tmp_path / "run", observers=[CSVLog(every=1)]) == first
+    assert not log.exists()
+
+
+class Counts(Observer):
+    """Has something to remember, and says when it was asked."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.handed: list[Any] = []
+
+    def step(self, seen: StepSeen) -> None:
+        self.seen += 1
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"seen": self.seen}
+
+    def look_back(self, directory: Path, state: Mapping[str, Any] | None) -> str:
+        self.handed.append(state)
+        self.seen = 0 if state is None else state["seen"]
+        return "counts on"
+
+
+def test_observers_of_one_class_have_a_state_each(config: RunConfig, tmp_path: Path) -> None:
+    first, second = Counts(), Counts()
+    second.seen = 10
+    said: list[str] = []
+    broken_off(config, tmp_path / "run", at=4, observers=[first, second])
+    more = [Counts(), Counts(), Counts()]
+    run(config, tmp_path / "run", observers=more, say=said.append)
+    assert [each.handed for each in more] == [[{"seen": 3}], [{"seen": 13}], [None]]
+    assert [each.seen for each in more] == [6, 16, 3]
+    assert said == 3 * [f"{tmp_path / 'run'}: counts on."]
+    again = [Counts(), Counts(), Counts()]
+    run(config, tmp_path / "run", observers=again)
+    assert [each.handed for each in again] == [[{"seen": 6}], [{"seen": 16}], [{"seen": 3}]]
+
+
+def test_a_state_that_is_no_plain_data_names_the_observer(config: RunConfig, tmp_path: Path) -> None:
+    class Odd(Observer):
+        def state_dict(self) -> Mapping[str, Any]:
+            return {"a": object()}
+
+    with pytest.raises(ObserverError, match="observer Odd must not fail, got TypeError at a checkpoint"):
+        run(config, tmp_path / "run", observers=[Odd()])
 
 
 def test_tensorboard(config: RunConfig, tmp_path: Path) -> None:
@@ -464,19 +632,6 @@ def test_a_folder_by_the_name_of_wandb_is_not_wandb(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "wandb", ModuleType("wandb"))
     with pytest.raises(MissingExtraError, match="pip install 'wandb>="):
         WandBLog()
-
-
-@pytest.mark.parametrize("line", ['3,1,"never ends,1.0', "3,1," + 200_000 * "x" + ",1.0", "x" * 200_000])
-def test_a_damaged_line_of_a_log_takes_no_others_with_it(line: str, config: RunConfig, tmp_path: Path) -> None:
-    path = tmp_path / "run/log/log.csv"
-    path.parent.mkdir(parents=True)
-    path.write_text(f"step,epoch,name,value\n1,1,step/loss/first,1.0\n{line}\n2,1,step/loss/first,2.0\n")
-    log = CSVLog()
-    log.start(RunStart(config, tmp_path / "run", 2))
-    log.finish()
-    lines = path.read_text().splitlines()
-    assert lines[1] == "1,1,step/loss/first,1.0"
-    assert "2,1,step/loss/first,2.0" in lines
 
 
 def test_observers_are_asked_before_a_run(config: RunConfig, tmp_path: Path) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtl_benchmarks.engine.observers import EvaluationSeen, Observer, RunStart, StepSeen
-from mtl_benchmarks.storage.files import write_atomically
-from mtl_benchmarks.storage.tables import table
+from mtl_benchmarks.storage.files import damaged, digest_of, exists, on_disk, read, write_atomically
 from mtl_core import InvalidParameterError, MissingExtraError, ResultsDirectoryError
 from mtl_core.checks import one_of, positive_int
 
@@ -61,7 +61,9 @@ class Log(Observer):
 class CSVLog(Log):
     """``log/log.csv`` in the run's directory: step, epoch, name, value; one line per number.
 
-    After a restart, lines that come again are taken out first.
+    Every checkpoint knows how long the file was then, and the digest of that much. A restart takes out what lies
+    behind, which comes again, and refuses a file that is not as it was written. Where there is none any more, a new one
+    begins with the steps that follow.
 
     Args:
         every: steps between those that are written.
@@ -70,20 +72,52 @@ class CSVLog(Log):
     def __init__(self, *, every: int = 10) -> None:
         super().__init__(every=every)
         self._file: TextIO | None = None
+        self._kept = _HEADER
+        self._digest = hashlib.sha256()
+        self._size = 0
 
     def ready(self, directory: Path) -> None:
         """Look at the file, too."""
         super().ready(directory)
         _refuse_as_file(directory / "log" / "log.csv")
 
+    def state_dict(self) -> Mapping[str, Any]:
+        """``size`` of the file in bytes, and the ``sha256`` of that much; it is on the disk when this returns."""
+        if self._file is not None and not self._file.closed:
+            # A checkpoint that outlives a power failure must not know of lines that do not.
+            with on_disk(Path(self._file.name), "writable"):
+                os.fsync(self._file.fileno())
+        return {"size": self._size, "sha256": self._digest.hexdigest()}
+
+    def look_back(self, directory: Path, state: Mapping[str, Any] | None) -> str:
+        """Hold the file against what the checkpoint has of it.
+
+        Raises:
+            DamagedFileError: it is not what was written.
+            ResultsDirectoryError: no checkpoint knows of it.
+        """
+        path = directory / "log" / "log.csv"
+        if not exists(path):
+            return "" if state is None else "log/log.csv is not there any more: a new one begins here"
+        if state is None:
+            raise ResultsDirectoryError(
+                f"`{path.name}` in {str(path.parent)!r} must be of this run, got one that its checkpoint does not "
+                "know. Move it away, and a new one begins here; or leave out `log`."
+            )
+        found = read(path)[: state["size"]]
+        if digest_of(found) != state["sha256"]:
+            way_out = "Move it away, and a new one begins here; or leave out `log`. The run itself does not need it."
+            raise damaged(path, f"other content in its first {state['size']} bytes", way_out)
+        self._kept = found
+        return ""
+
     def start(self, run: RunStart) -> None:
         """Open the file, without what lies behind the restart."""
         path = run.directory / "log" / "log.csv"
         path.parent.mkdir(exist_ok=True)
         # A run that was killed goes on from a checkpoint before its last lines, and makes them again.
-        kept = _rows_before(path, run.step)
-        content = table(("step", "epoch", "name", "value"), kept)
-        write_atomically(path, content)  # nothing is lost where this is broken off
+        write_atomically(path, self._kept)  # nothing is lost where this is broken off
+        self._count(self._kept)
         self._file = path.open("a", encoding="utf-8", newline="")
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
@@ -91,12 +125,21 @@ class CSVLog(Log):
         assert self._file is not None
         # repr() of a float reads back to the same bits.
         rows = [(step, epoch, name, repr(value)) for name, value in values.items()]
-        csv.writer(self._file, lineterminator="\n").writerows(rows)
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        lines = text.getvalue()
+        self._file.write(lines)
         self._file.flush()
+        self._count(lines.encode())
+
+    def _count(self, content: bytes) -> None:
+        self._digest.update(content)
+        self._size += len(content)
 
     def finish(self) -> None:
         """Close the file."""
         assert self._file is not None
+        self.state_dict()  # for what it makes sure of
         self._file.close()
 
     def broken_off(self) -> None:
@@ -105,18 +148,7 @@ class CSVLog(Log):
             self._file.close()
 
 
-def _rows_before(path: Path, step: int) -> list[list[str]]:
-    """Whole lines up to ``step``, without the evaluation there, which comes again."""
-    if not path.is_file():
-        return []
-    rows: list[list[str]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[1:]:
-        # Line by line, so that a damaged one, as of a quote that never ends, takes no others with it.
-        with suppress(csv.Error):
-            rows += csv.reader([line])
-    # A line that was cut off by the kill is left out.
-    whole = [row for row in rows if len(row) == 4 and row[0].isdecimal()]
-    return [row for row in whole if int(row[0]) < step or (int(row[0]) == step and row[2].startswith("step/"))]
+_HEADER = b"step,epoch,name,value\n"
 
 
 class TensorBoardLog(Log):

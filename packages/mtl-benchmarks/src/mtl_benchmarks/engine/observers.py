@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from mtl_benchmarks.batching.randomness import random_state, set_random_state
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.progress import Progress
+from mtl_benchmarks.storage.files import canonical, parsed
 from mtl_core import InvalidInputError, MissingExtraError, StepReport
 from mtl_core.extension import offers
 
@@ -107,6 +109,28 @@ class Observer(Protocol):
         A command asks the observers of all its runs before the first of them begins. Nothing is to be written.
         """
 
+    def state_dict(self) -> Mapping[str, Any]:
+        """What it has to know after a restart: plain data as JSON has it, which becomes part of each checkpoint.
+
+        What it has written until now must last when this returns. Asked for again when the run has ended.
+        """
+        return {}
+
+    def look_back(self, directory: Path, state: Mapping[str, Any] | None) -> str:
+        """Before anything is trained, where there is a checkpoint: whatever it cannot go on from is raised here.
+
+        Nothing is to be written. A complete run, which is only read, asks this too, and nothing else.
+
+        Args:
+            directory: of the run.
+            state: what ``state_dict`` gave at the checkpoint; None if no observer of this class saw the run then. Where
+                it was left out for a part of the run, it is that of the last checkpoint which it saw.
+
+        Returns:
+            what a person should know of it, without a full stop; empty where there is nothing to say.
+        """
+        return ""
+
     def start(self, run: RunStart) -> None:
         """Before the first step of this process. After a restart, what lies behind ``run.step`` will come again."""
 
@@ -130,6 +154,16 @@ class _GetsReady(Protocol):
         """As ``Observer.ready``."""
 
 
+class _Remembers(Protocol):
+    """The part of an observer that goes into checkpoints."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """As ``Observer.state_dict``."""
+
+    def look_back(self, directory: Path, state: Mapping[str, Any] | None) -> str:
+        """As ``Observer.look_back``."""
+
+
 def make_ready(observers: Sequence[Observer], directory: Path) -> None:
     """Ask observers whether they could see a run.
 
@@ -145,17 +179,24 @@ def make_ready(observers: Sequence[Observer], directory: Path) -> None:
         # What has the shape of an observer and is no subclass may know no such question.
         if not offers(observer, _GetsReady):
             continue
-        with _unchanged():
-            try:
-                observer.ready(directory)
-            except (InvalidInputError, MissingExtraError):
-                raise
-            except Exception as error:
-                name = type(observer).__name__
-                raise ObserverError(
-                    f"observer {name} must be ready before a run, got {type(error).__name__}: {error}. Nothing was "
-                    "begun; start the run without it, or mended."
-                ) from error
+        with _asked(observer):
+            observer.ready(directory)
+
+
+@contextmanager
+def _asked(observer: Observer) -> Iterator[None]:
+    """What an observer raises before a run, in its own words where they are meant for people."""
+    with _unchanged():
+        try:
+            yield
+        except (InvalidInputError, MissingExtraError):
+            raise
+        except Exception as error:
+            name = type(observer).__name__
+            raise ObserverError(
+                f"observer {name} must be ready before a run, got {type(error).__name__}: {error}. Nothing was "
+                "begun; start the run without it, or mended."
+            ) from error
 
 
 class Watching:
@@ -174,6 +215,55 @@ class Watching:
         self._has_started = False
         self._last: Progress | None = None
         self._told = 0
+        self._earlier: Mapping[str, Sequence[Mapping[str, Any]]] = {}
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was told."""
+        return self._has_started
+
+    def look_back(self, states: Mapping[str, Sequence[Mapping[str, Any]]], say: Callable[[str], None]) -> None:
+        """Ask them whether they can go on from a checkpoint.
+
+        Args:
+            states: those in it, by the names of the observers' classes.
+            say: called with what a person should know.
+
+        Raises:
+            InvalidInputError: one cannot, in its own words.
+            ObserverError: one raised something else.
+        """
+        self._earlier = states
+        for name, k, observer in self._remembering():
+            known = states.get(name, ())
+            with _asked(observer):
+                note = observer.look_back(self._directory, known[k] if k < len(known) else None)
+            if note:
+                say(note)
+
+    def state_dict(self) -> dict[str, list[Mapping[str, Any]]]:
+        """What they have to know after a restart; of those that are left out this time, what was known before."""
+        found = {name: list(states) for name, states in self._earlier.items()}
+        # Where no step was taken they have not begun, and have nothing to say that is not known.
+        for name, k, observer in self._remembering() if self._has_started else ():
+            states: list[Mapping[str, Any]] = []
+            # Through JSON, so that a restart and a complete run hand back the same.
+            self._tell(
+                "a checkpoint",
+                lambda each, to=states: to.append(parsed(canonical(dict(each.state_dict())))),  # type: ignore[misc]
+                only=observer,
+            )
+            found.setdefault(name, [])[k : k + 1] = states
+        return found
+
+    def _remembering(self) -> Iterator[tuple[str, int, Observer]]:
+        """Those that take part in checkpoints: name of the class, position among those of it, observer."""
+        counted: Counter[str] = Counter()
+        for observer in self._observers:
+            if offers(observer, _Remembers):
+                name = type(observer).__qualname__
+                yield name, counted[name], observer
+                counted[name] += 1
 
     def see(self, now: Progress) -> None:
         """Tell of a step, and of the evaluation before it."""
@@ -234,8 +324,8 @@ class Watching:
             seen = EvaluationSeen(recorder.steps[k], recorder.epochs[k], MappingProxyType(values), seconds)
             self._tell(f"the evaluation at step {seen.step}", lambda observer, seen=seen: observer.evaluation(seen))  # type: ignore[misc]
 
-    def _tell(self, what: str, call: Callable[[Observer], None]) -> None:
-        for observer in self._observers:
+    def _tell(self, what: str, call: Callable[[Observer], None], *, only: Observer | None = None) -> None:
+        for observer in self._observers if only is None else (only,):
             with _unchanged():
                 try:
                     call(observer)

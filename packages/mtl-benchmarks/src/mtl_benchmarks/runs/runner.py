@@ -84,7 +84,8 @@ def run(
         directory: the run's own directory.
         checkpoint_every: steps between checkpoints on the way from one evaluation to the next; None: none there.
         progress: called after every step.
-        observers: see its steps and evaluations, and cannot change its numbers; not called for a complete run.
+        observers: see its steps and evaluations, and cannot change its numbers; those of a complete run hold against
+            its result what they wrote, and are not called otherwise.
         loading: how data is read ahead, where a benchmark reads it sample by sample; what reads ends with the run.
         say: called with what a person should know, such as other versions than before the restart; None: a warning.
         preparing: called with a line now and then while a benchmark makes what is made once on a machine, such as
@@ -100,7 +101,8 @@ def run(
         ObserverError: an observer raised an error; the text says which.
         InvalidParameterError: the configuration is one of another number of processes.
         ResultsDirectoryError: ``directory`` holds something else, a run with another configuration, one that another
-            process is working on, or a damaged file; or it cannot be read or written. The text names the file.
+            process is working on, or a damaged file, a log among them; or it cannot be read or written. The text names
+            the file.
         NonFiniteStateError: parameters, buffers or optimiser state became NaN or infinite. The last checkpoint from
             before stays.
     """
@@ -147,13 +149,13 @@ def _run_first(
 ) -> RunResult:
     files, settings = RunDirectory(directory), config.as_dict()
     # Before any lock: a complete run on a disk that cannot be written to can still be read.
+    watching = Watching(observers, config, files.path)
     if _is_complete(files, settings):
         _say_what_has_changed(files, config, say)
     else:
         make_ready(observers, files.path)
         make_benchmark(config.benchmark).prepare(preparing or _silence)
         precise = arithmetic(config.training.precision, device=config.device)
-        watching = Watching(observers, config, files.path)
         with (
             # In this order: the lock before anything is drawn or made, and the work closed before generators and lock
             # are given back.
@@ -165,7 +167,9 @@ def _run_first(
             if unlocked is not None:
                 work.say(f"{unlocked}: see to it that no other process works on this run")
             with watching.until_the_end():
-                work.complete(every=checkpoint_every, seen=watching.see, progress=progress, ending=watching.finish)
+                work.complete(every=checkpoint_every, watching=watching, progress=progress)
+    if not watching.has_begun:
+        _look_back(files, watching)
     # Read back even where it was just written, so that a run that was resumed and one that was read give the same
     # object.
     return load_result(directory)
@@ -239,6 +243,14 @@ def _say_what_has_changed(files: RunDirectory, config: RunConfig, say: Callable[
             f"{files.path}: is complete and is not trained again with {', '.join(changed)}: its numbers are those of "
             "before. Choose another directory to train anew."
         )
+
+
+def _look_back(files: RunDirectory, watching: Watching) -> None:
+    """Have the observers of a complete run hold what they wrote against its result; what is gone is not missed."""
+    result = files.read_result()
+    # Without an observer that saw it to its end there is nothing to hold anything against.
+    if result is not None and result.get("observers"):
+        watching.look_back(result["observers"], _silence)
 
 
 def _is_complete(files: RunDirectory, settings: Mapping[str, Any]) -> bool:

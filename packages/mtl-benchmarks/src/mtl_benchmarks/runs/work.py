@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NoReturn
 
 from mtl_benchmarks.batching.loading import Loading
 from mtl_benchmarks.configuration.origin import origin
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.divergence import Watch
+from mtl_benchmarks.engine.observers import Watching
 from mtl_benchmarks.engine.progress import Progress
 from mtl_benchmarks.engine.series import PAIR_HEADER, STEP_HEADER, gradient_header
 from mtl_benchmarks.engine.trainer import Trainer
@@ -87,21 +89,20 @@ class Work:
         self,
         *,
         every: int | None,
-        seen: Callable[[Progress], None],
+        watching: Watching,
         progress: Callable[[Progress], None] | None,
-        ending: Callable[[Progress], None],
     ) -> None:
         """Do what is left to do.
 
         Args:
             every: steps between checkpoints on the way from one evaluation to the next; None: none there.
-            seen: called after every step, before its checkpoint.
+            watching: sees every step before its checkpoint, and the end before the result of a run is first written, so
+                that no process that ends in between leaves a complete run without it.
             progress: called after every step, and its checkpoint.
-            ending: called before the result of a run is first written, so that no process that ends in between leaves
-                a complete run without it.
 
         Raises:
             ResultsDirectoryError: a file cannot be written, or is damaged and cannot be written again.
+            ObserverError: an observer raised an error.
             NonFiniteStateError: the run's numbers became NaN or infinite.
         """
         was_complete = False
@@ -116,16 +117,18 @@ class Work:
         if result is not None:
             self._mend(result)
             return
+        if self.found is not None:
+            watching.look_back(self.found.observers, self.say)
         # A run that was broken off between its last checkpoint and its result has nothing left to train.
         if not self.trainer.is_finished:
             self._begin()
         while not self.trainer.is_finished:
-            self._advance(every, seen, progress)
+            self._advance(every, watching, progress)
             # After the checkpoint, from what it holds: tables never show what a restart would have to train again.
             self._show()
         if not was_complete:
-            ending(self.trainer.progress)
-        self._finish()
+            watching.finish(self.trainer.progress)
+        self._finish(watching)
 
     def _show(self) -> None:
         """Write the tables as they stand, for who looks at a run that goes on."""
@@ -167,12 +170,11 @@ class Work:
             self.sessions.note(f"has stopped before, {stopped.rstrip('.')}")
         self.files.write_table("environment.json", self.sessions.table())
 
-    def _advance(
-        self, every: int | None, seen: Callable[[Progress], None], progress: Callable[[Progress], None] | None
-    ) -> None:
+    def _advance(self, every: int | None, watching: Watching, progress: Callable[[Progress], None] | None) -> None:
+        save, seen = partial(self._save, watching), self.forgotten.beside(watching.see)
         try:
-            self.trainer.advance(save=self._save, every=every, seen=self.forgotten.beside(seen), progress=progress)
-            self._save()
+            self.trainer.advance(save=save, every=every, seen=seen, progress=progress)
+            save()
         except (NonFiniteStateError, ResultsDirectoryError):
             raise
         except (NonFiniteLossError, NonFiniteGradientError) as error:
@@ -185,7 +187,7 @@ class Work:
                 raise
             self._stop(bad, cause=error)
 
-    def _save(self) -> None:
+    def _save(self, watching: Watching) -> None:
         self._refuse_non_finite()
         state = self.trainer.state_dict()
         if self.trainer.ranks.size > 1:
@@ -195,7 +197,7 @@ class Work:
         state[_FORGOTTEN] = self.forgotten.names
         self.sessions.reached(self._position)
         digest = config_digest(self.config.as_dict())
-        checkpoint = Checkpoint(self.identity, digest, self.sessions.listed, state)
+        checkpoint = Checkpoint(self.identity, digest, self.sessions.listed, state, watching.state_dict())
         # Read back the first time only: what a method's state is made of does not change within a run, and reading
         # takes as long as writing.
         self.seal = self.files.checkpoints.write(checkpoint, verify=not self.has_saved)
@@ -259,7 +261,7 @@ class Work:
             found["trace.csv"] = table([f"x{k + 1}" for k in range(len(recorder.trace[0]))], recorder.trace)
         return found
 
-    def _finish(self) -> None:
+    def _finish(self, watching: Watching) -> None:
         """Write the tables so that they last, then the result that vouches for them."""
         tables = self._tables()
         for name, content in tables.items():
@@ -274,6 +276,7 @@ class Work:
                 "checkpoint": self.seal,
                 "notes": self.sessions.notes,
                 "tables": {name: digest_of(content) for name, content in tables.items()},
+                "observers": watching.state_dict(),
             }
         )
         self.files.forget_stopped()

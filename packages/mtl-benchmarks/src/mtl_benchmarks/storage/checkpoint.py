@@ -6,7 +6,7 @@ import io
 import pickle
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,15 @@ class Checkpoint:
         config: digest of its configuration.
         sessions: the processes that have worked on it; see ``Sessions``.
         state: of the trainer.
+        observers: what those of the run have to know after a restart, by the name of their class; one after the other
+            where there are several of a class.
     """
 
     run: str
     config: str
     sessions: Sequence[Mapping[str, Any]]
     state: Mapping[str, Any]
+    observers: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     @property
     def position(self) -> dict[str, int]:
@@ -48,9 +51,14 @@ class Checkpoint:
     def to_bytes(self) -> bytes:
         """The content of its file."""
         buffer = io.BytesIO()
-        torch.save(
-            {"run": self.run, "config": self.config, "sessions": list(self.sessions), "state": dict(self.state)}, buffer
-        )
+        content = {
+            "run": self.run,
+            "config": self.config,
+            "sessions": list(self.sessions),
+            "state": dict(self.state),
+            "observers": {name: list(states) for name, states in self.observers.items()},
+        }
+        torch.save(content, buffer)
         data = buffer.getvalue()
         # Behind the archive: a reader of zip files looks for their directory from the end backwards, past other bytes.
         return b"".join((data, _SEAL, digest_of(data).encode(), b"\n"))

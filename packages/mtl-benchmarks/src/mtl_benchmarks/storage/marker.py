@@ -76,5 +76,7 @@ def refuse_kind(path: Path, wanted: Kind) -> bool:
         way_out = {"run": "Give the directory above it.", "collection": "Give a directory inside it."}.get(
             found, "It is of mtl-bench sac, whose metrics.csv is its table."
         )
-        raise ResultsDirectoryError(f"`directory` {str(path)!r} must be a {wanted}, got a {found}. {way_out}")
+        raise ResultsDirectoryError(
+            f"`directory` {str(path)!r} must be a {wanted}, got a {found} by its {MARKER}. {way_out}"
+        )
     return found is not None
