@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import random
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -285,7 +286,8 @@ def known(directory: Path) -> Mapping[str, Any]:
     """What the last checkpoint has of the log."""
     checkpoint = RunDirectory.existing(directory).read_checkpoint()
     assert checkpoint is not None
-    return checkpoint.observers["CSVLog"][0]
+    state: Mapping[str, Any] = checkpoint.observers["CSVLog"][0]
+    return state
 
 
 def broken_off(config: RunConfig, directory: Path, *, at: int, observers: Sequence[Observer] = ()) -> None:
@@ -323,7 +325,7 @@ def test_a_log_goes_on_to_the_byte_or_is_refused(
     whole = tmp_path / "whole/log/log.csv"
     run(config, tmp_path / "whole", observers=[CSVLog(every=1)])
     broken_off(config, tmp_path / "half", at=4, observers=[CSVLog(every=1)])
-    content, size = (tmp_path / "half/log/log.csv").read_bytes(), known(tmp_path / "half")["size"]
+    content, size = (tmp_path / "half/log/log.csv").read_bytes(), known(tmp_path / "half")["log.csv"]["size"]
     assert size < len(content)
     for at in (0, 3, size // 3, content.index(b"\n", size // 2), size - 1, size, (size + len(content)) // 2):
         shutil.copytree(tmp_path / "half", tmp_path / "run")
@@ -362,7 +364,7 @@ def test_a_run_without_its_damaged_log_goes_on_and_so_does_one_whose_log_was_lef
     broken_off(config, tmp_path / "run", at=5)
     assert known(tmp_path / "run") == seen  # what is left out for a while is not forgotten
     log = tmp_path / LOG
-    kept = log.read_bytes()[: seen["size"]]
+    kept = log.read_bytes()[: seen["log.csv"]["size"]]
     log.write_bytes(flipped(log.read_bytes(), 40))
     with pytest.raises(DamagedFileError):
         run(config, tmp_path / "run", observers=[CSVLog(every=1)])
@@ -482,6 +484,25 @@ def test_tensorboard_has_what_was_seen_where_the_run_is_broken_off(config: RunCo
     read.Reload()
     assert [event.step for event in read.Scalars("step/loss/first")] == [1, 2, 3, 4]
     assert [event.step for event in read.Scalars("test/error_first")] == [2]
+
+
+@pytest.mark.parametrize("damage", [cut, flipped, longer])
+def test_event_files_go_on_or_are_refused(
+    damage: Callable[[bytes, int], bytes], config: RunConfig, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed (extra [tensorboard])")
+    broken_off(config, tmp_path / "run", at=3, observers=[TensorBoardLog(every=1)])
+    broken_off(config, tmp_path / "run", at=5, observers=[TensorBoardLog(every=1)])
+    for file in sorted((tmp_path / "run/log/tensorboard").iterdir()):
+        content = file.read_bytes()
+        file.write_bytes(damage(content, 60))
+        with pytest.raises(DamagedFileError, match=f"`{re.escape(file.name)}` in .* must be as it was written"):
+            run(config, tmp_path / "run", observers=[TensorBoardLog(every=1)])
+        file.write_bytes(content)
+    said: list[str] = []
+    file.unlink()
+    run(config, tmp_path / "run", observers=[TensorBoardLog(every=1)], say=said.append)
+    assert said == [f"{tmp_path / 'run'}: log/tensorboard has no {file.name} any more, and goes on without."]
 
 
 def test_wandb_offline(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

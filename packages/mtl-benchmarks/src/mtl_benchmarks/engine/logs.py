@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import io
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtl_benchmarks.engine.observers import EvaluationSeen, Observer, RunStart, StepSeen
-from mtl_benchmarks.storage.files import damaged, digest_of, exists, on_disk, read, write_atomically
+from mtl_benchmarks.storage.files import entries, exists, write_atomically
+from mtl_benchmarks.storage.growing import GrowingFiles, content_until
 from mtl_core import InvalidParameterError, MissingExtraError, ResultsDirectoryError
 from mtl_core.checks import one_of, positive_int
 
@@ -73,8 +72,7 @@ class CSVLog(Log):
         super().__init__(every=every)
         self._file: TextIO | None = None
         self._kept = _HEADER
-        self._digest = hashlib.sha256()
-        self._size = 0
+        self._files: GrowingFiles | None = None
 
     def ready(self, directory: Path) -> None:
         """Look at the file, too."""
@@ -82,12 +80,8 @@ class CSVLog(Log):
         _refuse_as_file(directory / "log" / "log.csv")
 
     def state_dict(self) -> Mapping[str, Any]:
-        """``size`` of the file in bytes, and the ``sha256`` of that much; it is on the disk when this returns."""
-        if self._file is not None and not self._file.closed:
-            # A checkpoint that outlives a power failure must not know of lines that do not.
-            with on_disk(Path(self._file.name), "writable"):
-                os.fsync(self._file.fileno())
-        return {"size": self._size, "sha256": self._digest.hexdigest()}
+        """How far the file has come, and the digest of that much."""
+        return {} if self._files is None else self._files.until_now(["log.csv"])
 
     def look_back(self, directory: Path, state: Mapping[str, Any] | None) -> str:
         """Hold the file against what the checkpoint has of it.
@@ -104,11 +98,7 @@ class CSVLog(Log):
                 f"`{path.name}` in {str(path.parent)!r} must be of this run, got one that its checkpoint does not "
                 "know. Move it away, and a new one begins here; or leave out `log`."
             )
-        found = read(path)[: state["size"]]
-        if digest_of(found) != state["sha256"]:
-            way_out = "Move it away, and a new one begins here; or leave out `log`. The run itself does not need it."
-            raise damaged(path, f"other content in its first {state['size']} bytes", way_out)
-        self._kept = found
+        self._kept = content_until(path, state["log.csv"], _WAY_OUT)
         return ""
 
     def start(self, run: RunStart) -> None:
@@ -117,7 +107,7 @@ class CSVLog(Log):
         path.parent.mkdir(exist_ok=True)
         # A run that was killed goes on from a checkpoint before its last lines, and makes them again.
         write_atomically(path, self._kept)  # nothing is lost where this is broken off
-        self._count(self._kept)
+        self._files = GrowingFiles(path.parent)
         self._file = path.open("a", encoding="utf-8", newline="")
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
@@ -125,21 +115,12 @@ class CSVLog(Log):
         assert self._file is not None
         # repr() of a float reads back to the same bits.
         rows = [(step, epoch, name, repr(value)) for name, value in values.items()]
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        lines = text.getvalue()
-        self._file.write(lines)
+        csv.writer(self._file, lineterminator="\n").writerows(rows)
         self._file.flush()
-        self._count(lines.encode())
-
-    def _count(self, content: bytes) -> None:
-        self._digest.update(content)
-        self._size += len(content)
 
     def finish(self) -> None:
         """Close the file."""
         assert self._file is not None
-        self.state_dict()  # for what it makes sure of
         self._file.close()
 
     def broken_off(self) -> None:
@@ -150,9 +131,14 @@ class CSVLog(Log):
 
 _HEADER = b"step,epoch,name,value\n"
 
+_WAY_OUT = "Move it away, and a new one begins here; or leave out `log`. The run itself does not need it."
+
 
 class TensorBoardLog(Log):
     """Event files for TensorBoard in ``log/tensorboard`` of the run's directory.
+
+    Each process that works on a run writes one of its own. Every checkpoint knows how far they had come: a restart
+    refuses one that is not as it was written, where TensorBoard itself would show what is before the damage.
 
     Args:
         every: steps between those that are written.
@@ -169,16 +155,40 @@ class TensorBoardLog(Log):
             raise MissingExtraError("logging to TensorBoard", "mtl-benchmarks[tensorboard]") from None
         self._make: Any = SummaryWriter
         self._writer: Any = None
+        self._files: GrowingFiles | None = None
 
     def ready(self, directory: Path) -> None:
         """Look at the folder of the event files, too."""
         super().ready(directory)
         _refuse_as_folder(directory / "log" / "tensorboard")
 
+    def state_dict(self) -> Mapping[str, Any]:
+        """How far the event files have come, and the digest of that much."""
+        if self._files is None:
+            return {}
+        self._writer.flush()
+        return self._files.until_now(_event_files(self._files.folder))
+
+    def look_back(self, directory: Path, state: Mapping[str, Any] | None) -> str:
+        """Hold the event files against what the checkpoint has of them.
+
+        Raises:
+            DamagedFileError: one is not what was written.
+        """
+        folder = directory / "log" / "tensorboard"
+        gone = []
+        for name, known in (state or {}).items():
+            if exists(folder / name):
+                content_until(folder / name, known, _WAY_OUT)
+            else:
+                gone.append(name)
+        return f"log/tensorboard has no {', '.join(gone)} any more, and goes on without" if gone else ""
+
     def start(self, run: RunStart) -> None:
         """Open an event file; what lies behind a restart is purged."""
-        folder = str(run.directory / "log" / "tensorboard")
-        self._writer = self._make(folder, purge_step=run.step + 1 if run.step else None)
+        folder = run.directory / "log" / "tensorboard"
+        self._writer = self._make(str(folder), purge_step=run.step + 1 if run.step else None)
+        self._files = GrowingFiles(folder)
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """One scalar per value."""
@@ -193,6 +203,10 @@ class TensorBoardLog(Log):
         """Write what is held back, which may be that of minutes."""
         if self._writer is not None:
             self._writer.close()
+
+
+def _event_files(folder: Path) -> list[str]:
+    return [name for name in entries(folder) if ".tfevents." in name]
 
 
 class WandBLog(Log):
