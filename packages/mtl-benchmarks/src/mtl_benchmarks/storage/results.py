@@ -46,7 +46,7 @@ class Collection:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not refuse_kind(self.path, "collection"):
+        if not refuse_kind(self.path, "collection") or not exists(self.path / MARKER):
             make_directory(self.path)
             write_atomically(self.path / MARKER, marker("collection"))
 
