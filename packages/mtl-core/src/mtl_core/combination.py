@@ -68,6 +68,9 @@ def combine_per_group(
     """As ``combine``, with the method applied to each group of parameters by itself; weights are ``[n_groups, m]``.
 
     A loss weighting has one weight per loss, the same for every group.
+
+    Raises:
+        InvalidInputError: the method remembers something from step to step, which each group would go on from.
     """
     if is_loss_weighting(method):
         return combine(method, gradients, gradients.host_gramian)

@@ -52,6 +52,10 @@ class StepOptions:
             optimiser's state during the update, so that such an error leaves everything as it was.
         measure_progress: whether the report tells, of a method that gives an update and no weights, how each task fares
             by it. That reads all gradients once more; where there are weights, the Gramian tells.
+
+    Raises:
+        InvalidParameterError: a value is none of those named above, two do not go together, or ``scaler`` or ``group``
+            is of another class.
     """
 
     heads: Literal["unit", "weighted"] = "unit"
