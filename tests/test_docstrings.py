@@ -1,4 +1,4 @@
-"""What public names raise on purpose, by a `raise` of their own, is in their docstrings."""
+"""Docstrings of public names say what they raise themselves, and what each argument is."""
 
 from __future__ import annotations
 
@@ -82,3 +82,32 @@ def test_a_raise_is_seen_and_a_section_read() -> None:
     ) == {"NoMatchError"}
     assert not _covered("NoMatchError", set())
     assert _covered("NoMatchError", {"InvalidInputError"})
+
+
+@pytest.mark.parametrize("dotted", NAMES)
+def test_the_arguments_of_a_public_name_are_explained(dotted: str) -> None:
+    """Of each class, and of functions with three or more, whose first line does not do for all of them."""
+    module, name = NAMES[dotted]
+    value = getattr(importlib.import_module(module), name)
+    if inspect.isclass(value):
+        few = issubclass(value, BaseException) or getattr(value, "_is_protocol", False)
+    else:
+        few = not inspect.isfunction(value) or len(inspect.signature(value).parameters) < 3
+    if few:
+        return
+
+    assert [each for each in inspect.signature(value).parameters if not _explained(each, value.__doc__ or "")] == []
+
+
+def _explained(argument: str, text: str) -> bool:
+    """Whether an entry is of this argument, the text names it, or says that it is as elsewhere."""
+    if argument in ("args", "kwargs", "kind") or argument.startswith("_"):  # a kind is fixed by its class
+        return True
+    entries = re.findall(r"^ +((?:\w+, )*\w+): ", text, flags=re.MULTILINE)
+    return any(argument in entry.split(", ") for entry in entries) or f"``{argument}" in text or "as for ``" in text
+
+
+def test_an_argument_is_explained_by_an_entry_or_by_name() -> None:
+    text = "Of ``one``.\n\n    Args:\n        two, three: words.\n"
+
+    assert [each for each in ("one", "two", "three", "four") if not _explained(each, text)] == ["four"]

@@ -69,6 +69,12 @@ def combine_per_group(
 
     A loss weighting has one weight per loss, the same for every group.
 
+    Args:
+        problem: the problem.
+        method: a weighting, an aggregator or a loss weighting.
+        gradients: of the step, with their Jacobian.
+        per: what a group is: the parameters of a ``"layer"``, or one ``"parameter"``.
+
     Raises:
         InvalidInputError: the method remembers something from step to step, which each group would go on from.
     """

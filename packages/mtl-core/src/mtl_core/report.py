@@ -145,7 +145,11 @@ class StepReport:
 
 @dataclass(frozen=True)
 class Note:
-    """Something was done otherwise than asked for."""
+    """Something was done otherwise than asked for.
+
+    Attributes:
+        text: what was done, and why.
+    """
 
     text: str
     kind: str = "note"
@@ -157,7 +161,11 @@ class Note:
 
 @dataclass(frozen=True)
 class SkippedUpdate:
-    """The gradients overflowed under a gradient scaler: parameters were left alone and the scale was lowered."""
+    """The gradients overflowed under a gradient scaler: parameters were left alone and the scale was lowered.
+
+    Attributes:
+        scale: the loss scale after it was lowered.
+    """
 
     scale: float
     kind: str = "skipped_update"

@@ -37,7 +37,7 @@ Outputs = tuple[Tensor, ...] | Tensor
 
 
 class Joint:
-    """Entry ``i`` of losses that were computed as one tensor."""
+    """Entry ``i`` of ``losses`` ``[m]`` that were computed as one tensor."""
 
     def __init__(self, losses: Tensor, i: int) -> None:
         self.losses = losses
