@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import mtl_core
+from mtl_benchmarks import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -111,3 +112,11 @@ def test_an_argument_is_explained_by_an_entry_or_by_name() -> None:
     text = "Of ``one``.\n\n    Args:\n        two, three: words.\n"
 
     assert [each for each in ("one", "two", "three", "four") if not _explained(each, text)] == ["four"]
+
+
+def test_the_readme_lists_the_files_of_a_run() -> None:
+    readme = (ROOT / "packages" / "mtl-benchmarks" / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("\n## A run is a directory\n")[2].partition("\n\nA run ")[0]
+    listed = {name for cell in re.findall(r"^\| (`[^|]+) \|", table, flags=re.MULTILINE) for name in cell.split(", ")}
+
+    assert {name.strip("`") for name in listed} == set(re.findall(r"^ *``([^`]+)`` ", RunDirectory.__doc__ or "", re.M))
