@@ -142,7 +142,7 @@ def _page(title: str, module: str, names: list[str]) -> str:
 def _index() -> str:
     lines = [
         "# Reference",
-        "Every name that may be imported. What is not here is internal and may change without a word.",
+        "Every name that may be imported. What is not listed here is internal and may change without notice.",
     ]
     for module, names in public_modules().items():
         lines.append(f"## `{module}`")

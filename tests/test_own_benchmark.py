@@ -9,8 +9,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+
+from mtl_core import StepOptions, StepReport, step
+from mtl_core.testing import small_problem
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "own_benchmark.md").read_text(encoding="utf-8")
@@ -97,3 +102,22 @@ def test_what_was_trained_has_learnt_something_and_runs_again(folder: Path) -> N
     assert json.loads((folder / "again" / run.name / "result.json").read_text())["values"] == values
     assert found[missing][:2] == (2, "")
     assert found[missing][2].startswith("mtl-bench: 'none.csv' must be usable, got No such file or directory.")
+
+
+def test_the_wrapper_hands_on_how_the_step_is_asked_for() -> None:
+    """Clipping, heads and scaling are settings of the step, and a wrapper that drops them trains otherwise."""
+    written: dict[str, Any] = {"__name__": "ways"}
+    exec(dict(MODULES)["ways.py"], written)
+
+    class Recording:
+        def step(self, problem: Any, batch: Any, optimizer: Any, *, options: StepOptions) -> StepReport:
+            asked.append(options)
+            losses = problem.losses(batch).values.detach()
+            return StepReport(losses, None, None, problem.tasks)
+
+    asked: list[StepOptions] = []
+    problem, batch = small_problem(2)
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1)
+    step(problem, batch, optimizer, written["Shake"](Recording()), heads="weighted", max_norm=0.5)
+
+    assert [(each.heads, each.max_norm) for each in asked] == [("weighted", 0.5)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 from pathlib import Path
@@ -17,25 +18,26 @@ from mtl_core import InvalidInputError
 PAGE = (Path(__file__).parents[1] / "docs" / "adoption.md").read_text(encoding="utf-8")
 
 
-def read(*, until: str) -> dict[str, Any]:
-    """What the Python blocks of the page define, up to the end of a section."""
+def read(folder: Path, *, until: str) -> dict[str, Any]:
+    """What the Python blocks of the page define, up to the end of a section; what they write is in ``folder``."""
     before, heading, rest = PAGE.partition(f"## {until}\n")
     assert heading
     text = before + rest.partition("\n## ")[0]
     namespace: dict[str, Any] = {"__name__": "__page__"}
-    for code in re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
-        exec(compile(code, "docs/adoption.md", "exec"), namespace)
+    with contextlib.chdir(folder):
+        for code in re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
+            exec(compile(code, "docs/adoption.md", "exec"), namespace)
     return namespace
 
 
 @pytest.fixture(scope="module")
-def own_loop() -> dict[str, Any]:
-    return read(until="Your own loop")
+def own_loop(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return read(tmp_path_factory.mktemp("page"), until="Your own loop")
 
 
 @pytest.fixture(scope="module")
-def accelerate() -> dict[str, Any]:
-    return read(until="Accelerate")
+def accelerate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return read(tmp_path_factory.mktemp("page"), until="Accelerate")
 
 
 def parameters_of(model: nn.Module) -> Tensor:

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # From your own loop to FairGrad
 #
-# A loop as everybody writes it, on scikit-learn's handwritten digits, with three tasks: which digit, how much ink, and the picture itself again. Then the same loop with one line changed, and what became of the tasks.
+# An ordinary training loop on scikit-learn's handwritten digits, with three tasks: which digit it is, how much ink it has, and the picture itself again. Then the same loop with one line changed, and the test loss of each task in both.
 
 # %%
 import matplotlib.pyplot as plt
@@ -72,11 +72,11 @@ model, before = trained(plain)
 print(dict(zip(tasks, (round(value, 4) for value in before[-1]), strict=True)))
 
 # %% [markdown]
-# The cross-entropy is a hundred times the ink's loss. Its gradient decides, and the trunk is about digits only.
+# The cross-entropy is far larger than the ink's loss, and so is its gradient: it decides the direction of the sum, and the trunk learns what is good for the digits.
 #
 # ## One line changed
 #
-# `collect` differentiates each loss by itself, with respect to the shared part; FairGrad combines; `assign` writes `.grad`. The heads' gradients are written on the way, each from its own loss, as before.
+# `collect` differentiates each loss by itself, with respect to the shared part. FairGrad combines these gradients into one update, and `assign` writes it into `.grad` of the trunk. `collect` has already written the gradients of the heads, each from its own loss, as before.
 
 # %%
 method = FairGrad(alpha=1.0)
@@ -103,6 +103,6 @@ axes[0].set_ylabel("test loss")
 axes[0].legend(frameon=False)
 
 # %% [markdown]
-# One seed of a small problem: it shows what the line does, not which method is better. For that there are [benchmarks](../evidence.md), with seeds, intervals and baselines.
+# This is one seed of a small problem: it shows what the line does, not which method is better. To compare methods there are [benchmarks](../evidence.md), with seeds, intervals and baselines.
 #
-# The same without writing gradients yourself, with clipping, missing tasks, several processes and any other method in the same place, is `mtl_core.step`: [in the loop you have](../adoption.md).
+# `mtl_core.step` does the same without writing gradients yourself, and also clips, allows for missing tasks and several processes, and takes any other method: [into the loop you have](../adoption.md).

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Seeing conflict in your own model
 #
-# Before choosing a method: do your tasks conflict at all, which ones, and does one of them decide alone? Nothing in the training changes for that; the gradients are looked at every few steps.
+# Before you choose a method, see whether your tasks conflict at all, which of them do, and whether one decides alone. The training does not change; every few steps the task gradients are computed besides.
 
 # %%
 import matplotlib.pyplot as plt
@@ -68,7 +68,7 @@ for row in monitor.epochs():
     print(f"{row.epoch:5}  {row.weak:4.0%}  {row.dominated:9.0%}  {row.min_cosine:15.2f}  {row.imbalance:9.1f}")
 
 # %% [markdown]
-# *Weak*: some pair of tasks conflicts. *Dominated*: the task of the shortest gradient goes against the mean, which is what hurts. *Imbalance*: the longest gradient over the shortest. What the words mean: [conflict](../concepts/conflict.md), [imbalance](../concepts/imbalance.md).
+# *Weak*: the share of steps at which some pair of tasks conflicts. *Dominated*: the share at which the task of the shortest gradient has a negative cosine with the mean gradient, so that following the mean makes it worse. *Imbalance*: the longest gradient over the shortest. More on these: [conflict](../concepts/conflict.md), [imbalance](../concepts/imbalance.md).
 #
 # ## Who against whom, and when
 
@@ -91,10 +91,10 @@ for i in range(4):
 figure.colorbar(image, ax=pairs, label="mean cosine")
 
 # %% [markdown]
-# ## What to do with it
+# ## What follows from it
 #
 # - No conflict, no imbalance: the sum of the losses is fine. Keep it.
-# - Imbalance without conflict: mend the units of the losses, or take a method that does not see lengths.
+# - Imbalance without conflict: bring the losses to like units, or take a method that does not see the length of gradients.
 # - The same task loses, epoch after epoch: [which method for me](../choosing.md).
 #
 # In your model, only `losses_of` and the name of the trunk differ. Without features leave `features=` out: the same numbers, for more work.

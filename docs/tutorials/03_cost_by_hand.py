@@ -1,7 +1,7 @@
 # %% [markdown]
 # # COST by hand: one teleport, before and after
 #
-# A teleport is one call. Here it is made by hand at a step where tasks conflict, and what it did is measured: losses, gradients, cosines, on the batches on which the losses were held and on others.
+# [COST](../cost.md) moves the shared weights, where tasks conflict, to a point with nearly the same losses and less conflict: a teleport. Here one is made by hand, and what it did is measured: losses, gradients and cosines, on the batches on which the losses were held and on others.
 
 # %%
 import copy
@@ -30,7 +30,7 @@ def gradients_of(batch):
 # %% [markdown]
 # ## Train until the tasks conflict
 #
-# Plainly, on the sum of the losses, until the task of the shortest gradient goes against the mean.
+# Plain training on the sum of the losses, until the gradient of the task with the shortest one has a negative cosine with the mean gradient.
 
 # %%
 for step in range(500):
@@ -48,7 +48,7 @@ print(
 # %% [markdown]
 # ## Teleport
 #
-# Losses are held on this batch and three more. `teleport` does it whatever the trigger says, and tells what it did.
+# The losses are held on this batch and three more. `teleport` makes a move without asking a trigger, and reports what it did.
 
 # %%
 held = [batch, *(batches.batch(90, k) for k in range(3))]
@@ -92,6 +92,6 @@ for panel, name in zip(axes, names, strict=True):
     panel.text(0.75, -0.32, "others", transform=panel.transAxes, ha="center", color="#0072B2", fontsize=8)
 
 # %% [markdown]
-# Losses stay, the smallest cosine rises, the gradient grows: that is what a teleport promises, at this point. Whether the model that is trained on from here is better is another question, and [the evidence](../evidence.md) so far says: not more than after a random move of equal length. Compare with `RandomTeleport` before you believe in a gain.
+# The losses stay nearly the same, the smallest cosine rises, and the mean gradient grows: at this point the teleport does what it is meant to. Whether the model that is trained on from here becomes better is another question. According to [the evidence](../evidence.md) so far it does not become better than after a random move of equal length. Compare with `RandomTeleport` before you believe in a gain.
 #
 # In a training loop COST decides by itself when: `method = COST(FairGrad(), probe_batches=...)` in `mtl_core.step`, and `method.start_epoch(epoch)` at the start of each epoch. [Settings](../cost.md).

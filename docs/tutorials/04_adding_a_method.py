@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Adding a method
 #
-# A method of your own is a class with one function. Nothing has to be registered to use it in a step; `package.module:Class` names it on the command line.
+# A method of your own is a class with one function. It need not be registered: `step` takes its objects, and on the command line `package.module:Class` names it.
 #
 # ## A weighting
 #
@@ -36,7 +36,7 @@ print(Agreement().weights(jacobian @ jacobian.T))
 # %% [markdown]
 # ## In a step
 #
-# With clipping, micro-batches, missing tasks, several processes: these are `step`'s, not the method's.
+# Clipping, micro-batches, missing tasks and several processes are settings of `step`; the method need not know of them.
 
 # %%
 torch.manual_seed(0)
@@ -66,7 +66,7 @@ axes.legend(frameon=False)
 # %% [markdown]
 # ## Held to laws
 #
-# Which laws does it obey? Say so, and let drawn Jacobians (zero, repeated, opposed, nearly parallel rows, norms many decades apart) look for a counterexample. A claim that is false fails with the smallest Jacobian that breaks it:
+# A law is a property that holds for all gradients. `check_aggregator` takes the laws that you claim and looks for counterexamples among drawn Jacobians (zero, repeated, opposed, nearly parallel rows, norms many decades apart). A false claim fails with a small Jacobian that breaks it:
 
 # %%
 from mtl_aggregators.conformance import check_aggregator

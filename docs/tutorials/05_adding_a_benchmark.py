@@ -92,5 +92,5 @@ print(sorted(path.name for path in next(out.glob("*ls*")).iterdir()))
 #
 # ```console
 # $ mtl-bench study mine:Waves --methods ls fairgrad famo --seeds 5
-# $ mtl-bench report runs
+# $ mtl-bench report runs/study
 # ```

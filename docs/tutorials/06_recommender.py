@@ -40,7 +40,7 @@ def draw(n=256):
 
 
 # %% [markdown]
-# A task without labels in a batch is **left out of the mapping**. It is then a zero row, has no say, and no parameter moves on its account.
+# A task without labels in a batch is **left out of the mapping** that the losses function returns. Its gradient is then zero, it has no influence on the update, and its head does not move.
 
 
 # %%
@@ -68,7 +68,7 @@ dense = torch.optim.Adam(
 # %% [markdown]
 # ## Two optimisers
 #
-# `step` takes one optimiser. With two, collect and write the gradients, and step both yourself. The embeddings' gradients stay sparse, since a weighted sum lies in the rows that were touched:
+# `step` takes one optimiser. With two, collect and write the gradients, and step both yourself. The gradients of the embeddings stay sparse, since a weighted sum of them is zero outside of the rows that the batch touched:
 
 # %%
 method = UPGrad()
@@ -89,7 +89,7 @@ print("sparse:", model.users.weight.grad.is_sparse, "rows:", model.users.weight.
 # %% [markdown]
 # ## With one optimiser
 #
-# Without `sparse=True` one optimiser holds everything, and `step` does the rest. A batch without any purchase shows what an absent task is:
+# Without `sparse=True` one optimiser can hold all parameters, and `step` can be used. In a batch without any click or purchase two tasks are absent: their losses in the report are NaN, and their weights 0:
 
 # %%
 model = Recommender()

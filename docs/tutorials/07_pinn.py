@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A physics-informed network: losses that differentiate, and ConFIG
 #
-# A network u(x, t) shall solve the heat equation u_t = 0.05 u_xx on an interval, from a sine, with cold ends. Three losses: the residual of the equation, whose evaluation differentiates the network itself; the initial condition; the boundary. Everything is shared: there are no heads. The residual's gradient is of another size than the others, and they conflict.
+# A network u(x, t) is to solve the heat equation u_t = 0.05 u_xx on an interval, starting from a sine, with the value 0 at both ends. There are three losses: the residual of the equation, whose evaluation differentiates the network itself; the initial condition; the boundary. All parameters are shared; there are no heads. The gradients of the three differ in length, and they conflict.
 
 # %%
 import math
@@ -81,6 +81,6 @@ right.set(xlabel="t", ylabel="x", title="the network's solution, ConFIG")
 figure.colorbar(image, ax=right)
 
 # %% [markdown]
-# Six hundred steps of one seed: enough to see that losses which differentiate on the way go through `step` as they are, under every method, and how the terms compare. Not enough to rank methods.
+# Six hundred steps of one seed show that losses which contain derivatives can be given to `step` as they are, under every method. They are not enough to rank methods.
 #
-# What to know: second derivatives need smooth activations (`Tanh`, not `ReLU`); evaluations that methods make on the side (FAMO's second look, a teleport's probes) keep the graph that your loss needs; in single precision second derivatives are noisy, and double costs little at this size.
+# What to know: second derivatives need smooth activations (`Tanh`, not `ReLU`). Methods that evaluate the losses besides the step (FAMO's second look, a teleport's probe batches) keep gradients enabled where your loss needs them. In single precision second derivatives are noisy; double precision costs little at this size.

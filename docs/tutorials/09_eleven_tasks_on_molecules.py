@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Eleven tasks on real molecules
 #
-# QM9 has 130,831 small molecules and what quantum chemistry says of each. Eleven of its properties are eleven regressions from one message-passing network, on which multi-task learning is known to lose: every property is learned better alone. Here is why that is hard, and what a weighting changes, in a minute on one core.
+# QM9 has 130,831 small molecules with properties of each, computed by quantum chemistry. Here eleven of these properties are predicted by one message-passing network. Joint training is known to lose on them: every property is learned better alone. This tutorial shows how the tasks conflict, and what a weighting changes, in a minute on one core.
 #
 # The molecules come with the package `qm9pack` (`pip install qm9pack==1.0.3`, 104 MB). The first use reads its text, three quarters of a minute; later ones take the arrays from your cache folder.
 
@@ -62,7 +62,7 @@ print(f"longest over shortest gradient: {mtl_core.imbalance_ratio(gradients):.1f
 print("cosine with the mean:", " ".join(f"{c:.2f}" for c in mtl_core.mean_cosines(gradients).tolist()))
 
 # %% [markdown]
-# The four energies `u0`, `u`, `h` and `g` are nearly the same question, and their gradients nearly the same vector: in the sum of the losses that question has four votes. What stands against the energies, or is short, is outvoted.
+# The four energies `u0`, `u`, `h` and `g` are nearly the same quantity, and their gradients nearly the same vector, so that the energies count four times in the sum of the losses. Tasks whose gradients point against them, or are short, have little influence.
 #
 # ## Three weightings
 #
@@ -101,4 +101,4 @@ print(" " * 9, *(f"{task:>6}" for task in benchmark.tasks))
 # $ mtl-bench compare runs
 # ```
 #
-# With eleven tasks the price of a method matters: one gradient per task is eleven passes back, and grows with the number of tasks; methods on losses do not. [Which method for me](../choosing.md) has the tree.
+# With eleven tasks the cost of a method matters: one gradient per task is eleven backward passes, while methods on losses make one. [Which method for me](../choosing.md) says when to take which.

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mtl_benchmarks.cli import main
-from mtl_benchmarks.comparison import find_runs, result_table
+from mtl_benchmarks.comparison import find_runs, incomplete_runs, result_table
 from mtl_benchmarks.comparison.groups import compare
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
@@ -44,6 +44,27 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def page(runs: Path) -> Path:
     return write_report([runs])
+
+
+def test_what_a_pattern_names_beside_the_runs_is_passed_over(runs: Path, page: Path) -> None:
+    """``runs/*``, as a shell expands it: the runs, and with them the collection's marker, a page, pictures."""
+    pictures = runs / "figures"
+    pictures.mkdir(exist_ok=True)
+    (pictures / "one.png").write_bytes(b"")
+    everything = sorted(runs.iterdir())
+    assert {"mtl-bench.json", page.name, "figures"} < {path.name for path in everything}
+
+    assert len(find_runs(everything)[0]) == len(find_runs([runs])[0])
+    assert incomplete_runs(everything) == []
+    for path in (runs / "mtl-bench.json", pictures, runs / "nothing"):  # by themselves they are no runs
+        with pytest.raises(ResultsDirectoryError, match=re.escape(str(path))):
+            find_runs([path])
+
+
+def test_a_collection_of_collections_says_what_lies_inside(tmp_path: Path) -> None:
+    Collection(tmp_path / "runs" / "study")
+    with pytest.raises(ResultsDirectoryError, match=r"got none\. Give what lies inside: \S*runs/study\."):
+        find_runs([tmp_path / "runs"])
 
 
 def opened(browser: Any, page: Path, width: int) -> tuple[Any, list[str]]:

@@ -62,6 +62,24 @@ def test_refuses_a_directory_with_other_things(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
+def test_what_holds_nothing_but_directories_of_ours_is_a_collection(tmp_path: Path) -> None:
+    """The runs of a study go to runs/study, and make runs on the way, where the next command wants its own."""
+    Collection(tmp_path / "runs" / "study")
+    assert kind_of(tmp_path / "runs") == "collection"
+    with pytest.raises(ResultsDirectoryError, match="must be a run, got a collection"):
+        begin(tmp_path / "runs")
+    begin(Collection(tmp_path / "runs").run_path("one"))
+    assert sorted(os.listdir(tmp_path / "runs")) == [MARKER, "one", "study"]
+
+
+def test_one_thing_of_another_among_directories_of_ours_is_refused(tmp_path: Path) -> None:
+    Collection(tmp_path / "study")
+    (tmp_path / "thesis").mkdir()
+    with pytest.raises(ResultsDirectoryError, match=r"must be empty or written by mtl-bench.*thesis"):
+        Collection(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["study", "thesis"]
+
+
 def test_refuses_another_configuration_and_says_where_it_differs(tmp_path: Path) -> None:
     begin(tmp_path)
     other = {"method": {"name": "ls", "options": {"weights": [1.0, 2.0]}}, "seed": 1}

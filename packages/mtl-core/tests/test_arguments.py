@@ -212,7 +212,10 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("method", "words"),
-    [(FixedWeights, r"must be an instance, got the class FixedWeights. Give FixedWeights\(\)"), ("MGDA", "got str")],
+    [
+        (FixedWeights, r"must be an instance, got the class FixedWeights. Give FixedWeights\(\)"),
+        ("MGDA", "got str. Give a method's object, not its name"),
+    ],
     ids=["a class", "a name"],
 )
 def test_what_is_no_method_is_refused_however_it_is_given(way: str, method: Any, words: str) -> None:

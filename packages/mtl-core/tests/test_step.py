@@ -359,6 +359,15 @@ class TestBadInput:
         with pytest.raises(DetachedLossError, match=r"\['b'\]"):
             step(problem, torch.ones(2, 3, dtype=torch.float64), optimizer, method)  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("method", [Fixed(1.0, 1.0), FixedLosses(1.0, 1.0)])
+    def test_losses_of_another_model(self, method: object) -> None:
+        """The usual mistake of a losses function that does not use its first argument."""
+        used, given = TwoLayers(), TwoLayers()
+        problem = Problem(given, lambda _, x: torch.stack(used(x)[1]).mean((1, 2)), shared="trunk", tasks=("a", "b"))
+        optimizer = torch.optim.SGD(given.parameters(), lr=0.1)
+        with pytest.raises(DetachedLossError, match=r"\['a', 'b'\].* another model than the one that"):
+            step(problem, torch.ones(2, 3, dtype=torch.float64), optimizer, method)  # type: ignore[arg-type]
+
     def test_an_optimiser_that_evaluates_the_loss_itself(self) -> None:
         problem, batch = small_problem()
         optimizer = torch.optim.LBFGS(problem.model.parameters())

@@ -63,6 +63,7 @@ class GradNorm(GramianMethod):
 
     Raises:
         InvalidParameterError: ``alpha`` is negative or ``lr`` is not positive.
+        InvalidInputError: when called without losses, or on a loss that is not positive.
 
     Note:
         Called on gradients instead of stepping, it measures whatever Gramian it is given. Weights are kept positive by

@@ -165,6 +165,7 @@ class GroupedGradVac(JacobianMethod):
     Raises:
         InvalidParameterError: ``sizes`` is empty or has an entry that is not a whole number of at least 1, or ``beta``
             is not in [0, 1].
+        InvalidInputError: when called on a Jacobian with another number of columns than ``sizes`` add up to.
 
     References:
         Wang et al., ICLR 2021, section 4 (whole model, layers, matrices).

@@ -25,6 +25,9 @@ class IMTLG(GramianMethod):
     In closed form :math:`w_i \propto (C^{-1} 1)_i / \|g_i\|` with :math:`C` the cosines. Weights may be negative, and
     so may the common projection: such an update ascends every task.
 
+    Args:
+        backend: where the weights are computed; see ``GramianMethod``.
+
     Note:
         The paper's form :math:`g_1 U^\top (D U^\top)^{-1}` gives the same weights but singles out the first task and
         fails for dependent gradients. Here the least-norm solution is taken. If zero lies in the affine hull of the

@@ -25,6 +25,7 @@ class Krum(GramianMethod):
 
     Raises:
         InvalidParameterError: ``n_byzantine`` is negative or ``n_selected`` is not at least 1, or one is not whole.
+        InvalidInputError: when called on fewer tasks than ``n_byzantine`` and ``n_selected`` need.
 
     Note:
         With ``n_byzantine=0`` fewer than three gradients are taken too; all have the same score then, and the first

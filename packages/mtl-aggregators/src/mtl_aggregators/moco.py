@@ -41,6 +41,7 @@ class MoCo(LossAwareMethod):
     Raises:
         InvalidParameterError: a step is not positive, a decay or ``rho`` is negative, ``beta`` is above 1 or
             ``variant`` is neither.
+        InvalidJacobianError: when called on gradients whose squares float64 does not hold (norms from 1e150 on).
 
     Note:
         The paper also projects :math:`y_i` on a ball of the gradients' Lipschitz constant, which is not known in

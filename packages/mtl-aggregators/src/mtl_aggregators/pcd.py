@@ -40,6 +40,7 @@ class PCD(GramianMethod):
     Raises:
         InvalidParameterError: ``tau`` or ``beta`` is out of its range, or ``primary`` is not a whole number of at least
             0.
+        InvalidInputError: when called on fewer tasks than ``primary`` needs, or on another number than ``tau`` has.
 
     Note:
         The formula is the one that TorchJD 0.18 documents for the paper; updates agree with its own over several steps

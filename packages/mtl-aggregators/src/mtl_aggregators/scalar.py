@@ -42,6 +42,7 @@ class LS(LossMethod):
 
     Raises:
         InvalidParameterError: a weight is negative or not finite, or all are zero.
+        InvalidInputError: when called on another number of losses than there are weights.
 
     Example:
         >>> import torch

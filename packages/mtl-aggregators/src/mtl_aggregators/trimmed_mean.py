@@ -28,6 +28,7 @@ class TrimmedMean(JacobianMethod):
 
     Raises:
         InvalidParameterError: ``trim`` is not a whole number of at least 1.
+        InvalidInputError: when called on fewer than ``2 * trim + 1`` tasks.
 
     References:
         Yin et al., *Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates*, ICML 2018, definition 2.

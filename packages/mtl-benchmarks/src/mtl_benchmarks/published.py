@@ -27,7 +27,17 @@ _SINGLE_TASK = ("Independent", "STL")
 
 @dataclass(frozen=True)
 class PublishedValue:
-    """One number of one table of one paper."""
+    """One number of one table of one paper.
+
+    Attributes:
+        paper: the paper's short name, such as ``"COST"``.
+        table: such as ``"Table 2"``.
+        dataset: as the table names it.
+        method: the row, as the table names it.
+        metric: the column, with its unit in the name.
+        value: the number.
+        higher_is_better: its direction.
+    """
 
     paper: str
     table: str

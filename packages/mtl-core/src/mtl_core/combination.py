@@ -68,6 +68,15 @@ def combine_per_group(
     """As ``combine``, with the method applied to each group of parameters by itself; weights are ``[n_groups, m]``.
 
     A loss weighting has one weight per loss, the same for every group.
+
+    Args:
+        problem: the problem.
+        method: a weighting, an aggregator or a loss weighting.
+        gradients: of the step, with their Jacobian.
+        per: what a group is: the parameters of a ``"layer"``, or one ``"parameter"``.
+
+    Raises:
+        InvalidInputError: the method remembers something from step to step, which each group would go on from.
     """
     if is_loss_weighting(method):
         return combine(method, gradients, gradients.host_gramian)

@@ -252,6 +252,7 @@ def individual_progress(g: Gradients | None, update: Tensor, *, gramian: Tensor 
 
     Raises:
         InvalidJacobianError: ``update`` does not have one entry per parameter (or per task, with ``gramian``).
+        InvalidInputError: neither or both of ``g`` and ``gramian`` are given.
 
     Example:
         >>> import torch

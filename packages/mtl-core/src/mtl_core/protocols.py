@@ -245,7 +245,7 @@ def check_method(method: Any) -> Any:
     if not callable(method) and not offers(method, Method) and not offers(method, Weighting):
         raise InvalidInputError(
             f"`method` must have step(), weights() or be callable on a Jacobian [m, d], got {type(method).__name__}. "
-            "See mtl_core.protocols."
+            "Give a method's object, not its name, or a function from the Jacobian to an update [d]."
         )
     return method
 

@@ -52,6 +52,10 @@ class StepOptions:
             optimiser's state during the update, so that such an error leaves everything as it was.
         measure_progress: whether the report tells, of a method that gives an update and no weights, how each task fares
             by it. That reads all gradients once more; where there are weights, the Gramian tells.
+
+    Raises:
+        InvalidParameterError: a value is none of those named above, two do not go together, or ``scaler`` or ``group``
+            is of another class.
     """
 
     heads: Literal["unit", "weighted"] = "unit"
@@ -141,7 +145,11 @@ class StepReport:
 
 @dataclass(frozen=True)
 class Note:
-    """Something was done otherwise than asked for."""
+    """Something was done otherwise than asked for.
+
+    Attributes:
+        text: what was done, and why.
+    """
 
     text: str
     kind: str = "note"
@@ -153,7 +161,11 @@ class Note:
 
 @dataclass(frozen=True)
 class SkippedUpdate:
-    """The gradients overflowed under a gradient scaler: parameters were left alone and the scale was lowered."""
+    """The gradients overflowed under a gradient scaler: parameters were left alone and the scale was lowered.
+
+    Attributes:
+        scale: the loss scale after it was lowered.
+    """
 
     scale: float
     kind: str = "skipped_update"

@@ -150,7 +150,16 @@ def step_from_losses(
     *,
     options: StepOptions,
 ) -> StepReport:
-    """The part of ``step`` that follows ``begin`` and the forward pass, for any method that does not own its step."""
+    """The part of ``step`` that follows ``begin`` and the forward pass, for any method that does not own its step.
+
+    Args:
+        problem: the problem.
+        batch: of which the losses are.
+        optimizer: the optimiser, its gradients cleared by ``begin``.
+        method: any method but a ``Method``.
+        losses: what ``problem.losses(batch)`` returned.
+        options: how the step treats heads, clipping and scaling.
+    """
     if is_loss_weighting(method):
         return loss_step(problem, batch, optimizer, method, options, losses)
     gradients = collect_problem(problem, losses, options=options)

@@ -44,6 +44,9 @@ class Loading:
     Args:
         workers: processes that read; with 0 a batch is read when its step begins.
         prefetch: batches that each of them reads ahead.
+
+    Raises:
+        InvalidParameterError: ``workers`` is not a whole number of at least 0, or ``prefetch`` not one of at least 1.
     """
 
     workers: int = 0

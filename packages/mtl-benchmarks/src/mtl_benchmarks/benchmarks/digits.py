@@ -124,6 +124,9 @@ class Digits(Benchmark):
             [b, 1, c, c] to features), ``left``, ``right`` (logits [b, 10]) and ``decoder`` ([b, c * c]) are the
             tasks', and called with pictures it gives all outputs, as :class:`~mtl_benchmarks.models.OverlayCNN` does.
 
+    Raises:
+        InvalidParameterError: a setting is out of its range.
+
     Example:
         >>> digits = Digits(n_train=64, n_test=32)
         >>> digits.data("train").images.shape

@@ -79,6 +79,9 @@ class MT10(Benchmark):
         heads: ``"per_task"``: an output for each task; ``"one"``: the same for all, as in the papers.
         world: the simulator, as ``package.module:Class`` with the methods of ``mtl_benchmarks.worlds.World``.
 
+    Raises:
+        InvalidParameterError: a number is out of range, or ``horizon`` is longer than the simulator allows.
+
     References:
         Yu et al., *Meta-World: A Benchmark and Evaluation for Multi-Task and Meta Reinforcement Learning*, CoRL 2019;
         its experts, version 3.1.1.

@@ -153,6 +153,10 @@ class Toy(Benchmark):
         scale: factor on the first loss: 1 in CAGrad's setting, 0.1 in that of Nash-MTL and FAMO.
         steps_per_epoch: steps between two evaluations.
 
+    Raises:
+        InvalidParameterError: ``start`` is none of those named above, a number is not positive, or other tasks than
+            both are asked for.
+
     Example:
         >>> [case.case_options()["start"] for case in Toy(start="cagrad").cases()]
         [0, 1, 2]

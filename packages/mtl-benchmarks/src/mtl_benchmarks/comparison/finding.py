@@ -18,7 +18,8 @@ def find_runs(paths: Iterable[str | Path], *, siblings: bool = True) -> tuple[li
     """The runs behind paths that have come to an end: complete, or stopped because their numbers became none.
 
     Args:
-        paths: directories of runs, or collections, which stand for all their runs.
+        paths: directories of runs, or collections, which stand for all their runs. What else lies in a collection, as
+            ``runs/*`` names its marker and its pages too, is passed over beside these.
         siblings: also look for single-task runs in the collections that hold the given runs.
 
     Returns:
@@ -29,8 +30,8 @@ def find_runs(paths: Iterable[str | Path], *, siblings: bool = True) -> tuple[li
     """
     asked: dict[Path, RunResult] = {}
     beside: dict[Path, RunResult] = {}
-    for given in paths:
-        path = Path(given)
+    named = _without_neighbours(paths)
+    for path in named:
         kind = kind_of(path)
         if kind == "run":
             asked[path.resolve()] = load_ended(path)
@@ -53,7 +54,9 @@ def find_runs(paths: Iterable[str | Path], *, siblings: bool = True) -> tuple[li
                 f"`runs` must hold a complete run, got {len(asked)} that stopped as their numbers became none. Train "
                 "with a smaller `lr`, with clipping or another method."
             )
-        raise ResultsDirectoryError("`runs` must hold a complete run, got none. Start the broken-off ones again.")
+        inside = [str(path / name) for path in named for name in entries(path) if _is_collection(path / name)]
+        way_out = f"Give what lies inside: {', '.join(inside)}." if inside else "Start the broken-off ones again."
+        raise ResultsDirectoryError(f"`runs` must hold a complete run, got none. {way_out}")
     others = [run for path, run in beside.items() if path not in asked]
     return list(asked.values()), others
 
@@ -62,11 +65,27 @@ def incomplete_runs(paths: Iterable[str | Path]) -> list[Path]:
     """Runs in the given collections that began and have not ended: broken off, or not finished yet."""
     return [
         directory
-        for path in map(Path, paths)
+        for path in _without_neighbours(paths)
         if kind_of(path) == "collection"
         for directory in (path / name for name in entries(path))
         if exists(directory / "config.json") and not _has_ended(directory)
     ]
+
+
+def _without_neighbours(paths: Iterable[str | Path]) -> list[Path]:
+    """The paths but those of something else in a collection; all of them where nothing is left."""
+    given = [Path(path) for path in paths]
+    return [path for path in given if not _is_neighbour(path)] or given
+
+
+def _is_neighbour(path: Path) -> bool:
+    """Whether a path is of something that lies beside the runs of a collection: its marker, a page, pictures."""
+    ours = (MARKER, LOCK, "config.json", "result.json")  # a run that has lost one of them is refused, not passed over
+    return exists(path) and exists(path.parent / MARKER) and not any(exists(path / name) for name in ours)
+
+
+def _is_collection(path: Path) -> bool:
+    return exists(path / MARKER) and kind_of(path) == "collection"
 
 
 def _has_ended(directory: Path) -> bool:

@@ -48,6 +48,9 @@ class DSelectKGate(nn.Module):
             same for every input.
         gamma: width of the step; outside it a code's digit is decided and its gradient zero.
 
+    Raises:
+        InvalidParameterError: ``k`` is above the number of experts, or a number is not positive.
+
     References:
         Hazimeh et al., *DSelect-k: Differentiable Selection in the Mixture of Experts with Applications to Multi-Task
         Learning*, NeurIPS 2021.

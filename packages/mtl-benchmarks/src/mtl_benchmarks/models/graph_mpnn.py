@@ -20,8 +20,16 @@ class GraphMPNN(MessagePassing):
     """The papers' network as they compute it: one matrix per edge, on any graph.
 
     For complete graphs :class:`~mtl_benchmarks.models.MPNN` is the same function of the same parameters, much faster
-    and in a small part of the memory; ``state_dict`` fits both. Its arguments are those of
-    :class:`~mtl_benchmarks.models.message_passing.MessagePassing`.
+    and in a small part of the memory; ``state_dict`` fits both.
+
+    Args:
+        tasks: the properties' names.
+        width: features per atom, 64 in the papers.
+        hidden: units of the edge network, 128 in the papers.
+        node_features: numbers per atom.
+        edge_features: numbers per pair of atoms.
+        rounds: rounds of messages.
+        readings: steps of the set-to-set reading.
 
     Raises:
         MissingExtraError: torch-geometric is not installed.

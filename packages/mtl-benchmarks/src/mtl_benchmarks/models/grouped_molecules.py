@@ -40,6 +40,9 @@ class MoleculeGroup:
         edges: [b, n, n, c], ``edges[:, i, j]`` those of the edge to atom i from atom j; what is on the diagonal does
             not count.
         links: [b, n, n] bool, which of the edges there are, none of them on the diagonal; None: all.
+
+    Raises:
+        InvalidInputError: the shapes do not belong together.
     """
 
     nodes: Tensor
@@ -61,6 +64,9 @@ class GroupedMolecules:
     Args:
         groups: the molecules, one group per size.
         order: [B] int64, the place in the batch of each molecule in the order of the groups.
+
+    Raises:
+        InvalidInputError: there is no molecule, or ``order`` does not hold each place once.
 
     Example:
         >>> pair = MoleculeGroup(torch.ones(1, 2, 11), torch.zeros(1, 2, 2, 5))

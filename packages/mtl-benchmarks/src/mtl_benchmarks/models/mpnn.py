@@ -18,8 +18,16 @@ class MPNN(MessagePassing):
 
     The function of the papers' network, with its parameters under its names: ``state_dict`` fits
     :class:`~mtl_benchmarks.models.GraphMPNN`, which is built of torch-geometric's layers. Made for complete graphs;
-    where edges are missing (``GroupedMolecules.within``) it costs as much. Its arguments are those of
-    :class:`~mtl_benchmarks.models.message_passing.MessagePassing`.
+    where edges are missing (``GroupedMolecules.within``) it costs as much.
+
+    Args:
+        tasks: the properties' names.
+        width: features per atom, 64 in the papers.
+        hidden: units of the edge network, 128 in the papers.
+        node_features: numbers per atom.
+        edge_features: numbers per pair of atoms.
+        rounds: rounds of messages.
+        readings: steps of the set-to-set reading.
 
     Example:
         >>> from mtl_benchmarks.models.grouped_molecules import MoleculeGroup

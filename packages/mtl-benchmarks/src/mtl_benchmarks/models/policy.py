@@ -28,6 +28,9 @@ class ClonedPolicy(TaskModel):
         heads: ``"per_task"`` for one linear output per task, its own; ``"one"`` for one that all tasks share, none of
             them told which it is.
 
+    Raises:
+        InvalidInputError: there is no hidden layer, or a setting is none of those named above.
+
     Example:
         >>> policy = ClonedPolicy(39, 4, tasks=("reach", "push"), hidden=(32,))
         >>> actions = policy({"reach": torch.zeros(5, 39), "push": torch.zeros(3, 39)})

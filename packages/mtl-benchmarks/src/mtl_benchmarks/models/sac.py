@@ -43,6 +43,9 @@ class GaussianActor(TaskModel):
         hidden: units of the hidden layers.
         log_std_bounds: where :math:`\log \sigma` lies.
 
+    Raises:
+        InvalidParameterError: the bounds are not a lower and a higher number.
+
     References:
         Haarnoja et al., *Soft Actor-Critic Algorithms and Applications*, 2018, appendix C; sizes and bounds of the
         released multi-task agent (MTRL).

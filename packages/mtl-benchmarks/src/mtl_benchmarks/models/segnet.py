@@ -201,6 +201,11 @@ class SegNet(TaskModel):
 class SegNetSplit(SegNet):
     """SegNet whose tasks part after the last layer of the decoder; with one task it is the single-task network.
 
+    Args:
+        outputs: what each task predicts.
+        width: factor on the channels; 1 is the papers' network, 1/4 trains on a CPU.
+        variant: ``"standard"``, the papers'; ``"wide"`` doubles the channels of the last stage, ``"deep"`` every block.
+
     Example:
         >>> import torch
         >>> model = SegNetSplit(width=1 / 16)

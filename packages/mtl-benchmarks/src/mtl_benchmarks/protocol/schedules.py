@@ -201,6 +201,9 @@ class Plateau(Constant):
         min_lr: the rate is not lowered below this.
         threshold: the :math:`\epsilon` above.
 
+    Raises:
+        InvalidParameterError: a setting is out of its range.
+
     Example:
         >>> schedule = Plateau(watched="delta_m", factor=0.5, patience=1)
         >>> schedule.reductions([3.0, 2.0, 2.0, 2.1], higher_is_better=False)

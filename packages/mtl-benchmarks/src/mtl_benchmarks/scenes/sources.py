@@ -247,6 +247,13 @@ class Rooms(_Generated):
 
     Depth and normals are exact; depth is missing on windows, screens, outlines and in blotches, and labels along the
     rim and about half of the outlines. What is learned here holds for these rooms and for no photograph.
+
+    Args:
+        train: pictures to train on.
+        test: pictures to test on, in the folder ``val``.
+        height: of a picture, a multiple of 32.
+        width: of a picture, a multiple of 32.
+        data_seed: of everything in them.
     """
 
     layout = NYUV2
@@ -260,6 +267,13 @@ class Streets(_Generated):
     Inverse depth is exact where it is valid; it is missing in the sky, near the camera, along most outlines and in
     blotches, and labels along the rim, on the bonnet and about half of the outlines. What is learned here holds for
     these streets and for no photograph.
+
+    Args:
+        train: pictures to train on.
+        test: pictures to test on, in the folder ``val``.
+        height: of a picture, a multiple of 32.
+        width: of a picture, a multiple of 32.
+        data_seed: of everything in them.
     """
 
     layout = CITYSCAPES

@@ -31,6 +31,9 @@ def marker(kind: Kind) -> bytes:
 def kind_of(path: Path) -> Kind | None:
     """What a directory is: its kind, or None where there is no directory or nothing in it.
 
+    One without a marker that holds nothing but directories of ours is a collection: a study whose runs go to
+    ``runs/study`` makes ``runs`` on the way, where the next command wants its own.
+
     Raises:
         ResultsDirectoryError: it is a file, holds something else, or is of another format version.
     """
@@ -39,6 +42,8 @@ def kind_of(path: Path) -> Kind | None:
     # A process that was killed before it wrote the marker leaves its lock file.
     names = [name for name in entries(path) if name != LOCK]
     if MARKER not in names:
+        if names and all(exists(path / name / MARKER) for name in names):
+            return "collection"
         if names:
             shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
             raise ResultsDirectoryError(

@@ -46,7 +46,7 @@ class Collection:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not refuse_kind(self.path, "collection"):
+        if not refuse_kind(self.path, "collection") or not exists(self.path / MARKER):
             make_directory(self.path)
             write_atomically(self.path / MARKER, marker("collection"))
 
@@ -85,6 +85,9 @@ class RunDirectory(RunTables):
 
     Args:
         path: of the run. Nothing is looked at or written yet; see :meth:`existing` and :meth:`working`.
+
+    Raises:
+        ResultsDirectoryError: by methods, where the directory or a file in it is not what it is to be.
     """
 
     kind: ClassVar[Kind] = "run"
@@ -139,8 +142,7 @@ class RunDirectory(RunTables):
 
         It is none yet without a config.json, which is then written, under the lock.
         """
-        begun = refuse_kind(self.path, self.kind) and exists(self.config_file)
-        if begun:
+        if begun := refuse_kind(self.path, self.kind) and exists(self.config_file):
             # As JSON would give it back: tuples and lists are the same there.
             changed = differing(self.read_config(), json.loads(json.dumps(config)))
             if changed:

@@ -20,11 +20,10 @@ def scalar_loss(task: str, loss: object) -> Tensor:
         InvalidInputError: it is complex, or a whole number.
     """
     if not isinstance(loss, Tensor) or loss.numel() != 1:
-        found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise NonScalarLossError(
-            f"the loss of task {task!r} must be a scalar tensor, got {found}. "
-            "Reduce it over the batch, e.g. with .mean()."
-        )
+        found, way_out = type(loss).__name__, "Return the tensor itself: .item() and float() drop its graph."
+        if isinstance(loss, Tensor):
+            found, way_out = f"shape {tuple(loss.shape)}", "Reduce it over the batch, e.g. with .mean()."
+        raise NonScalarLossError(f"the loss of task {task!r} must be a scalar tensor, got {found}. {way_out}")
     real_losses(f"the loss of task {task!r}", loss)
     return loss.reshape(()) if loss.ndim else loss
 

@@ -158,6 +158,13 @@ def in_interval(
 ) -> float:
     """Return ``value`` if it lies in an interval, with the ends that ``ends`` shows.
 
+    Args:
+        name: of the setting, for the message.
+        value: what was given.
+        low: the lower end.
+        high: the upper end.
+        ends: which ends belong to the interval, as brackets.
+
     Raises:
         InvalidParameterError: otherwise.
     """
@@ -171,6 +178,11 @@ def in_interval(
 
 def one_of(name: str, value: T, options: Sequence[T]) -> T:
     """Return ``value`` if it is one of ``options``.
+
+    Args:
+        name: of the setting, for the message.
+        value: what was given.
+        options: what it may be.
 
     Raises:
         InvalidParameterError: otherwise.

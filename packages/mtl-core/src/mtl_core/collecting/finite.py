@@ -66,6 +66,11 @@ def broken_gradients(
 def check_finite_losses(losses: Tensor, names: Sequence[str], index: Sequence[int]) -> None:
     """Make sure that the losses at ``index`` are finite.
 
+    Args:
+        losses: ``[m]``.
+        names: the tasks' names.
+        index: positions of the tasks that are present.
+
     Raises:
         NonFiniteLossError: naming the tasks whose loss is not.
     """

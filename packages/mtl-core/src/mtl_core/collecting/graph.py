@@ -37,7 +37,7 @@ Outputs = tuple[Tensor, ...] | Tensor
 
 
 class Joint:
-    """Entry ``i`` of losses that were computed as one tensor."""
+    """Entry ``i`` of ``losses`` ``[m]`` that were computed as one tensor."""
 
     def __init__(self, losses: Tensor, i: int) -> None:
         self.losses = losses
@@ -72,7 +72,8 @@ def refuse_detached(detached: Sequence[str], what: str) -> None:
     if detached:
         raise DetachedLossError(
             f"the losses of tasks {list(detached)} must depend on the {what}, got none that do. "
-            "Look for .detach(), torch.no_grad() or .item() on the way, or leave these tasks out.",
+            "Look for .detach(), torch.no_grad() or .item() on the way, and for another model than the one that the "
+            "losses are given; or leave these tasks out.",
             tasks=detached,
         )
 

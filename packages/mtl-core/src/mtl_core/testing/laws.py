@@ -60,6 +60,11 @@ def assert_non_conflicting(aggregator: AggregatorLike, jacobian: Tensor, *, tol:
     Measured as a cosine per row, since an absolute or joint tolerance hides a task whose gradient is small. An update
     that is lost in rounding beside the gradients is let pass; that comparison supposes a method of degree 1, whose
     updates are of the size of gradients. For another degree, scale the gradients to about 1 first.
+
+    Args:
+        aggregator: a function from a Jacobian ``[m, d]`` to an update ``[d]``.
+        jacobian: the gradients ``[m, d]``.
+        tol: the relative tolerance; ``None`` for that of the dtype, see ``tolerance``.
     """
     update = aggregator(jacobian)
     cosine = individual_progress(jacobian, update)
@@ -77,6 +82,12 @@ def assert_equivariant_to_permutation(
 
     Compared by what the weights do, the product with the Gramian's factor, since at a singular Gramian they need not be
     unique.
+
+    Args:
+        weights: a function from a Gramian ``[m, m]`` to weights ``[m]``.
+        gramian: ``[m, m]``.
+        permutation: of the tasks, ``[m]``, whole numbers.
+        tol: the relative tolerance.
     """
     before = weights(gramian).double()
     after = weights(gramian[permutation][:, permutation]).double()
@@ -91,7 +102,15 @@ def assert_equivariant_to_permutation(
 def assert_homogeneous(
     aggregator: AggregatorLike, jacobian: Tensor, factor: float, degree: float, *, tol: float = 1e-6
 ) -> None:
-    r"""Scaling all gradients scales the update by a known power: :math:`A(sJ) = s^k A(J)`."""
+    r"""Scaling all gradients scales the update by a known power: :math:`A(sJ) = s^k A(J)`.
+
+    Args:
+        aggregator: a function from a Jacobian ``[m, d]`` to an update ``[d]``.
+        jacobian: the gradients ``[m, d]``.
+        factor: :math:`s > 0`.
+        degree: :math:`k`.
+        tol: the relative tolerance.
+    """
     expected = aggregator(jacobian).double() * factor**degree
     found = aggregator(jacobian * factor)
     _close(found, expected, expected.abs().max(), tol, f"A({factor:g} J) against {factor:g}^{degree:g} A(J)")
@@ -100,7 +119,14 @@ def assert_homogeneous(
 def assert_invariant_to_rotation(
     aggregator: AggregatorLike, jacobian: Tensor, rotation: Tensor, *, tol: float = 1e-6
 ) -> None:
-    r"""An orthogonal change of parameters goes through: :math:`A(JQ) = A(J)Q`."""
+    r"""An orthogonal change of parameters goes through: :math:`A(JQ) = A(J)Q`.
+
+    Args:
+        aggregator: a function from a Jacobian ``[m, d]`` to an update ``[d]``.
+        jacobian: the gradients ``[m, d]``.
+        rotation: an orthogonal matrix :math:`Q`, ``[d, d]``.
+        tol: the relative tolerance.
+    """
     expected = aggregator(jacobian) @ rotation.to(jacobian)
     found = aggregator(jacobian @ rotation.to(jacobian))
     size = max(float(expected.double().norm()), tol * float(jacobian.double().norm(dim=1).max()))
@@ -119,7 +145,13 @@ def assert_in_cone(weights: Tensor, *, tol: float = 0.0) -> None:
 
 
 def assert_equal_rows_give_their_direction(aggregator: AggregatorLike, row: Tensor, n_tasks: int) -> None:
-    """If all tasks agree, the update points their way."""
+    """If all tasks agree, the update points their way.
+
+    Args:
+        aggregator: a function from a Jacobian ``[m, d]`` to an update ``[d]``.
+        row: the gradient that all tasks have, ``[d]``.
+        n_tasks: how many tasks.
+    """
     update = aggregator(row.expand(n_tasks, -1).contiguous()).double()
     direction = row.double() / row.double().norm()
     cosine = float(update @ direction) / float(update.norm())
@@ -128,7 +160,13 @@ def assert_equal_rows_give_their_direction(aggregator: AggregatorLike, row: Tens
 
 
 def assert_zero_at_stationary(aggregator: AggregatorLike, jacobian: Tensor, *, tol: float | None = None) -> None:
-    """At a Pareto-stationary point, where some convex combination of the rows vanishes, the update is zero."""
+    """At a Pareto-stationary point, where some convex combination of the rows vanishes, the update is zero.
+
+    Args:
+        aggregator: a function from a Jacobian ``[m, d]`` to an update ``[d]``.
+        jacobian: the gradients ``[m, d]``, of which such a combination is zero.
+        tol: the relative tolerance; ``None`` for that of the dtype, see ``tolerance``.
+    """
     update = aggregator(jacobian)
     size = float(jacobian.double().norm(dim=1).max())
     limit = tolerance(jacobian.dtype) if tol is None else tol
@@ -140,7 +178,14 @@ def assert_zero_at_stationary(aggregator: AggregatorLike, jacobian: Tensor, *, t
 def assert_linear_under_scaling(
     aggregator: AggregatorLike, jacobian: Tensor, scales: Tensor, *, tol: float = 1e-6
 ) -> None:
-    r"""Linear in the tasks' scales: :math:`A(\mathrm{diag}(c) J)` is linear in :math:`c > 0`."""
+    r"""Linear in the tasks' scales: :math:`A(\mathrm{diag}(c) J)` is linear in :math:`c > 0`.
+
+    Args:
+        aggregator: a function from a Jacobian ``[m, d]`` to an update ``[d]``.
+        jacobian: the gradients ``[m, d]``.
+        scales: one positive number per task, ``[m]``.
+        tol: the relative tolerance.
+    """
     first, second = scales.to(jacobian).unsqueeze(1), torch.ones_like(scales).to(jacobian).unsqueeze(1)
     expected = aggregator(first * jacobian) + aggregator(second * jacobian)
     found = aggregator((first + second) * jacobian)
@@ -148,7 +193,13 @@ def assert_linear_under_scaling(
 
 
 def assert_same_in_float32(aggregator: AggregatorLike, jacobian: Tensor, *, tol: float | None = None) -> None:
-    """float32 gradients give the update of the same numbers in float64."""
+    """float32 gradients give the update of the same numbers in float64.
+
+    Args:
+        aggregator: a function from a Jacobian ``[m, d]`` to an update ``[d]``.
+        jacobian: the gradients ``[m, d]``.
+        tol: the relative tolerance; ``None`` for that of the dtype, see ``tolerance``.
+    """
     narrow = jacobian.to(torch.float32)
     expected = aggregator(narrow.to(torch.float64))
     found = aggregator(narrow)

@@ -13,7 +13,13 @@ __all__ = ["TwoLayers", "reference_jacobian", "small_problem"]
 
 
 class TwoLayers(nn.Module):
-    """A tanh trunk with one head per task."""
+    """A tanh trunk with one head per task.
+
+    Args:
+        n_tasks: how many heads.
+        width: units of the trunk's two layers.
+        dtype: of the parameters.
+    """
 
     def __init__(self, n_tasks: int = 2, width: int = 4, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()

@@ -127,7 +127,7 @@ def gramians(
 def losses(
     draw: st.DrawFn, *, n_tasks: Sequence[int] = (1, 2, 3, 5, 11), low: float = 1e-6, high: float = 1e6
 ) -> Tensor:
-    """Draw losses ``[m]`` in float64, spread over decades between ``low`` and ``high``."""
+    """Draw losses ``[m]`` in float64, ``m`` one of ``n_tasks``, spread over decades between ``low`` and ``high``."""
     checks.positive("low", low)
     count = draw(st.sampled_from(list(n_tasks)))
     decades = st.floats(float(torch.tensor(low).log10()), float(torch.tensor(high).log10()))
