@@ -38,6 +38,21 @@ class Cases(Lines):
         return {"n_train": self.chosen} if self.chosen else {}
 
 
+class Keeps(Lines):
+    "Keeps the network that it has built."
+
+    name = "keeps"
+
+    def __init__(self, *, n_train: int = 2000) -> None:
+        super().__init__(n_train=n_train)
+        self.built = None
+
+    def build(self):
+        if self.built is None:
+            self.built = super().build()
+        return self.built
+
+
 class NoPairs:
     "A method that does not know what to do with the task ridge."
 
@@ -208,6 +223,13 @@ def test_a_rehearsal_leaves_no_trace(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert not (tmp_path / "rehearsed").exists()
     assert one(config, tmp_path / "a").values == run_all([config], tmp_path / "b")[0].values
+
+
+def test_a_benchmark_that_keeps_its_network_keeps_a_real_one(tmp_path: Path) -> None:
+    """Networks are built without their values first, to see how large they are."""
+    config = RunConfig.resolve("others:Keeps", "ls", epochs=1)
+    (result,) = run_all([config], tmp_path / "runs")
+    assert not result.has_diverged
 
 
 def test_errors_of_others_say_of_which_run(tmp_path: Path) -> None:

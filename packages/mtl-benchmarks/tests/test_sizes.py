@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from mtl_benchmarks.benchmarks import available, benchmark_class
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.components.options import Choice, option_arguments
 from mtl_benchmarks.components.reading import placeholder
-from mtl_benchmarks.components.sizes import fitting, refuse_huge, within_memory
+from mtl_benchmarks.components.sizes import fitting, network_within_memory, refuse_huge, within_memory
 from mtl_benchmarks.configuration.making import make_benchmark, resolve_benchmark
 from mtl_core import InvalidInputError, InvalidParameterError
 
@@ -60,6 +63,11 @@ def test_data_that_does_not_fit(name: str, option: str, monkeypatch: pytest.Monk
         made(name, **{option: 90_000_000})
 
 
+def memory() -> float:
+    """The most that this process has held until now, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024.0)
+
+
 WIDTHS = [("digits", "width"), ("digits", "n_train"), ("ctr", "width"), ("ctr", "embedding")]
 
 
@@ -69,11 +77,39 @@ def test_the_command_ends_in_one_line_and_nothing_begins(
     name: str, option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["run", name, f"--benchmark.{option}", value, "--out", str(tmp_path / "runs")]
+    before = memory()
     assert main(words) == 2
+    assert memory() - before < 2e9  # no layer of it was made
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "must be at most" in said or "must fit into this machine's memory, got options that ask for" in said
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("width", [40_000, 10**8, 10**13])
+def test_a_network_is_looked_at_before_it_is_made(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtl_benchmarks.components.sizes._memory", lambda: 10**9)
+    asked = {40_000: r"6\.4 GB of 1\.0 GB", 10**8: r"[\d.]+ [PE]B", 10**13: "more than there is|at once"}[width]
+    with pytest.raises(InvalidInputError, match=rf"^it must fit into this machine's memory, got options .*({asked})"):
+        network_within_memory("it", lambda: nn.Linear(width, width), {"width": width})
+
+
+def test_networks_that_fit_or_say_themselves_what_is_wrong() -> None:
+    built: list[str] = []
+
+    def build() -> nn.Module:
+        built.append(str(torch.empty(1).device))
+        return nn.Linear(2000, 3)
+
+    def fails() -> nn.Module:
+        raise KeyError("no such layer")
+
+    network_within_memory("it", build, {"width": 999, "data_seed": 10**9})
+    assert built == []  # not for what cannot be large
+    part = {"model": Choice("overlaycnn", {"width": 2000})}
+    network_within_memory("it", build, part)
+    assert built == ["meta"]
+    network_within_memory("it", fails, part)
 
 
 def test_parts_are_looked_at_too() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from mtl_benchmarks.components.options import Choice
 from mtl_core import InvalidInputError, InvalidParameterError
 
-__all__ = ["fitting", "refuse_huge", "within_memory"]
+__all__ = ["fitting", "network_within_memory", "refuse_huge", "within_memory"]
 
 _MOST = 10**8
 """No whole number of an option is larger, but seeds: the largest data sets of the field have half as many samples."""
@@ -76,6 +79,48 @@ def within_memory(what: str) -> Iterator[None]:
         raise InvalidInputError(
             f"{what} must fit into this machine's memory, got options that ask for {size}. Choose smaller ones."
         ) from error
+
+
+def network_within_memory(what: str, build: Callable[[], nn.Module], options: Mapping[str, Any]) -> None:
+    """Refuse a network that is larger than the memory of this machine, before any of it is taken.
+
+    Layers that fit one by one are filled one by one, for minutes, until the system ends the process or the first one
+    is asked for that it refuses.
+
+    Args:
+        what: is built, with whose options.
+        build: makes it; called once more, without its memory, where an option is large enough to matter.
+        options: of what is built; a part is a ``Choice`` with options of its own.
+
+    Raises:
+        InvalidInputError: it does not fit.
+    """
+    if _largest(options) < _SMALL:
+        return
+    with within_memory(what):
+        try:
+            with torch.device("meta"):
+                model = build()
+        except Exception as error:
+            if isinstance(error, RuntimeError) and _REFUSED.search(str(error)) is not None:
+                raise
+            return  # what cannot be built so is built as it is, and says itself what is wrong with it
+    held = {id(each): each.nbytes for each in (*model.parameters(), *model.buffers())}
+    if sum(held.values()) > _memory():
+        raise InvalidInputError(
+            f"{what} must fit into this machine's memory, got options that ask for {_in_words(sum(held.values()))} of "
+            f"{_in_words(_memory())}. Choose smaller ones."
+        )
+
+
+_SMALL = 1000
+"""Options below it make no network that fills a memory."""
+
+
+def _largest(options: Mapping[str, Any]) -> int:
+    sizes = [_largest(value.options) for value in options.values() if isinstance(value, Choice)]
+    sizes += [value for name, value in options.items() if type(value) is int and not name.endswith("seed")]
+    return max(sizes, default=0)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mtl_benchmarks.batching.loading import Loading
 from mtl_benchmarks.batching.randomness import seeded
 from mtl_benchmarks.benchmark import Benchmark
 from mtl_benchmarks.components.options import Choice, construct
-from mtl_benchmarks.components.sizes import within_memory
+from mtl_benchmarks.components.sizes import network_within_memory, within_memory
 from mtl_benchmarks.configuration.making import ADAPTERS, make_benchmark
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.parts import RunParts, make_parts
@@ -98,6 +99,10 @@ def _silence(text: str) -> None:
 
 def _take_first_step(config: RunConfig, benchmark: Benchmark, evaluations: FirstEvaluations) -> None:
     device = current_ranks().device(config.device)
+    with seeded(config.seed, threads=config.threads):
+        what = f"the network of benchmark {config.benchmark.name!r}"
+        # By a copy: a benchmark that keeps what it has built must not keep one without values.
+        network_within_memory(what, copy(benchmark).build, config.benchmark.options)
     with (
         seeded(config.seed, threads=config.threads),
         arithmetic(config.training.precision, device=config.device),
