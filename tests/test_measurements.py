@@ -24,7 +24,7 @@ RUNS = {
         *("--benchmarks", DIGITS, "--methods", "ls", "--seeds", "1", "--stages", "0.5", "--out", "{out}"),
         *("--htr", "released", "transported", "--designs", "default", "conflict", "flat", "random"),
     ],
-    "toy": ["--seeds", "1", "--epochs", "1", "--plain-epochs", "1", "--out", "{out}"],
+    "toy": ["--starts", "0", "--seeds", "1", "--epochs", "1", "--plain-epochs", "1", "--out", "{out}"],
 }
 EXPECTED = {
     "against": "fairgrad",
