@@ -7,7 +7,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from mtl_benchmarks.figures.palette import INK, SUBTLE, Style
 from mtl_benchmarks.storage.files import write_atomically
@@ -128,8 +128,8 @@ def headed(figure: Figure, title: str) -> None:
 
 def titled(axes: Axes, title: str) -> None:
     """The title of a panel, in as many lines as its width asks for: labels with options are long."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None
+    # Not with `root`, which matplotlib 3.9 does not have; there are no figures in figures here.
+    figure = cast("Figure", axes.get_figure())
     columns = axes.get_gridspec().ncols if axes.get_gridspec() is not None else 1  # type: ignore[union-attr]
     axes.set_title(_wrapped(title, figure.get_size_inches()[0] / columns - 0.5), fontsize=9)
 
