@@ -81,7 +81,6 @@ def refuse_kind(path: Path, wanted: Kind) -> bool:
         way_out = {"run": "Give the directory above it.", "collection": "Give a directory inside it."}.get(
             found, "It is of mtl-bench sac, whose metrics.csv is its table."
         )
-        raise ResultsDirectoryError(
-            f"`directory` {str(path)!r} must be a {wanted}, got a {found} by its {MARKER}. {way_out}"
-        )
+        by = f" by its {MARKER}" if exists(path / MARKER) else ""
+        raise ResultsDirectoryError(f"`directory` {str(path)!r} must be a {wanted}, got a {found}{by}. {way_out}")
     return found is not None
