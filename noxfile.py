@@ -59,6 +59,10 @@ def link_interpreters(folders: str) -> None:
 
 link_interpreters(os.environ.get("MTL_PYTHONS", ""))
 
+# Installed files are not compiled; what is imported is, once, and kept. With this set, as container images like to have
+# it, each of the hundreds of processes that tests start would compile torch for itself, which takes seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Each package and the siblings it stands on, lowest first: what its tests may find installed.
 LADDER = {
     "mtl-core": ("mtl-core",),
