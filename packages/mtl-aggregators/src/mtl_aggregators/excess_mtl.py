@@ -160,7 +160,8 @@ def _norms(jacobian: Tensor) -> list[float]:
     """The norm of each row, at any size that float64 holds."""
     largest = jacobian.abs().amax(dim=1, keepdim=True).to(torch.float64)
     scaled = jacobian / torch.where(largest > 0.0, largest, 1.0)
-    return (largest[:, 0] * torch.linalg.vector_norm(scaled, dim=1)).tolist()
+    norms: list[float] = (largest[:, 0] * torch.linalg.vector_norm(scaled, dim=1)).tolist()
+    return norms
 
 
 def _risks(jacobian: Tensor, known: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
