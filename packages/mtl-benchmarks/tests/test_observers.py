@@ -21,9 +21,10 @@ import torch
 from mtl_benchmarks.cli import main
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.logs import CSVLog, TensorBoardLog, WandBLog, make_logs
-from mtl_benchmarks.engine.observers import EvaluationSeen, Observer, ObserverError, RunStart, StepSeen, Watching
+from mtl_benchmarks.engine.observers import EvaluationSeen, Observer, ObserverError, RunStart, StepSeen
 from mtl_benchmarks.engine.progress import Progress
 from mtl_benchmarks.engine.trainer import Trainer
+from mtl_benchmarks.engine.watching import Watching
 from mtl_benchmarks.runs.runner import run
 from mtl_benchmarks.runs.work import Work
 from mtl_benchmarks.storage.checkpoint import Checkpoints

@@ -27,8 +27,8 @@ from mtl_benchmarks.comparison.protocols import short_name
 from mtl_benchmarks.configuration.making import make_benchmark
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.logs import make_logs
-from mtl_benchmarks.engine.observers import make_ready
 from mtl_benchmarks.engine.progress import Progress
+from mtl_benchmarks.engine.watching import make_ready
 from mtl_benchmarks.runs.baselines import single_tasks
 from mtl_benchmarks.runs.copies import distinct
 from mtl_benchmarks.runs.rehearsal import left_to_do, rehearse

@@ -16,9 +16,10 @@ from mtl_benchmarks.configuration.making import make_benchmark
 from mtl_benchmarks.configuration.origin import origin
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.following import follow
-from mtl_benchmarks.engine.observers import Observer, Watching, make_ready
+from mtl_benchmarks.engine.observers import Observer
 from mtl_benchmarks.engine.precision import arithmetic
 from mtl_benchmarks.engine.progress import Progress
+from mtl_benchmarks.engine.watching import Watching, make_ready
 from mtl_benchmarks.ranks import current_ranks
 from mtl_benchmarks.runs.work import Work
 from mtl_benchmarks.storage.environment import differences

@@ -11,10 +11,10 @@ from mtl_benchmarks.batching.loading import Loading
 from mtl_benchmarks.configuration.origin import origin
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.engine.divergence import Watch
-from mtl_benchmarks.engine.observers import Watching
 from mtl_benchmarks.engine.progress import Progress
 from mtl_benchmarks.engine.series import PAIR_HEADER, STEP_HEADER, gradient_header
 from mtl_benchmarks.engine.trainer import Trainer
+from mtl_benchmarks.engine.watching import Watching
 from mtl_benchmarks.runs.forgotten import Forgotten, gone_on_without, may_be_lost
 from mtl_benchmarks.runs.showing import Showing
 from mtl_benchmarks.storage.checkpoint import Checkpoint, config_digest
