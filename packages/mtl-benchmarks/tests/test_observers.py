@@ -668,3 +668,22 @@ def test_observers_are_asked_before_a_run(config: RunConfig, tmp_path: Path) -> 
         run(config, tmp_path / "run", observers=[Unable()])
     assert torch.equal(torch.get_rng_state(), before)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("words", [["csv", "tensorboard"], ["csv,tensorboard"]])
+def test_a_run_is_written_to_several_logs(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed (extra [tensorboard])")
+    monkeypatch.syspath_prepend(HERE)
+    out = tmp_path / "runs"
+    command = ["run", "many_lines:Noisy", "--epochs", "1", "--out", str(out), "--baselines", "none", "--log", *words]
+    assert main(command) == 0
+    (log,) = out.rglob("log")
+    assert (log / "log.csv").read_text().startswith("step,epoch,name,value\n1,1,step/loss/")
+    assert len(list((log / "tensorboard").iterdir())) == 1
+
+
+def test_a_log_that_does_not_exist_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "digits", "--out", str(tmp_path / "runs"), "--log", "csv", "paper"]) == 2
+    assert "`--log` must be" in (error := capsys.readouterr().err)
+    assert "paper" in error
+    assert not (tmp_path / "runs").exists()

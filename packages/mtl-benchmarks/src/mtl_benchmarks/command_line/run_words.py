@@ -38,7 +38,7 @@ from mtl_core.checks import positive_int
 __all__ = ["MANY", "USAGE", "Plan", "own_options", "parse_run"]
 
 USAGE = "mtl-bench run BENCHMARK [options]"
-MANY = ("--tasks", "--seeds")
+MANY = ("--tasks", "--seeds", "--log")
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,12 @@ def own_options(
             Option("--checkpoint_every", int, "steps between checkpoints within an epoch"),
             Option("--workers", int, "processes that read data ahead, where it is read sample by sample", 0),
             Option("--prefetch", int, "batches that each of them reads ahead", 2),
-            Option("--log", Literal["csv", "tensorboard", "wandb"], "also write losses, weights and metrics to it"),
+            Option(
+                "--log",
+                Literal["csv", "tensorboard", "wandb"],
+                "also write losses, weights and metrics to these",
+                many=True,
+            ),
             *rest,
         ],
     }
@@ -228,7 +233,7 @@ def _plan(request: Request) -> Plan:
         Path(values.get("--out", "runs")),
         values.get("--baselines", "single-task") == "single-task",
         values.get("--checkpoint_every"),
-        (values["--log"],) if values.get("--log") else (),
+        values.get("--log", ()),
         Loading(workers=values.get("--workers", 0), prefetch=values.get("--prefetch", 2)),
         tuple(request.table),
     )
