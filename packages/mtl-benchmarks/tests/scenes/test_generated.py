@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
 from pathlib import Path
 
 import numpy
@@ -186,21 +185,6 @@ def test_a_picture_is_a_function_of_its_numbers(pictures: tuple[str, list[Arrays
         assert numpy.array_equal(again[name], found[7][name])
     for other in ({"seed": 1, "split": 0, "index": 7}, {"seed": 0, "split": 1, "index": 7}):
         assert not numpy.array_equal(render(64, 96, **other)["image"], found[7]["image"])
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_twenty_pictures_a_second(kind: str) -> None:
-    render, _ = KINDS[kind]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    best = math.inf
-    for round_ in range(3):
-        begin = time.process_time()
-        for k in range(5):
-            render(64, 96, seed=1, split=0, index=5 * round_ + k)
-        best = min(best, (time.process_time() - begin) / 5)
-    torch.set_num_threads(threads)
-    assert best <= 0.05
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
