@@ -31,10 +31,12 @@ from mtl_aggregators import (
     AuxiliaryWeights,
     Bilevel,
     MainTasks,
+    log_transform,
+    make,
 )
 from mtl_aggregators.registry import own_methods
 from mtl_core import InvalidInputError, LossWeighting, Method
-from mtl_core.extension import offers
+from mtl_core.extension import CountsEpochs, offers
 from mtl_core.testing import losses as drawn_losses
 from mtl_core.testing import small_problem
 
@@ -236,3 +238,35 @@ def test_the_number_of_tasks_may_not_change(seen: Callable[..., Any]) -> None:
             method(torch.ones(3))
         method.reset()
         method(torch.ones(3))
+
+
+BOUNDED: dict[str, Callable[[], Any]] = {
+    **{name: NAMED[name] for name in ("SI", "GLS", "FAMO")},
+    "STCH after its warm-up": lambda: STCH(variant="warmup", warmup_epochs=0),
+    "FAMO, released": FACTORIES["FAMO released"],
+    "log LS": lambda: log_transform(make("ls")),
+    "log MGDA": lambda: log_transform(make("mgda")),
+    "log GradDrop": lambda: log_transform(make("graddrop")),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_loss_under_its_bound_is_called_by_the_name_of_its_task(name: str) -> None:
+    """The step knows the names, where the method is handed a vector of losses only."""
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for tasks in (("seg", "depth"), ("left", "right")):
+
+        def losses(model: torch.nn.Module, batch: Tensor, tasks: tuple[str, str] = tasks) -> dict[str, Tensor]:
+            first, second = model(batch).square().mean(0)
+            return {tasks[0]: first + 1.0, tasks[1]: second - second.detach() - 1.0}
+
+        problem = mtl_core.Problem(model, losses, shared=model, tasks=tasks)
+        method = BOUNDED[name]()
+        if offers(method, CountsEpochs):
+            method.start_epoch(0)
+        with pytest.raises(InvalidInputError, match=f"got {tasks[1]}: -1 "):
+            mtl_core.step(problem, torch.ones(1, 2), optimizer, method)
+    if name in NAMED:  # outside of a step they have no names
+        with pytest.raises(InvalidInputError, match="got task 1: -1 "):
+            NAMED[name]()(torch.tensor([1.0, -1.0]))

@@ -6,7 +6,8 @@ address for each name, and kept as stable as ``mtl_core`` itself; whatever is in
 **A step of one's own.** ``guarded`` undoes an error, ``begin`` is the beginning of every step, ``collect_batch``,
 ``collect_problem``, ``checked_gramian``, ``check_finite_losses`` and ``evaluate_without_graph`` look at the problem,
 ``finish`` and ``step_from_losses`` end a step, ``together`` lets all ranks raise if one has. ``refuse_reentrant`` is
-for whoever differentiates losses without these; ``memory_of`` takes back what was learnt in a step that is none.
+for whoever differentiates losses without these; ``memory_of`` takes back what was learnt in a step that is none;
+``called_tasks`` has the tasks' names, for messages of what is handed numbers only.
 
 **A method within a method.** ``Wrapper`` hands on what the wrapped method offers; ``offers`` asks for it, by the
 optional protocols; ``check_method`` refuses what is none; ``ProblemView`` changes the losses; ``FixedWeights`` are
@@ -42,6 +43,7 @@ from mtl_core.extras import install_line
 from mtl_core.functional import placed
 from mtl_core.gradient_step import checked_gramian, finish
 from mtl_core.guard import guarded, memory_of
+from mtl_core.naming import called_tasks
 from mtl_core.optimizers import inner_optimizer, refuse_closure, uncovered
 from mtl_core.plugins import find_plugin, is_spec, load_spec, plain_name, plugin_names
 from mtl_core.preservation import RandomState, Trace, preserved
@@ -96,6 +98,7 @@ __all__ = [
     "Wrapper",
     "agree",
     "begin",
+    "called_tasks",
     "check_finite_losses",
     "check_method",
     "checked_gramian",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mtl_core.autocasting import in_full_precision
 from mtl_core.errors import InvalidInputError
 from mtl_core.listing import modules_of
+from mtl_core.naming import naming_tasks
 from mtl_core.optimizers import inner_optimizer, parameters_of, refuse_other
 from mtl_core.preservation import Contents, Trace
 from mtl_core.problem import Problem
@@ -190,7 +191,7 @@ def guarded(problem: Problem, optimizer: Any, method: object, options: StepOptio
     try:
         # One walk through the model serves the whole step.
         problem.list_now()
-        with in_full_precision():
+        with in_full_precision(), naming_tasks(problem.tasks):
             guard = Guard(problem, optimizer, method, options)
             # The call that entered this block, past the one that `contextmanager` adds.
             problem.under_way, problem.within = guard, sys._getframe(2)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mtl_core import InvalidInputError, NonFiniteLossError, checks
+from mtl_core.extension import called_tasks
 
 __all__ = [
     "check_losses",
@@ -100,7 +101,8 @@ def refuse_not_finite(losses: Tensor, present: Tensor | None, tasks: Sequence[st
     places = bad.nonzero().flatten().tolist()
     if not places:
         return
-    names = [tasks[i] if tasks else f"task {i}" for i in places]
+    called = tasks or called_tasks(len(losses))
+    names = [called[i] for i in places]
     found = losses.detach()[places].tolist()
     listed = ", ".join(f"{name}: {value}" for name, value in zip(names, found, strict=True))
     raise NonFiniteLossError(

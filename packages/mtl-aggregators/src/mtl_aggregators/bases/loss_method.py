@@ -17,7 +17,7 @@ from mtl_aggregators.bases.loss_checks import check_losses, refuse_not_finite
 from mtl_aggregators.bases.parameters import match_tasks, one_per_task
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import InvalidInputError, checks
-from mtl_core.extension import SavedState, full_precision
+from mtl_core.extension import SavedState, called_tasks, full_precision
 
 __all__ = ["LossMethod", "TrainedLossMethod", "above", "softmax"]
 
@@ -59,10 +59,8 @@ def above(
     if not low.any():
         return
     floors = np.broadcast_to(floor, values.shape)
-    found = ", ".join(
-        f"{tasks[i] if tasks else f'task {i}'}: {values[i]:g} (bound {floors[i]:g})"
-        for i in np.flatnonzero(low).tolist()
-    )
+    called = tasks or called_tasks(len(values))
+    found = ", ".join(f"{called[i]}: {values[i]:g} (bound {floors[i]:g})" for i in np.flatnonzero(low).tolist())
     raise InvalidInputError(
         f"`losses` must lie above their lower bound for {method}, got {found}. Add a constant to these losses, or, "
         "where the method takes it, say bound= what they stay above."
