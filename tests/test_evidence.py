@@ -87,3 +87,35 @@ def test_the_page_on_twins_says_what_was_seen(path: Path, monkeypatch: pytest.Mo
     lines = twins.markdown(twins.read(path))
     assert len(lines) > 10
     assert "\n".join(lines) in page
+
+
+SETTINGS = {
+    "paper": "marigold",
+    "trained": "marigold (lr 0.001, radius 0.1, estimate symmetric)",
+    "trained, faster": "marigold (lr 0.01, radius 0.1, estimate symmetric)",
+    "exact": "marigold (lr 0.01, radius 0.1, estimate symmetric, adversary exact)",
+    "exact, faster": "marigold (lr 0.03, radius 0.1, estimate symmetric, adversary exact)",
+    "fused": "marigold (lr 0.01, radius 0.2, estimate antithetic, adversary exact, lookahead fused)",
+}
+"""The names of the plan's settings, and what tables of runs call them."""
+
+
+@pytest.mark.parametrize(("name", "column"), [("qm9", 1), ("mt10", 2)])
+def test_the_page_on_marigold_says_how_far_choosing_has_come(name: str, column: int) -> None:
+    page = (EVIDENCE / "marigold.md").read_text(encoding="utf-8")
+    records = read_records([EVIDENCE / "data" / f"marigold-{name}.csv"])
+    assert {record.seed for record in records} == {0, 1, 2}
+    if name == "qm9":  # whose single-task runs were there before
+        records = [*(each for each in read_records([EVIDENCE / "data" / "choosing-qm9.csv"]) if each.task), *records]
+    rows = {row.name: row.measure["none"] for row in rows_of(records)}
+    alone = rows.pop("ls")
+    assert set(rows) <= set(SETTINGS.values())
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
+    said = {line[0]: line[column] for line in lines if line[0] in SETTINGS and len(line) == 3}
+    expected = {
+        setting: signed(", ".join(f"{rows[label][seed] - alone[seed]:.1f}" for seed in sorted(alone)))
+        if label in rows
+        else "not run"
+        for setting, label in SETTINGS.items()
+    }
+    assert said == expected
