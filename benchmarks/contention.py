@@ -20,7 +20,7 @@ import torch
 
 from mtl_aggregators import MGDA, AlignedMTL, CAGrad, GramianMethod, NashMTL, UPGrad
 from mtl_aggregators.bases import gramian_method
-from mtl_aggregators.solvers.threads import blas_pools
+from mtl_core.extension import blas_pools
 
 SIZES = (3, 11, 40, 100)
 BLOCK = 10

@@ -20,7 +20,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported
@@ -455,12 +455,12 @@ def updating(name: str) -> Callable[[Tensor, Tensor], Tensor] | str:
     return update
 
 
-def others(repeats: int, seed: int, columns: int | None, dtype: torch.dtype) -> None:
-    """Print times of the methods that solve no problem, from a Jacobian ``[m, columns]`` to the update."""
+def others(repeats: int, seed: int, columns: int | None, dtype: torch.dtype, names: Sequence[str]) -> None:
+    """Print times of the named methods, which solve no problem, from a Jacobian ``[m, columns]`` to the update."""
     shape = f"[m, {columns or 'm + 5'}], {str(dtype).removeprefix('torch.')},"
     print(f"\nMedian time of one update from a Jacobian {shape} in µs (methods without a problem to solve)")
     print(HEAD)
-    for name in other_methods():
+    for name in names:
         for n_tasks in SIZES:
             method = other_methods()[name]
             if n_tasks < method.facts.min_tasks:
@@ -518,6 +518,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--columns", type=int, help="columns of the Jacobians of the table 'others', instead of m + 5")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="of the same Jacobians")
+    parser.add_argument("--methods", nargs="+", choices=tuple(other_methods()), help="rows of the same table")
     parser.add_argument("--only", choices=("accuracy", "speed", "others", "device"), help="one table instead of all")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -525,7 +526,13 @@ def main(arguments: list[str] | None = None) -> None:
     tables: dict[str, Callable[[], None]] = {
         "accuracy": lambda: accuracy(options.cases, options.seed),
         "speed": lambda: speed(options.repeats, options.seed),
-        "others": lambda: others(options.repeats, options.seed, options.columns, getattr(torch, options.dtype)),
+        "others": lambda: others(
+            options.repeats,
+            options.seed,
+            options.columns,
+            getattr(torch, options.dtype),
+            options.methods or tuple(other_methods()),
+        ),
         "device": lambda: on_device(options.repeats, options.seed),
     }
     for name in tables if options.only is None else (options.only,):

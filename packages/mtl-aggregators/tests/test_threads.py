@@ -14,7 +14,8 @@ from torch import Tensor
 from mtl_aggregators import GramianMethod, available, make
 from mtl_aggregators.bases import gramian_method
 from mtl_aggregators.solvers.solution import Vector
-from mtl_aggregators.solvers.threads import FEW, blas_pools, one_thread
+from mtl_aggregators.solvers.threads import FEW, one_thread
+from mtl_core.extension import blas_pools
 
 POOLS = blas_pools()
 pytestmark = pytest.mark.skipif(not POOLS, reason="numpy and scipy are not linked to OpenBLAS here")
@@ -131,7 +132,7 @@ import glob, sys, threading, time
 import torch
 from mtl_aggregators import AlignedMTL, CAGrad, IMTLG, MGDA, NashMTL, UPGrad
 from mtl_aggregators.bases import gramian_method
-from mtl_aggregators.solvers.threads import blas_pools
+from mtl_core.extension import blas_pools
 
 def switches():
     own = str(threading.get_native_id())

@@ -14,7 +14,8 @@ optional protocols; ``check_method`` refuses what is none; ``ProblemView`` chang
 weights that are known. ``SavedState`` is the base of methods that remember something.
 
 **Numbers.** ``gramian_of``, ``weighted_sum``, ``read_gramian``; ``full_precision`` for a function of them that is to
-be the same within an autocast region.
+be the same within an autocast region. ``BlasThreads`` limits the threads of numpy's and scipy's BLAS (``NUMPY``,
+``SCIPY``); ``blas_pools`` shows them.
 
 **Models and optimisers.** ``Trace``, ``RandomState`` and ``preserved`` leave no trace in a model; ``inner_optimizer``
 is the one that owns the state; ``uncovered`` and ``refuse_closure`` check it. ``plain_kernels``,
@@ -29,6 +30,7 @@ what an extra brings.
 from mtl_core.agreement import agree, together
 from mtl_core.autocasting import full_precision
 from mtl_core.beginning import begin
+from mtl_core.blas_threads import NUMPY, SCIPY, BlasThreads, blas_pools
 from mtl_core.collecting.finite import check_finite_losses
 from mtl_core.collecting.flat import flat_size, widest_dtype
 from mtl_core.collecting.gramian import gramian_of, weighted_sum
@@ -74,7 +76,10 @@ from mtl_core.weighted import FixedWeights
 from mtl_core.wrapping import Wrapper
 
 __all__ = [
+    "NUMPY",
+    "SCIPY",
     "AnyMethod",
+    "BlasThreads",
     "CountsEpochs",
     "Draws",
     "FixedWeights",
@@ -98,6 +103,7 @@ __all__ = [
     "Wrapper",
     "agree",
     "begin",
+    "blas_pools",
     "called_tasks",
     "check_finite_losses",
     "check_method",

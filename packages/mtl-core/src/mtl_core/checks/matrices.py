@@ -141,18 +141,19 @@ def is_possible(matrix: NDArray[np.float64], dtype: torch.dtype) -> bool:
     above, tiny = _leeway(dtype)
     if len(matrix) > 8:
         squares = matrix.diagonal()
-        with np.errstate(over="ignore", under="ignore"):
-            return bool(squares.min() >= 0.0) and not bool(
-                (np.square(matrix) > np.multiply.outer(above * (squares + tiny), squares + tiny)).any()
-            )
+        if squares.min() < 0.0:
+            return False
+        # Roots, since squares of the entries may leave the range.
+        lengths = np.sqrt(squares + tiny)
+        return not (np.abs(matrix) > lengths[:, None] * (math.sqrt(above) * lengths)).any()
     # An array takes longer to ask than a few numbers.
     rows = matrix.tolist()
-    lengths = [row[k] + tiny for k, row in enumerate(rows)]
+    known = [row[k] + tiny for k, row in enumerate(rows)]
     for k, row in enumerate(rows):
         if row[k] < 0.0:
             return False
         for j in range(k):
-            if row[j] * row[j] > above * lengths[k] * lengths[j]:
+            if row[j] * row[j] > above * known[k] * known[j]:
                 return False
     return True
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from operator import mul
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtl_core.autocasting import full_precision
+from mtl_core.blas_threads import NUMPY, BlasThreads
 
 __all__ = ["cancels", "gramian_of", "weighted_sum"]
 
@@ -31,18 +34,46 @@ def gramian_of(jacobian: Tensor) -> Tensor:
     Returns:
         float64 ``[m, m]``, exactly symmetric.
     """
-    n_tasks = len(jacobian)
     matrix = jacobian.detach()
-    entries = matrix.numel()
-    if matrix.is_cpu and entries <= min(_FEW, n_tasks * _SHORT) and n_tasks * entries <= _SMALL:
-        # In numpy, as in `cancels`: its calls are shorter, and a contiguous matrix times itself comes out symmetric.
-        array = matrix.double().resolve_neg().contiguous().numpy()
-        with np.errstate(all="ignore"):  # what is not finite is found, and named, by whoever reads the Gramian
-            few = n_tasks <= _FEW_ROWS and entries >= n_tasks * _LONG
-            return torch.from_numpy(_by_pairs(array) if few else array.dot(array.T))
+    n_tasks, size = matrix.shape
+    several = _SEVERAL.get(matrix.dtype)
+    if matrix.is_cpu and several and (n_tasks >= several or size <= min(_SHORT, _FEW // max(1, n_tasks))):
+        return torch.from_numpy(_on_host(matrix))
     gramian = matrix @ matrix.T if matrix.dtype == torch.float64 else _in_blocks(matrix)
     # BLAS need not round both halves alike; solvers rely on exact symmetry.
     return (gramian + gramian.T).mul_(0.5)
+
+
+def _on_host(matrix: Tensor) -> NDArray[np.float64]:
+    """The Gramian by numpy, whose calls are shorter.
+
+    Of a contiguous array and its transpose it asks BLAS for half of the products and mirrors them. Torch asks for all,
+    of which the other half is only to be averaged away.
+    """
+    array: NDArray[Any] = matrix.resolve_neg().numpy()
+    n_tasks, size = array.shape
+    with np.errstate(all="ignore"):  # what is not finite is found, and named, by whoever reads the Gramian
+        if n_tasks * array.size > _SMALL:
+            with _as_many_as_torch:
+                return _by_blocks(array)
+        wide = np.ascontiguousarray(array, dtype=np.float64)
+        return _by_pairs(wide) if n_tasks < _FEW_ROWS and size >= _LONG else wide.dot(wide.T)
+
+
+def _by_blocks(array: NDArray[Any]) -> NDArray[np.float64]:
+    """The products of several rows, block by block of their columns in float64."""
+    n_tasks, size = array.shape
+    if array.dtype == np.float64 and (array.flags.c_contiguous or array.flags.f_contiguous):
+        return array.dot(array.T)
+    width = min(size, max(1, _BLOCK_ON_HOST // n_tasks))
+    # One buffer for all blocks: memory that is fresh for each costs more than the product of a few rows.
+    buffer, gramian = np.empty(n_tasks * width), np.zeros((n_tasks, n_tasks))
+    for start in range(0, size, width):
+        block = array[:, start : start + width]
+        part = buffer[: block.size].reshape(block.shape)  # contiguous: of other arrays numpy does not mirror the half
+        np.copyto(part, block)
+        gramian += part.dot(part.T)
+    return gramian
 
 
 def _by_pairs(rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -56,41 +87,39 @@ def _by_pairs(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _in_blocks(matrix: Tensor) -> Tensor:
-    """The product of a matrix ``[m, d]`` with itself, block by block of its columns in float64."""
+    """The product of a matrix ``[m, d]`` with itself by torch, block by block of its columns in float64."""
     n_tasks, size = matrix.shape
-    # MKL multiplies a tall matrix by itself in half the time that a flat one takes.
-    tall = matrix.is_cpu and n_tasks >= _TALL
-    width = min(size, max(1, (_BLOCK if not matrix.is_cpu else _TALL_BLOCK if tall else _FLAT_BLOCK) // n_tasks))
+    width = min(size, max(1, (_BLOCK_OF_FEW if matrix.is_cpu else _BLOCK) // n_tasks))
     if width == size:
-        wide = matrix.T.to(torch.float64, memory_format=torch.contiguous_format).T if tall else matrix.double()
+        wide = matrix.double()
         return wide @ wide.T
-    shape = (width, n_tasks) if tall else (n_tasks, width)
-    # One buffer for all blocks: memory that is fresh for each costs more than the product of a few rows.
-    buffer = torch.empty(shape, dtype=torch.float64, device=matrix.device)
-    wide = buffer.T if tall else buffer
+    buffer = torch.empty(n_tasks, width, dtype=torch.float64, device=matrix.device)
     gramian = torch.zeros(n_tasks, n_tasks, dtype=torch.float64, device=matrix.device)
     for block in torch.split(matrix, width, dim=1):
-        part = wide[:, : block.shape[1]]
+        part = buffer[:, : block.shape[1]]
         part.copy_(block)
         gramian.addmm_(part, part.T)
     return gramian
 
 
-_TALL = 6
-"""Rows from which a block's columns are laid out one after another on the CPU."""
-_TALL_BLOCK = 1 << 18
-_FLAT_BLOCK = 1 << 16
-"""Elements that are converted to float64 at a time on the CPU, by measurement."""
-_FEW_ROWS = 5
-_LONG = 2_000
-"""Up to so many rows of so many entries or more are multiplied pair by pair: with 3,168 to 8,000 entries that takes
-0.26 to 0.82 of the time of BLAS's product of matrices, with 300 some three to four times as long."""
+_SEVERAL = {torch.float32: 6, torch.float64: 11}
+"""Rows from which multiplying one half is a gain whatever their length: of few rows BLAS is slow to. numpy has no
+bfloat16, and is slow to convert float16."""
+_BLOCK_ON_HOST = 1 << 16
+_BLOCK_OF_FEW = 1 << 16
+"""Elements that are converted to float64 at a time on the CPU, for several rows and for few, by measurement."""
+_FEW_ROWS, _LONG = 6, 3_000
+"""Less rows of so many entries or more are multiplied pair by pair: with 3,168 to 8,000 entries that takes 0.26 to 0.82
+of the time of BLAS's product of matrices, with 300 some three to four times as long."""
 _FEW = 1 << 15
 """Elements up to which numpy's shorter calls outweigh its slower product of few rows."""
 _SHORT = 10_000
 """Entries of a row up to which numpy's BLAS multiplies two of them on the calling thread."""
 _SMALL = 1 << 18
 """Products up to which numpy's BLAS keeps to the calling thread."""
+
+_as_many_as_torch = BlasThreads(torch.get_num_threads, (NUMPY,))
+"""numpy has threads of its own, of which ``torch.set_num_threads`` knows nothing."""
 
 
 @full_precision
@@ -130,11 +159,11 @@ def cancels(weights: Tensor, gramian: Tensor | None, dtype: torch.dtype) -> bool
     """
     if dtype == torch.float64:
         return False
-    # In lists, which for so few numbers take a fifth of the time.
+    # In lists, and without a loop of Python's own: this is asked in every step, and the numbers are few.
     values: list[float] = weights.tolist()
+    sizes = [*map(abs, values)]
     info = _info(dtype)
-    least, most = info.tiny, info.max
-    if not all(least <= abs(weight) <= most or weight == 0.0 for weight in values):
+    if max(sizes) > info.max or min(filter(None, sizes), default=1.0) < info.tiny:
         # Weights of a degree below 1 grow as gradients shrink, past what single precision holds, and the weight of a
         # gradient beside which the others are tiny may be as small.
         return True
@@ -144,7 +173,7 @@ def cancels(weights: Tensor, gramian: Tensor | None, dtype: torch.dtype) -> bool
     # The norm of the sum, sqrt(w'Gw), against the sum of its terms' norms, |w_i| times |g_i|. Rounding is relative to
     # the terms: from the limit below on, fewer than four digits of the sum would be right.
     squares: list[float] = square.diagonal().tolist()
-    terms = sum(abs(w) * math.sqrt(max(s, 0.0)) for w, s in zip(values, squares, strict=True))
+    terms = sum(map(mul, sizes, map(math.sqrt, map(abs, squares))))
     exact = np.asarray(values)
     return float(exact.dot(square).dot(exact)) <= (1e4 * info.eps * terms) ** 2
 
