@@ -79,6 +79,12 @@ def test_a_method_that_refuses_moves_nothing(name: str, scale: float) -> None:
     assert torch.equal(method(drawn()), other(drawn()))
 
 
+def test_the_rows_out_of_range_are_named() -> None:
+    jacobian = torch.eye(4, dtype=torch.float64) * torch.tensor([1.0, 1e-170, 0.0, 1e170], dtype=torch.float64)
+    with pytest.raises(InvalidJacobianError, match=r"got 1e-170 in row 1, 1e\+170 in row 3, whose square"):
+        ExcessMTL()(jacobian)
+
+
 @pytest.mark.parametrize("name", CALLED)
 def test_zero_gradients_are_no_matter_of_scale(name: str) -> None:
     assert torch.equal(CALLED[name]()(torch.zeros(*SHAPE, dtype=torch.float64)), torch.zeros(7, dtype=torch.float64))

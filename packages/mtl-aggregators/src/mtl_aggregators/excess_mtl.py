@@ -143,15 +143,16 @@ def _dtype(jacobian: Tensor, known: Tensor | None) -> torch.dtype:
     if all(1.0 / limit < square < limit for square in squares):
         return torch.float32 if is_single else torch.float64
     # A square of 0 may be that of a task without a gradient, or one that the dtype does not hold.
-    norms = [norm for norm in _norms(jacobian) if norm > 0.0]
-    if is_single and all(1.0 / SINGLE < norm < SINGLE for norm in norms):
+    norms = {row: norm for row, norm in enumerate(_norms(jacobian)) if norm > 0.0}
+    if is_single and all(1.0 / SINGLE < norm < SINGLE for norm in norms.values()):
         return torch.float32
     # Sums are remembered, so that one step cannot be computed at another scale than those before.
-    wrong = [norm for norm in norms if not 1.0 / DOUBLE < norm < DOUBLE]
+    wrong = {row: norm for row, norm in norms.items() if not 1.0 / DOUBLE < norm < DOUBLE}
     if wrong:
+        found = ", ".join(f"{norm:.6g} in row {row}" for row, norm in wrong.items())
         raise InvalidJacobianError(
-            "`jacobian` must have rows with norms around 1e-100 to 1e100 for ExcessMTL, got one with a norm of "
-            f"{wrong[0]:.6g}, whose square float64 does not hold. Scale the losses."
+            f"`jacobian` must have rows with norms around 1e-100 to 1e100 for ExcessMTL, got {found}, whose square "
+            "float64 does not hold. Scale the losses of these tasks."
         )
     return torch.float64
 
