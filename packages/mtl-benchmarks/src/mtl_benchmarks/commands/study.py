@@ -27,7 +27,7 @@ from mtl_benchmarks.components.signatures import summary_of
 
 __all__ = ["COMMAND", "out_options", "trained_title"]
 
-_MANY = ("--methods", "--teleports", "--tasks", "--seeds")
+_MANY = ("--methods", "--teleports", "--tasks", "--seeds", "--known")
 
 
 def out_options(out: str) -> list[Option]:
@@ -66,6 +66,14 @@ def _own_options(tasks: Sequence[str]) -> dict[str, Sequence[Option]]:
         "how": [
             *out_options("runs/study"),
             Option("--csv", str, "write one line per run to this file, as runs end", shown="FILE", path=True),
+            Option(
+                "--known",
+                str,
+                "tables of earlier studies; runs without teleports that stand there are not trained again",
+                many=True,
+                shown="FILE",
+                path=True,
+            ),
             *rest,
         ],
     }
@@ -115,13 +123,14 @@ def _study(request: Request, methods: Sequence[Choice], teleports: Sequence[Choi
     from mtl_benchmarks.runs.runner import RunResult
     from mtl_benchmarks.session import open_console, print_report
     from mtl_benchmarks.studies.controls import CONTROLS
-    from mtl_benchmarks.studies.records import Record, table_path, write_records
+    from mtl_benchmarks.studies.records import Record, read_records, table_path, write_records
     from mtl_benchmarks.studies.study import first_kinds, study
     from mtl_benchmarks.studies.tables import print_study
 
     values, console = request.values, open_console()
     seeds = parse_seeds(values.get("--seeds", "5"))
     table = table_path("--csv", values["--csv"]) if "--csv" in values else None
+    known = read_records(values["--known"]) if "--known" in values else []
     records: list[Record] = []
     done = 0
 
@@ -161,9 +170,11 @@ def _study(request: Request, methods: Sequence[Choice], teleports: Sequence[Choi
             progress=progress,
             say=say,
             recorded=recorded,
+            known=known,
         )
         shown = [run for run in found.runs if run.config.teleport is None or run.config.teleport.name not in CONTROLS]
-        print_report(shown, console)
+        if shown:
+            print_report(shown, console)
         records += found.records
     if table is not None:
         write_records(table, records)

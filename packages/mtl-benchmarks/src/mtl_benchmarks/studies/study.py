@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ class Study:
 
     Attributes:
         records: one per run, those of single tasks first; also of runs that diverged.
-        runs: the runs, in the same order; those that stopped as their numbers became none have no values.
+        runs: those that were not known before, in the order in which they ended; one that stopped as its numbers
+            became none has no values.
     """
 
     records: Sequence[Record]
@@ -77,6 +78,7 @@ def study(
     progress: Callable[[RunResult], None] | None = None,
     say: Callable[[str], None] | None = None,
     recorded: Callable[[Sequence[Record]], None] | None = None,
+    known: Sequence[Record] = (),
 ) -> Study:
     """Train every method with every seed on one case of a benchmark; complete runs are only read.
 
@@ -97,6 +99,9 @@ def study(
         say: called with what a person should know, see ``run_all``; None: a warning.
         recorded: called with the records of all runs that have ended, whenever there are more of them, so that a study
             that is broken off leaves those.
+        known: records of earlier studies. Runs without teleports that stand there, of the same protocol and with the
+            same options, are taken from them and not trained; of one with teleports the moves are not known, which its
+            controls repeat.
 
     Raises:
         UnknownNameError: a method, teleport or option that does not exist.
@@ -111,6 +116,7 @@ def study(
     results: dict[str, RunResult] = {}
     everything: list[_Planned] = []
     records: dict[int, Record] = {}
+    earlier = {_identity(record): record for record in known if record.options}
 
     def resolve(method: Choice, teleport: Choice | None, seed: int) -> RunConfig:
         return RunConfig.resolve(benchmark, method, teleport, seed=seed, **(settings or {}))
@@ -118,7 +124,7 @@ def study(
     def train(planned: Sequence[_Planned]) -> None:
         everything.extend(planned)
         # One run can be planned several times: controls of two COSTs that never moved are both the method alone.
-        wanted = {each.config.name: each.config for each in planned}
+        wanted = {each.config.name: each.config for each in planned if each.config.name not in taken}
         fresh = [config for name, config in wanted.items() if name not in results]
         found = train_or_stop(fresh, out, processes=processes, progress=ended, say=say)
         results.update((result.config.name, result) for result in found)
@@ -132,7 +138,14 @@ def study(
 
     def keep() -> None:
         for number, each in enumerate(everything):
-            if number not in records and each.config.name in results:
+            if number in records:
+                continue
+            if each.config.name in taken:
+                # Under its name and way here: another order of the options makes another name, and the control of a
+                # COST that never moved is the method alone.
+                came_to = {name: getattr(taken[each.config.name], name) for name in _RESULTS}
+                records[number] = replace(_blank(each, protocol), **came_to)
+            elif each.config.name in results:
                 records[number] = _record(each, results[each.config.name], protocol)
         if recorded is not None:
             recorded([records[number] for number in sorted(records)])
@@ -145,9 +158,16 @@ def study(
     ]
     alone = [_Planned(config, config.tasks[0], "", ALONE) for config in single_tasks(each.config for each in joint)]
     expected = _controls_in_advance(joint, controls, resolve)
-    rehearse([*(each.config for each in (*alone, *joint)), *expected.values()], out, say=say)
     # Single-task runs of another network belong to the joint runs' protocol, which names that network.
     protocol = _protocol_digest(joint[0].config)
+    taken = {
+        each.config.name: record
+        for each in (*alone, *joint)
+        if each.way == ALONE and (record := earlier.get(_identity(_blank(each, protocol)))) is not None
+    }
+    if known:
+        told(f"{len(taken)} of {len(alone) + len(joint)} runs are taken from tables of earlier studies.")
+    rehearse([*(each.config for each in (*alone, *joint)), *expected.values()], out, say=say)
     # Controls come after the runs whose moves they repeat: their lengths and steps are not known before.
     train([*alone, *joint])
     controlled: list[_Planned] = []
@@ -207,10 +227,13 @@ def _controls_in_advance(
     }
 
 
-def _record(planned: _Planned, result: RunResult, protocol: str) -> Record:
+_RESULTS = ("moves", "seconds", "diverged", "values")
+"""What is known of a run once it has ended."""
+
+
+def _blank(planned: _Planned, protocol: str) -> Record:
+    """What is known of a run before it has ended."""
     config = planned.config
-    metrics = [metric.name for metric in make_benchmark(config.benchmark).metrics]
-    # Tables of records hold finite values, and no difference or rank can be made of others.
     return Record(
         benchmark=config.benchmark.name,
         case=_options(make_benchmark(config.benchmark).case_options()),
@@ -220,11 +243,38 @@ def _record(planned: _Planned, result: RunResult, protocol: str) -> Record:
         way=planned.way,
         control=planned.control,
         seed=config.seed,
+        moves=0,
+        seconds=0.0,
+        diverged=False,
+        values={},
+        options=planned.options or _options_digest(config),
+    )
+
+
+def _identity(record: Record) -> tuple[object, ...]:
+    """What tells a run from all others. The method's name does not: its options are in the digest, in one order."""
+    return (
+        record.benchmark,
+        record.case,
+        record.protocol,
+        record.task,
+        record.way,
+        record.control,
+        record.seed,
+        record.options,
+    )
+
+
+def _record(planned: _Planned, result: RunResult, protocol: str) -> Record:
+    metrics = [metric.name for metric in make_benchmark(planned.config.benchmark).metrics]
+    # Tables of records hold finite values, and no difference or rank can be made of others.
+    values = {} if result.has_diverged else {m: result.values[m] for m in metrics if m in result.values}
+    return replace(
+        _blank(planned, protocol),
         moves=sum(bool(event.get("accepted")) for event in result.events),
         seconds=result.seconds,
         diverged=result.has_diverged,
-        values={} if result.has_diverged else {m: result.values[m] for m in metrics if m in result.values},
-        options=planned.options or _options_digest(config),
+        values=values,
     )
 
 

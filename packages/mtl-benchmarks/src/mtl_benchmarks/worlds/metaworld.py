@@ -62,7 +62,8 @@ class MetaWorld:
         self._name = f"{task}-v3"
         self._goals = int(non_negative("goals", goals))
         self._blocks: dict[int, Any] = {}
-        self._expert: Any = ENV_POLICY_MAP[self._name]()
+        policies: Any = ENV_POLICY_MAP  # by its types the map holds the abstract class
+        self._expert: Any = policies[self._name]()
         # One environment for all goals, since making one loads the whole simulator.
         self._environment: Any = self._block(0).train_classes[self._name]()
 

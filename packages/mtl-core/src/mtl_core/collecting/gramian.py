@@ -64,7 +64,8 @@ def _by_blocks(array: NDArray[Any]) -> NDArray[np.float64]:
     """The products of several rows, block by block of their columns in float64."""
     n_tasks, size = array.shape
     if array.dtype == np.float64 and (array.flags.c_contiguous or array.flags.f_contiguous):
-        return array.dot(array.T)
+        whole: NDArray[np.float64] = array.dot(array.T)
+        return whole
     width = min(size, max(1, _BLOCK_ON_HOST // n_tasks))
     # One buffer for all blocks: memory that is fresh for each costs more than the product of a few rows.
     buffer, gramian = np.empty(n_tasks * width), np.zeros((n_tasks, n_tasks))
@@ -173,7 +174,7 @@ def cancels(weights: Tensor, gramian: Tensor | None, dtype: torch.dtype) -> bool
     # The norm of the sum, sqrt(w'Gw), against the sum of its terms' norms, |w_i| times |g_i|. Rounding is relative to
     # the terms: from the limit below on, fewer than four digits of the sum would be right.
     squares: list[float] = square.diagonal().tolist()
-    terms = sum(map(mul, sizes, map(math.sqrt, map(abs, squares))))
+    terms: float = sum(map(mul, sizes, map(math.sqrt, map(abs, squares))))
     exact = np.asarray(values)
     return float(exact.dot(square).dot(exact)) <= (1e4 * info.eps * terms) ** 2
 
