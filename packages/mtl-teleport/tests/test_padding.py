@@ -12,6 +12,8 @@ import mtl_core
 from mtl_core import Problem
 from mtl_teleport import COST, OFT, Always, Dense, LoHa, LoKr, LoRA, RandomTeleport
 from mtl_teleport.adapters.padding import padding_rows
+from mtl_teleport.sharpness.point import Point
+from mtl_teleport.sharpness.random_probes import RandomSharpness
 
 WORDS = torch.tensor([[2, 1, 0], [3, 2, 2], [5, 4, 2], [7, 6, 0], [1, 3, 5], [2, 7, 4]])
 
@@ -78,6 +80,33 @@ def test_random_moves_leave_padding_where_it_is(kind: str) -> None:
     moved = _moved(kind, RandomTeleport(length=0.1, **SETTINGS))
     assert not moved[2].any()
     assert moved[torch.arange(8) != 2].abs().amin() > 0.0
+
+
+@pytest.mark.parametrize("settings", [{}, {"norm": "tensor"}, {"noise": "all"}, {"maximum": "task"}], ids=str)
+@pytest.mark.parametrize("kind", ["embedding", "sparse", "bag", "tied"])
+def test_random_probes_look_around_in_what_training_moves(kind: str, settings: dict[str, Any]) -> None:
+    problem = _problem(kind)
+    before = problem.model.get_parameter("words.weight").detach().clone()
+    sharpness = RandomSharpness(probes=3, radius=0.1, **settings)
+    with Dense().attach(problem, batch=WORDS) as session:
+        generator = torch.Generator().manual_seed(0)
+        point = Point.of(session, WORDS, torch.ones(2), generator=generator)
+        seen: list[Tensor] = []
+        evaluate = session.evaluate_without_graph
+
+        def spied(batch: Any, *, parameters: Any) -> Any:
+            seen.append(parameters["words.weight"] - before)
+            assert sum(float((p - point.values[k]).square().sum()) for k, p in parameters.items()) > 0.0
+            return evaluate(batch, parameters=parameters)
+
+        session.evaluate_without_graph = spied  # type: ignore[method-assign]
+        sharpness.estimate(point)
+    assert len(seen) == 3
+    for moved in seen:
+        assert moved[torch.arange(8) != 2].abs().amin() > 0.0
+        assert bool(moved[2].any()) == (kind == "tied")
+        if settings.get("norm") == "tensor":
+            assert moved.norm().item() == pytest.approx(0.1, rel=1e-5)
 
 
 def test_padding_that_an_output_layer_trains_is_a_row_as_any_other() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mtl_core import checks
+from mtl_teleport.adapters.padding import padding_rows, without_rows
 from mtl_teleport.budget import passes
 from mtl_teleport.sharpness import quotient
 from mtl_teleport.sharpness.estimate import Estimate, Sharpness, Slopes
@@ -58,7 +59,8 @@ class RandomSharpness(Sharpness):
     Note:
         Equation 9 prints no subtracted term, equation 8 and the released code have it. A random direction has a cosine
         of about :math:`1/\sqrt d` with the gradient, so in high dimension this estimate is small and noisy. Only the
-        largest probe, or the largest of each task, is evaluated with a graph.
+        largest probe, or the largest of each task, is evaluated with a graph. Rows of shared embeddings that are
+        padding are not perturbed, since no step moves them.
 
     References:
         Zhou et al., *Continual Optimization with Symmetry Teleportation for Multi-Task Learning*, equations 8 and 9.
@@ -134,8 +136,11 @@ class RandomSharpness(Sharpness):
         start: Mapping[str, Tensor] = point.values
         if self.noise == "all":
             start = {**point.values, **point.session.others()}
+        still = padding_rows(point.session.problem)
         moved = {
-            name: torch.randn(t.shape, generator=point.generator, device=t.device, dtype=t.dtype)
+            name: without_rows(
+                torch.randn(t.shape, generator=point.generator, device=t.device, dtype=t.dtype), still.get(name)
+            )
             for name, t in start.items()
         }
         whole = norm(list(moved.values()))
