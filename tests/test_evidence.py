@@ -95,7 +95,7 @@ SETTINGS = {
     "trained, faster": "marigold (lr 0.01, radius 0.1, estimate symmetric)",
     "exact": "marigold (lr 0.01, radius 0.1, estimate symmetric, adversary exact)",
     "exact, faster": "marigold (lr 0.03, radius 0.1, estimate symmetric, adversary exact)",
-    "fused": "marigold (lr 0.01, radius 0.2, estimate antithetic, adversary exact, lookahead fused)",
+    "fused": "marigold (lr 0.01, radius 0.2, lookahead fused, estimate antithetic, adversary exact)",
 }
 """The names of the plan's settings, and what tables of runs call them."""
 

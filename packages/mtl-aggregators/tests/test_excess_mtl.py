@@ -104,6 +104,21 @@ def test_squares_that_single_precision_does_not_hold(begin: float, then: float) 
     torch.testing.assert_close(weights_after(method, steps), expected, rtol=1e-5, atol=1e-30)
 
 
+@pytest.mark.parametrize("then", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-8, 1e-12, 1e-17, 1e-19, 1e-25])
+def test_a_task_that_begins_late_and_small(scale: float, then: torch.dtype) -> None:
+    """Of which sums in single precision had nothing but their floor."""
+    steps = steps_of(3, 40, [1.0, 1.0, 1.5, 0.5], torch.float32)
+    for number, jacobian in enumerate(steps):
+        jacobian[1] = 0.0 if number == 0 else jacobian[1] * scale
+    steps[1:] = [jacobian.to(then) for jacobian in steps[1:]]
+    known = [jacobian.double() for jacobian in steps]
+    assert torch.isfinite(weights_after(ExcessMTL(), steps)).all()
+    torch.testing.assert_close(
+        weights_after(ExcessMTL(), steps), weights_after(ExcessMTL(), known), rtol=1e-5, atol=0.0
+    )
+
+
 def test_sums_that_became_wide_stay_wide() -> None:
     steps = steps_of(2, 40, [1.0, 1e-20, 1.0], torch.float32)
     method = ExcessMTL()
@@ -124,7 +139,7 @@ def test_a_single_task_out_of_range_is_refused(scale: float) -> None:
     jacobian = AXES.clone()
     jacobian[1] *= scale
     method = ExcessMTL()
-    with pytest.raises(InvalidJacobianError, match=re.escape(f"with a norm of {scale:.6g}, whose square")):
+    with pytest.raises(InvalidJacobianError, match=re.escape(f"got {scale:.6g} in row 1, whose square")):
         method(jacobian)
     assert method.get_extra_state()["state"] is None
     assert method(AXES).tolist() == [3.0, 1.0]

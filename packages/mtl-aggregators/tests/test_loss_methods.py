@@ -19,6 +19,7 @@ from torch import Tensor
 import mtl_core
 from mtl_aggregators import (
     COSMOS,
+    CRMOGM,
     DWA,
     FAMO,
     IMTL,
@@ -270,3 +271,30 @@ def test_a_loss_under_its_bound_is_called_by_the_name_of_its_task(name: str) -> 
     if name in NAMED:  # outside of a step they have no names
         with pytest.raises(InvalidInputError, match="got task 1: -1 "):
             NAMED[name]()(torch.tensor([1.0, -1.0]))
+
+
+POSITIVE: dict[str, Callable[[], Any]] = {
+    "DBMTL": lambda: make("dbmtl"),
+    "MoCo": lambda: make("moco", variant="libmtl"),
+    "GradNorm": lambda: make("gradnorm"),
+    "MGDA(normalization='loss')": lambda: make("mgda", normalization="loss"),
+    "MGDA(normalization='loss+')": lambda: make("mgda", normalization="loss+"),
+    "MGDA(normalization='loss') within CRMOGM": lambda: CRMOGM(make("mgda", normalization="loss")),
+    "MARIGOLD": lambda: make("marigold"),
+    "Bilevel": lambda: Bilevel(),
+}
+
+
+@pytest.mark.parametrize("name", POSITIVE)
+def test_so_is_one_that_must_be_positive(name: str) -> None:
+    model = torch.nn.Linear(2, 2)
+
+    def losses(model: torch.nn.Module, batch: Tensor) -> dict[str, Tensor]:
+        first, second = model(batch).square().mean(0)
+        return {"seg": first + 1.0, "depth": second - second.detach() - 1.0}
+
+    problem = mtl_core.Problem(model, losses, shared=model, tasks=("seg", "depth"))
+    with pytest.raises(InvalidInputError) as raised:
+        mtl_core.step(problem, torch.ones(1, 2), torch.optim.SGD(model.parameters(), lr=1e-3), POSITIVE[name]())
+    assert f"for {name.partition(' within')[0]}, got depth: -1 (bound 0)." in str(raised.value)
+    assert "seg" not in str(raised.value)

@@ -81,6 +81,7 @@ def _worker(rank: int, folder: str) -> None:
         for at in (0, 1):
             found[f"{name} {at}"] = _caught(lambda name=name, at=at: _fail(name, rank == at, group))  # type: ignore[misc]
     found["both"] = _caught(lambda: agree(ValueError(f"from {rank}"), group))
+    found["alike"] = _caught(lambda: agree(ValueError("of a mean"), group))
     found["neither"] = _caught(lambda: agree(None, group))
     found["nested"] = _caught(lambda: _nested(rank, group))
     found["texts"] = gather_texts("said" if rank == 1 else "", group)
@@ -119,6 +120,10 @@ def test_both_ranks_raise_what_one_raised(name: str, at: int, ranks: list[dict[s
 
 def test_the_first_rank_speaks_where_both_have_failed(ranks: list[dict[str, Any]]) -> None:
     assert [found["both"] for found in ranks] == [("ValueError", "on rank 0: from 0", {})] * 2
+
+
+def test_what_all_found_alike_is_no_ranks_own(ranks: list[dict[str, Any]]) -> None:
+    assert [found["alike"] for found in ranks] == [("ValueError", "on every rank: of a mean", {})] * 2
 
 
 def test_nothing_is_raised_where_none_has_failed(ranks: list[dict[str, Any]]) -> None:

@@ -123,6 +123,7 @@ class CRMOGM(Wrapper):
         if jacobian.dtype is torch.float64 and not checks.in_range(gramian):
             lengths = isinstance(self.method, GramianMethod) and self.method.remembers_lengths
             return update_out_of_range(self, jacobian, lambda known, _: self.weights(known), remembers_lengths=lengths)
+        checks.refuse_lost(jacobian, gramian)
         return weighted_sum(jacobian, self.weights(gramian), gramian)
 
     def reset(self) -> None:

@@ -87,11 +87,7 @@ class DBMTL(LossAwareMethod):
         kept = self.beta * self._steps**-self.beta_sigma
         # kept · running + (1 − kept) · new, in one pass and into a new tensor, so that saved states stay as they were.
         self._running = torch.lerp(wide, self._running.to(wide), kept)
-        # Norms of tiny gradients would underflow in single precision.
-        norms = torch.linalg.vector_norm(self._running, dim=1, dtype=torch.float64)
-        if self._running.dtype is torch.float64 and self._running.is_cpu and not 1e-100 < float(norms.max()) < 1e100:
-            # Their squares leave the range of float64. Only ratios are needed, which have no scale.
-            norms = torch.linalg.vector_norm(checks.into_range(self._running)[0], dim=1)
+        norms = checks.row_norms(self._running)
         zero = norms == 0.0
         norms = torch.where(zero, 1.0, norms)
         factors = torch.where(zero, 0.0, norms.max() / norms)

@@ -143,7 +143,7 @@ def _dtype(jacobian: Tensor, known: Tensor | None) -> torch.dtype:
     if all(1.0 / limit < square < limit for square in squares):
         return torch.float32 if is_single else torch.float64
     # A square of 0 may be that of a task without a gradient, or one that the dtype does not hold.
-    norms = {row: norm for row, norm in enumerate(_norms(jacobian)) if norm > 0.0}
+    norms = {row: norm for row, norm in enumerate(checks.row_norms(jacobian).tolist()) if norm > 0.0}
     if is_single and all(1.0 / SINGLE < norm < SINGLE for norm in norms.values()):
         return torch.float32
     # Sums are remembered, so that one step cannot be computed at another scale than those before.
@@ -157,20 +157,14 @@ def _dtype(jacobian: Tensor, known: Tensor | None) -> torch.dtype:
     return torch.float64
 
 
-def _norms(jacobian: Tensor) -> list[float]:
-    """The norm of each row, at any size that float64 holds."""
-    largest = jacobian.abs().amax(dim=1, keepdim=True).to(torch.float64)
-    scaled = jacobian / torch.where(largest > 0.0, largest, 1.0)
-    norms: list[float] = (largest[:, 0] * torch.linalg.vector_norm(scaled, dim=1)).tolist()
-    return norms
-
-
 def _risks(jacobian: Tensor, known: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Excess risks ``[m]`` and the new sums of squares ``[m, d]``; the known sums are left as they are."""
     m, size = jacobian.shape
     if known is None:
         known = torch.full((1, 1), TINY[dtype], dtype=dtype, device=jacobian.device).expand(m, size)
-    known = known.to(dtype)
+    if known.dtype is not dtype:
+        # Where there never was a gradient, there is none in wider numbers either: not 1e-37 of one.
+        known = known.to(dtype).masked_fill(known == TINY[known.dtype], TINY[dtype])
     width = BLOCK // dtype.itemsize
     if m * size <= width or not jacobian.is_cpu:
         return _block_risks(jacobian, known)

@@ -241,6 +241,8 @@ class GroupedGradVac(JacobianMethod):
             scaled, exponent = checks.into_range(jacobian)
             if exponent:
                 return checks.times_power(self.combine(scaled), exponent)
+        for part, gramian in zip(parts, gramians, strict=True):
+            checks.refuse_lost(part, gramian)
         updates = []
         for part, gramian, targets in zip(parts, gramians, self._targets, strict=True):
             weights = torch.from_numpy(_vaccinate(gramian.numpy(), targets, self.beta, self.generator))

@@ -102,10 +102,11 @@ class MoCo(LossAwareMethod):
         wide = jacobian.float() if jacobian.dtype in (torch.float16, torch.bfloat16) else jacobian
         m = len(wide)
         if self.variant == "libmtl":
-            norms = torch.linalg.vector_norm(wide, dim=1, dtype=torch.float64)
+            norms = checks.row_norms(wide)
             known = positive_losses("MoCo", losses, wide).double()
-            factors = torch.where(norms > 0.0, known / torch.where(norms > 0.0, norms, 1.0), 0.0)
-            wide = (wide * factors.unsqueeze(1)).to(wide.dtype)
+            # One after the other: a loss over the norm of a tiny gradient may be no finite number.
+            units = wide / torch.where(norms > 0.0, norms, 1.0).unsqueeze(1)
+            wide = (units * torch.where(norms > 0.0, known, 0.0).unsqueeze(1)).to(wide.dtype)
         if self._tracked is None or self.task_weights is None:
             self._tracked = torch.zeros_like(wide)
             self.task_weights = torch.full((m,), 1.0 / m, dtype=torch.float64, device=wide.device)

@@ -30,7 +30,8 @@ def together(group: dist.ProcessGroup | None) -> AbstractContextManager[None]:
         group: the ranks; ``None`` for one process, which just raises.
 
     Raises:
-        Exception: the error of the first rank that has one, of its type, with the rank named in its text.
+        Exception: the error of the first rank that has one, of its type; its text names the rank, or says that it is
+            that of every rank.
     """
     return _ALONE if group is None else _all_or_none(group)
 
@@ -73,7 +74,9 @@ def agree(failure: Exception | None, group: dist.ProcessGroup) -> None:
     dist.all_gather_object(told, None if failure is None else _Told.of(failure), group=channel)
     # The lowest rank's, so that all ranks choose alike where several have failed.
     rank, first = next((rank, found) for rank, found in enumerate(told) if found is not None)
-    raise first.error(rank) from failure
+    # What all found alike, as by a mean over the ranks, is no one's in particular.
+    alike = len(told) > 1 and all(found is not None and found.text == first.text for found in told)
+    raise first.error("on every rank" if alike else f"on rank {rank}") from failure
 
 
 def gather_texts(text: str, group: dist.ProcessGroup) -> list[tuple[int, str]]:
@@ -113,15 +116,15 @@ class _Told:
         }
         return cls(kind if known else None, kind.__name__, str(error), plain)
 
-    def error(self, rank: int) -> Exception:
+    def error(self, where: str) -> Exception:
         """The error, as every rank raises it."""
         if self.kind is None:
-            unknown = RankError(f"on rank {rank}: {self.name}: {self.text}")
+            unknown = RankError(f"{where}: {self.name}: {self.text}")
             unknown.add_note(_NOTE)
             return unknown
         # Past the constructor: some add to the text or require arguments that were not kept.
         found = self.kind.__new__(self.kind)
-        found.args = (f"on rank {rank}: {self.text}",)
+        found.args = (f"{where}: {self.text}",)
         vars(found).update(self.attributes)
         found.add_note(_NOTE)
         return found

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mtl_core import checks
 from mtl_core.collecting.flat import flat_size
 from mtl_core.collecting.gramian import gramian_of, weighted_sum
 from mtl_core.collecting.task_gradients import TaskGradients
@@ -98,6 +99,8 @@ def combine_per_group(
     if offers(method, Weighting):
         # All groups' Gramians in one copy from the device.
         gramians = torch.stack([gramian_of(part) for part in parts]).cpu()
+        for owner, part, gramian in zip(groups, parts, gramians, strict=True):
+            checks.refuse_lost(part, gramian, name=f"jacobian of {owner!r}", whose=gradients.tasks)
         weights = torch.stack([gramian_weights(method, gramian, gradients.losses) for gramian in gramians])
         updates = [weighted_sum(part, row, known) for part, row, known in zip(parts, weights, gramians, strict=True)]
     else:

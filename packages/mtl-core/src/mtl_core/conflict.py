@@ -46,7 +46,9 @@ def read_gramian(gradients: Gradients | None, gramian: Tensor | None) -> Tensor:
     if isinstance(gradients, TaskGradients):
         return gradients.gramian
     assert gradients is not None
-    return gramian_of(checks.jacobian(gradients))
+    found = gramian_of(checks.jacobian(gradients))
+    checks.refuse_lost(gradients, found, name="gradients")
+    return found
 
 
 def safe_cosine(inner: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -63,10 +65,9 @@ def _norms(gramian: Tensor) -> Tensor:
 
 def _up_to_scale(g: Gradients | None, gramian: Tensor | None) -> Tensor:
     """``read_gramian`` up to a factor, which no cosine or ratio depends on: of gradients at any scale of float64."""
-    matrix = read_gramian(g, gramian)
-    if isinstance(g, Tensor) and g.dtype is torch.float64 and g.is_cpu and not checks.in_range(matrix):
-        return gramian_of(_near_one(g))
-    return matrix
+    if gramian is None and isinstance(g, Tensor):
+        return read_gramian(_near_one(checks.jacobian(g)), None)
+    return read_gramian(g, gramian)
 
 
 def _near_one(values: Tensor) -> Tensor:
@@ -280,4 +281,4 @@ def individual_progress(g: Gradients | None, update: Tensor, *, gramian: Tensor 
     direction = _near_one(update).to(torch.float64)
     # In float64: whether a task conflicts is the sign of a sum that may cancel.
     wide = _near_one(jacobian).to(torch.float64)
-    return safe_cosine(wide @ direction, wide.norm(dim=1), direction.norm())
+    return safe_cosine(wide @ direction, checks.row_norms(wide), direction.norm())

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_core import InvalidInputError, Problem, StepOptions
+from mtl_core import InvalidInputError, Problem, StepOptions, checks
 from mtl_core.extension import gramian_of, widest_dtype
 from mtl_teleport import ranks
 from mtl_teleport.adapters.protocol import AdapterSession
@@ -169,7 +169,9 @@ def task_gramian(session: AdapterSession, *batches: Any) -> Tensor:
     assert jacobian is not None
     if len(batches) > 1:
         jacobian /= torch.tensor(counts, dtype=jacobian.dtype, device=jacobian.device).clamp(min=1.0)[:, None]
-    return gramian_of(jacobian).cpu()
+    gramian = gramian_of(jacobian).cpu()
+    checks.refuse_lost(jacobian, gramian, name="gradients of the probes", whose=session.problem.tasks)
+    return gramian
 
 
 def first(batches: Iterable[Any], count: int | None) -> tuple[Any, ...]:

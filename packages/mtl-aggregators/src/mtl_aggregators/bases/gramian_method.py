@@ -185,7 +185,8 @@ class GramianMethod(SavedState, ABC):
 
         Raises:
             InvalidJacobianError: the Jacobian has the wrong rank or dtype, is not finite, or is so large or small that
-                squares leave the range of float64 where the method has no scale to bring it back by.
+                squares leave the range of float64 where the method has no scale to bring it back by, or in one row
+                beside others.
             SolverError: the weights' problem was not solved to its tolerance.
         """
         if isinstance(gradients, TaskGradients):
@@ -204,6 +205,7 @@ class GramianMethod(SavedState, ABC):
         # The squares of narrower numbers are all within the range of float64.
         if jacobian.dtype is torch.float64 and not checks.in_range(gramian):
             return update_out_of_range(self, gradients, self._ask, remembers_lengths=self.remembers_lengths)
+        checks.refuse_lost(jacobian, gramian)
         try:
             weights = self._ask(gramian, None)
         except InvalidJacobianError:
@@ -265,6 +267,7 @@ def update_out_of_range(
             f"largest entry of {float(known.abs().max()):.6g}, whose square float64 does not hold. Scale the losses."
         )
     gramian = gramian_of(scaled).cpu()
+    checks.refuse_lost(scaled, gramian)
     return checks.times_power(weighted_sum(scaled, ask(gramian, None), gramian), exponent * (degree or 0.0))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, optim
 
 from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.bases.loss_checks import check_losses_beside
+from mtl_aggregators.bases.loss_method import above
 from mtl_core import InvalidInputError, Problem, StepOptions, StepReport, TaskGradients, checks
 from mtl_core.extension import SavedState, begin, collect_batch, finish, full_precision, guarded
 
@@ -115,17 +116,16 @@ def positive_losses(method: str, losses: Tensor | None, jacobian: Tensor) -> Ten
     """The losses ``[m]`` in the Jacobian's dtype and on its device; NaN for an absent task becomes 1.
 
     Raises:
-        InvalidInputError: they are not given, not one per task, or not positive.
+        InvalidInputError: they are not given, not one per task, or not positive; then the tasks are named.
     """
     if losses is None:
         raise InvalidInputError(
             f"{method} needs `losses`, got none. Call method(jacobian, losses=losses), or use mtl_core.step."
         )
     known = losses.to(jacobian)
-    if known.shape != jacobian.shape[:1] or bool((known <= 0.0).any()):
-        raise InvalidInputError(
-            f"`losses` must be positive, one per task, for {method}, got {losses.tolist()}. Add a constant to a loss "
-            "that can be negative."
-        )
+    if known.shape != jacobian.shape[:1]:
+        raise InvalidInputError(f"`losses` must hold one loss per task, {len(jacobian)}, got {tuple(losses.shape)}.")
+    if bool((known <= 0.0).any()):
+        above(losses, 0.0, ~losses.isnan(), None, method=method)
     # An absent task has a row of zeros, so that any positive number will do to divide it by.
     return known.nan_to_num(nan=1.0)

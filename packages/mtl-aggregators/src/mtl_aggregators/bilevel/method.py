@@ -128,6 +128,8 @@ class Bilevel(SavedState):
                 f"`upper` must be callable on an Outcome, got {kind}. Give e.g. MainTasks('a')."
             )
         self.weight_model = SoftmaxWeights() if weights is None else weights
+        if isinstance(self.weight_model, WeightModel):
+            self.weight_model.owner = type(self).__name__
         self.lookahead = checks.one_of("lookahead", lookahead, ("trial", "fused"))
         self.probe = checks.one_of("probe", probe, ("same", "next"))
         self.update_every = checks.positive_int("update_every", update_every)

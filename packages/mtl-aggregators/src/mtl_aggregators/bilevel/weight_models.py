@@ -26,10 +26,14 @@ class WeightModel(SavedState, ABC):
 
     Args:
         lr: learning rate of the Adam that trains them.
+
+    Attributes:
+        owner: the method that they are of, for messages.
     """
 
     def __init__(self, *, lr: float) -> None:
         super().__init__()
+        self.owner = type(self).__name__
         self._adam = Adam(lr=lr)
         self._held: Vector | None = None
 
@@ -132,7 +136,7 @@ class SoftmaxWeights(WeightModel):
 
     def weights(self, losses: Vector, tasks: Sequence[str], present: Mask) -> Vector:
         """See the class."""
-        above(losses, self.bound.numpy(), present, tasks, method=type(self).__name__)
+        above(losses, self.bound.numpy(), present, tasks, method=self.owner)
         distance = np.where(present, losses - self.bound.numpy(), 1.0)
         return softmax(self.beta * self.parameters_for(tasks) / distance, present)
 

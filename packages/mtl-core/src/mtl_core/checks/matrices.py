@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -209,6 +210,64 @@ def in_range(gramian: Tensor) -> bool:
     """Whether the largest squared norm of a Gramian ``[m, m]`` on the CPU is one that can be computed with."""
     largest: float = max(gramian.numpy().diagonal().tolist())
     return SQUARES[0] <= largest <= SQUARES[1]
+
+
+LEAST = 1e-290
+"""Squared norms below this have lost digits, or all of them, as squares of entries next to the end of float64 do."""
+
+
+def maybe_lost(gramian: Tensor) -> list[int]:
+    """Rows of a Gramian ``[m, m]`` on the CPU that are zero, or nearly so: their gradients may be too small to square.
+
+    Only gradients in float64 can be. Whether they are is to be seen from their entries, which may also all be zero.
+    """
+    squares: list[float] = gramian.numpy().diagonal().tolist()
+    return [] if min(squares) >= LEAST else [row for row, square in enumerate(squares) if square < LEAST]
+
+
+def refuse_lost(matrix: Tensor, gramian: Tensor, *, name: str = "jacobian", whose: Sequence[str] = ()) -> None:
+    """Refuse a matrix of which some rows are not zero and yet too small for float64 to square.
+
+    Such a row has inner products of 0, or wrong ones, with itself and with others: a task that is there would be taken
+    for one without a gradient. On an accelerator nothing is looked at, as that would mean waiting for it.
+
+    Args:
+        matrix: ``[m, d]``.
+        gramian: of it.
+        name: of the matrix, for the error.
+        whose: names of the rows, if they have some.
+
+    Raises:
+        InvalidJacobianError: naming the rows.
+    """
+    if matrix.dtype is not torch.float64 or not gramian.is_cpu:
+        return
+    found = {row: float(matrix[row].detach().abs().max()) for row in maybe_lost(gramian)} if matrix.numel() else {}
+    lost = {row: largest for row, largest in found.items() if largest > 0.0}
+    if lost:
+        told = ", ".join(f"{size:.6g} in {repr(whose[row]) if whose else f'row {row}'}" for row, size in lost.items())
+        raise InvalidJacobianError(
+            f"`{name}` must have rows of zeros or with norms of 1e-145 and more beside the others, got largest entries "
+            f"of {told}, whose squares float64 does not hold. Multiply the losses of these tasks by a large constant, "
+            "or leave them out."
+        )
+
+
+def row_norms(matrix: Tensor) -> Tensor:
+    """The norm of each row of a matrix ``[m, d]``, float64 ``[m]``: on the CPU of any size that float64 holds."""
+    norms: Tensor = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64)
+    if matrix.dtype is not torch.float64 or not matrix.is_cpu or not matrix.numel():
+        return norms
+    if all(1e-145 < norm < 1e150 for norm in norms.tolist()):
+        return norms
+    # Each row in units of its own largest entry, a power of two.
+    largest = matrix.abs().amax(dim=1)
+    exponents = torch.where(largest > 0.0, largest, 1.0).frexp().exponent
+    # In two steps: the power itself may be larger than any number.
+    half = exponents // 2
+    rest = exponents - half
+    scaled = torch.ldexp(torch.ldexp(matrix, -half[:, None]), -rest[:, None])
+    return torch.ldexp(torch.ldexp(torch.linalg.vector_norm(scaled, dim=1), half), rest)
 
 
 def into_range(matrix: Tensor) -> tuple[Tensor, int]:

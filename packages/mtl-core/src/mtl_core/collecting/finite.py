@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from mtl_core import checks
 from mtl_core.collecting.dense import DenseStore
 from mtl_core.collecting.exchange import HostCopy
 from mtl_core.collecting.flat import as_real
 from mtl_core.collecting.heads import HeadGradients
 from mtl_core.collecting.overflow import fits
 from mtl_core.collecting.store import GradientStore
-from mtl_core.errors import NonFiniteGradientError, NonFiniteLossError
+from mtl_core.errors import InvalidJacobianError, NonFiniteGradientError, NonFiniteLossError
 
 __all__ = [
     "broken_gradients",
@@ -23,6 +24,7 @@ __all__ = [
     "check_finite_gramian",
     "check_finite_losses",
     "has_finite_entries",
+    "refuse_too_small",
 ]
 
 
@@ -99,6 +101,32 @@ def check_finite_gramian(host: HostCopy, store: GradientStore, names: Sequence[s
     _refuse_too_large(store, names, [i for i, square in enumerate(diagonal) if square == math.inf])
     broken = [names[i] for i, square in enumerate(diagonal) if not math.isfinite(square)]
     raise broken_gradients(broken, further=further * (len(broken) > 1))
+
+
+def refuse_too_small(gramian: Tensor, store: GradientStore, names: Sequence[str], index: Sequence[int]) -> None:
+    """Make sure that no gradient is so small that float64 does not hold its square, and is taken for none.
+
+    Args:
+        gramian: on the CPU.
+        store: the gradients; of those that are spread over ranks nothing is known here.
+        names: the tasks.
+        index: positions of those whose gradients are not zero for lack of data.
+
+    Raises:
+        InvalidJacobianError: naming the tasks.
+    """
+    suspects = checks.maybe_lost(gramian)
+    if not suspects or store.is_partial or store.dtype not in (torch.float64, torch.complex128):
+        return
+    found = {names[i]: store.largest(i) for i in suspects if i in index}
+    lost = {name: largest for name, largest in found.items() if largest > 0.0}
+    if lost:
+        told = ", ".join(f"{largest:.6g} for {name!r}" for name, largest in lost.items())
+        raise InvalidJacobianError(
+            "the gradient of every task must be zero or have a norm of at least 1e-145, got largest entries of "
+            f"{told}, whose squares float64 does not hold. Nothing was updated. Multiply these losses by a large "
+            "constant, or leave the tasks out."
+        )
 
 
 def _refuse_too_large(store: GradientStore, names: Sequence[str], infinite: Sequence[int]) -> None:

@@ -57,6 +57,12 @@ class GradientStore(ABC):
     def gramian(self) -> Tensor:
         """The Gramian ``[m, m]`` in float64."""
 
+    def largest(self, task: int) -> float:
+        """The largest entry of a task's gradient by its absolute value."""
+        unit = torch.zeros(self.n_tasks, dtype=torch.float64, device="cpu")
+        unit[task] = 1.0
+        return float(self.combine(unit, None).abs().max())
+
     @abstractmethod
     def combine(self, weights: Tensor, gramian: Tensor | None) -> Tensor:
         """The weighted sum of the gradients.

@@ -20,6 +20,7 @@ from mtl_core.collecting.finite import (
     check_finite_gramian,
     check_finite_losses,
     has_finite_entries,
+    refuse_too_small,
 )
 from mtl_core.collecting.heads import HeadGradients
 from mtl_core.collecting.overflow import first_unfit
@@ -148,8 +149,20 @@ class TaskGradients:
 
     @cached_property
     def gramian(self) -> Tensor:
-        r"""The Gramian :math:`G = J J^\top`, float64 ``[m, m]``, on the gradients' device; computed once."""
-        return self._store.gramian()
+        r"""The Gramian :math:`G = J J^\top`, float64 ``[m, m]``, on the gradients' device; computed once.
+
+        Raises:
+            InvalidJacobianError: a gradient in float64 is not zero and too small for its square; looked at on the CPU.
+        """
+        found = self._store.gramian()
+        if found.is_cpu:
+            self._refuse_too_small(found)
+        return found
+
+    def _refuse_too_small(self, gramian: Tensor) -> None:
+        # On several ranks all look at all: an absent task of one may be another's, and they are to raise together.
+        index = self.present if self.counts is None else range(self.n_tasks)
+        refuse_too_small(gramian, self._store, self.tasks, index)
 
     @property
     def host_gramian(self) -> Tensor:
@@ -161,10 +174,13 @@ class TaskGradients:
             NonFiniteLossError: a loss is NaN or infinite.
             NonFiniteGradientError: a gradient is NaN or infinite though its loss is finite, or its squared norm leaves
                 float64.
+            InvalidJacobianError: one is not zero and too small for its square.
         """
         host = self._host
         check_finite_losses(host.losses, self.tasks, self.present_somewhere)
         check_finite_gramian(host, self._store, self.tasks, further=self._together)
+        if not self.gramian.is_cpu:
+            self._refuse_too_small(host.gramian)
         broken = broken_heads(host, self._heads, believed=self.group is not None or self._heads_in_shards)
         if broken:
             self._refuse_heads(broken)
