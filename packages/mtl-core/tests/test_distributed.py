@@ -371,7 +371,7 @@ def test_sharded_steps_equal_those_of_one_process(
 def test_a_function_of_the_jacobian_is_not_given_some_of_its_columns(ranks: list[dict[str, Any]]) -> None:
     """Norms of some columns are not those of the gradients: without a word, each rank would go its own way."""
     for found in ranks:
-        assert found["sharded"]["refused"].startswith("on rank 0: the whole Jacobian must be on this rank")
+        assert found["sharded"]["refused"].startswith("on every rank: the whole Jacobian must be on this rank")
 
 
 def test_a_loss_that_is_nan_on_one_rank_of_a_sharded_model_is_an_error_on_all(ranks: list[dict[str, Any]]) -> None:

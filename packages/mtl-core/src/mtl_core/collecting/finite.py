@@ -123,7 +123,7 @@ def refuse_too_small(gramian: Tensor, store: GradientStore, names: Sequence[str]
     if lost:
         told = ", ".join(f"{largest:.6g} for {name!r}" for name, largest in lost.items())
         raise InvalidJacobianError(
-            "the gradient of every task must be zero or have a norm of at least 1e-145, got largest entries of "
+            "the gradient of every task must be zero or have a norm of at least 1e-150, got largest entries of "
             f"{told}, whose squares float64 does not hold. Nothing was updated. Multiply these losses by a large "
             "constant, or leave the tasks out."
         )
