@@ -266,10 +266,10 @@ def test_a_loss_under_its_bound_is_called_by_the_name_of_its_task(name: str) -> 
         method = BOUNDED[name]()
         if offers(method, CountsEpochs):
             method.start_epoch(0)
-        with pytest.raises(InvalidInputError, match=f"got {tasks[1]}: -1 "):
+        with pytest.raises(InvalidInputError, match=f"got {tasks[1]}: -1[ .]"):
             mtl_core.step(problem, torch.ones(1, 2), optimizer, method)
     if name in NAMED:  # outside of a step they have no names
-        with pytest.raises(InvalidInputError, match="got task 1: -1 "):
+        with pytest.raises(InvalidInputError, match="got task 1: -1[ .]"):
             NAMED[name]()(torch.tensor([1.0, -1.0]))
 
 
@@ -296,5 +296,5 @@ def test_so_is_one_that_must_be_positive(name: str) -> None:
     problem = mtl_core.Problem(model, losses, shared=model, tasks=("seg", "depth"))
     with pytest.raises(InvalidInputError) as raised:
         mtl_core.step(problem, torch.ones(1, 2), torch.optim.SGD(model.parameters(), lr=1e-3), POSITIVE[name]())
-    assert f"for {name.partition(' within')[0]}, got depth: -1 (bound 0)." in str(raised.value)
+    assert f"for {name.partition(' within')[0]}, got depth: -1" in str(raised.value)
     assert "seg" not in str(raised.value)

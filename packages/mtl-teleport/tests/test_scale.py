@@ -88,7 +88,7 @@ def _by_hand(scale: float, dtype: torch.dtype, settings: dict[str, Any]) -> tupl
     return torch.cat([p.detach().flatten() for p in problem.shared]) - before, report
 
 
-RANGES = [(torch.float64, p) for p in (-1000, -700, -565, -520, -400, 400, 500)]
+RANGES = [(torch.float64, p) for p in (-480, -400, 400, 500)]
 RANGES += [(torch.float32, p) for p in (-118, -90, 90, 110)]
 
 
@@ -96,7 +96,7 @@ RANGES += [(torch.float32, p) for p in (-118, -90, 90, 110)]
 @pytest.mark.parametrize("sharpness", ["random", "ascent", "exact"])
 @pytest.mark.parametrize(("dtype", "power"), RANGES, ids=str)
 def test_losses_are_held_whatever_their_size(dtype: torch.dtype, power: int, sharpness: str, search: str) -> None:
-    """Squares of gradients below 1e-154 are zero in double precision, too: no loss was held."""
+    """Squares of gradients below 1e-154 are zero in double precision, too; the searches' own are smaller still."""
     settings = {"sharpness": sharpness, "search": search}
     expected, base = _by_hand(1.0, dtype, settings)
     found, report = _by_hand(2.0**power, dtype, settings)
@@ -105,6 +105,12 @@ def test_losses_are_held_whatever_their_size(dtype: torch.dtype, power: int, sha
     assert float(expected.norm()) > 1e-3
     assert float((found - expected).norm()) < (1e-2 if dtype == torch.float32 else 1e-5) * float(expected.norm())
     assert report.drift == pytest.approx(base.drift, rel=0.02)
+
+
+@pytest.mark.parametrize("power", [-1000, -700, -565, -520])
+def test_gradients_whose_squares_are_lost_are_refused(power: int) -> None:
+    with pytest.raises(mtl_core.InvalidJacobianError, match="for 'a', .* for 'b', whose squares float64 does not hold"):
+        _by_hand(2.0**power, torch.float64, {})
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

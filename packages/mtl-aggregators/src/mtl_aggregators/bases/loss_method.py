@@ -60,6 +60,12 @@ def above(
         return
     floors = np.broadcast_to(floor, values.shape)
     called = tasks or called_tasks(len(values))
+    # A plain 0 is what a method is defined for, and no setting of it.
+    if isinstance(bound, float) and bound == 0.0:
+        found = ", ".join(f"{called[i]}: {values[i]:g}" for i in np.flatnonzero(low).tolist())
+        raise InvalidInputError(
+            f"`losses` must be positive for {method}, got {found}. Add a constant to a loss that can be negative."
+        )
     found = ", ".join(f"{called[i]}: {values[i]:g} (bound {floors[i]:g})" for i in np.flatnonzero(low).tolist())
     raise InvalidInputError(
         f"`losses` must lie above their lower bound for {method}, got {found}. Add a constant to these losses, or, "
