@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import mtl_core
-from mtl_aggregators import DWA, FAMO, FairGrad
+from mtl_aggregators import DBMTL, DWA, FAMO, SI, FairGrad
 from mtl_teleport import COST
 
 PAGE = (Path(__file__).parents[1] / "docs" / "questions.md").read_text(encoding="utf-8")
@@ -111,6 +111,10 @@ MISTAKES: dict[str, list[Callable[[], object]]] = {
     "gradients must be enabled for a training step": [within_no_grad],
     "must make its step from gradients": [lambda: step(optimizer=torch.optim.LBFGS)],
     "must lie above their lower bound": [lambda: step(with_b(lambda model, x, b: b - 100), FAMO())],
+    "must be positive for": [
+        lambda: step(with_b(lambda model, x, b: b - 100), SI()),
+        lambda: step(with_b(lambda model, x, b: b - 100), DBMTL()),
+    ],
     "must be called at the start of every epoch": [lambda: step(method=DWA(), times=30)],
     "count epochs, got none so far": [lambda: step(method=COST(FairGrad()))],
     "must take sparse gradients": [sparse_under_adam],

@@ -269,7 +269,7 @@ def test_a_loss_under_its_bound_is_called_by_the_name_of_its_task(name: str) -> 
         with pytest.raises(InvalidInputError, match=f"got {tasks[1]}: -1[ .]"):
             mtl_core.step(problem, torch.ones(1, 2), optimizer, method)
     if name in NAMED:  # outside of a step they have no names
-        with pytest.raises(InvalidInputError, match="got task 1: -1[ .]"):
+        with pytest.raises(InvalidInputError, match=r"got task 1: -1[ .]"):
             NAMED[name]()(torch.tensor([1.0, -1.0]))
 
 
