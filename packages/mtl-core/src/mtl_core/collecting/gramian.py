@@ -15,7 +15,7 @@ from torch import Tensor
 from mtl_core.autocasting import full_precision
 from mtl_core.blas_threads import NUMPY, BlasThreads
 
-__all__ = ["cancels", "gramian_of", "weighted_sum"]
+__all__ = ["add_product_", "cancels", "gramian_of", "weighted_sum"]
 
 _BLOCK = 1 << 19
 """Elements that are converted to float64 at a time for a weighted sum: 4 MiB, which stays in a core's cache."""
@@ -75,6 +75,14 @@ def _by_blocks(array: NDArray[Any]) -> NDArray[np.float64]:
         np.copyto(part, block)
         gramian += part.dot(part.T)
     return gramian
+
+
+def add_product_(gramian: Tensor, block: Tensor) -> None:
+    """Add the product of a contiguous float64 block ``[m, w]`` with itself; the halves may be rounded apart."""
+    if block.is_cpu and len(block) >= _SEVERAL[torch.float64]:
+        gramian.add_(torch.from_numpy(_on_host(block)))
+    else:
+        gramian.addmm_(block, block.T)
 
 
 def _by_pairs(rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mtl_core.collecting.flat import Row
+from mtl_core.collecting.gramian import add_product_
 
 __all__ = ["GradientRows"]
 
@@ -46,10 +47,10 @@ class GradientRows:
         count = len(self.rows)
         like = self.parameters[0]
         gramian = torch.zeros(count, count, dtype=torch.float64, device=like.device)
-        buffer = torch.empty(count, _COLUMNS, dtype=torch.float64, device=like.device)
+        buffer = torch.empty(count * _COLUMNS, dtype=torch.float64, device=like.device)
         for block in self._blocks():
             width = sum(stop - start for _, start, stop in block)
-            part = buffer[:, :width]
+            part = buffer[: count * width].view(count, width)
             for target, row in zip(part, self.rows, strict=True):
                 pieces = [None if row is None or (g := row[k]) is None else g[a:b] for k, a, b in block]
                 places = target.split([b - a for _, a, b in block])
@@ -62,7 +63,7 @@ class GradientRows:
                     # One call for all pieces of a block, since many are as small as a bias.
                     torch._foreach_copy_([place for place, _ in there], [piece for _, piece in there])
             # Converted block by block: all rows in double precision would take twice the memory of the gradients.
-            gramian.addmm_(part, part.T)
+            add_product_(gramian, part)
         # A product need not round both halves alike; solvers rely on exact symmetry.
         return (gramian + gramian.T).mul_(0.5)
 
