@@ -125,13 +125,17 @@ def test_one_task_beside_others(name: str, route: str, tiny: float) -> None:
     found, refused = tried(lambda: stepped(name, route, (1.0, tiny, 1.0)))
     if refused:
         assert [task for task in TASKS if f"'{task}'" in refused] == ["b"]
-        assert f"{tiny:.6g}" in refused
+        assert f"e{f'{tiny:.0e}'.partition('e')[2]} " in refused  # the norm, or the largest entry
         return
     # What is no matter of squares does not see where they end.
     assert found is not None
     torch.testing.assert_close(found[0], like[0], rtol=1e-9, atol=1e-90)
     if like[1].weights is not None and found[1].weights is not None:
-        torch.testing.assert_close(found[1].weights, like[1].weights, rtol=1e-9, atol=1e-12)
+        # Those of a method that makes up for lengths grow as the gradient shrinks.
+        scales = found[1].weights.new_tensor([1.0, tiny / 1e-100, 1.0])
+        is_same = torch.isclose(found[1].weights, like[1].weights, rtol=1e-9, atol=1e-12)
+        is_same |= torch.isclose(found[1].weights * scales, like[1].weights, rtol=1e-9, atol=1e-12)
+        assert bool(is_same.all())
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -213,7 +217,7 @@ def test_methods_that_are_called_on_a_matrix(name: str, tiny: float) -> None:
         pytest.skip(str(error))
     found, refused = tried(lambda: called(tiny))
     if refused:
-        assert [row for row in range(3) if f"row {row}" in refused] == [1]
+        assert [row for row in range(3) if f"row {row}" in refused or f"'task {row}'" in refused] == [1]
         return
     assert found is not None
     torch.testing.assert_close(found, like, rtol=1e-9, atol=1e-90)

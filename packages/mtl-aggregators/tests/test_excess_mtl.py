@@ -139,7 +139,7 @@ def test_a_single_task_out_of_range_is_refused(scale: float) -> None:
     jacobian = AXES.clone()
     jacobian[1] *= scale
     method = ExcessMTL()
-    with pytest.raises(InvalidJacobianError, match=re.escape(f"got {scale:.6g} in row 1, whose square")):
+    with pytest.raises(InvalidJacobianError, match=re.escape(f"got {scale:.6g} for 'task 1', whose square")):
         method(jacobian)
     assert method.get_extra_state()["state"] is None
     assert method(AXES).tolist() == [3.0, 1.0]

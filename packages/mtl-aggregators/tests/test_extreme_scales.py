@@ -79,9 +79,9 @@ def test_a_method_that_refuses_moves_nothing(name: str, scale: float) -> None:
     assert torch.equal(method(drawn()), other(drawn()))
 
 
-def test_the_rows_out_of_range_are_named() -> None:
+def test_the_tasks_out_of_range_are_named() -> None:
     jacobian = torch.eye(4, dtype=torch.float64) * torch.tensor([1.0, 1e-170, 0.0, 1e170], dtype=torch.float64)
-    with pytest.raises(InvalidJacobianError, match=r"got 1e-170 in row 1, 1e\+170 in row 3, whose square"):
+    with pytest.raises(InvalidJacobianError, match=r"got 1e-170 for 'task 1', 1e\+170 for 'task 3', whose square"):
         ExcessMTL()(jacobian)
 
 

@@ -11,7 +11,7 @@ from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.jacobian_method import JacobianMethod
 from mtl_aggregators.bases.parameters import same_columns, same_tasks
 from mtl_core import InvalidJacobianError, checks
-from mtl_core.extension import weighted_sum
+from mtl_core.extension import called_tasks, weighted_sum
 
 __all__ = ["ExcessMTL"]
 
@@ -149,7 +149,8 @@ def _dtype(jacobian: Tensor, known: Tensor | None) -> torch.dtype:
     # Sums are remembered, so that one step cannot be computed at another scale than those before.
     wrong = {row: norm for row, norm in norms.items() if not 1.0 / DOUBLE < norm < DOUBLE}
     if wrong:
-        found = ", ".join(f"{norm:.6g} in row {row}" for row, norm in wrong.items())
+        called = called_tasks(len(jacobian))
+        found = ", ".join(f"{norm:.6g} for {called[row]!r}" for row, norm in wrong.items())
         raise InvalidJacobianError(
             f"`jacobian` must have rows with norms around 1e-100 to 1e100 for ExcessMTL, got {found}, whose square "
             "float64 does not hold. Scale the losses of these tasks."
