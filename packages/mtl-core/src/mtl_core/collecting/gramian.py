@@ -120,7 +120,7 @@ _BLOCK_ON_HOST = 1 << 16
 _BLOCK_OF_FEW = 1 << 16
 """Elements that are converted to float64 at a time on the CPU, for several rows and for few, by measurement."""
 _FEW_ROWS, _LONG = 6, 3_000
-"""Less rows of so many entries or more are multiplied pair by pair: with 3,168 to 8,000 entries that takes 0.26 to 0.82
+"""Fewer rows than that, of so many entries or more, go by pairs: with 3,168 to 8,000 entries that takes 0.26 to 0.82
 of the time of BLAS's product of matrices, with 300 some three to four times as long."""
 _FEW = 1 << 15
 """Elements up to which numpy's shorter calls outweigh its slower product of few rows."""
