@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -98,24 +97,6 @@ def test_it_may_be_entered_within_itself() -> None:
         with one_thread:
             assert counts() == [1] * len(POOLS)
         assert counts() == [1] * len(POOLS)
-    assert counts() == [2] * len(POOLS)
-
-
-def test_the_last_of_several_threads_restores_what_the_first_found() -> None:
-    entered, leave = threading.Event(), threading.Event()
-
-    def other() -> None:
-        with one_thread:
-            entered.set()
-            leave.wait(10.0)
-
-    thread = threading.Thread(target=other)
-    with one_thread:
-        thread.start()
-        assert entered.wait(10.0)
-    assert counts() == [1] * len(POOLS)  # the other is still within
-    leave.set()
-    thread.join(10.0)
     assert counts() == [2] * len(POOLS)
 
 

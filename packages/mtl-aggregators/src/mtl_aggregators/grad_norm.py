@@ -13,7 +13,7 @@ from torch import Tensor, nn, optim
 from mtl_aggregators.bases.adam import Adam
 from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.gramian_method import GramianMethod
-from mtl_aggregators.bases.loss_method import above
+from mtl_aggregators.bases.loss_method import positive
 from mtl_aggregators.bases.parameters import same_tasks
 from mtl_aggregators.solvers.solution import Vector
 from mtl_core import (
@@ -118,7 +118,7 @@ class GradNorm(GramianMethod):
         m = len(gramian)
         known = torch.from_numpy(losses.copy())
         present = torch.from_numpy(gramian.diagonal() > 0.0) & ~known.isnan()
-        above(losses, 0.0, present, None, method="GradNorm")
+        positive(losses, present, None, method="GradNorm")
         weights = torch.ones(m, dtype=torch.float64, device="cpu") if self.task_weights is None else self.task_weights
         first = (
             torch.full((m,), torch.nan, dtype=torch.float64, device="cpu") if self._initial is None else self._initial

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Law, Scale
 from mtl_aggregators.bases.gramian_method import GramianMethod
-from mtl_aggregators.bases.loss_method import above
+from mtl_aggregators.bases.loss_method import positive
 from mtl_aggregators.solvers import device, min_norm
 from mtl_aggregators.solvers.device.rows import Backend, unit_rows
 from mtl_aggregators.solvers.solution import Vector
@@ -121,7 +121,7 @@ class MGDA(GramianMethod):
                     f"`losses` must be given for normalization={self.normalization!r}, got None. "
                     "Call weights(gramian, losses=losses), or use mtl_core.step, which hands them on."
                 )
-            above(losses, 0.0, active, None, method=f"MGDA(normalization={self.normalization!r})")
+            positive(losses, active, None, method=f"MGDA(normalization={self.normalization!r})")
             divisor[active] *= losses[active]
         scaled: Vector = gramian / divisor / divisor[:, None]
         return scaled

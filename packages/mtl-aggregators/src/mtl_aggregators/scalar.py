@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Scale
-from mtl_aggregators.bases.loss_method import LossMethod, above
+from mtl_aggregators.bases.loss_method import LossMethod, positive
 from mtl_aggregators.bases.parameters import weight_vector
 from mtl_core import InvalidInputError, checks
 
@@ -110,7 +110,7 @@ class SI(LossMethod):
 
     def scalar(self, losses: Tensor, present: Tensor) -> Tensor:
         """The scalar; see the class."""
-        above(losses, 0.0, present, self.tasks, method="SI")
+        positive(losses, present, self.tasks, method="SI")
         # log 1 = 0: an absent task adds nothing and has derivative 0.
         return torch.where(present, losses, 1.0).log().sum()
 
@@ -150,7 +150,7 @@ class GLS(LossMethod):
 
     def scalar(self, losses: Tensor, present: Tensor) -> Tensor:
         """The scalar; see the class."""
-        above(losses, 0.0, present, self.tasks, method="GLS")
+        positive(losses, present, self.tasks, method="GLS")
         return (torch.where(present, losses, 1.0).log().sum() / present.sum()).exp()
 
 

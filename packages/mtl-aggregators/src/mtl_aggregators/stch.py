@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtl_aggregators.bases.facts import Facts, Scale
 from mtl_aggregators.bases.loss_checks import check_past_losses
-from mtl_aggregators.bases.loss_method import LossMethod, above
+from mtl_aggregators.bases.loss_method import LossMethod, positive
 from mtl_aggregators.bases.parameters import match_tasks, one_per_task, weight_vector
 from mtl_core import InvalidInputError, checks
 
@@ -114,7 +114,7 @@ class STCH(LossMethod):
                 "`start_epoch` must be called at the start of every epoch for STCH(variant='warmup'), got no call. "
                 "Call method.start_epoch(epoch) in the training loop, or use variant='paper'."
             )
-        above(losses, 0.0, present, self.tasks, method="STCH(variant='warmup')")
+        positive(losses, present, self.tasks, method="STCH(variant='warmup')")
         logs = torch.where(present, losses, 1.0).log()
         if self._epoch <= self.warmup_epochs:
             return logs.sum()

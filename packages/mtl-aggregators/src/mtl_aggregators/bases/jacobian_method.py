@@ -10,7 +10,7 @@ from torch import Tensor, optim
 
 from mtl_aggregators.bases.facts import Facts
 from mtl_aggregators.bases.loss_checks import check_losses_beside
-from mtl_aggregators.bases.loss_method import above
+from mtl_aggregators.bases.loss_method import positive
 from mtl_core import InvalidInputError, Problem, StepOptions, StepReport, TaskGradients, checks
 from mtl_core.extension import SavedState, begin, collect_batch, finish, full_precision, guarded
 
@@ -126,6 +126,6 @@ def positive_losses(method: str, losses: Tensor | None, jacobian: Tensor) -> Ten
     if known.shape != jacobian.shape[:1]:
         raise InvalidInputError(f"`losses` must hold one loss per task, {len(jacobian)}, got {tuple(losses.shape)}.")
     if bool((known <= 0.0).any()):
-        above(losses, 0.0, ~losses.isnan(), None, method=method)
+        positive(losses, ~losses.isnan(), None, method=method)
     # An absent task has a row of zeros, so that any positive number will do to divide it by.
     return known.nan_to_num(nan=1.0)

@@ -19,7 +19,7 @@ from mtl_aggregators.solvers.solution import Vector
 from mtl_core import InvalidInputError, checks
 from mtl_core.extension import SavedState, called_tasks, full_precision
 
-__all__ = ["LossMethod", "TrainedLossMethod", "above", "softmax"]
+__all__ = ["LossMethod", "TrainedLossMethod", "above", "positive", "softmax"]
 
 
 def softmax(logits: Vector, present: Mask) -> Vector:
@@ -31,6 +31,23 @@ def softmax(logits: Vector, present: Mask) -> Vector:
     return shares
 
 
+def positive(
+    losses: Tensor | Vector, present: Tensor | Mask | None, tasks: Sequence[str] | None, *, method: str
+) -> None:
+    """Check that the losses of the tasks present are positive, as a method needs that takes logarithms or divides.
+
+    Raises:
+        InvalidInputError: some are not, which are named.
+        NonFiniteLossError: some are NaN or infinite, which are named.
+    """
+    low = _at_most(losses, 0.0, present, tasks)
+    if low:
+        found = ", ".join(f"{name}: {loss:g}" for name, loss, _ in low)
+        raise InvalidInputError(
+            f"`losses` must be positive for {method}, got {found}. Add a constant to a loss that can be negative."
+        )
+
+
 def above(
     losses: Tensor | Vector,
     bound: Tensor | Vector | float,
@@ -39,12 +56,28 @@ def above(
     *,
     method: str,
 ) -> None:
-    """Check that the losses of the tasks present lie above a bound.
+    """Check that the losses of the tasks present lie above a bound that is a setting of the method.
 
     Raises:
         InvalidInputError: some do not, which are named; or there is a bound for another number of tasks.
         NonFiniteLossError: some are NaN or infinite, which are named.
     """
+    low = _at_most(losses, bound, present, tasks)
+    if low:
+        found = ", ".join(f"{name}: {loss:g} (bound {floor:g})" for name, loss, floor in low)
+        raise InvalidInputError(
+            f"`losses` must lie above their lower bound for {method}, got {found}. Add a constant to these losses, or, "
+            "where the method takes it, say bound= what they stay above."
+        )
+
+
+def _at_most(
+    losses: Tensor | Vector,
+    bound: Tensor | Vector | float,
+    present: Tensor | Mask | None,
+    tasks: Sequence[str] | None,
+) -> list[tuple[str, float, float]]:
+    """Tasks present that are not above the bound, with their losses and the bounds."""
     values = on_host(losses) if isinstance(losses, Tensor) else losses
     if not math.isfinite(values.sum()):
         there = None if present is None else torch.as_tensor(present, device="cpu")
@@ -57,20 +90,10 @@ def above(
     if present is not None:
         low &= present.cpu().numpy() if isinstance(present, Tensor) else present
     if not low.any():
-        return
+        return []
     floors = np.broadcast_to(floor, values.shape)
     called = tasks or called_tasks(len(values))
-    # A plain 0 is what a method is defined for, and no setting of it.
-    if isinstance(bound, float) and bound == 0.0:
-        found = ", ".join(f"{called[i]}: {values[i]:g}" for i in np.flatnonzero(low).tolist())
-        raise InvalidInputError(
-            f"`losses` must be positive for {method}, got {found}. Add a constant to a loss that can be negative."
-        )
-    found = ", ".join(f"{called[i]}: {values[i]:g} (bound {floors[i]:g})" for i in np.flatnonzero(low).tolist())
-    raise InvalidInputError(
-        f"`losses` must lie above their lower bound for {method}, got {found}. Add a constant to these losses, or, "
-        "where the method takes it, say bound= what they stay above."
-    )
+    return [(called[i], float(values[i]), float(floors[i])) for i in np.flatnonzero(low).tolist()]
 
 
 class LossMethod(SavedState, ABC):

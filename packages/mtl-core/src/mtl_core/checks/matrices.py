@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 
 import numpy as np
@@ -218,15 +218,6 @@ LEAST = 1e-300
 Of 10⁸ entries whose squares are rounded to multiples of 5e-324 the sum is off by 5e-316."""
 
 
-def maybe_lost(gramian: Tensor) -> list[int]:
-    """Rows of a Gramian ``[m, m]`` on the CPU that are zero, or nearly so: their gradients may be too small to square.
-
-    Only gradients in float64 can be. Whether they are is to be seen from their entries, which may also all be zero.
-    """
-    squares: list[float] = gramian.numpy().diagonal().tolist()
-    return [] if min(squares) >= LEAST else [row for row, square in enumerate(squares) if square < LEAST]
-
-
 def refuse_lost(matrix: Tensor, gramian: Tensor, *, name: str = "jacobian", whose: Sequence[str] = ()) -> None:
     """Refuse a matrix of which some rows are not zero and yet too small for float64 to square.
 
@@ -242,16 +233,50 @@ def refuse_lost(matrix: Tensor, gramian: Tensor, *, name: str = "jacobian", whos
     Raises:
         InvalidJacobianError: naming the rows.
     """
-    if matrix.dtype is not torch.float64 or not gramian.is_cpu:
+    if matrix.dtype is not torch.float64 or not gramian.is_cpu or not matrix.numel():
         return
-    found = {row: float(matrix[row].detach().abs().max()) for row in maybe_lost(gramian)} if matrix.numel() else {}
-    lost = {row: largest for row, largest in found.items() if largest > 0.0}
+    refuse_lost_rows(
+        gramian,
+        lambda row: float(matrix[row].detach().abs().max()),
+        what=f"each row of `{name}`",
+        called=[*map(repr, whose)] or [f"row {row}" for row in range(len(matrix))],
+    )
+
+
+def refuse_lost_rows(
+    gramian: Tensor,
+    largest: Callable[[int], float],
+    *,
+    what: str,
+    called: Sequence[str],
+    among: Collection[int] | None = None,
+    further: str = "",
+) -> None:
+    """The same of gradients in float64 of which no matrix need be there; other dtypes lose no square in float64.
+
+    Args:
+        gramian: on the CPU.
+        largest: the largest entry of one of them by its absolute value. It is asked where the Gramian has a square that
+            is zero or nearly so, which the gradient may be as well.
+        what: one of them, for the error.
+        called: their names.
+        among: which of them are looked at; ``None`` for all.
+        further: what else there is to say.
+
+    Raises:
+        InvalidJacobianError: naming those that are not zero.
+    """
+    squares: list[float] = gramian.numpy().diagonal().tolist()
+    if min(squares) >= LEAST:
+        return
+    suspects = [row for row, size in enumerate(squares) if size < LEAST and (among is None or row in among)]
+    lost = {called[row]: size for row in suspects if (size := largest(row)) > 0.0}
     if lost:
-        told = ", ".join(f"{size:.6g} in {repr(whose[row]) if whose else f'row {row}'}" for row, size in lost.items())
+        told = ", ".join(f"{size:.6g} in {name}" for name, size in lost.items())
         raise InvalidJacobianError(
-            f"`{name}` must have rows of zeros or with norms of 1e-150 and more beside the others, got largest entries "
-            f"of {told}, whose squares float64 does not hold. Multiply the losses of these tasks by a large constant, "
-            "or leave them out."
+            f"{what} must be zero or have a norm of at least 1e-150, got largest entries of {told}, whose squares "
+            f"float64 does not hold.{further} Multiply the losses of these tasks by a large constant, or leave them "
+            "out."
         )
 
 

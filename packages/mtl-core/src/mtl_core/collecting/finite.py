@@ -15,7 +15,7 @@ from mtl_core.collecting.flat import as_real
 from mtl_core.collecting.heads import HeadGradients
 from mtl_core.collecting.overflow import fits
 from mtl_core.collecting.store import GradientStore
-from mtl_core.errors import InvalidJacobianError, NonFiniteGradientError, NonFiniteLossError
+from mtl_core.errors import NonFiniteGradientError, NonFiniteLossError
 
 __all__ = [
     "broken_gradients",
@@ -115,18 +115,16 @@ def refuse_too_small(gramian: Tensor, store: GradientStore, names: Sequence[str]
     Raises:
         InvalidJacobianError: naming the tasks.
     """
-    suspects = checks.maybe_lost(gramian)
-    if not suspects or store.is_partial or store.dtype not in (torch.float64, torch.complex128):
+    if store.is_partial or store.dtype not in (torch.float64, torch.complex128):
         return
-    found = {names[i]: store.largest(i) for i in suspects if i in index}
-    lost = {name: largest for name, largest in found.items() if largest > 0.0}
-    if lost:
-        told = ", ".join(f"{largest:.6g} for {name!r}" for name, largest in lost.items())
-        raise InvalidJacobianError(
-            "the gradient of every task must be zero or have a norm of at least 1e-150, got largest entries of "
-            f"{told}, whose squares float64 does not hold. Nothing was updated. Multiply these losses by a large "
-            "constant, or leave the tasks out."
-        )
+    checks.refuse_lost_rows(
+        gramian,
+        store.largest,
+        what="the gradient of each task",
+        called=[*map(repr, names)],
+        among=index,
+        further=" Nothing was updated.",
+    )
 
 
 def _refuse_too_large(store: GradientStore, names: Sequence[str], infinite: Sequence[int]) -> None:
