@@ -10,7 +10,7 @@ from mtl_core.agreement import together
 from mtl_core.collection import ranks_of
 from mtl_core.distributed import broadcast_buffers_
 from mtl_core.errors import InvalidInputError, NoSharedParametersError
-from mtl_core.foreign import note_foreign
+from mtl_core.graph_checks import note_foreign
 from mtl_core.listing import Listing
 from mtl_core.optimizers import (
     clear_gradients,

@@ -19,8 +19,8 @@ from mtl_core.collecting.reentrant import refuse_reentrant
 from mtl_core.collecting.task_gradients import TaskGradients
 from mtl_core.distributed import shard_group
 from mtl_core.errors import DetachedLossError, InvalidInputError
-from mtl_core.foreign import check_graph_once
 from mtl_core.gradients import check_group
+from mtl_core.graph_checks import check_graph_once
 from mtl_core.micro_batches import MicroBatches
 from mtl_core.problem import Problem
 from mtl_core.report import StepOptions
@@ -136,7 +136,7 @@ def _collect_here(
     scaler = options.scaler
     outputs = losses.outputs
     # Once; for reentrant checkpoints later where a gradient is missing.
-    check_graph_once(problem, outputs)
+    check_graph_once(problem, losses)
     if scaler is not None:
         # A half-precision loss is widened first: the scale itself would make it overflow.
         outputs = (

@@ -25,9 +25,9 @@ from mtl_core.combination import loss_weights
 from mtl_core.diagnosis import refuse_broken
 from mtl_core.distributed import is_sharded, mean_over_tasks_present_, sum_over_ranks_
 from mtl_core.errors import DetachedLossError, InvalidInputError
-from mtl_core.foreign import check_graph_once
 from mtl_core.gradient_step import finish
 from mtl_core.gradient_sums import sum_gradients
+from mtl_core.graph_checks import check_graph_once
 from mtl_core.micro_batches import MicroBatches
 from mtl_core.problem import Problem
 from mtl_core.protocols import HasUnitWeights, offers
@@ -137,7 +137,7 @@ def _check_graph(problem: Problem, losses: TaskLosses) -> None:
         roots = roots_of(losses.outputs)
         refuse_detached([t for t, root in zip(losses.tasks, roots, strict=True) if root is None], "shared parameters")
         return
-    check_graph_once(problem, losses.outputs)
+    check_graph_once(problem, losses)
     try:
         check_attached(losses.outputs, losses.tasks, problem.shared, problem.ways)
     except DetachedLossError as error:

@@ -1,13 +1,15 @@
-"""Parameters outside of the model that an optimiser holds: a step gives them no gradient."""
+"""What is looked for in the graph of the losses, once: parameters without a gradient, and ways past the features."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mtl_core.collecting.graph import Outputs, reached_by_any
+from mtl_core.collecting.cut import cut_of, heads_above
+from mtl_core.collecting.graph import reached_by_any
 from mtl_core.collecting.reentrant import refuse_reentrant
 from mtl_core.errors import InvalidInputError
 from mtl_core.problem import Problem
+from mtl_core.task_losses import TaskLosses
 
 __all__ = ["check_graph_once", "note_foreign"]
 
@@ -32,16 +34,22 @@ def note_foreign(problem: Problem, optimizer: Any, n_own: int) -> None:
         problem.foreign, problem.graph_checked = foreign, False
 
 
-def check_graph_once(problem: Problem, outputs: Outputs) -> None:
+def check_graph_once(problem: Problem, losses: TaskLosses) -> None:
     """Look through the graph of the losses, once: such a walk takes as long as a small step.
 
     Raises:
         InvalidInputError: it has reentrant checkpoints, or leads to parameters that the optimiser is to train and that
-            are not the model's.
+            are not the model's; or there are features through which it cannot be cut.
     """
     if problem.graph_checked:
         return
+    outputs = losses.outputs
     refuse_reentrant(outputs)
+    if losses.features is not None and not problem.is_sharded:
+        # A method on losses makes no use of features. It refuses wrong ones all the same, so that a problem that works
+        # with one method works with all.
+        features = cut_of(losses.features, outputs, problem.shared)
+        heads_above(outputs, losses.tasks, features, problem.shared, problem.heads)
     if problem.foreign:
         found = reached_by_any(outputs, problem.foreign)
         shapes = [str(tuple(p.shape)) for p, is_reached in zip(problem.foreign, found, strict=True) if is_reached]
