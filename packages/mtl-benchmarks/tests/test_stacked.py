@@ -93,7 +93,7 @@ def lines(method: str, length: int) -> RunConfig:
 
 
 @pytest.mark.parametrize("method", ["ls", "fairgrad"])
-@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 33])
 def test_the_files_of_a_run_are_those_of_single_tensors(
     length: int, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,7 +101,7 @@ def test_the_files_of_a_run_are_those_of_single_tensors(
     config = lines(method, length)
     monkeypatch.setattr(stacked, "STEPS", 10**9)
     expected = files_of(run(config, tmp_path / "singles").directory)
-    monkeypatch.undo()
+    monkeypatch.setattr(stacked, "STEPS", 16)
     assert files_of(run(config, tmp_path / "stacked").directory) == expected
     places = {length + (length + 1) // 2, 2 * length}
 
