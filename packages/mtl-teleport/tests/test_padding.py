@@ -38,7 +38,7 @@ class Text(nn.Module):
         return self.out(found) if hasattr(self, "out") else found
 
 
-def _problem(kind: str) -> Problem:
+def _problem(kind: str, shared: str = "") -> Problem:
     def losses(m: nn.Module, x: Tensor) -> dict[str, Tensor]:
         y = m(x)
         return {"a": (y - 1).square().mean() + 1, "b": 3 * (y + 1).square().mean() + 1}
@@ -46,7 +46,7 @@ def _problem(kind: str) -> Problem:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Text(kind)
-    return Problem(model, losses, shared=model, tasks=("a", "b"))
+    return Problem(model, losses, shared=model.get_submodule(shared), tasks=("a", "b"))
 
 
 def _moved(kind: str, method: Any) -> Tensor:
@@ -107,6 +107,17 @@ def test_random_probes_look_around_in_what_training_moves(kind: str, settings: d
         assert bool(moved[2].any()) == (kind == "tied")
         if settings.get("norm") == "tensor":
             assert moved.norm().item() == pytest.approx(0.1, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["embedding", "sparse", "bag"])
+def test_noise_on_all_parameters_leaves_the_padding_of_heads_where_it_is(kind: str) -> None:
+    problem = _problem(kind, shared="layer")
+    with Dense().attach(problem, batch=WORDS) as session:
+        point = Point.of(session, WORDS, torch.ones(2), generator=torch.Generator().manual_seed(0))
+        moved = RandomSharpness(probes=1, radius=0.1, noise="all")._perturbed(point)["words.weight"]
+    change = moved - problem.model.get_parameter("words.weight").detach()
+    assert change[torch.arange(8) != 2].abs().amin() > 0.0
+    assert not change[2].any()
 
 
 def test_padding_that_an_output_layer_trains_is_a_row_as_any_other() -> None:

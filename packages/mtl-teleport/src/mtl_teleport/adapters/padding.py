@@ -10,7 +10,7 @@ __all__ = ["padding_rows", "without_rows"]
 
 
 def padding_rows(problem: Problem) -> dict[str, int]:
-    """The row of each shared parameter that is padding and nothing else, by the parameter's name.
+    """The row of each trainable parameter, shared or of a head, that is padding and nothing else, by its name.
 
     Of a weight that another layer uses as well, as an output layer tied to its embedding, that row is trained.
     """
@@ -21,7 +21,8 @@ def padding_rows(problem: Problem) -> dict[str, int]:
             row = own.padding_idx if own is not None and key == "weight" else None
             users.setdefault(id(parameter), set()).add(row)
     alone = {key: rows.pop() for key, rows in users.items() if len(rows) == 1}
-    found = {name: alone.get(id(parameter)) for name, parameter in problem.named_shared.items()}
+    parameters = {**problem.named_trainable, **problem.named_shared}
+    found = {name: alone.get(id(parameter)) for name, parameter in parameters.items()}
     return {name: row for name, row in found.items() if row is not None}
 
 
