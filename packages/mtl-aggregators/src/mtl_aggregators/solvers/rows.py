@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf
-from scipy.optimize import nnls
 
 from mtl_aggregators.solvers.solution import Vector
 
@@ -116,6 +115,8 @@ def factor(cosines: Vector) -> Vector:
 
 def non_negative_least_squares(matrix: Vector, target: Vector) -> Vector | None:
     """``argmin_{x ≥ 0} ‖matrix x − target‖``, or ``None`` if the active-set iteration does not end."""
+    from scipy.optimize import nnls  # loading it takes as long as all of this package, and few methods come here
+
     try:
         # Above scipy's own limit of three times the columns, which costs nothing where it is not reached, while an
         # iteration that is cut short is an error to the user.
