@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -48,6 +48,13 @@ def _found_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(Path(__file__).parent), old])))
 
 
+@pytest.fixture(scope="module")
+def two() -> Iterator[Workers]:
+    """Two processes for several tests, since each loads torch when it starts, which is at the first job."""
+    with Workers(2) as workers:
+        yield workers
+
+
 class Homing(nn.Module):
     """The expert as a policy; ``gain`` 0 stands still."""
 
@@ -83,10 +90,8 @@ def test_an_episode_that_fails_has_all_its_steps() -> None:
     assert len(found.actions) == 7
 
 
-def test_demonstrations_do_not_depend_on_how_many_collect() -> None:
-    alone = collect(Workers(1))
-    with Workers(2) as workers:
-        together = collect(workers)
+def test_demonstrations_do_not_depend_on_how_many_collect(two: Workers) -> None:
+    alone, together = collect(Workers(1)), collect(two)
     assert alone.observations.equal(together.observations)
     assert alone.actions.equal(together.actions)
     assert alone.starts.equal(together.starts)
@@ -100,20 +105,21 @@ def test_an_expert_that_never_succeeds_is_refused() -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_success_is_the_share_of_goals(processes: int) -> None:
+def test_success_is_the_share_of_goals(processes: int, two: Workers) -> None:
+    workers = two if processes == 2 else Workers(1)
+
     def rates(policy: nn.Module) -> dict[str, float]:
         return success_rates(policy, ("near", "never"), goals=5, n_goals=7, horizon=60, workers=workers, world=WORLD)
 
-    with Workers(processes) as workers:
-        assert rates(Homing(10.0)) == {"near": 1.0, "never": 0.0}
-        assert rates(Homing(0.0)) == {"near": 0.0, "never": 0.0}
+    assert rates(Homing(10.0)) == {"near": 1.0, "never": 0.0}
+    assert rates(Homing(0.0)) == {"near": 0.0, "never": 0.0}
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_workers_count_what_is_done(processes: int) -> None:
+def test_workers_count_what_is_done(processes: int, two: Workers) -> None:
     counts: list[int] = []
-    with Workers(processes) as workers:
-        assert workers.map(abs, [-3, 2, -1], done=counts.append) == [3, 2, 1]
+    workers = two if processes == 2 else Workers(1)
+    assert workers.map(abs, [-3, 2, -1], done=counts.append) == [3, 2, 1]
     assert counts == [1, 2, 3]
 
 
@@ -128,9 +134,10 @@ def test_every_hundredth_episode_and_the_last_is_told() -> None:
     assert counted("experts play", 1250, None) is None
 
 
-def test_an_error_of_the_operating_system_in_a_job_is_no_worker_that_ended() -> None:
-    with Workers(2) as workers, pytest.raises(FileNotFoundError, match="no-such-folder"):
-        workers.map(os.listdir, ["no-such-folder", "no-such-folder"])
+def test_an_error_of_the_operating_system_in_a_job_is_no_worker_that_ended(two: Workers) -> None:
+    with pytest.raises(FileNotFoundError, match="no-such-folder"):
+        two.map(os.listdir, ["no-such-folder", "no-such-folder"])
+    assert two.map(abs, [-1, -2]) == [1, 2]
 
 
 def test_errors_and_ends_of_workers_are_told() -> None:
