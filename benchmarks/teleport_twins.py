@@ -183,7 +183,7 @@ def compare(number: int, total: int, source: Any, state: State, designs: Sequenc
     def go_on(at: State) -> list[dict[str, Any]]:
         """Train on from a state that has taken one step more, and look after each of ``AFTER`` steps."""
         found = []
-        for taken in range(1, min(max(AFTER), total - number) + 1):
+        for taken in range(1, max(k for k in AFTER if k <= total - number) + 1):
             if taken > 1:
                 step(at.problem, source.batch(*divmod(number + taken - 1, len(source))), at.optimizer, at.method)
             if taken in AFTER:
@@ -333,6 +333,22 @@ def markdown(rows: Sequence[dict[str, Any]]) -> list[str]:
         own = [r for r in rows if (r["design"], r["htr"], r["after"]) == (design, htr, after)]
         cells = [spread([row[name] for row in own], digits=2) for name in COLUMNS]
         lines.append(f"| {design} | {htr} | {after:g} | {' | '.join(cells)} |")
+    return lines
+
+
+def by_memory(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Lines of a table: training losses of moved over untouched runs by what became of the optimiser's memory."""
+    designs = list(dict.fromkeys(row["design"] for row in rows))
+    taken = sorted({int(row["after"]) for row in rows} - {0})
+    heads = [f"{design}, after {after:,}" for design in designs for after in taken]
+    lines = [f"| memory | {' | '.join(heads)} |", "|" + "---|" * (1 + len(heads))]
+    for htr in dict.fromkeys(row["htr"] for row in rows):
+        own = [
+            [row["all loss %"] for row in rows if (row["htr"], row["design"], row["after"]) == (htr, design, after)]
+            for design in designs
+            for after in taken
+        ]
+        lines.append(f"| `{htr}` | {' | '.join(spread(values, digits=1) for values in own)} |")
     return lines
 
 

@@ -14,6 +14,7 @@ from mtl_benchmarks.studies.rows import StudyRow, rows_of
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
 TWINS = sorted((EVIDENCE / "data").glob("twins-*.csv"))
+MEMORY = sorted((EVIDENCE / "data").glob("memory-*.csv"))
 TABLES = sorted((EVIDENCE / "data").glob("choosing-*.csv"))
 STUDIES = sorted((EVIDENCE / "data").glob("study-*.csv"))
 PLANNED = {
@@ -79,13 +80,17 @@ def test_no_seed_for_reporting_was_chosen_on(path: Path) -> None:
     assert max(record.seed for record in read_records([path])) < 200
 
 
-@pytest.mark.parametrize("path", TWINS, ids=lambda path: path.stem)
-def test_the_page_on_twins_says_what_was_seen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("path", "table"),
+    [*((path, "markdown") for path in TWINS), *((path, "by_memory") for path in MEMORY)],
+    ids=lambda value: getattr(value, "stem", value),
+)
+def test_the_page_on_twins_says_what_was_seen(path: Path, table: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EVIDENCE.parents[1] / "benchmarks"))
     twins = importlib.import_module("teleport_twins")
     page = (EVIDENCE / "why.md").read_text(encoding="utf-8")
-    lines = twins.markdown(twins.read(path))
-    assert len(lines) > 10
+    lines = getattr(twins, table)(twins.read(path))
+    assert len(lines) > 8
     assert "\n".join(lines) in page
 
 
