@@ -13,7 +13,7 @@ import torch
 from docsite import method_page, pictures, tutorials
 from docsite.memory import kept
 
-__all__ = ["pages"]
+__all__ = ["pages", "tutorial"]
 
 
 def pages(files: Sequence[Path], methods: Sequence[str]) -> dict[str, str]:
@@ -21,7 +21,7 @@ def pages(files: Sequence[Path], methods: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     # The long ones first. Processes are forked: a fresh one would import torch again.
     with ProcessPoolExecutor(min(4, os.cpu_count() or 1), get_context("fork"), torch.set_num_threads, (1,)) as pool:
-        jobs = [pool.submit(_tutorial, path) for path in reversed(files)]
+        jobs = [pool.submit(tutorial, path) for path in reversed(files)]
         jobs += [pool.submit(_method, name) for name in methods]
         for job in jobs:
             found |= job.result()
@@ -38,7 +38,12 @@ def _method(name: str) -> dict[str, str]:
     )
 
 
-def _tutorial(path: Path) -> dict[str, str]:
+def tutorial(path: Path) -> dict[str, str]:
+    """The page of a tutorial, its pictures and its notebook: file of the site → its text.
+
+    Run once for as long as no source changes, whether a test asks first or the site does.
+    """
+
     def run() -> dict[str, str]:
         page, drawn = tutorials.executed(path)
         found = {f"pictures/tutorials/{name}": content.decode() for name, content in drawn.items()}

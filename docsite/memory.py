@@ -1,11 +1,15 @@
-"""What was computed for the site is kept under ``.nox`` for as long as no source that it may depend on changes."""
+"""What was computed for the site is kept under ``.nox`` for as long as nothing that it may depend on changes."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Callable
+
+import torch
 
 from docsite.repository import ROOT
 
@@ -17,8 +21,8 @@ _INPUTS = ("packages/*/src/**/*.py", "docsite/**/*.py", "docs/methods.md", "docs
 
 @functools.cache
 def _sources() -> str:
-    """A digest of everything that a page may be computed from."""
-    digest = hashlib.sha256()
+    """A digest of everything that a page may be computed from, the versions of Python and torch included."""
+    digest = hashlib.sha256(f"{sys.version_info[:3]} {torch.__version__}".encode())
     for pattern in _INPUTS:
         for path in sorted(ROOT.glob(pattern)):
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
@@ -38,5 +42,7 @@ def kept(what: str, compute: Callable[[], dict[str, str]]) -> dict[str, str]:
         return found
     made = compute()
     _FOLDER.mkdir(parents=True, exist_ok=True)
-    place.write_text(json.dumps(made), encoding="utf-8")
+    written = place.with_suffix(f".{os.getpid()}")  # whole, or not at all under the name that is looked for
+    written.write_text(json.dumps(made), encoding="utf-8")
+    written.replace(place)
     return made
