@@ -189,7 +189,7 @@ def test_gradnorm() -> None:
     own = Problem(model, losses, shared=model, tasks=("a", "b"))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = [p.detach().clone() for p in model.parameters()]
-    with pytest.raises(InvalidJacobianError, match="for 'b', whose squares"):
+    with pytest.raises(InvalidJacobianError, match="in 'b', whose squares"):
         step(own, torch.ones(4, 2, dtype=torch.float64), optimizer, make("gradnorm"))
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 
