@@ -37,8 +37,8 @@ class Problem:
             mapping from task name to scalar, in which a task that is missing or ``None`` is absent from this batch. To
             save work it may return ``(losses, features)``, with the trunk's outputs from which all heads start: then
             each head is differentiated once, and only the trunk once per task; features that the losses get past are
-            refused, whether the method uses them or not. It must reach the parameters through the ``model`` it is
-            given, not through a name of the enclosing scope. A step may evaluate it many times, and
+            refused by every method. It must reach the parameters through the ``model`` it is given, not through a name
+            of the enclosing scope. A step may evaluate it many times, and
             puts back buffers of the model alone: a criterion that trains or counts is to be a part of ``model``.
         shared: which parameters are shared: a submodule of ``model``, parameters, modules, or name patterns
             (``"trunk"``, ``"encoder.*.weight"``; matched against ``model.named_parameters()``). A module, or a pattern,

@@ -7,17 +7,11 @@ from mtl_core.checks.losses import (
 from mtl_core.checks.matrices import (
     finite_jacobian,
     gramian,
-    in_range,
-    into_range,
     is_gramian,
     is_jacobian,
     is_possible,
     jacobian,
-    refuse_lost,
-    refuse_lost_rows,
-    row_norms,
     square,
-    times_power,
 )
 from mtl_core.checks.settings import (
     boolean,
@@ -31,6 +25,14 @@ from mtl_core.checks.settings import (
     positive,
     positive_int,
     seed,
+)
+from mtl_core.checks.squares import (
+    in_range,
+    into_range,
+    refuse_lost,
+    refuse_lost_rows,
+    row_norms,
+    times_power,
 )
 
 __all__ = [
