@@ -8,7 +8,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -22,8 +22,9 @@ from mtl_benchmarks.cli import main
 from mtl_benchmarks.components.options import Choice
 from mtl_benchmarks.configuration.run_config import RunConfig
 from mtl_benchmarks.runs.pool import run_all
+from mtl_benchmarks.studies.against import against, too_few
 from mtl_benchmarks.studies.records import Record, read_records, write_records
-from mtl_benchmarks.studies.rows import rows_of
+from mtl_benchmarks.studies.rows import StudyRow, rows_of
 from mtl_benchmarks.studies.study import study
 from mtl_benchmarks.studies.tables import print_study
 from mtl_benchmarks.studies.verdict import holm, p_value, verdicts
@@ -316,7 +317,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert sorted(line["task"] for line in lines[:6]) == sorted(["left", "right", "image"] * 2)
     assert len(lines) == 12
     assert main(["verdict"]) == 2
-    assert "`verdict` must be used as mtl-bench verdict RECORDS…, got no word." in capsys.readouterr().err
+    assert "`verdict` must be used as mtl-bench verdict RECORDS… [options], got no word." in capsys.readouterr().err
     assert main(["verdict", str(tmp_path / "no.csv")]) == 2
     assert "no.csv" in capsys.readouterr().err
 
@@ -485,3 +486,71 @@ def test_runs_on_other_tasks_have_another_protocol_and_threads_have_not(tmp_path
     assert pair != all_of_them
     assert protocols(tasks=["image", "right", "left"]) == {all_of_them}
     assert protocols(threads=2) == {all_of_them}
+
+
+class TestMethodsAgainstOthers:
+    """Methods without teleports, tested together."""
+
+    ERRORS: ClassVar = {"ls": (0.8, 0.85, 0.8), "mgda": (0.65, 0.55, 0.5), "famo": (0.8, 0.8, 0.95), "gls": (0.5,)}
+
+    def records(self) -> list[Record]:
+        found = [record(name, "none", s, image) for name, all_ in self.ERRORS.items() for s, image in enumerate(all_)]
+        return [*SINGLE, *found, *(record("ls", "cost", seed, 0.5) for seed in range(3))]
+
+    def test_by_hand(self) -> None:
+        # Δm is a third of the error's relative loss against 0.5: 20, 70/3, 20 for ls; 10, 10/3, 0; 20, 20, 30.
+        found = against({"digits": rows_of(self.records())}, ["ls"])
+        assert [(test.method, test.reference) for test in found] == [("mgda", "ls"), ("famo", "ls")]
+        mgda, famo = found
+        assert mgda.differences == pytest.approx({0: -10.0, 1: -20.0, 2: -20.0})
+        assert famo.differences == pytest.approx({0: 0.0, 1: -10 / 3, 2: 10.0})
+        for test in found:
+            assert test.p == pytest.approx(stats.ttest_1samp(list(test.differences.values()), 0.0).pvalue)
+        assert mgda.p < famo.p
+        assert mgda.adjusted == pytest.approx(2 * mgda.p)
+        assert famo.adjusted == pytest.approx(famo.p)
+        assert (mgda.holds, famo.holds) == (False, False)
+        assert too_few({"digits": rows_of(self.records())}, ["ls"]) == ["gls against ls on digits"]
+
+    def test_a_family_is_all_pairs_that_are_asked_for(self) -> None:
+        rows = rows_of(self.records())
+        found = against({"a": rows, "b": rows}, ["ls", "famo"], methods=["mgda", "ls"])
+        assert [(test.benchmark, test.method, test.reference) for test in found] == [
+            (name, *pair) for name in "ab" for pair in (("mgda", "ls"), ("mgda", "famo"), ("ls", "famo"))
+        ]
+        assert found[0].adjusted == pytest.approx(6 * min(test.p for test in found))
+
+    def test_a_measure_of_which_more_is_better_is_turned(self) -> None:
+        metric = next(metric for metric in Digits.metrics if metric.higher_is_better)
+        rows = [StudyRow(name, {"none": by_seed}, {}, metric=metric) for name, by_seed in self.SHARES.items()]
+        (test,) = against({"digits": rows}, ["ls"])
+        assert test.differences == {0: -2.0, 1: -4.0}
+
+    SHARES: ClassVar = {"ls": {0: 80.0, 1: 80.0}, "mgda": {0: 82.0, 1: 84.0}}
+
+    @pytest.mark.parametrize("argument", ["references", "methods"])
+    def test_a_name_that_no_run_has(self, argument: str) -> None:
+        words = {"references": ["ls"], "methods": ["mgda"]} | {argument: ["cagrad"]}
+        with pytest.raises(InvalidInputError, match=f"`{argument}` must be methods of the study.*'gls', got 'cagrad'"):
+            against({"digits": rows_of(self.records())}, words["references"], methods=words["methods"])
+
+    def test_by_the_command(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        table = written(tmp_path, "a.csv", self.records())
+        assert main(["verdict", table, "--against", "ls", "famo", "--methods", "MGDA"]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "digits Δm % ↓ mgda ls 3 -16.67 ±14.34" in said
+        assert "digits Δm % ↓ mgda famo 3" in said
+        assert "2 test(s) are one family. After the correction better: nothing; worse: nothing." in said
+        assert "fewer than two seeds" not in said
+        for one, other, what in (("mgda", "ls", "better"), ("ls", "mgda", "worse")):
+            assert main(["verdict", table, "--against", other, "--methods", one]) == 0
+            assert f"{what}: {one} against {other} on digits" in " ".join(capsys.readouterr().out.split())
+        assert main(["verdict", table, "--against", "ls"]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "fewer than two seeds are common: gls against ls on digits." in said
+        assert main(["verdict", table, "--methods", "mgda"]) == 2
+        assert "must stand beside --against, got mgda alone" in capsys.readouterr().err
+        assert main(["verdict", table, "--against", "cagrad"]) == 2
+        assert "must be methods of the study" in capsys.readouterr().err
+        assert main(["verdict", table, "--against", "nosuch"]) == 2
+        assert "nosuch" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from mtl_benchmarks.comparison import Estimate
 from mtl_benchmarks.runs.measure import lacking_seeds, listed_seeds
+from mtl_benchmarks.studies.against import AgainstMethod, against, too_few
 from mtl_benchmarks.studies.controls import HEADINGS
 from mtl_benchmarks.studies.records import ALONE, Record
 from mtl_benchmarks.studies.rows import (
@@ -25,7 +26,7 @@ from mtl_benchmarks.studies.rows import (
 from mtl_benchmarks.studies.verdict import Verdict, untested, verdicts
 from mtl_core import InvalidInputError
 
-__all__ = ["print_study", "study_table", "verdict_table"]
+__all__ = ["methods_table", "print_methods", "print_study", "study_table", "verdict_table"]
 
 
 def print_study(records: Iterable[Record], console: Console) -> None:
@@ -34,13 +35,7 @@ def print_study(records: Iterable[Record], console: Console) -> None:
     Raises:
         InvalidInputError: there is no record, or those of a case do not belong together, see ``rows_of``.
     """
-    by_case: dict[str, list[Record]] = {}
-    for record in records:
-        by_case.setdefault(record.title, []).append(record)
-    if not by_case:
-        raise InvalidInputError("`records` must hold a run, got none.")
-    # All of them before the first is printed: an error then stands by itself.
-    studies = {title: rows_of(own) for title, own in by_case.items()}
+    by_case, studies = _cases(records)
     for title, rows in studies.items():
         n = len(_seeds(rows))
         note = measure_of_records(by_case[title]).note
@@ -50,6 +45,33 @@ def print_study(records: Iterable[Record], console: Console) -> None:
     tested = {title: rows for title, rows in studies.items() if len(_seeds(rows)) > 1 and ways_of(rows)}
     if tested:
         console.print(verdict_table(verdicts(tested), untested=untested(tested)))
+
+
+def print_methods(
+    records: Iterable[Record], console: Console, *, references: Sequence[str], methods: Sequence[str] = ()
+) -> None:
+    """The tests of methods without teleports against others, over all cases.
+
+    Raises:
+        InvalidInputError: as :func:`print_study`, or a name that no record has.
+    """
+    _, studies = _cases(records)
+    found, without = against(studies, references, methods=methods), too_few(studies, references, methods=methods)
+    console.print(methods_table(found, headings=_headings(studies), untested=without))
+
+
+def _headings(studies: Mapping[str, Sequence[StudyRow]]) -> dict[str, str]:
+    return {title: heading_of(rows[0].metric) for title, rows in studies.items()}
+
+
+def _cases(records: Iterable[Record]) -> tuple[dict[str, list[Record]], dict[str, list[StudyRow]]]:
+    """Benchmark with its case → its records, and its rows: all of them before a line is printed, for errors."""
+    by_case: dict[str, list[Record]] = {}
+    for record in records:
+        by_case.setdefault(record.title, []).append(record)
+    if not by_case:
+        raise InvalidInputError("`records` must hold a run, got none.")
+    return by_case, {title: rows_of(own) for title, own in by_case.items()}
 
 
 def _seeds(rows: Sequence[StudyRow]) -> set[int]:
@@ -154,6 +176,42 @@ def verdict_table(found: Iterable[Verdict], *, untested: Sequence[str] = ()) -> 
     )
     notes += [f"Not over all methods: {'; '.join(partly)}."] if partly else []
     notes += [f"Left out are seeds that not all of these have: {'; '.join(gone)}."] if (gone := _gone(found)) else []
+    notes += [f"Not tested, as fewer than two seeds are common: {'; '.join(untested)}."] if untested else []
+    table.caption = Text(" ".join(notes))
+    table.caption_justify = "left"
+    return table
+
+
+def methods_table(
+    found: Sequence[AgainstMethod], *, headings: Mapping[str, str], untested: Sequence[str] = ()
+) -> Table:
+    """One line per test of a method against another.
+
+    Args:
+        found: the tests.
+        headings: benchmark → what is measured there, see :func:`~mtl_benchmarks.studies.rows.heading_of`.
+        untested: what could not be tested, see :func:`~mtl_benchmarks.studies.against.too_few`.
+    """
+    table = Table(title=Text("Methods without teleports", style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    columns = ("benchmark", "measure", "method", "against", "seeds", "difference", "p", "p (Holm)")
+    for number, heading in enumerate(columns):
+        table.add_column(heading, justify="right" if number > 3 else "left")
+    for test in found:
+        numbers = (str(test.estimate.n), test.estimate.brief(), f"{test.p:.3g}", f"{test.adjusted:.3g}")
+        cells = (test.benchmark, headings[test.benchmark], test.method, test.reference, *numbers)
+        table.add_row(*map(Text, cells))
+    beyond = [test for test in found if test.holds]
+    better, worse = (
+        "; ".join(f"{t.method} against {t.reference} on {t.benchmark}" for t in beyond if t.is_better is side)
+        or "nothing"
+        for side in (True, False)
+    )
+    said = (
+        "Differences are taken seed by seed, ± half of the 95 % interval by Student's t; below 0 the method is better, "
+        f"whichever way the measure goes. {len(found)} test(s) are one family. After the correction better: "
+        f"{better}; worse: {worse}."
+    )
+    notes = [said]
     notes += [f"Not tested, as fewer than two seeds are common: {'; '.join(untested)}."] if untested else []
     table.caption = Text(" ".join(notes))
     table.caption_justify = "left"
