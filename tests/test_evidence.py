@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mtl_benchmarks.comparison import Estimate
-from mtl_benchmarks.studies.records import read_records
+from mtl_benchmarks.studies.against import against
+from mtl_benchmarks.studies.records import Record, read_records
 from mtl_benchmarks.studies.rows import StudyRow, rows_of
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
@@ -133,3 +134,60 @@ def test_the_page_on_marigold_says_what_was_chosen_and_by_what() -> None:
     for setting in SETTINGS:
         cells = [", ".join(f"{value:.1f}" for value in found[setting].values()) for found in (qm9, mt10)]
         assert signed(f"| {setting} | {cells[0]} | {cells[1]} | {means[setting]:.1f} |") in page
+
+
+REPORTED = {"qm9": "QM9", "mt10": "MT10"}
+"""The benchmarks on which methods without teleports were compared, and what pages call them."""
+
+
+def reported(name: str) -> list[Record]:
+    """The reporting runs without teleports, with the single-task runs and those of LS, which the study has."""
+    both = read_records([EVIDENCE / "data" / f"{part}-{name}.csv" for part in ("study", "reporting")])
+    return [record for record in both if record.way == "none" and not record.control]
+
+
+def tests_of(methods: list[str], references: list[str]) -> list[str]:
+    """The lines of a page's table: a family of tests of methods against others."""
+    studies = {REPORTED[name]: rows_of(reported(name)) for name in REPORTED}
+    return [
+        signed(
+            f"| {test.benchmark} | {test.method} | {test.reference} | {test.estimate.text(1)} "
+            f"({', '.join(f'{x:.1f}' for x in test.differences.values())}) | {test.p:.2g} | {test.adjusted:.2g} |"
+        )
+        for test in against(studies, references, methods=methods)
+    ]
+
+
+def test_the_page_on_marigold_says_what_was_reported() -> None:
+    page = (EVIDENCE / "marigold.md").read_text(encoding="utf-8")
+    lines = tests_of(["marigold"], ["ls", "famo"])
+    assert len(lines) == 4
+    assert "\n".join(lines) in page
+    for name, title in REPORTED.items():
+        for row in rows_of(reported(name)):
+            if row.name in ("ls", "famo", "marigold", "mgda"):
+                alone = row.measure["none"]
+                assert set(alone) == set(range(200, 205 if row.name == "mgda" else 210))
+                assert signed(f"| {title} | {row.name} | {Estimate.of(list(alone.values())).text(1)} |") in page
+
+
+def test_the_page_on_evidence_says_what_weighting_does() -> None:
+    page = (EVIDENCE.parent / "evidence.md").read_text(encoding="utf-8")
+    lines = tests_of(["fairgrad (alpha 2.0)", "famo", "mgda"], ["ls"])
+    assert len(lines) == 5
+    assert "\n".join(lines) in page
+
+
+AUXILIARY = {"qm9": range(200, 210)}
+"""The benchmarks with auxiliary tasks that are complete, and the seeds of the plan."""
+
+
+def test_the_page_on_marigold_says_what_auxiliary_tasks_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EVIDENCE.parents[1] / "benchmarks"))
+    auxiliary = importlib.import_module("auxiliary")
+    page = (EVIDENCE / "marigold.md").read_text(encoding="utf-8")
+    assert {path.stem for path in (EVIDENCE / "data").glob("auxiliary-*.csv")} == {f"auxiliary-{n}" for n in AUXILIARY}
+    studies = [auxiliary.read(EVIDENCE / "data" / f"auxiliary-{name}.csv") for name in AUXILIARY]
+    for rows, seeds, lines in zip(studies, AUXILIARY.values(), auxiliary.markdown(*studies), strict=True):
+        assert [int(row["seed"]) for row in rows] == [seed for _ in range(6) for seed in seeds]
+        assert "\n".join(lines) in page
