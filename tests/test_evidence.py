@@ -147,7 +147,7 @@ def reported(name: str) -> list[Record]:
     return [record for record in both if record.way == "none" and not record.control]
 
 
-def tests_of(methods: list[str], references: list[str]) -> list[str]:
+def family(methods: list[str], references: list[str]) -> list[str]:
     """The lines of a page's table: a family of tests of methods against others."""
     studies = {REPORTED[name]: rows_of(reported(name)) for name in REPORTED}
     return [
@@ -161,7 +161,7 @@ def tests_of(methods: list[str], references: list[str]) -> list[str]:
 
 def test_the_page_on_marigold_says_what_was_reported() -> None:
     page = (EVIDENCE / "marigold.md").read_text(encoding="utf-8")
-    lines = tests_of(["marigold"], ["ls", "famo"])
+    lines = family(["marigold"], ["ls", "famo"])
     assert len(lines) == 4
     assert "\n".join(lines) in page
     for name, title in REPORTED.items():
@@ -174,7 +174,7 @@ def test_the_page_on_marigold_says_what_was_reported() -> None:
 
 def test_the_page_on_evidence_says_what_weighting_does() -> None:
     page = (EVIDENCE.parent / "evidence.md").read_text(encoding="utf-8")
-    lines = tests_of(["fairgrad (alpha 2.0)", "famo", "mgda"], ["ls"])
+    lines = family(["fairgrad (alpha 2.0)", "famo", "mgda"], ["ls"])
     assert len(lines) == 5
     assert "\n".join(lines) in page
 
