@@ -14,6 +14,10 @@ SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 DIGITS = "digits:n_train=320,n_test=32,width=2"
 RUNS = {
     "against": ["{root}", "--rounds", "1", "--repeat", "1", "--cases", "step"],
+    "auxiliary": [
+        *("--benchmark", "digits:n_train=64,n_test=32,width=2", "--seeds", "2"),
+        *("--main", "left", "right", "--auxiliary", "image", "--out", "{out}", "--csv", "{out}.csv"),
+    ],
     "collect": ["--nets", "tiny", "--tasks", "2", "--rounds", "1"],
     "ctr": ["--train", "400", "--epochs", "1", "--seeds", "2", "--methods", "LS", "MARIGOLD"],
     "overhead": ["--rounds", "1"],
@@ -24,10 +28,24 @@ RUNS = {
         *("--benchmarks", DIGITS, "--methods", "ls", "--seeds", "1", "--stages", "0.5", "--out", "{out}"),
         *("--htr", "released", "transported", "--designs", "default", "conflict", "flat", "random"),
     ],
-    "toy": ["--starts", "0", "--seeds", "1", "--epochs", "1", "--plain-epochs", "1", "--out", "{out}"],
+    "toy": [
+        "--starts",
+        "0",
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--plain-epochs",
+        "1",
+        "--processes",
+        "1",
+        "--out",
+        "{out}",
+    ],
 }
 EXPECTED = {
     "against": "fairgrad",
+    "auxiliary": "bilevel, exact",
     "collect": "sequential",
     "ctr": "MARIGOLD",
     "overhead": "",
