@@ -53,10 +53,22 @@ def methods() -> list[str]:
 
 @functools.cache
 def cells(page: str, table: int) -> dict[str, list[str]]:
-    """The rows of a table of a page in ``docs/``: name → the cells beside it."""
-    tables = re.findall(r"(?:^\|.*\n)+", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.M)
+    """The rows of a table of a page in ``docs/``: name → the cells beside it, with links as a page below needs them."""
+    text = links_from_below((ROOT / "docs" / page).read_text(encoding="utf-8"), page)
+    tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.M)
     rows = [[cell.strip() for cell in line.strip().strip("|").split(" | ")] for line in tables[table].splitlines()[2:]]
     return {row[0].strip("` "): row[1:] for row in rows}
+
+
+def links_from_below(markdown: str, page: str) -> str:
+    """What a page in ``docs/`` says, for a page in a folder of it: relative links lead to the same places.
+
+    Example:
+        >>> links_from_below("[a](evidence/b.md#c), [d](#e), [f](https://g.org)", "choosing.md")
+        '[a](../evidence/b.md#c), [d](../choosing.md#e), [f](https://g.org)'
+    """
+    own = re.sub(r"\]\(#", f"]({page}#", markdown)
+    return re.sub(r"\]\((?![a-z]+:|/)", "](../", own)
 
 
 def method_page(name: str) -> str:

@@ -96,6 +96,16 @@ def test_every_method_says_when_it_fails_and_no_other_does() -> None:
     assert set(method_page.cells("when_methods_fail.md", 0)) == set(own_methods())
 
 
+@pytest.mark.parametrize("page", ["when_methods_fail.md", "methods.md"])
+def test_links_in_tables_lead_somewhere_from_the_pages_of_methods(page: str) -> None:
+    cells = [cell for row in method_page.cells(page, 0).values() for cell in row]
+    targets = [target for cell in cells for target in re.findall(r"\]\(([^)#]+)", cell) if ":" not in target]
+    assert all((ROOT / "docs" / "methods" / target).resolve().is_file() for target in targets), targets
+    assert method_page.links_from_below("[a](b/c.md#d), [e](#f), [g](https://h.org)", page) == (
+        f"[a](../b/c.md#d), [e](../{page}#f), [g](https://h.org)"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "forward", "backward"), [("ls", 1, 1), ("famo", 2, 1), ("mgda", 1, 3), ("modo", 1, 7)]
 )
