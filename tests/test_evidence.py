@@ -21,8 +21,8 @@ TABLES = sorted((EVIDENCE / "data").glob("choosing-*.csv"))
 STUDIES = sorted((EVIDENCE / "data").glob("study-*.csv"))
 PLANNED = {
     "none",
-    "cost (htr keep)",
-    "cost (htr keep, hold_sharpness True, conflict_weight 1.0, aim None)",
+    *("cost (htr keep)", "cost (htr keep, hold_sharpness True, conflict_weight 1.0, aim None)"),
+    *("cost", "cost (conflict_weight 1.0, hold_sharpness True, aim None)"),  # the same since keep is the default
 }
 METHOD = re.compile(r"\*\*(.+)\*\*, alone (.+):")
 

@@ -51,11 +51,11 @@ class COST(Presets, Teleportation):
     r"""A method that, where task gradients conflict, first moves to a better point of the same losses.
 
     **No trained model has been shown to end better for it**: :math:`\Delta m` with COST minus without was
-    0.13 ±0.25 points in the mean of seven methods over ten seeds of digits, −1.3 ±3.3 for LS over ten of QM9 and
-    −0.3 ±4.2 over ten of MT10; against random moves of equal length 0.03 ±0.36, −0.6 ±3.6 and −0.9 ±5.4
-    (``docs/evidence/study.md``). What helped there is the weighting: FairGrad with :math:`\alpha = 2` took 9.1 ±0.5
-    points off LS on digits and 13.6 ±5.3 on QM9, though nothing that shows on MT10 (``docs/evidence.md``). Teleports do
-    what they promise where they happen:
+    0.13 ±0.25 points in the mean of seven methods over ten seeds of digits, −1.3 ±3.3 for LS over ten of QM9,
+    −0.3 ±4.2 over ten of MT10 and 2.3 ±4.4 over five of streets; against random moves of equal length 0.03 ±0.36,
+    −0.6 ±3.6, −0.9 ±5.4 and 1.5 ±3.2 (``docs/evidence/study.md``). What helped there is the weighting: FairGrad with
+    :math:`\alpha = 2` took 9.1 ±0.5 points off LS on digits and 13.6 ±5.3 on QM9, though nothing that shows on MT10
+    (``docs/evidence.md``). Teleports do what they promise where they happen:
 
     When the trigger fires, an adapter :math:`\Delta\theta(\varphi)` is trained for a moment to raise the sharpness
     :math:`L_g` while every task's loss stays where it is (:math:`L_t \approx 0`); the displacement is merged into
