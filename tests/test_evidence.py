@@ -78,6 +78,14 @@ def test_the_study_keeps_to_its_plan(path: Path) -> None:
     assert {record.control for record in records} <= {"", "random"}
 
 
+def test_what_is_collected_is_of_the_plan_and_on_no_page() -> None:
+    (path,) = (EVIDENCE / "data").glob("collected-*.csv")
+    records = read_records([path])
+    assert {record.seed for record in records} == {200, 201}
+    assert {record.way for record in records} <= PLANNED
+    assert f"(`data/{path.name}`), not looked at" in (EVIDENCE / "study.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_no_seed_for_reporting_was_chosen_on(path: Path) -> None:
     assert max(record.seed for record in read_records([path])) < 200
