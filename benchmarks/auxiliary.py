@@ -29,6 +29,7 @@ from mtl_benchmarks.command_line import parse_choice, parse_seeds
 from mtl_benchmarks.comparison import Estimate
 from mtl_benchmarks.configuration.making import make_benchmark, resolve_benchmark
 from mtl_benchmarks.metrics import Metric
+from mtl_benchmarks.storage.output import writable_file
 from mtl_benchmarks.studies.verdict import holm, p_value
 
 ALONE = "main tasks alone"
@@ -122,7 +123,10 @@ def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
 def read(path: Path) -> list[dict[str, str]]:
     """The runs of a table."""
     with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    if not rows or tuple(rows[0])[: len(OWN)] != OWN:
+        raise SystemExit(f"--read must be tables that --csv wrote, with the columns {', '.join(OWN)}; got {path}")
+    return rows
 
 
 def changes(rows: Sequence[dict[str, str]]) -> dict[str, dict[str, list[float]]]:
@@ -178,6 +182,14 @@ def main() -> int:
     if not studies:
         choice = resolve_benchmark(parse_choice("benchmark", options.benchmark))
         benchmark = make_benchmark(choice)
+        if unknown := [task for task in (*options.main, *options.auxiliary) if task not in benchmark.tasks]:
+            parser.error(
+                f"--main and --auxiliary must be tasks of {choice.name}, {', '.join(benchmark.tasks)}; got {unknown}"
+            )
+        if len(parse_seeds(options.seeds)) < 2:
+            parser.error(f"--seeds must be two or more, as one has no interval; got {options.seeds}")
+        if options.csv is not None:
+            writable_file("--csv", options.csv)  # before hours of training
         metrics = [metric for metric in benchmark.metrics if metric.task in options.main]
         seeds = parse_seeds(options.seeds)
         rows: list[dict[str, str]] = []

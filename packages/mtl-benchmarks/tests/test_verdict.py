@@ -520,6 +520,12 @@ class TestMethodsAgainstOthers:
         ]
         assert found[0].adjusted == pytest.approx(6 * min(test.p for test in found))
 
+    def test_a_comparison_counts_once(self) -> None:
+        rows = {"digits": rows_of(self.records())}
+        (test,) = against(rows, ["ls"], methods=["mgda"])
+        for references, methods in ((["ls", "ls"], ["mgda", "mgda"]), (["ls", "mgda"], ["mgda", "ls"])):
+            assert against(rows, references, methods=methods) == [test]
+
     def test_a_measure_of_which_more_is_better_is_turned(self) -> None:
         metric = next(metric for metric in Digits.metrics if metric.higher_is_better)
         rows = [StudyRow(name, {"none": by_seed}, {}, metric=metric) for name, by_seed in self.SHARES.items()]
@@ -551,6 +557,8 @@ class TestMethodsAgainstOthers:
         assert main(["verdict", table, "--methods", "mgda"]) == 2
         assert "must stand beside --against, got mgda alone" in capsys.readouterr().err
         assert main(["verdict", table, "--against", "cagrad"]) == 2
-        assert "must be methods of the study" in capsys.readouterr().err
+        assert "`--against` must name methods of the tables, which have famo, gls, ls, mgda" in capsys.readouterr().err
+        assert main(["verdict", table, "--against", "ls", "--methods", "ls"]) == 2
+        assert "two methods that some benchmark has both, got ls and ls over digits" in capsys.readouterr().err
         assert main(["verdict", table, "--against", "nosuch"]) == 2
         assert "nosuch" in capsys.readouterr().err

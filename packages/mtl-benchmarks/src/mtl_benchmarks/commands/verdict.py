@@ -32,6 +32,13 @@ def _run(words: Sequence[str]) -> None:
         )
     records, console = read_records(parsed.standing), open_console()
     if references:
+        known = {record.method for record in records if not record.task}
+        for flag, names in (("--against", references), ("--methods", methods)):
+            if unknown := [name for name in names if name not in known]:
+                raise InvalidInputError(
+                    f"`{flag}` must name methods of the tables, which have {', '.join(sorted(known))}, got "
+                    f"{', '.join(unknown)}. Give the table that has them, too."
+                )
         print_methods(records, console, references=references, methods=methods)
     else:
         print_study(records, console)

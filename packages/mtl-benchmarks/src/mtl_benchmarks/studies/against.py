@@ -62,7 +62,7 @@ def against(
             :func:`too_few`.
 
     Raises:
-        InvalidInputError: a name that no row has.
+        InvalidInputError: a name that no row has, or no benchmark has a method and a reference.
 
     Example:
         >>> rows = [StudyRow("ls", {"none": {0: 5.0, 1: 7.0}}, {}), StudyRow("mgda", {"none": {0: 4.0, 1: 4.0}}, {})]
@@ -101,16 +101,24 @@ def _pairs(
                 f"`{argument}` must be methods of the study, which are {', '.join(map(repr, known))}, got "
                 f"{', '.join(map(repr, unknown))}."
             )
-    wanted = [name for name in methods or known if methods or name not in references]
-    found = []
+    wanted = [name for name in dict.fromkeys(methods or known) if methods or name not in references]
+    # A family holds each comparison once: named twice, or from both sides, it would make Holm's correction stricter.
+    asked: dict[frozenset[str], tuple[str, str]] = {}
+    for pair in ((method, other) for method in wanted for other in references if method != other):
+        asked.setdefault(frozenset(pair), pair)
+    found: list[tuple[str, str, str, dict[int, float]]] = []
     for benchmark, rows in studies.items():
         by_name = {row.name: row for row in rows}
-        for method in wanted:
-            for other in references:
-                if method != other and method in by_name and other in by_name:
-                    own = by_name[method]
-                    sign = -1.0 if own.metric is not None and own.metric.higher_is_better else 1.0
-                    minus = own.minus_method(by_name[other])
-                    # + 0.0: none is none in either direction, and no −0.
-                    found.append((benchmark, method, other, {s: sign * minus[s] + 0.0 for s in sorted(minus)}))
+        for method, other in asked.values():
+            if method in by_name and other in by_name:
+                own = by_name[method]
+                sign = -1.0 if own.metric is not None and own.metric.higher_is_better else 1.0
+                minus = own.minus_method(by_name[other])
+                # + 0.0: none is none in either direction, and no −0.
+                found.append((benchmark, method, other, {s: sign * minus[s] + 0.0 for s in sorted(minus)}))
+    if not found:
+        raise InvalidInputError(
+            f"`methods` and `references` must be two methods that some benchmark has both, got {', '.join(wanted)} and "
+            f"{', '.join(references)} over {', '.join(studies)}."
+        )
     return found
